@@ -1,0 +1,102 @@
+//! Every bound of the router, by name (DESIGN §8, never 5).
+
+/// Bounds of one process. A buffer, queue or map that is not named here may not grow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at once, over all shards.
+    pub connections_max: u32,
+    /// How long a connection may stay without a complete CONNECT.
+    pub connect_timeout_millis: u64,
+    /// Largest MQTT packet we accept, in bytes, fixed header included.
+    pub packet_bytes_max: u32,
+    /// Longest client identifier, in bytes.
+    pub client_id_bytes_max: u32,
+    /// Longest topic, in bytes.
+    pub topic_bytes_max: u32,
+    /// Most levels of a topic.
+    pub topic_levels_max: u32,
+    /// Subscriptions of one session.
+    pub subscriptions_per_session_max: u32,
+    /// Sessions kept, connected or not.
+    pub sessions_max: u32,
+    /// QoS 1 messages on their way to one client, not yet acknowledged.
+    pub session_inflight_max: u16,
+    /// Messages that wait in memory for one connected session beyond those in flight.
+    pub session_queue_messages_max: u32,
+    /// The same, in bytes.
+    pub session_queue_bytes_max: u32,
+    /// Messages that wait on disk for one session.
+    pub session_stored_messages_max: u64,
+    /// Longest session expiry we grant, in seconds (MQTT 5.0 §3.1.2.11.2).
+    pub session_expiry_secs_max: u32,
+    /// Bytes encoded for one socket that it has not taken yet; QoS 0 above it is dropped and counted.
+    pub outbox_bytes_max: u32,
+    /// Bytes read from one socket in one turn.
+    pub turn_read_bytes_max: u32,
+    /// Publications that one client may have waiting for the disk (our Receive Maximum).
+    pub receive_max: u16,
+    /// Bytes appended by one shard and not yet durable; above it the shard stops reading sockets.
+    pub commit_bytes_max: u32,
+    /// Batches on their way from one shard to another.
+    pub handoff_batches_max: u32,
+    /// Bytes of one such batch.
+    pub handoff_batch_bytes_max: u32,
+    /// Routes in one table.
+    pub routes_max: u32,
+    /// Longest route text, in bytes.
+    pub route_bytes_max: u32,
+    /// Deepest nesting of a route's condition.
+    pub route_depth_max: u32,
+    /// Names in one `$body` path.
+    pub body_path_names_max: u32,
+    /// Bytes of a body that predicates look at; a longer body is undefined to them.
+    pub body_scan_bytes_max: u32,
+    /// Deepest nesting of a JSON body that predicates look at.
+    pub body_depth_max: u32,
+    /// Messages in flight to one upstream.
+    pub uplink_inflight_max: u16,
+    /// Bytes read ahead from the lanes of one uplink.
+    pub uplink_read_bytes_max: u32,
+    /// Bytes the store may take on disk.
+    pub store_bytes_max: u64,
+}
+
+impl Limits {
+    /// What a gateway has that says nothing else.
+    pub const DEFAULT: Limits = Limits {
+        connections_max: 10_000,
+        connect_timeout_millis: 10_000,
+        packet_bytes_max: 1 << 20,
+        client_id_bytes_max: 1_024,
+        topic_bytes_max: 4_096,
+        topic_levels_max: 64,
+        subscriptions_per_session_max: 1_000,
+        sessions_max: 20_000,
+        session_inflight_max: 1_024,
+        session_queue_messages_max: 100_000,
+        session_queue_bytes_max: 16 << 20,
+        session_stored_messages_max: 1_000_000,
+        session_expiry_secs_max: 30 * 24 * 3600,
+        outbox_bytes_max: 4 << 20,
+        turn_read_bytes_max: 256 << 10,
+        receive_max: 4_096,
+        commit_bytes_max: 32 << 20,
+        handoff_batches_max: 1_024,
+        handoff_batch_bytes_max: 1 << 20,
+        routes_max: 20_000,
+        route_bytes_max: 16 << 10,
+        route_depth_max: 64,
+        body_path_names_max: 32,
+        body_scan_bytes_max: 1 << 20,
+        body_depth_max: 64,
+        uplink_inflight_max: 1_024,
+        uplink_read_bytes_max: 4 << 20,
+        store_bytes_max: 8 << 30,
+    };
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits::DEFAULT
+    }
+}
