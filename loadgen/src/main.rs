@@ -1,2 +1,422 @@
-//! stub
-fn main() {}
+//! The command line: reads arguments, prints, and turns findings into exit codes.
+//!
+//! Exit codes: 0 all promises kept · 1 a promise was broken · 2 bad configuration · 3 no valid run came about.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use loadgen::measure::{Watch, measure};
+use loadgen::null::NullBroker;
+use loadgen::quickstart::{self, Ending, Options, Outage, QuickstartError};
+use loadgen::report::Second;
+use loadgen::scenario::Scenario;
+use loadgen::wan::{Line, Wan};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Open-loop MQTT load with a ledger of what was sent and what arrived.
+#[derive(Parser)]
+#[command(name = "loadgen", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a scenario against a broker, measure it and judge it.
+    Run(RunArgs),
+    /// Read scenarios and say what is wrong with them.
+    Check {
+        /// Scenario files.
+        #[arg(required = true)]
+        scenarios: Vec<PathBuf>,
+    },
+    /// A TCP forwarder that fails on command: `down`, `up`, `blackhole`, `status`, `quit` on standard input, or
+    /// SIGUSR1 (down) and SIGUSR2 (up).
+    Wan {
+        /// Where to listen; port 0 takes a free one.
+        #[arg(long)]
+        listen: String,
+        /// Where to forward to: HOST:PORT.
+        #[arg(long)]
+        to: String,
+    },
+    /// A plant, a WAN that can be cut, a gateway and a fleet of devices on this machine, with a live view.
+    Quickstart(QuickstartArgs),
+    /// A null sink: forwards by topic and does nothing else. For proving what this generator itself can do.
+    Null {
+        /// Where to listen; port 0 takes a free one.
+        #[arg(long, default_value = "127.0.0.1:1884")]
+        listen: String,
+    },
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// Scenario file (TOML).
+    scenario: PathBuf,
+    /// Broker, instead of the scenario's: mqtt://HOST:PORT.
+    #[arg(long)]
+    url: Option<String>,
+    /// Override a key: publishers.count=10. Repeatable, the last one wins.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Length of the measured interval in seconds, instead of the scenario's.
+    #[arg(long, value_name = "SECS")]
+    duration: Option<f64>,
+    /// Write the report as JSON to this file; - is standard output.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Process id of the broker, to measure its CPU, memory and context switches.
+    #[arg(long, value_name = "PID")]
+    broker_pid: Option<u32>,
+    /// No line per second.
+    #[arg(long)]
+    quiet: bool,
+}
+
+#[derive(Args)]
+struct QuickstartArgs {
+    /// The millrace binary.
+    #[arg(long, value_name = "PATH")]
+    millrace: PathBuf,
+    /// Where the gateway listens.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:1883")]
+    gateway_bind: String,
+    /// Where stores and logs go.
+    #[arg(long, value_name = "FOLDER", default_value = "./data")]
+    data: PathBuf,
+    /// Stop after so many seconds.
+    #[arg(long, value_name = "SECS")]
+    duration: Option<f64>,
+    /// One line a second instead of a picture, and no keys.
+    #[arg(long)]
+    no_tty: bool,
+    /// Cut the WAN after AT seconds for FOR seconds. Repeatable.
+    #[arg(long, value_name = "AT:FOR")]
+    outage: Vec<Outage>,
+    /// Devices in the fleet.
+    #[arg(long, default_value_t = 20)]
+    devices: u32,
+    /// Messages a second and device.
+    #[arg(long, default_value_t = 10.0)]
+    rate: f64,
+    /// A key of the gateway's configuration. Repeatable.
+    #[arg(long = "gateway-set", value_name = "KEY=VALUE")]
+    gateway_set: Vec<String>,
+    /// Write the referee's findings as JSON to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// What a command comes to.
+enum End {
+    Kept,
+    Broken,
+    BadConfiguration(anyhow::Error),
+    NoRun(anyhow::Error),
+}
+
+fn main() -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("loadgen: cannot start: {error}");
+            return ExitCode::from(3);
+        }
+    };
+    let end = runtime.block_on(async {
+        match Cli::parse().command {
+            Command::Run(args) => run(args).await,
+            Command::Check { scenarios } => check(&scenarios),
+            Command::Wan { listen, to } => wan(&listen, &to).await,
+            Command::Quickstart(args) => quickstart(args).await,
+            Command::Null { listen } => null(&listen).await,
+        }
+    });
+    match end {
+        End::Kept => ExitCode::SUCCESS,
+        End::Broken => ExitCode::from(1),
+        End::BadConfiguration(error) => fail(2, &error),
+        End::NoRun(error) => fail(3, &error),
+    }
+}
+
+fn fail(code: u8, error: &anyhow::Error) -> ExitCode {
+    eprintln!("loadgen: {error:#}");
+    ExitCode::from(code)
+}
+
+async fn run(args: RunArgs) -> End {
+    let mut overrides = args.set;
+    if let Some(url) = args.url {
+        overrides.push(format!("url=\"{url}\""));
+    }
+    if let Some(duration) = args.duration {
+        overrides.push(format!("run.duration_secs={duration}"));
+    }
+    let scenario = match Scenario::load(&args.scenario, &overrides) {
+        Ok(scenario) => scenario,
+        Err(error) => return End::BadConfiguration(error.into()),
+    };
+    let mut table = Table { on_terminal: std::io::stdout().is_terminal(), rows: 0 };
+    let to_stdout = args.json.as_deref() == Some(Path::new("-"));
+    let watch = Watch { broker: args.broker_pid };
+    if let Some(pid) = args.broker_pid
+        && let Err(error) = loadgen::process::Sample::of(pid)
+    {
+        return End::BadConfiguration(anyhow::anyhow!("--broker-pid: {error}"));
+    }
+    let measured = measure(scenario, watch, |second| {
+        if !args.quiet && !to_stdout {
+            table.print(second);
+        }
+    });
+    let report = match measured.await {
+        Ok(report) => report,
+        Err(error) => return End::NoRun(error.into()),
+    };
+    if !to_stdout {
+        print!("{}", report.text());
+    }
+    if let Some(file) = &args.json
+        && let Err(error) = write_json(&report, file)
+    {
+        return End::NoRun(error);
+    }
+    match (report.kept(), report.valid) {
+        (false, _) => End::Broken,
+        (true, false) => End::NoRun(anyhow::anyhow!("the run is not valid: {}", report.remarks.join("; "))),
+        (true, true) => End::Kept,
+    }
+}
+
+fn write_json(report: &impl serde::Serialize, file: &Path) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(report)?;
+    if file == Path::new("-") {
+        println!("{text}");
+        return Ok(());
+    }
+    std::fs::write(file, text).map_err(|error| anyhow::anyhow!("cannot write {}: {error}", file.display()))
+}
+
+fn check(scenarios: &[PathBuf]) -> End {
+    for file in scenarios {
+        match Scenario::load(file, &[]) {
+            Ok(scenario) => println!("{}: {}", file.display(), scenario.description),
+            Err(error) => return End::BadConfiguration(error.into()),
+        }
+    }
+    End::Kept
+}
+
+async fn quickstart(args: QuickstartArgs) -> End {
+    let duration = match args.duration.map(Duration::try_from_secs_f64).transpose() {
+        Ok(duration) => duration,
+        Err(error) => return End::BadConfiguration(anyhow::anyhow!("--duration: {error}")),
+    };
+    let on_terminal = std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
+    let options = Options {
+        millrace: args.millrace,
+        gateway_bind: args.gateway_bind,
+        data: args.data.clone(),
+        duration,
+        terminal: on_terminal && !args.no_tty,
+        outages: args.outage,
+        fleet: vec![format!("publishers.count={}", args.devices), format!("publishers.rate={}", args.rate)],
+        gateway_set: args.gateway_set,
+    };
+    let ending = match quickstart::conduct(options).await {
+        Ok(ending) => ending,
+        Err(
+            error @ (QuickstartError::PortTaken { .. }
+            | QuickstartError::Data { .. }
+            | QuickstartError::Scenario(_)),
+        ) => {
+            return End::BadConfiguration(error.into());
+        }
+        Err(error) => return End::NoRun(error.into()),
+    };
+    print_ending(&ending, &args.data);
+    if let Some(file) = &args.json
+        && let Err(error) = write_json(&ending.verdict, file)
+    {
+        return End::NoRun(error);
+    }
+    if ending.is_good() { End::Kept } else { End::Broken }
+}
+
+fn print_ending(ending: &Ending, data: &Path) {
+    let verdict = &ending.verdict;
+    println!("\nledger");
+    for (name, number) in [
+        ("sent by the fleet", verdict.sent),
+        ("acknowledged by the gateway", verdict.acked),
+        ("arrived upstream", verdict.arrived),
+        ("lost", verdict.lost),
+        ("duplicated (allowed at QoS 1)", verdict.duplicates),
+        ("out of order", verdict.out_of_order),
+        ("corrupt", verdict.corrupt),
+    ] {
+        println!("  {name:<32}{number:>12}");
+    }
+    if verdict.unacknowledged > 0 {
+        println!("  {:<32}{:>12}", "never acknowledged, not arrived", verdict.unacknowledged);
+    }
+    for line in
+        verdict.broken.iter().map(|broken| format!("BROKEN: {broken}")).chain(verdict.examples.clone())
+    {
+        println!("  {line}");
+    }
+    if verdict.lost > 0 && ending.left_in_lanes > 0 {
+        println!(
+            "  {} messages were still on the gateway's disk when we stopped waiting; they are kept in {} \
+             and leave at the next start",
+            ending.left_in_lanes,
+            data.display()
+        );
+    }
+    for complaint in &ending.complaints {
+        println!("  {complaint}");
+    }
+    if ending.is_good() {
+        println!("  every acknowledged message arrived, in order");
+    }
+}
+
+async fn wan(listen: &str, to: &str) -> End {
+    let started = async {
+        let signals = (signal(SignalKind::user_defined1())?, signal(SignalKind::user_defined2())?);
+        Ok::<_, std::io::Error>((Wan::start(listen, to).await?, signals))
+    };
+    let (wan, (mut down, mut up)) = match started.await {
+        Ok(started) => started,
+        Err(error) => return End::BadConfiguration(anyhow::anyhow!("--listen {listen}: {error}")),
+    };
+    println!("wan on {}, to {to}, pid {}", wan.address(), std::process::id());
+    let mut commands = stdin_lines();
+    let mut commanded = true;
+    let mut stop = std::pin::pin!(stop_signal());
+    loop {
+        let line = tokio::select! {
+            _ = down.recv() => Line::Down,
+            _ = up.recv() => Line::Up,
+            () = &mut stop => return End::Kept,
+            command = commands.recv(), if commanded => match command.as_deref().map(str::trim) {
+                Some("up") => Line::Up,
+                Some("down") => Line::Down,
+                Some("blackhole") => Line::Blackhole,
+                Some("status") => {
+                    let traffic = wan.traffic();
+                    println!(
+                        "{} connections={} bytes_out={} bytes_back={}",
+                        wan.line(), traffic.connections, traffic.bytes_out, traffic.bytes_back
+                    );
+                    continue;
+                }
+                Some("quit") => return End::Kept,
+                Some(other) => {
+                    println!("unknown: {other}; up, down, blackhole, status and quit are known");
+                    continue;
+                }
+                // No more commands: signals remain.
+                None => {
+                    commanded = false;
+                    continue;
+                }
+            },
+        };
+        wan.set(line);
+        println!("{line}");
+    }
+}
+
+/// Ready when the process shall end.
+async fn stop_signal() {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+/// The lines of standard input. The reading thread ends with the process: a read of a terminal cannot be called off.
+fn stdin_lines() -> mpsc::Receiver<String> {
+    let (sender, lines) = mpsc::channel(16);
+    let reading = move || {
+        for line in std::io::stdin().lines().map_while(Result::ok) {
+            if sender.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("commands".to_owned()).spawn(reading) {
+        eprintln!("loadgen: no commands on standard input: {error}; signals work");
+    }
+    lines
+}
+
+async fn null(listen: &str) -> End {
+    let broker = match NullBroker::bind(listen).await {
+        Ok(broker) => broker,
+        Err(error) => return End::BadConfiguration(anyhow::anyhow!("--listen {listen}: {error}")),
+    };
+    println!("null sink on {}, pid {}; Ctrl-C ends it", broker.address(), std::process::id());
+    tokio::select! {
+        () = broker.serve() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    End::Kept
+}
+
+/// One row a second.
+struct Table {
+    on_terminal: bool,
+    rows: u64,
+}
+
+impl Table {
+    fn print(&mut self, second: &Second) {
+        if !self.on_terminal {
+            println!(
+                "t={:.1} sent_per_sec={} acked_per_sec={} arrived_per_sec={} missing={} connections={} p50_us={} p99_us={} max_us={}",
+                second.at_secs,
+                second.sent_per_sec,
+                second.acked_per_sec,
+                second.arrived_per_sec,
+                second.missing,
+                second.connections,
+                second.latency.p50,
+                second.latency.p99,
+                second.latency.max
+            );
+            return;
+        }
+        if self.rows.is_multiple_of(20) {
+            println!(
+                "{:>7} {:>11} {:>11} {:>11} {:>10} {:>6} {:>9} {:>9} {:>9}",
+                "s", "sent/s", "acked/s", "arrived/s", "missing", "conns", "p50 µs", "p99 µs", "max µs"
+            );
+        }
+        self.rows += 1;
+        println!(
+            "{:>7.1} {:>11} {:>11} {:>11} {:>10} {:>6} {:>9} {:>9} {:>9}",
+            second.at_secs,
+            second.sent_per_sec,
+            second.acked_per_sec,
+            second.arrived_per_sec,
+            second.missing,
+            second.connections,
+            second.latency.p50,
+            second.latency.p99,
+            second.latency.max
+        );
+    }
+}

@@ -1,1 +1,19 @@
-//! stub
+//! Floor 3: the edges of the router and their composition. Start reading at [`app`].
+//!
+//! Knows: everything below, and the world: sockets, threads, disks, clocks, signals.
+//! In: a configuration. Out: a running router, or one sentence that says why not.
+#![forbid(unsafe_code)]
+
+pub mod app;
+pub mod cli;
+mod clock;
+pub mod config;
+mod disk;
+mod http;
+mod mail;
+mod metrics;
+mod net;
+mod shard;
+pub mod status;
+mod telemetry;
+mod upstream;

@@ -1,2 +1,52 @@
-//! stub
-fn main() {}
+//! The program: reads its flags, then does what it was asked.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use millrace::cli::{Cli, Command, Exit, RunArgs};
+use millrace::{app, cli, config, status};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            eprintln!("millrace: {error:#}");
+            Exit::Failed.into()
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<Exit> {
+    let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr());
+    match &cli.command {
+        Command::Run(args) => {
+            drop(out);
+            run_router(args)
+        }
+        Command::Check(args) => {
+            cli::check(args, config::environment(), &mut out, &mut err).context("output cannot be written")
+        }
+        Command::Route(args) => cli::route(args, &mut out, &mut err).context("output cannot be written"),
+        Command::Status(args) => {
+            status::print(args.http, &mut out)?;
+            Ok(Exit::Done)
+        }
+    }
+}
+
+fn run_router(args: &RunArgs) -> anyhow::Result<Exit> {
+    match config::load(&args.config, config::environment()) {
+        Ok(config) => {
+            app::run(config, args.ready_file.as_deref())?;
+            Ok(Exit::Done)
+        }
+        Err(errors) => {
+            eprintln!("{errors}");
+            Ok(Exit::BadConfig)
+        }
+    }
+}

@@ -1,1 +1,28 @@
-//! stub
+//! Floor 2: the decisions of one shard, without I/O.
+//!
+//! Knows: sessions, subscriptions, dispatch, admission, promises, the uplink's window. May use: `model`, `wire`, `routes`.
+//! In: bytes of a connection, events from other shards and from the store, and the time. Out: trays of [`Effects`].
+//! Always: the same inputs at the same times give the same effects; nothing here blocks, waits, or asks a clock.
+#![forbid(unsafe_code)]
+
+mod acks;
+mod broker;
+mod connections;
+mod counters;
+mod dispatch;
+pub mod effects;
+mod envelope;
+mod heads;
+mod outbox;
+mod plan;
+pub mod sessions;
+mod subscriptions;
+pub mod uplink;
+
+pub use broker::{Broker, Event, RecordRead, Setup, home};
+pub use counters::Counters;
+pub use effects::{AppendTray, Control, Effects, HandoffBatch, Request, Write};
+pub use envelope::{Envelope, InvalidEnvelope};
+pub use plan::{Durability, Plan, SinkPlan};
+pub use sessions::record::{InvalidRecord, SessionRecord, decode_session};
+pub use subscriptions::SessionKey;

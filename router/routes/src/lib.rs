@@ -1,1 +1,50 @@
-//! stub
+//! Floor 1: the route language. Route text is compiled to a table once; a message gives matches.
+//!
+//! Knows: edgeHub's routing rules and our extensions (`router/docs/routes.md`), JSON bodies, topic filters.
+//! May use: `model`. Never: I/O, clocks, threads, randomness, other rooms.
+//! In:  named route texts; then messages, borrowed for a turn. Out: errors that help, or a table; then sinks,
+//! each once, with priority and time to live.
+//! Reading order: `diagnostic`, `lexer`, `syntax`, `parser`, `types`, `functions`, `check`, `topics`, `paths`,
+//! `slots`, `scan`, `body`, `value`, `program`, `sink`, `scratch`, `table`.
+#![forbid(unsafe_code)]
+
+mod body;
+mod check;
+#[cfg(test)]
+mod conformance;
+mod diagnostic;
+mod dotnet;
+mod functions;
+mod index;
+mod lexer;
+mod parser;
+mod paths;
+mod pattern;
+mod program;
+#[cfg(test)]
+mod reference;
+mod scan;
+mod scratch;
+mod sink;
+mod slots;
+mod syntax;
+mod table;
+mod topics;
+mod types;
+mod value;
+
+pub use diagnostic::RouteError;
+pub use scratch::{Counters, Scratch};
+pub use sink::{RenderError, Sink, TopicTemplate};
+pub use table::{CompiledRoute, Options, RouteSpec, RouteTable};
+
+/// Whose rules hold where edgeHub's behaviour is a bug or where it knows less.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// What edgeHub accepts means what it means there, except where that is plainly a bug
+    /// (`router/docs/routes.md` §6); and there is more: topic filters, more sinks, more operators.
+    #[default]
+    Millrace,
+    /// Bug for bug as edgeHub 1.5; what it refuses is refused.
+    EdgeHub,
+}

@@ -1,0 +1,167 @@
+//! Measures one run: warm-up, the interval that counts, drain, verdict.
+//!
+//! Knows: when to look at counters and processes. May use: `run`, `process`, `report`. Never: terminals, files.
+//! In:  a scenario and whom to watch. Out: one [`Second`] a second to an observer, and a [`Report`].
+//! Invariant: rates and CPU are differences between two looks at the same two moments.
+
+use std::time::Duration;
+
+use crate::clock::Micros;
+use crate::process::Sample;
+use crate::report::{Percentiles, Report, Second, Window};
+use crate::run::{Run, RunError};
+use crate::scenario::Scenario;
+use crate::stats::Live;
+
+/// How long connections may take to come up, all together.
+const READY_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often the conductor looks at the clock.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Publishers may be so late with what was due before the end; what then is unsent counts as blocked.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// Without any arrival for so long, a QoS 0 run waits for stragglers no longer.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// What to look at besides the load.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Watch {
+    /// The broker's process, on this machine.
+    pub broker: Option<u32>,
+}
+
+/// Everything at one moment.
+#[derive(Clone, Copy)]
+pub(crate) struct Mark {
+    pub(crate) at: Micros,
+    pub(crate) live: Live,
+    pub(crate) broker: Option<Sample>,
+    pub(crate) own: Option<Sample>,
+}
+
+impl Mark {
+    fn now(run: &Run, watch: Watch) -> Mark {
+        Mark {
+            at: run.now(),
+            live: run.live(),
+            broker: watch.broker.and_then(|pid| Sample::of(pid).ok()),
+            own: Sample::of(std::process::id()).ok(),
+        }
+    }
+}
+
+/// Runs a scenario and reports. `each_second` is called once a second while there is load or drain.
+///
+/// Ctrl-C ends the load early; the report then covers what there was. Fails if connections do not come up.
+pub async fn measure(
+    scenario: Scenario,
+    watch: Watch,
+    mut each_second: impl FnMut(&Second),
+) -> Result<Report, RunError> {
+    let mut run = Run::start(scenario.clone())?;
+    run.ready(READY_PATIENCE).await?;
+    let counted = scenario.publishers.as_ref().is_some_and(|publishers| publishers.messages.is_some());
+    let interval = run.begin();
+    let mut observer =
+        Observer { last: run.live(), last_at: run.now(), start: run.now(), seconds: Vec::new() };
+    let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
+    let mut interrupted = false;
+    let (mut from, mut to) = (None, None);
+    let patience = loop {
+        tokio::select! {
+            _ = &mut interrupt, if !interrupted => interrupted = true,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        let now = run.now();
+        if observer.is_due(now) {
+            each_second(observer.look(&mut run, now));
+        }
+        if from.is_none() && now >= interval.from {
+            from = Some(Mark::now(&run, watch));
+        }
+        if to.is_none() && now >= interval.to {
+            to = Some(Mark::now(&run, watch));
+        }
+        let receives_only = scenario.publishers.is_none();
+        if interrupted || run.all_stopped() && !receives_only || now >= interval.to.plus(GRACE) {
+            break now.plus(scenario.run.drain);
+        }
+    };
+    run.stop_publishing();
+    // A run bounded by a count is measured until its last message is in: else its CPU would be divided by too few.
+    if !counted {
+        to.get_or_insert_with(|| Mark::now(&run, watch));
+    }
+    let mut arrived = (run.live().arrived, run.now());
+    let only_qos0 = scenario.publishers.as_ref().is_none_or(|p| p.qos == model::Qos::AtMostOnce)
+        || scenario.subscribers.as_ref().is_none_or(|s| s.qos == model::Qos::AtMostOnce);
+    while !run.is_drained() && run.now() < patience {
+        tokio::select! {
+            _ = &mut interrupt, if !interrupted => interrupted = true,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        let now = run.now();
+        if observer.is_due(now) {
+            each_second(observer.look(&mut run, now));
+        }
+        let live = run.live();
+        if live.arrived != arrived.0 {
+            arrived = (live.arrived, now);
+        }
+        let acknowledged = live.finished == live.stopped;
+        if only_qos0 && acknowledged && now >= arrived.1.plus(QUIET) {
+            break;
+        }
+    }
+    let to = to.unwrap_or_else(|| Mark::now(&run, watch));
+    let from = from.unwrap_or(to);
+    // Repeats come right behind their first copies; leave them a moment to be seen.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let now = run.now();
+    each_second(observer.look(&mut run, now));
+    let outcome = run.finish();
+    Ok(Report::new(scenario, &Window { from, to }, observer.seconds, &outcome, interrupted))
+}
+
+/// Turns counters into one line a second.
+pub(crate) struct Observer {
+    last: Live,
+    last_at: Micros,
+    start: Micros,
+    seconds: Vec<Second>,
+}
+
+impl Observer {
+    /// Starts counting now.
+    pub(crate) fn new(run: &Run) -> Observer {
+        Observer { last: run.live(), last_at: run.now(), start: run.now(), seconds: Vec::new() }
+    }
+
+    pub(crate) fn is_due(&self, now: Micros) -> bool {
+        now.since(self.last_at) >= 1_000_000
+    }
+
+    pub(crate) fn look(&mut self, run: &mut Run, now: Micros) -> &Second {
+        let live = run.live();
+        let span = now.since(self.last_at).max(1) as f64 / 1e6;
+        let rate = |now: u64, before: u64| ((now - before) as f64 / span).round() as u64;
+        self.seconds.push(Second {
+            at_secs: now.since(self.start) as f64 / 1e6,
+            sent_per_sec: rate(live.sent, self.last.sent),
+            acked_per_sec: rate(live.acked, self.last.acked),
+            arrived_per_sec: rate(live.arrived, self.last.arrived),
+            sent: live.sent,
+            acked: live.acked,
+            arrived: live.arrived,
+            missing: live.owed.saturating_sub(live.arrived_first),
+            connections: live.ready + live.reconnects
+                - live.lost_connections.min(live.ready + live.reconnects),
+            latency: Percentiles::of(&run.take_latency()),
+        });
+        self.last = live;
+        self.last_at = now;
+        &self.seconds[self.seconds.len() - 1]
+    }
+}

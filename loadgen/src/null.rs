@@ -1,0 +1,370 @@
+//! A null sink: the least broker that carries a load. It proves what the generator itself can do, and its faults
+//! on command prove that the referee sees them.
+//!
+//! Knows: CONNECT, SUBSCRIBE, PUBLISH at QoS 0 and 1, PING. Never: sessions, retained messages, retransmission,
+//! access rules; it is no router and must not become one.
+//! Invariant: one thread; a publisher is not read while any outbox is above its bound, so memory is bounded.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use model::{Qos, TopicFilter};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use wire::{Ack, AckKind, ConnAck, OutgoingPublish, Packet, Publish, ReasonCode, SubAck, Subscribe, Version};
+
+use crate::conn::{Conn, ConnError, READ_BYTES};
+
+/// Bytes for one subscriber that it has not taken; above it nobody who publishes is read.
+const OUTBOX_BYTES_MAX: usize = 1 << 20;
+
+/// What to do wrong, each with every n-th message forwarded; 0 is never. For testing the referee.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// Acknowledge and do not deliver.
+    pub lose_every: u64,
+    /// Deliver twice.
+    pub repeat_every: u64,
+    /// Deliver after the next one.
+    pub delay_every: u64,
+    /// Flip a bit of the payload.
+    pub corrupt_every: u64,
+}
+
+/// A null sink that listens.
+pub struct NullBroker {
+    listener: TcpListener,
+    address: SocketAddr,
+    faults: Faults,
+}
+
+impl NullBroker {
+    /// Listens at `address` (`host:port`, port 0 takes a free one).
+    pub async fn bind(address: &str) -> std::io::Result<NullBroker> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        Ok(NullBroker { listener, address, faults: Faults::default() })
+    }
+
+    /// The same, with faults.
+    #[must_use]
+    pub fn with(self, faults: Faults) -> NullBroker {
+        NullBroker { faults, ..self }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until dropped. Must run on a current-thread runtime.
+    pub async fn serve(self) {
+        let hub = Rc::new(Hub { faults: self.faults, ..Hub::default() });
+        hub.buffer.borrow_mut().resize(READ_BYTES, 0);
+        let tasks = tokio::task::LocalSet::new();
+        tasks
+            .run_until(async {
+                loop {
+                    // A connection that fails while it is accepted is its peer's loss.
+                    if let Ok((stream, _)) = self.listener.accept().await {
+                        tokio::task::spawn_local(serve(hub.clone(), stream));
+                    }
+                }
+            })
+            .await;
+    }
+
+    /// Serves on a thread of its own, at a free local port, until the handle is dropped.
+    pub fn start(faults: Faults) -> std::io::Result<NullHandle> {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        let thread = std::thread::Builder::new().name("null".to_owned()).spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let broker = NullBroker::bind("127.0.0.1:0").await?.with(faults);
+                tell.send(broker.address()).ok();
+                tokio::select! {
+                    () = broker.serve() => {}
+                    _ = stopped => {}
+                }
+                Ok::<(), std::io::Error>(())
+            })
+        })?;
+        match told.recv() {
+            Ok(address) => Ok(NullHandle { address, stop: Some(stop), thread: Some(thread) }),
+            Err(_) => match thread.join() {
+                Ok(Err(error)) => Err(error),
+                _ => Err(std::io::Error::other("the null sink ended at once")),
+            },
+        }
+    }
+}
+
+/// A null sink on its own thread; ends when dropped.
+pub struct NullHandle {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<std::io::Result<()>>>,
+}
+
+impl NullHandle {
+    /// Its URL.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("mqtt://{}", self.address)
+    }
+}
+
+impl Drop for NullHandle {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // Its end is all we wait for.
+            thread.join().ok();
+        }
+    }
+}
+
+/// What all connections share.
+#[derive(Default)]
+struct Hub {
+    subscribers: RefCell<Vec<Rc<Outbox>>>,
+    /// By topic, who gets it; emptied when subscriptions change.
+    routes: RefCell<HashMap<String, Rc<Vec<Rc<Outbox>>>>>,
+    buffer: RefCell<Vec<u8>>,
+    full: Cell<usize>,
+    waiting: RefCell<Vec<Waker>>,
+    faults: Faults,
+    forwarded: Cell<u64>,
+}
+
+/// What waits for one subscriber.
+struct Outbox {
+    filters: RefCell<Vec<(TopicFilter, Qos)>>,
+    version: Version,
+    bytes: RefCell<Vec<u8>>,
+    delayed: RefCell<Vec<u8>>,
+    packet_id: Cell<u16>,
+    full: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+async fn serve(hub: Rc<Hub>, stream: TcpStream) {
+    let Ok(mut client) = Client::accept(hub.clone(), stream) else { return };
+    // Whatever ends a connection ends this connection only; the peer has the better error message.
+    std::future::poll_fn(|cx| client.poll(cx)).await;
+    if let Some(outbox) = client.outbox {
+        hub.subscribers.borrow_mut().retain(|other| !Rc::ptr_eq(other, &outbox));
+        hub.routes.borrow_mut().clear();
+        hub.note_full(&outbox, false);
+    }
+}
+
+struct Client {
+    hub: Rc<Hub>,
+    conn: Conn,
+    version: Version,
+    outbox: Option<Rc<Outbox>>,
+}
+
+impl Client {
+    fn accept(hub: Rc<Hub>, stream: TcpStream) -> std::io::Result<Client> {
+        Ok(Client { hub, conn: Conn::accepted(stream)?, version: Version::V3, outbox: None })
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ConnError> {
+        loop {
+            if let Some(outbox) = &self.outbox {
+                let mut bytes = outbox.bytes.borrow_mut();
+                if self.conn.out.is_empty() {
+                    std::mem::swap(&mut self.conn.out, &mut bytes);
+                } else if self.conn.out.len() < OUTBOX_BYTES_MAX {
+                    self.conn.out.append(&mut bytes);
+                }
+                if bytes.is_empty() {
+                    self.hub.note_full(outbox, false);
+                }
+                *outbox.waker.borrow_mut() = Some(cx.waker().clone());
+            }
+            match self.conn.poll_flush(cx) {
+                Poll::Ready(Err(error)) => return Poll::Ready(error),
+                Poll::Ready(Ok(())) if self.has_more() => continue,
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+            }
+            if self.hub.full.get() > 0 && self.outbox.is_none() {
+                self.hub.waiting.borrow_mut().push(cx.waker().clone());
+                return Poll::Pending;
+            }
+            let (hub, version, outbox) = (&self.hub, &mut self.version, &mut self.outbox);
+            let mut buffer = hub.buffer.borrow_mut();
+            let read =
+                self.conn.poll_read(cx, &mut buffer, |packet, out| hub.take(packet, out, version, outbox));
+            drop(buffer);
+            self.conn.set_version(self.version);
+            match read {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => return Poll::Ready(error),
+                Poll::Ready(Ok(())) => {}
+            }
+        }
+    }
+
+    fn has_more(&self) -> bool {
+        self.outbox.as_ref().is_some_and(|outbox| !outbox.bytes.borrow().is_empty())
+    }
+}
+
+impl Hub {
+    fn take(
+        &self,
+        packet: Packet<'_>,
+        out: &mut Vec<u8>,
+        version: &mut Version,
+        outbox: &mut Option<Rc<Outbox>>,
+    ) -> Result<(), ConnError> {
+        match packet {
+            Packet::Publish(publish) => {
+                if let Some(packet_id) = publish.packet_id {
+                    wire::encode_ack(out, *version, AckKind::PubAck, packet_id, ReasonCode::SUCCESS);
+                }
+                self.forward(&publish)?;
+            }
+            Packet::PubAck(Ack { .. }) => {}
+            Packet::Connect(connect) => {
+                *version = connect.version;
+                wire::encode_connack(out, *version, &ConnAck::new(false, ReasonCode::SUCCESS))?;
+            }
+            Packet::Subscribe(subscribe) => {
+                let own = outbox.get_or_insert_with(|| self.add_subscriber(*version));
+                self.subscribe(own, &subscribe, out)?;
+            }
+            Packet::PingReq => wire::encode_pingresp(out),
+            other => return Err(ConnError::Unexpected(other.packet_type().name())),
+        }
+        Ok(())
+    }
+
+    fn add_subscriber(&self, version: Version) -> Rc<Outbox> {
+        let outbox = Rc::new(Outbox {
+            filters: RefCell::default(),
+            version,
+            bytes: RefCell::default(),
+            delayed: RefCell::default(),
+            packet_id: Cell::new(0),
+            full: Cell::new(false),
+            waker: RefCell::default(),
+        });
+        self.subscribers.borrow_mut().push(outbox.clone());
+        outbox
+    }
+
+    fn subscribe(&self, outbox: &Outbox, subscribe: &Subscribe, out: &mut Vec<u8>) -> Result<(), ConnError> {
+        let mut reasons = Vec::new();
+        for wanted in &subscribe.subscriptions {
+            match TopicFilter::new(&wanted.filter) {
+                Ok(filter) if filter.share().is_none() => {
+                    outbox.filters.borrow_mut().push((filter, wanted.qos.min(Qos::AtLeastOnce)));
+                    reasons.push(ReasonCode::granted(wanted.qos.min(Qos::AtLeastOnce)));
+                }
+                _ => reasons.push(ReasonCode::UNSPECIFIED_ERROR),
+            }
+        }
+        self.routes.borrow_mut().clear();
+        Ok(wire::encode_suback(out, outbox.version, &SubAck::new(subscribe.packet_id, reasons))?)
+    }
+
+    fn forward(&self, publish: &Publish<'_>) -> Result<(), ConnError> {
+        let known = self.routes.borrow().get(publish.topic).cloned();
+        let route = known.unwrap_or_else(|| self.find(publish.topic));
+        for outbox in route.iter() {
+            self.put(outbox, publish)?;
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn find(&self, topic: &str) -> Rc<Vec<Rc<Outbox>>> {
+        let subscribers = self.subscribers.borrow();
+        let matching = subscribers.iter().filter(|outbox| outbox.qos_of(topic).is_some()).cloned();
+        let route = Rc::new(matching.collect::<Vec<_>>());
+        self.routes.borrow_mut().insert(topic.to_owned(), route.clone());
+        route
+    }
+
+    fn put(&self, outbox: &Rc<Outbox>, publish: &Publish<'_>) -> Result<(), ConnError> {
+        let granted = match outbox.filters.borrow().as_slice() {
+            [(_, qos)] => *qos,
+            _ => outbox.qos_of(publish.topic).unwrap_or_default(),
+        };
+        let qos = granted.min(publish.qos);
+        let number = self.forwarded.get() + 1;
+        self.forwarded.set(number);
+        let hits = |every: u64| every > 0 && number.is_multiple_of(every);
+        if hits(self.faults.lose_every) {
+            return Ok(());
+        }
+        let mut bytes = outbox.bytes.borrow_mut();
+        let was_empty = bytes.is_empty();
+        let start = bytes.len();
+        for _ in 0..1 + u32::from(hits(self.faults.repeat_every)) {
+            let next_id = outbox.packet_id.get().checked_add(1).unwrap_or(1);
+            outbox.packet_id.set(next_id);
+            let outgoing = OutgoingPublish {
+                qos,
+                packet_id: NonZeroU16::new(next_id),
+                topic: publish.topic,
+                properties: publish.properties.block(),
+                payload: publish.payload,
+                ..OutgoingPublish::default()
+            };
+            wire::encode_publish(&mut bytes, outbox.version, &outgoing)?;
+        }
+        if hits(self.faults.corrupt_every)
+            && let Some(last) = bytes.last_mut()
+        {
+            *last ^= 1;
+        }
+        let mut delayed = outbox.delayed.borrow_mut();
+        if hits(self.faults.delay_every) {
+            delayed.extend_from_slice(&bytes[start..]);
+            bytes.truncate(start);
+        } else if !delayed.is_empty() {
+            bytes.append(&mut delayed);
+        }
+        if bytes.len() > OUTBOX_BYTES_MAX {
+            self.note_full(outbox, true);
+        }
+        // Between two turns of its task one wake-up is enough.
+        if was_empty && let Some(waker) = &*outbox.waker.borrow() {
+            waker.wake_by_ref();
+        }
+        Ok(())
+    }
+
+    fn note_full(&self, outbox: &Outbox, full: bool) {
+        if outbox.full.replace(full) == full {
+            return;
+        }
+        if full {
+            self.full.set(self.full.get() + 1);
+            return;
+        }
+        self.full.set(self.full.get() - 1);
+        if self.full.get() == 0 {
+            self.waiting.borrow_mut().drain(..).for_each(Waker::wake);
+        }
+    }
+}
+
+impl Outbox {
+    fn qos_of(&self, topic: &str) -> Option<Qos> {
+        let filters = self.filters.borrow();
+        let matching = filters.iter().filter(|(filter, _)| model::filter_matches(filter.as_str(), topic));
+        matching.map(|(_, qos)| *qos).max()
+    }
+}

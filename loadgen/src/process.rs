@@ -1,0 +1,140 @@
+//! What a process costs, as /proc tells it.
+//!
+//! In:  a process id. Out: CPU seconds, memory, context switches; differences between two samples.
+//! Never: signals. Linux only; elsewhere every sample fails with a sentence that says so.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+/// Ticks a second of the times in /proc/PID/stat: fixed by the kernel's interface on every architecture we build for.
+const TICKS_PER_SEC: f64 = 100.0;
+
+/// A process at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Sample {
+    /// User and system time of all its threads so far, in seconds, to a hundredth.
+    pub cpu_secs: f64,
+    /// Resident memory, in bytes.
+    pub rss_bytes: u64,
+    /// Proportional share of memory, in bytes; 0 where the kernel does not tell us.
+    pub pss_bytes: u64,
+    /// Voluntary and involuntary context switches of its living threads.
+    pub context_switches: u64,
+}
+
+/// What a process used between two samples, and what it held at the later one.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Usage {
+    /// CPU seconds in between.
+    pub cpu_secs: f64,
+    /// CPU seconds per million delivered messages in between; `null` if none were.
+    pub cpu_secs_per_million: Option<f64>,
+    /// Resident memory at the end, in bytes.
+    pub rss_bytes: u64,
+    /// Proportional share of memory at the end, in bytes.
+    pub pss_bytes: u64,
+    /// Context switches in between.
+    pub context_switches: u64,
+}
+
+/// Why a process cannot be looked at.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot look at process {pid}: {why}")]
+pub struct NoSample {
+    pid: u32,
+    why: String,
+}
+
+impl Sample {
+    /// Looks at a process now.
+    pub fn of(pid: u32) -> Result<Sample, NoSample> {
+        let read = |file: &str| {
+            std::fs::read_to_string(format!("/proc/{pid}/{file}"))
+                .map_err(|error| NoSample { pid, why: format!("/proc/{pid}/{file}: {error}") })
+        };
+        let cpu_secs = cpu_secs(&read("stat")?)
+            .ok_or_else(|| NoSample { pid, why: "its stat file has an unknown form".to_owned() })?;
+        let status = read("status")?;
+        let pss = read("smaps_rollup").ok();
+        let mut context_switches = 0;
+        for thread in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+            if let Ok(text) = std::fs::read_to_string(thread.path().join("status")) {
+                let fields = fields(&text);
+                context_switches += fields.get("voluntary_ctxt_switches").copied().unwrap_or(0)
+                    + fields.get("nonvoluntary_ctxt_switches").copied().unwrap_or(0);
+            }
+        }
+        Ok(Sample {
+            cpu_secs,
+            rss_bytes: fields(&status).get("VmRSS").copied().unwrap_or(0) * 1024,
+            pss_bytes: pss.map_or(0, |text| fields(&text).get("Pss").copied().unwrap_or(0) * 1024),
+            context_switches,
+        })
+    }
+
+    /// What was used since `earlier`, while `delivered` messages arrived.
+    #[must_use]
+    pub fn since(&self, earlier: &Sample, delivered: u64) -> Usage {
+        let cpu_secs = (self.cpu_secs - earlier.cpu_secs).max(0.0);
+        Usage {
+            cpu_secs,
+            cpu_secs_per_million: (delivered > 0).then(|| cpu_secs * 1e6 / delivered as f64),
+            rss_bytes: self.rss_bytes,
+            pss_bytes: self.pss_bytes,
+            context_switches: self.context_switches.saturating_sub(earlier.context_switches),
+        }
+    }
+}
+
+/// `name: number …` lines.
+fn fields(text: &str) -> HashMap<&str, u64> {
+    text.lines()
+        .filter_map(|line| {
+            let (name, rest) = line.split_once(':')?;
+            Some((name, rest.split_whitespace().next()?.parse().ok()?))
+        })
+        .collect()
+}
+
+/// utime + stime, fields 14 and 15 of proc_pid_stat(5). The name before them may hold spaces and brackets.
+fn cpu_secs(stat: &str) -> Option<f64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace().skip(11);
+    let user: f64 = fields.next()?.parse().ok()?;
+    let system: f64 = fields.next()?.parse().ok()?;
+    Some((user + system) / TICKS_PER_SEC)
+}
+
+/// How many files (and so connections) this process may have open; `None` if unknown or unlimited.
+pub(crate) fn open_files_max() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_name_with_brackets_does_not_shift_the_fields() {
+        let stat = "42 (a (b) c) S 1 42 42 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 4 0 1 2 3";
+        assert_eq!(cpu_secs(stat), Some(3.0));
+        assert_eq!(cpu_secs("42 nothing"), None);
+    }
+
+    #[test]
+    fn this_process_can_be_looked_at() {
+        let sample = Sample::of(std::process::id()).unwrap();
+        assert!(sample.rss_bytes > 0);
+        let usage = sample.since(&Sample::default(), 2_000_000);
+        assert_eq!(usage.cpu_secs_per_million, Some(sample.cpu_secs / 2.0));
+    }
+
+    #[test]
+    fn a_process_that_is_gone_is_named() {
+        let error = Sample::of(u32::MAX).unwrap_err().to_string();
+        assert!(error.contains("cannot look at process 4294967295"), "{error}");
+    }
+}

@@ -1,0 +1,138 @@
+//! What makes sense is read; what does not is refused with file, key, value found and values allowed.
+
+use super::*;
+
+const LEAST: &str = "[run]\nduration_secs = 1\n[publishers]\nrate = 10\n[subscribers]\n";
+
+fn parse(text: &str, overrides: &[&str]) -> Result<Scenario, String> {
+    let overrides: Vec<String> = overrides.iter().map(|&text| text.to_owned()).collect();
+    Scenario::parse("s.toml", text, &overrides).map_err(|error| error.to_string())
+}
+
+#[track_caller]
+fn refused(overrides: &[&str], expected: &str) {
+    let error = parse(LEAST, overrides).expect_err("nonsense is refused");
+    assert_eq!(error, expected);
+}
+
+#[test]
+fn the_least_scenario_has_sensible_defaults() {
+    let scenario = parse(LEAST, &[]).unwrap();
+    let publishers = scenario.publishers.unwrap();
+    assert_eq!((publishers.count, publishers.batch, publishers.qos), (1, 64, Qos::AtMostOnce));
+    assert_eq!(publishers.pacing, Pacing::Open { rate: 10.0, arrivals: Arrivals::Constant });
+    assert_eq!(publishers.payload, PayloadKind::Binary { bytes: 256 });
+    assert_eq!(publishers.endpoint.address.to_string(), "127.0.0.1:1883");
+    assert_eq!(scenario.run.rules, Rules { expect_qos0: false, expect_order: true });
+}
+
+#[test]
+fn overrides_win_and_the_last_one_wins_most() {
+    let scenario = parse(
+        LEAST,
+        &[
+            "publishers.count=3",
+            "publishers.count=4",
+            "url=mqtt://other:1",
+            "publishers.payload.kind=telemetry",
+        ],
+    );
+    let scenario = scenario.unwrap();
+    let publishers = scenario.publishers.unwrap();
+    assert_eq!((publishers.count, publishers.endpoint.address.port), (4, 1));
+    assert_eq!(publishers.payload, PayloadKind::Telemetry { bytes: None });
+    assert_eq!(scenario.source["publishers"]["count"].as_integer(), Some(4));
+}
+
+#[test]
+fn a_total_rate_is_shared_by_all_publishers() {
+    let text = "[run]\nduration_secs = 1\n[publishers]\ncount = 4\nrate_total = 100\narrivals = \"poisson\"";
+    let publishers = parse(text, &[]).unwrap().publishers.unwrap();
+    assert_eq!(publishers.pacing, Pacing::Open { rate: 25.0, arrivals: Arrivals::Poisson });
+}
+
+#[test]
+fn each_side_may_have_its_own_broker() {
+    let scenario = parse(LEAST, &["subscribers.url=mqtt://plant:1884"]).unwrap();
+    assert_eq!(scenario.subscribers.unwrap().endpoint.address.host, "plant");
+    assert_eq!(scenario.publishers.unwrap().endpoint.address.host, "127.0.0.1");
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_the_known_ones() {
+    let error = parse(LEAST, &["subscribers.qoss=1"]).unwrap_err();
+    assert!(
+        error.starts_with("s.toml: subscribers.qoss: not a key of a scenario; here are known: "),
+        "{error}"
+    );
+    assert!(error.contains("client_id, count, filter"), "{error}");
+    assert!(parse(LEAST, &["runs.x=1"]).unwrap_err().starts_with("s.toml: runs: not a key"));
+}
+
+#[test]
+fn an_impossible_value_is_refused_with_the_possible_ones() {
+    refused(
+        &["publishers.count=0"],
+        "s.toml: publishers.count: 0 found, a whole number from 1 to 100000 expected",
+    );
+    refused(&["publishers.qos=2"], "s.toml: publishers.qos: 2 found, a whole number from 0 to 1 expected");
+    refused(&["publishers.version=3"], "s.toml: publishers.version: 3 found, \"3.1.1\" or \"5\" expected");
+    refused(
+        &["publishers.topic=load/#"],
+        "s.toml: publishers.topic: not a topic name: it contains a wildcard ('+' or '#'), which a topic name may not",
+    );
+    refused(
+        &["publishers.payload.bytes=10"],
+        "s.toml: publishers.payload.bytes: 10 found, a whole number from 40 to 16777216 expected",
+    );
+    refused(&["publishers.rate=fast"], "s.toml: publishers.rate: \"fast\" found, \"max\" expected");
+    refused(
+        &["publishers.qos=1", "publishers.window=0"],
+        "s.toml: publishers.window: 0 is only possible at qos = 0; at QoS 1 give 1 to 65535",
+    );
+}
+
+#[test]
+fn contradictions_are_refused() {
+    refused(
+        &["publishers.rate_total=5"],
+        "s.toml: publishers.rate: cannot stand beside rate_total: take one of them",
+    );
+    refused(
+        &["publishers.burst=5"],
+        "s.toml: publishers.burst: only means something with arrivals = \"bursts\"",
+    );
+    refused(
+        &["publishers.count=2", "publishers.client_id=same"],
+        "s.toml: publishers.client_id: several clients need {publisher} in it, to differ",
+    );
+    let error = parse("[publishers]\nrate = 1", &[]).unwrap_err();
+    assert_eq!(error, "s.toml: run.duration_secs: missing: give it, or publishers.messages");
+}
+
+#[test]
+fn every_error_is_told_at_once() {
+    let error = parse(LEAST, &["publishers.count=0", "subscribers.qos=7", "run.threads=0"]).unwrap_err();
+    assert_eq!(error.lines().count(), 3, "{error}");
+}
+
+#[test]
+fn text_that_is_not_toml_is_refused_with_its_line() {
+    let error = parse("[run\nduration_secs = 1", &[]).unwrap_err();
+    assert!(error.starts_with("s.toml is not valid TOML") && error.contains("line 1"), "{error}");
+}
+
+#[test]
+fn every_scenario_we_ship_is_read() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/scenarios");
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let scenario = Scenario::load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
+        assert!(!scenario.description.is_empty(), "{} says what it is about", path.display());
+        assert_eq!(Some(scenario.name.as_str()), path.file_stem().and_then(|stem| stem.to_str()));
+        names.push(scenario.name);
+    }
+    names.sort();
+    assert_eq!(names, ["fanin", "fanout", "latency", "p2p-qos0", "p2p-qos1", "quickstart", "slow"]);
+}

@@ -1,0 +1,267 @@
+//! One subscriber: drains its socket, acknowledges, and keeps count of what came from whom.
+//!
+//! Knows: its filter and its part of the ledger. May use: `conn`, `payload`. Never: other connections.
+//! Invariant: a message is recorded before its PUBACK is written, so that nothing acknowledged is unseen.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::rc::Rc;
+use std::sync::MutexGuard;
+use std::task::{Context, Poll};
+
+use hdrhistogram::Histogram;
+use model::Qos;
+use tokio::sync::watch;
+use wire::{AckKind, Packet, Publish, ReasonCode, Version};
+
+use crate::clock::Micros;
+use crate::conn::{Conn, ConnError, Hello};
+use crate::ledger::{Arrival, Arrivals, ReceiverId};
+use crate::payload::{self, NotOurs};
+use crate::publisher::Backoff;
+use crate::stats::Counters;
+use crate::worker::{Phase, Worker};
+
+/// Bytes of acknowledgements that a broker has not taken; above it we read no more from it.
+const OUT_BYTES_MAX: usize = 256 << 10;
+
+/// Runs one subscriber from its connection to the end of the run, and settles its part of the ledger.
+pub(crate) async fn run(worker: Rc<Worker>, index: u32) {
+    let Some(plan) = worker.shared.scenario.subscribers.clone() else { return };
+    let mut phase = worker.shared.phase.subscribe();
+    let number = plan.first + index;
+    let mut subscriber = Subscriber {
+        hello: Hello {
+            address: plan.endpoint.address.clone(),
+            version: plan.endpoint.version,
+            client_id: plan.endpoint.client_id.expand(number),
+            clean: plan.endpoint.clean,
+            login: plan.endpoint.login.clone(),
+            keep_alive: worker.shared.scenario.run.keep_alive,
+        },
+        filter: plan.filter.expand(number),
+        qos: plan.qos,
+        receipts: Receipts { version: plan.endpoint.version, ..Receipts::default() },
+        worker: worker.clone(),
+        was_ready: false,
+    };
+    let mut backoff = Backoff::new(u64::from(index) << 32);
+    while let Err(error) = subscriber.session(&mut phase, &mut backoff).await {
+        if *phase.borrow() == Phase::Closing {
+            break;
+        }
+        Counters::add(&worker.counters.lost_connections, 1);
+        if !worker.shared.scenario.run.reconnect {
+            worker.shared.note_error(format!("subscriber {number}: {error}"));
+            break;
+        }
+        if !backoff.wait(&mut phase).await {
+            break;
+        }
+    }
+    let receiver =
+        worker.shared.audience.receivers.get(index as usize).copied().unwrap_or(ReceiverId(number));
+    let receipts = subscriber.receipts;
+    worker.shared.settle(|ledger| {
+        for (publisher, arrivals) in &receipts.streams {
+            ledger.add_arrivals(receiver, crate::ledger::PublisherId(*publisher), arrivals);
+        }
+        ledger.corrupted(receipts.corrupt);
+        ledger.foreign(receipts.foreign);
+    });
+}
+
+struct Subscriber {
+    worker: Rc<Worker>,
+    hello: Hello,
+    filter: String,
+    qos: Qos,
+    receipts: Receipts,
+    was_ready: bool,
+}
+
+impl Subscriber {
+    /// One connection, from its CONNECT to the end of the run (`Ok`) or its loss (`Err`).
+    async fn session(
+        &mut self,
+        phase: &mut watch::Receiver<Phase>,
+        backoff: &mut Backoff,
+    ) -> Result<(), ConnError> {
+        let worker = self.worker.clone();
+        let mut conn = {
+            let _opening = worker.opening.acquire().await;
+            let receipts = &mut self.receipts;
+            let mut early = |packet: Packet<'_>, out: &mut Vec<u8>| {
+                let mut batch = Batch::new(&worker);
+                receipts.take(&packet, out, &mut batch)
+            };
+            let (mut conn, _) = Conn::open(&self.hello, &mut early).await?;
+            conn.subscribe(&self.hello.address, &self.filter, self.qos, &mut early).await?;
+            conn
+        };
+        backoff.reset();
+        let counter = if self.was_ready { &worker.counters.reconnects } else { &worker.counters.ready };
+        Counters::add(counter, 1);
+        self.was_ready = true;
+        loop {
+            if *phase.borrow_and_update() == Phase::Closing {
+                conn.close().await;
+                return Ok(());
+            }
+            tokio::select! {
+                biased;
+                changed = phase.changed() => if changed.is_err() { return Ok(()) },
+                broken = std::future::poll_fn(|cx| self.poll(&mut conn, cx)) => return Err(broken),
+            }
+        }
+    }
+
+    /// Reads until there is nothing more, writing acknowledgements once per read.
+    fn poll(&mut self, conn: &mut Conn, cx: &mut Context<'_>) -> Poll<ConnError> {
+        conn.poll_ping(cx);
+        let mut buffer = self.worker.buffer.borrow_mut();
+        loop {
+            if let Poll::Ready(Err(error)) = conn.poll_flush(cx) {
+                return Poll::Ready(error);
+            }
+            if conn.out.len() > OUT_BYTES_MAX {
+                return Poll::Pending;
+            }
+            let mut batch = Batch::new(&self.worker);
+            let receipts = &mut self.receipts;
+            let read = conn.poll_read(cx, &mut buffer, |packet, out| receipts.take(&packet, out, &mut batch));
+            match read {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => return Poll::Ready(error),
+                Poll::Ready(Ok(())) => {}
+            }
+        }
+    }
+}
+
+/// What is counted once per read instead of once per message.
+struct Batch<'w> {
+    worker: &'w Worker,
+    latency: Option<MutexGuard<'w, Histogram<u64>>>,
+    now: Micros,
+    copies: u64,
+    first: u64,
+    bytes: u64,
+}
+
+impl<'w> Batch<'w> {
+    fn new(worker: &'w Worker) -> Batch<'w> {
+        Batch { worker, latency: None, now: Micros(0), copies: 0, first: 0, bytes: 0 }
+    }
+
+    #[inline]
+    fn latency(&mut self) -> &mut Histogram<u64> {
+        self.latency.get_or_insert_with(|| self.worker.timings.latency.lock())
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        if self.copies > 0 {
+            let counters = &self.worker.counters;
+            Counters::add(&counters.arrived, self.copies);
+            Counters::add(&counters.arrived_first, self.first);
+            Counters::add(&counters.arrived_bytes, self.bytes);
+        }
+    }
+}
+
+/// What one subscriber received.
+struct Receipts {
+    version: Version,
+    streams: HashMap<u32, Arrivals, BuildHasherDefault<NumberHasher>>,
+    corrupt: u64,
+    foreign: u64,
+}
+
+impl Default for Receipts {
+    fn default() -> Self {
+        Receipts { version: Version::V3, streams: HashMap::default(), corrupt: 0, foreign: 0 }
+    }
+}
+
+impl Receipts {
+    #[inline]
+    fn take(
+        &mut self,
+        packet: &Packet<'_>,
+        out: &mut Vec<u8>,
+        batch: &mut Batch<'_>,
+    ) -> Result<(), ConnError> {
+        let Packet::Publish(publish) = packet else {
+            return Err(ConnError::Unexpected(packet.packet_type().name()));
+        };
+        self.record(publish, batch);
+        match (publish.qos, publish.packet_id) {
+            (Qos::AtMostOnce, _) | (_, None) => {}
+            (Qos::AtLeastOnce, Some(packet_id)) => {
+                wire::encode_ack(out, self.version, AckKind::PubAck, packet_id, ReasonCode::SUCCESS);
+            }
+            // We subscribe at QoS 1 at most [MQTT-3.8.4-8].
+            (Qos::ExactlyOnce, Some(_)) => return Err(ConnError::Unexpected("a PUBLISH at QoS 2")),
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn record(&mut self, publish: &Publish<'_>, batch: &mut Batch<'_>) {
+        let worker = batch.worker;
+        let shared = &*worker.shared;
+        if batch.copies == 0 {
+            // Once per read: the messages of one read arrived together, as far as this process can tell.
+            batch.now = shared.clock.now();
+        }
+        batch.copies += 1;
+        batch.bytes += publish.payload.len() as u64;
+        let stamp = match payload::read(publish.payload) {
+            Ok(stamp) if stamp.run == shared.run => stamp,
+            Ok(_) | Err(NotOurs::Foreign) => {
+                self.foreign += 1;
+                return;
+            }
+            Err(NotOurs::Corrupt) => {
+                self.corrupt += 1;
+                return;
+            }
+        };
+        if self.streams.entry(stamp.publisher.0).or_default().record(stamp.sequence) == Arrival::Repeat {
+            return;
+        }
+        batch.first += 1;
+        if !shared.gates.is_empty()
+            && let Some(publishers) = &shared.scenario.publishers
+            && let Some(gate) = shared.gates.get(stamp.publisher.0.wrapping_sub(publishers.first) as usize)
+        {
+            gate.arrive();
+        }
+        if shared.measures(stamp.intended) {
+            let latency = batch.now.since(stamp.intended).max(1);
+            batch.latency().saturating_record(latency);
+        }
+    }
+}
+
+/// Spreads small numbers over a table: one multiplication instead of a keyed hash per message.
+#[derive(Default)]
+struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32);
+    }
+}

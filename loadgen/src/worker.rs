@@ -1,0 +1,253 @@
+//! What the connections of one thread have in common, and what all threads of a run share.
+//!
+//! Knows: the plan of the run, the phase it is in, counters. Never: MQTT.
+//! Invariant: what is behind an `Rc` belongs to one thread; what is behind the `Arc` is atomic or has one writer.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Waker};
+
+use tokio::sync::{Semaphore, watch};
+
+use crate::clock::{Clock, Micros};
+use crate::conn::READ_BYTES;
+use crate::ledger::{Ledger, PublisherId, ReceiverId};
+use crate::pacer::Pacer;
+use crate::payload::RunId;
+use crate::scenario::Scenario;
+use crate::stats::{Counters, Timings};
+
+/// How far a run is. Phases follow one another in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// Connections come up.
+    Connecting,
+    /// Publishers send, from `Shared::start` on.
+    Sending,
+    /// Publishers send no more; acknowledgements and messages may still come.
+    Draining,
+    /// Everybody leaves.
+    Closing,
+}
+
+/// Connections that are being opened at once by one worker: a fleet must not look like a SYN flood.
+const OPENING_MAX: usize = 64;
+
+/// Errors kept to be shown; the rest is counted.
+const ERRORS_MAX: usize = 5;
+
+/// What all threads of a run share.
+pub(crate) struct Shared {
+    pub(crate) scenario: Scenario,
+    pub(crate) run: RunId,
+    pub(crate) clock: Clock,
+    pub(crate) phase: watch::Sender<Phase>,
+    /// Set before the phase becomes `Sending`.
+    start: AtomicU64,
+    end: AtomicU64,
+    /// First and last + 1 intended time that is measured.
+    measured_from: AtomicU64,
+    measured_to: AtomicU64,
+    /// Who sees what; made before the first connection.
+    pub(crate) audience: Audience,
+    /// One per publisher, if they are bounded by arrivals.
+    pub(crate) gates: Vec<Gate>,
+    pub(crate) ledger: Mutex<Ledger>,
+    errors: Mutex<Vec<String>>,
+}
+
+impl Shared {
+    pub(crate) fn new(scenario: Scenario, run: RunId, clock: Clock, gated: bool) -> Shared {
+        let audience = Audience::of(&scenario);
+        let publishers = scenario.publishers.as_ref().map_or(0, |publishers| publishers.count);
+        Shared {
+            run,
+            clock,
+            phase: watch::Sender::new(Phase::Connecting),
+            start: AtomicU64::new(0),
+            end: AtomicU64::new(u64::MAX),
+            measured_from: AtomicU64::new(u64::MAX),
+            measured_to: AtomicU64::new(u64::MAX),
+            audience,
+            gates: if gated { (0..publishers).map(|_| Gate::default()).collect() } else { Vec::new() },
+            ledger: Mutex::new(Ledger::new()),
+            errors: Mutex::new(Vec::new()),
+            scenario,
+        }
+    }
+
+    /// Fixes when the load starts, from when to when it is measured, and lets it start.
+    pub(crate) fn begin(&self, start: Micros, from: Micros, to: Micros) {
+        self.start.store(start.0, Ordering::Relaxed);
+        self.end.store(to.0, Ordering::Relaxed);
+        self.measured_from.store(from.0, Ordering::Relaxed);
+        self.measured_to.store(to.0, Ordering::Relaxed);
+        self.phase.send_replace(Phase::Sending);
+    }
+
+    pub(crate) fn start(&self) -> Micros {
+        Micros(self.start.load(Ordering::Relaxed))
+    }
+
+    /// From here on nothing is due any more.
+    pub(crate) fn end(&self) -> Micros {
+        Micros(self.end.load(Ordering::Relaxed))
+    }
+
+    /// Ends the schedule earlier than planned; the measured interval ends with it.
+    pub(crate) fn end_at(&self, end: Micros) {
+        self.end.fetch_min(end.0, Ordering::Relaxed);
+        self.measured_to.fetch_min(end.0, Ordering::Relaxed);
+    }
+
+    /// Whether messages intended for this time belong to the measured interval.
+    #[inline]
+    pub(crate) fn measures(&self, intended: Micros) -> bool {
+        intended.0 >= self.measured_from.load(Ordering::Relaxed)
+            && intended.0 < self.measured_to.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_error(&self, error: String) {
+        let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        if errors.len() < ERRORS_MAX && !errors.contains(&error) {
+            errors.push(error);
+        }
+    }
+
+    pub(crate) fn errors(&self) -> Vec<String> {
+        self.errors.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Adds to the ledger. Once per connection, at its end.
+    pub(crate) fn settle(&self, entry: impl FnOnce(&mut Ledger)) {
+        entry(&mut self.ledger.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// Which receiver sees which publishers.
+#[derive(Debug, Default)]
+pub(crate) struct Audience {
+    /// Every stream that is expected, each once.
+    pub(crate) streams: Vec<(ReceiverId, PublisherId)>,
+    /// By subscriber, from the first on: the receiver it belongs to.
+    pub(crate) receivers: Vec<ReceiverId>,
+    /// Receivers that are a group with a shared subscription.
+    pub(crate) groups: Vec<ReceiverId>,
+    /// By publisher, from the first on: how many receivers each of its messages has.
+    pub(crate) copies: Vec<u64>,
+}
+
+impl Audience {
+    fn of(scenario: &Scenario) -> Audience {
+        let mut audience = Audience::default();
+        let topics: Vec<(PublisherId, String)> =
+            scenario.publishers.as_ref().map_or_else(Vec::new, |publishers| {
+                let numbers = publishers.first..publishers.first + publishers.count;
+                numbers.map(|number| (PublisherId(number), publishers.topic.expand(number))).collect()
+            });
+        audience.copies = vec![0; topics.len()];
+        let mut by_topic: HashMap<&str, Vec<usize>> = HashMap::new();
+        for (index, (_, topic)) in topics.iter().enumerate() {
+            by_topic.entry(topic).or_default().push(index);
+        }
+        let Some(subscribers) = &scenario.subscribers else { return audience };
+        let mut groups: HashMap<String, ReceiverId> = HashMap::new();
+        for number in subscribers.first..subscribers.first + subscribers.count {
+            let text = subscribers.filter.expand(number);
+            let shared = text.starts_with("$share/");
+            let own = ReceiverId(number);
+            // Subscribers of one group are one receiver: each message goes to one of them.
+            let receiver = if shared { *groups.entry(text.clone()).or_insert(own) } else { own };
+            audience.receivers.push(receiver);
+            if receiver != own {
+                continue;
+            }
+            if shared {
+                audience.groups.push(receiver);
+            }
+            let Ok(filter) = model::TopicFilter::new(&text) else { continue };
+            let matching: Vec<usize> = if filter.as_str().contains(['+', '#']) {
+                let matches = |index: &usize| model::filter_matches(filter.as_str(), &topics[*index].1);
+                (0..topics.len()).filter(matches).collect()
+            } else {
+                by_topic.get(filter.as_str()).cloned().unwrap_or_default()
+            };
+            for index in matching {
+                audience.streams.push((receiver, topics[index].0));
+                audience.copies[index] += 1;
+            }
+        }
+        audience
+    }
+}
+
+/// Lets a publisher know how much of what it sent has arrived, so that it can stay a bounded step ahead.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub(crate) struct Gate {
+    arrived: AtomicU64,
+    /// The publisher sleeps until so many have arrived; 0 if it does not sleep.
+    wake_at: AtomicU64,
+    waker: Mutex<Option<Waker>>,
+}
+
+impl Gate {
+    /// One more arrival of this publisher.
+    #[inline]
+    pub(crate) fn arrive(&self) {
+        // Sequentially consistent, like the other side: either we see that it sleeps, or it sees this arrival.
+        let arrived = self.arrived.fetch_add(1, Ordering::SeqCst) + 1;
+        let wake_at = self.wake_at.load(Ordering::SeqCst);
+        if wake_at > 0 && arrived >= wake_at {
+            self.wake();
+        }
+    }
+
+    #[cold]
+    fn wake(&self) {
+        self.wake_at.store(0, Ordering::SeqCst);
+        if let Some(waker) = self.waker.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            waker.wake();
+        }
+    }
+
+    pub(crate) fn arrived(&self) -> u64 {
+        self.arrived.load(Ordering::SeqCst)
+    }
+
+    /// Whether at least `number` have arrived; if not, the task is woken when they have.
+    pub(crate) fn has_reached(&self, cx: &Context<'_>, number: u64) -> bool {
+        if self.arrived() >= number {
+            return true;
+        }
+        *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
+        self.wake_at.store(number, Ordering::SeqCst);
+        self.arrived() >= number
+    }
+}
+
+/// What the connections of one thread share.
+pub(crate) struct Worker {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) timings: Arc<Timings>,
+    pub(crate) pacer: Pacer,
+    /// The one big read buffer: a connection fills it, handles all of it, and leaves.
+    pub(crate) buffer: RefCell<Vec<u8>>,
+    pub(crate) opening: Semaphore,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        counters: Arc<Counters>,
+        timings: Arc<Timings>,
+    ) -> std::io::Result<Rc<Worker>> {
+        let pacer = Pacer::start(shared.clock)?;
+        let buffer = RefCell::new(vec![0; READ_BYTES]);
+        Ok(Rc::new(Worker { shared, counters, timings, pacer, buffer, opening: Semaphore::new(OPENING_MAX) }))
+    }
+}

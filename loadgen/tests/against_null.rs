@@ -1,0 +1,135 @@
+//! The generator against its own null sink, over real sockets: loads are met, and every fault is seen.
+//!
+//! Bounded by counts, not by time; nothing here depends on how fast the machine is.
+#![expect(clippy::unwrap_used, reason = "tests; clippy does not see that helpers beside them are tests too")]
+
+use loadgen::measure::{Watch, measure};
+use loadgen::null::{Faults, NullBroker};
+use loadgen::report::Report;
+use loadgen::scenario::Scenario;
+
+const PAIRS: &str = r#"
+name = "test"
+[run]
+duration_secs = 20
+warmup_secs = 0
+drain_secs = 5
+slip_max_percent = 100
+[publishers]
+count = 4
+topic = "load/{publisher}"
+rate = "max"
+window = 64
+messages = 3000
+[subscribers]
+count = 4
+filter = "load/{subscriber}"
+"#;
+
+#[track_caller]
+fn run(faults: Faults, overrides: &[&str]) -> Report {
+    let broker = NullBroker::start(faults).unwrap();
+    let mut overrides: Vec<String> = overrides.iter().map(|&text| text.to_owned()).collect();
+    overrides.push(format!("url={}", broker.url()));
+    let scenario = Scenario::parse("test.toml", PAIRS, &overrides).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(measure(scenario, Watch::default(), |_| ())).unwrap()
+}
+
+#[track_caller]
+fn all_arrives(overrides: &[&str], copies: u64) {
+    let report = run(Faults::default(), overrides);
+    assert_eq!(report.verdict.broken, Vec::<String>::new());
+    assert_eq!((report.verdict.sent, report.verdict.arrived), (12_000, 12_000 * copies));
+    assert!(report.valid, "{:?}", report.remarks);
+    let last = report.series.last().unwrap();
+    assert_eq!((last.sent, last.arrived, last.missing), (12_000, 12_000 * copies, 0));
+}
+
+#[test]
+fn everything_arrives_at_each_qos_and_version() {
+    for (publisher, subscriber) in [("3.1.1", "3.1.1"), ("5", "5"), ("3.1.1", "5"), ("5", "3.1.1")] {
+        for qos in ["0", "1"] {
+            all_arrives(
+                &[
+                    &format!("publishers.version={publisher:?}"),
+                    &format!("subscribers.version={subscriber:?}"),
+                    &format!("publishers.qos={qos}"),
+                    &format!("subscribers.qos={qos}"),
+                ],
+                1,
+            );
+        }
+    }
+}
+
+#[test]
+fn fan_in_and_fan_out_are_judged_per_receiver() {
+    all_arrives(&["subscribers.count=1", "subscribers.filter=load/#"], 1);
+    all_arrives(&["subscribers.count=3", "subscribers.filter=load/+"], 3);
+}
+
+#[test]
+fn several_threads_share_one_ledger() {
+    all_arrives(&["run.threads=3", "publishers.qos=1", "subscribers.qos=1"], 1);
+}
+
+#[test]
+fn telemetry_is_judged_like_binary_payloads() {
+    all_arrives(&["publishers.payload.kind=telemetry", "publishers.qos=1", "subscribers.qos=1"], 1);
+}
+
+#[test]
+fn an_open_loop_sends_what_the_schedule_says() {
+    for arrivals in ["constant", "poisson", "bursts"] {
+        let rate = "publishers.rate=20000";
+        let report = run(Faults::default(), &[rate, &format!("publishers.arrivals={arrivals}")]);
+        assert_eq!((report.load_model, report.slip.scheduled), ("open", 12_000));
+        assert_eq!((report.latency_micros.count, report.verdict.arrived), (12_000, 12_000));
+    }
+}
+
+#[test]
+fn lost_messages_are_seen() {
+    let faults = Faults { lose_every: 100, ..Faults::default() };
+    let report = run(faults, &["publishers.qos=1", "subscribers.qos=1", "run.drain_secs=1"]);
+    assert_eq!(report.verdict.broken, ["120 acknowledged and lost"]);
+    let report = run(faults, &[]);
+    assert!(report.kept(), "QoS 0 promises nothing");
+    assert_eq!(report.verdict.lost_qos0, 120, "and the window does not wait for what is lost");
+    let report = run(faults, &["run.expect_qos0=true"]);
+    assert_eq!(report.verdict.broken, ["120 lost at QoS 0 (expect_qos0 = true)"]);
+}
+
+#[test]
+fn repeats_are_seen_and_judged_by_qos() {
+    let faults = Faults { repeat_every: 50, ..Faults::default() };
+    let report = run(faults, &["publishers.qos=1", "subscribers.qos=1"]);
+    assert_eq!((report.kept(), report.verdict.duplicates), (true, 240));
+    let report = run(faults, &[]);
+    assert_eq!(report.verdict.broken, ["240 delivered more than once at QoS 0"]);
+}
+
+#[test]
+fn a_broken_order_is_seen() {
+    let report =
+        run(Faults { delay_every: 1_000, ..Faults::default() }, &["publishers.qos=1", "subscribers.qos=1"]);
+    assert!(report.verdict.out_of_order > 0);
+    assert!(!report.kept());
+}
+
+#[test]
+fn a_flipped_bit_is_seen() {
+    let report = run(Faults { corrupt_every: 400, ..Faults::default() }, &["run.drain_secs=1"]);
+    assert_eq!(report.verdict.corrupt, 30);
+    assert!(report.verdict.broken.contains(&"30 corrupt".to_owned()));
+}
+
+#[test]
+fn a_broker_that_is_not_there_is_named() {
+    let scenario = Scenario::parse("test.toml", PAIRS, &["url=mqtt://127.0.0.1:1".to_owned()]).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let error = runtime.block_on(measure(scenario, Watch::default(), |_| ())).unwrap_err().to_string();
+    assert!(error.contains("cannot connect to 127.0.0.1:1"), "{error}");
+    assert!(error.contains("is the broker running there?"), "{error}");
+}

@@ -1,0 +1,497 @@
+//! The public face of the room: one shard's decisions, input by input.
+//!
+//! In: bytes, events, time. Out: effects. The order of inputs is the order of decisions.
+//! What each input leads to stands in `heads` (the protocol), `dispatch` (where to) and `acks` (when to answer).
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+use model::{ConnId, Instant, LaneId, Limits, Match, Now, Seq, ShardId, Ticket, Timestamp};
+use slab::Slab;
+
+use crate::acks::{Acks, Answer, Kept};
+use crate::connections::{Connection, Connections, Phase};
+use crate::counters::Counters;
+use crate::dispatch::FrameCache;
+use crate::effects::{Control, Effects, HandoffBatch, Request, Write};
+use crate::plan::Plan;
+use crate::sessions::record::{SessionRecord, encode_session};
+use crate::sessions::{Keeping, Session, Stored};
+use crate::subscriptions::{Entry, Found, SessionKey, Subscriptions};
+
+/// What a broker is told once.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Which shard this is.
+    pub shard: ShardId,
+    /// How many there are, at most 64.
+    pub shards: u16,
+    /// The bounds.
+    pub limits: Arc<Limits>,
+    /// Whether clients may connect without credentials. There are no others yet.
+    pub anonymous: bool,
+    /// Where publications go besides subscriptions.
+    pub plan: Arc<Plan>,
+    /// Keys the maps and makes server-assigned client identifiers; the same seed gives the same run.
+    pub seed: u64,
+    /// The same for every shard: decides which shard a client identifier is at home in.
+    pub home_seed: u64,
+}
+
+/// A record that was read from a session's lane.
+#[derive(Clone, Debug)]
+pub struct RecordRead {
+    /// Its place.
+    pub seq: Seq,
+    /// When it is worth nothing any more.
+    pub expires: Option<Timestamp>,
+    /// The record.
+    pub bytes: Rc<[u8]>,
+}
+
+/// What happened outside.
+#[derive(Debug)]
+pub enum Event {
+    /// Our writes up to `up_to` are synced; `bytes` is how much that was since the start.
+    Durable {
+        /// The highest durable ticket.
+        up_to: Ticket,
+        /// Bytes of all trays up to it.
+        bytes: u64,
+    },
+    /// Another shard has publications for us.
+    Handoff {
+        /// Which one.
+        from: ShardId,
+        /// The publications.
+        batch: HandoffBatch,
+    },
+    /// Another shard has something to say.
+    Control(Control),
+    /// Answer to [`Request::OpenLane`].
+    LaneOpened {
+        /// Whose.
+        session: SessionKey,
+        /// As in the request.
+        generation: u32,
+        /// The lane.
+        lane: LaneId,
+        /// Its first record that is not delivered.
+        head: Seq,
+        /// The place that its next record will get.
+        next: Seq,
+    },
+    /// Answer to [`Request::ReadLane`].
+    LaneRead {
+        /// Whose.
+        session: SessionKey,
+        /// As in the request.
+        generation: u32,
+        /// What was found, in order.
+        records: Vec<RecordRead>,
+        /// Where to read on; records in between that are not in `records` are gone (expired).
+        next: Seq,
+    },
+}
+
+/// The decisions of one shard.
+#[derive(Debug)]
+pub struct Broker {
+    pub(crate) setup: Setup,
+    pub(crate) connections: Connections,
+    pub(crate) sessions: Slab<Session>,
+    pub(crate) by_client: HashMap<Rc<str>, SessionKey, FixedState>,
+    pub(crate) subscriptions: Subscriptions,
+    pub(crate) acks: Acks,
+    pub(crate) counters: Counters,
+    /// Bytes put on the append tray, and how many of them are durable.
+    pub(crate) appended_bytes: u64,
+    pub(crate) durable_bytes: u64,
+    /// Our number of the last publication handed to any shard.
+    pub(crate) handoff: u64,
+    /// What others handed us that waits for our disk: ticket, who, their number.
+    pub(crate) marks_owed: std::collections::VecDeque<(Ticket, ShardId, u64)>,
+    pub(crate) generation: u32,
+    pub(crate) ids_assigned: u64,
+    pub(crate) last_fault: Option<String>,
+    pub(crate) scratch: Scratch,
+}
+
+/// Buffers reused from one publication to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    pub(crate) found: Found,
+    pub(crate) matches: Vec<Match>,
+    pub(crate) routes: routes::Scratch,
+    pub(crate) frames: FrameCache,
+    pub(crate) topic: String,
+    pub(crate) ids: Vec<u32>,
+}
+
+impl Broker {
+    /// A shard without connections.
+    pub fn new(setup: Setup) -> Broker {
+        assert!(setup.shards >= 1 && setup.shards <= 64, "shards are one bit each in a u64");
+        Broker {
+            connections: Connections::default(),
+            sessions: Slab::new(),
+            by_client: HashMap::with_hasher(FixedState::with_seed(setup.seed)),
+            subscriptions: Subscriptions::new(setup.seed),
+            acks: Acks::new(setup.shards),
+            counters: Counters::default(),
+            appended_bytes: 0,
+            durable_bytes: 0,
+            handoff: 0,
+            marks_owed: std::collections::VecDeque::new(),
+            generation: 0,
+            ids_assigned: 0,
+            last_fault: None,
+            scratch: Scratch::default(),
+            setup,
+        }
+    }
+
+    /// The shard in which the session of `client_id` lives.
+    pub fn home(&self, client_id: &str) -> ShardId {
+        home(self.setup.home_seed, self.setup.shards, client_id)
+    }
+
+    /// Brings a stored session back at start; before the first connection. The caller gives it to its home.
+    pub fn restore(&mut self, client_id: &str, record: SessionRecord, head: Seq, next: Seq, now: Now, effects: &mut Effects) {
+        // A client that was connected when the process ended may have been sent anything there was.
+        let sent_before = record.sent_before.unwrap_or(next);
+        let stored = Stored { sent_before, ..Stored::new(record.lane, head, next) };
+        let mut session = self.new_session(client_id, Keeping::Stored(stored));
+        session.expiry_secs = record.expiry_secs;
+        session.disconnected_at = record.disconnected_at;
+        session.ends_at = ends_at(&session, now);
+        session.subscriptions = record.subscriptions;
+        let filters: Vec<_> = session.subscriptions.iter().map(|(filter, options)| (filter.clone(), *options)).collect();
+        let key = self.adopt(session);
+        for (filter, options) in filters {
+            self.subscriptions.insert(&filter, options.entry(key));
+            self.announce(&filter, None, effects);
+        }
+    }
+
+    /// A socket was accepted.
+    pub fn open(&mut self, now: Now) -> ConnId {
+        self.connections.open(now.instant, &self.setup.limits)
+    }
+
+    /// What to write to the socket of `conn` next; empty if it is gone.
+    pub fn pending(&self, conn: ConnId) -> &[u8] {
+        self.connections.get(conn).map_or(&[], |connection| connection.outbox.pending())
+    }
+
+    /// The edge starts to write for `conn`: what comes now makes it dirty again.
+    pub fn flushing(&mut self, conn: ConnId) {
+        if let Some(connection) = self.connections.find(conn) {
+            connection.dirty = false;
+        }
+    }
+
+    /// The socket of `conn` took `count` bytes.
+    pub fn wrote(&mut self, conn: ConnId, count: usize, now: Now, effects: &mut Effects) {
+        let Some(connection) = self.connections.find(conn) else { return };
+        connection.outbox.advance(count);
+        if let Phase::Open(session) = connection.phase
+            && connection.outbox.len() <= self.setup.limits.outbox_bytes_max as usize / 2
+        {
+            self.pump(session, now, effects);
+        }
+    }
+
+    /// Whether the edge may read the socket of `conn` (credit).
+    pub fn may_read(&mut self, conn: ConnId) -> bool {
+        if self.is_saturated() {
+            return false;
+        }
+        let receive_max = u32::from(self.setup.limits.receive_max);
+        let Some(connection) = self.connections.find(conn) else { return false };
+        let owed = connection.acks_owed >= receive_max;
+        connection.stalled |= owed;
+        !owed && connection.held.is_none() && connection.phase != Phase::Closing
+    }
+
+    /// Whether the disk is so far behind that no socket of this shard may be read.
+    pub fn is_saturated(&self) -> bool {
+        self.appended_bytes - self.durable_bytes > u64::from(self.setup.limits.commit_bytes_max)
+    }
+
+    /// Something happened outside.
+    pub fn handle(&mut self, event: Event, now: Now, effects: &mut Effects) {
+        match event {
+            Event::Durable { up_to, bytes } => self.on_durable(up_to, bytes, now, effects),
+            Event::Handoff { from, batch } => self.on_handoff(from, &batch, now, effects),
+            Event::Control(control) => self.on_control(control, now, effects),
+            Event::LaneOpened { session, generation, lane, head, next } => {
+                self.on_lane_opened(session, generation, Stored::new(lane, head, next), now, effects);
+            }
+            Event::LaneRead { session, generation, records, next } => {
+                self.on_lane_read(session, generation, records, next, now, effects);
+            }
+        }
+    }
+
+    /// Time passed; call about once a second.
+    pub fn tick(&mut self, now: Now, effects: &mut Effects) {
+        self.end_silent_connections(now, effects);
+        let over: Vec<SessionKey> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.ends_at.is_some_and(|at| at <= now.instant))
+            .map(|(key, _)| SessionKey(key as u32))
+            .collect();
+        for key in over {
+            self.end_session(key, effects);
+        }
+    }
+
+    /// What was counted so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Connections now.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Sessions now, connected or not.
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// The lanes that belong to sessions of this shard, with client identifier and backlog.
+    pub fn session_lanes(&self) -> impl Iterator<Item = (&str, LaneId, u64)> {
+        self.sessions.iter().filter_map(|(_, session)| match &session.keeping {
+            Keeping::Stored(stored) => Some((&*session.client_id, stored.lane, stored.backlog())),
+            Keeping::Clean | Keeping::Opening => None,
+        })
+    }
+
+    /// Replaces routes, between turns.
+    pub fn replace_plan(&mut self, plan: Arc<Plan>) {
+        self.setup.plan = plan;
+    }
+
+    /// Every connection that should be told that the server goes away.
+    pub fn shut_down(&mut self, now: Now, effects: &mut Effects) {
+        let open: Vec<ConnId> = self.connections.iter_mut().map(|connection| connection.id).collect();
+        for conn in open {
+            self.say_goodbye(conn, wire::ReasonCode::SERVER_SHUTTING_DOWN, now, effects);
+        }
+    }
+
+    /// Checks what must hold between turns; for tests and simulation.
+    pub fn invariants(&self) {
+        for (_, session) in &self.sessions {
+            session.invariants();
+        }
+        assert!(self.durable_bytes <= self.appended_bytes, "nothing is durable that was not appended");
+        assert_eq!(self.by_client.len(), self.sessions.len(), "every session has one client identifier");
+    }
+
+    fn on_durable(&mut self, up_to: Ticket, bytes: u64, now: Now, effects: &mut Effects) {
+        self.acks.durable(up_to);
+        self.durable_bytes = self.durable_bytes.max(bytes);
+        while let Some(&(ticket, from, up_to)) = self.marks_owed.front()
+            && ticket <= self.acks.durable_ticket()
+        {
+            self.marks_owed.pop_front();
+            effects.controls.push((from, Control::Kept { from: self.setup.shard, up_to }));
+        }
+        self.release(now, effects);
+    }
+
+    fn on_control(&mut self, control: Control, now: Now, effects: &mut Effects) {
+        match control {
+            Control::Filter { from, filter, any, kept, waiting } => {
+                self.subscriptions.set_remote(&filter, from, any, kept);
+                if let Some(waiting) = waiting {
+                    effects.controls.push((from, Control::Known { waiting }));
+                }
+            }
+            Control::Known { waiting } => self.let_go(waiting, now, effects),
+            Control::Kept { from, up_to } => {
+                self.acks.kept(from, up_to);
+                self.release(now, effects);
+            }
+        }
+    }
+
+    /// Lets every answer leave whose promise is kept.
+    pub(crate) fn release(&mut self, now: Now, effects: &mut Effects) {
+        while let Some((conn, answer, kept)) = self.acks.release() {
+            match answer {
+                Answer::PubAck(packet_id) => self.acknowledge_late(conn, packet_id, kept, effects),
+                Answer::Held => self.let_go(conn, now, effects),
+            }
+        }
+    }
+
+    fn acknowledge_late(&mut self, conn: ConnId, packet_id: std::num::NonZeroU16, kept: Kept, effects: &mut Effects) {
+        let receive_max = u32::from(self.setup.limits.receive_max);
+        let Some(connection) = self.connections.find(conn) else { return };
+        connection.acks_owed -= 1;
+        if connection.stalled && connection.acks_owed <= receive_max / 2 {
+            connection.stalled = false;
+            effects.resumed.push(conn);
+        }
+        if connection.phase != Phase::Closing {
+            self.counters.acknowledged += 1;
+            puback(connection, packet_id, kept, effects);
+        }
+    }
+
+    /// One of the things that the held answer of `conn` waits for came true.
+    pub(crate) fn let_go(&mut self, conn: ConnId, now: Now, effects: &mut Effects) {
+        let Some(connection) = self.connections.find(conn) else { return };
+        let Some(held) = &mut connection.held else { return };
+        held.needs -= 1;
+        if held.needs > 0 {
+            return;
+        }
+        let Some(held) = connection.held.take() else { return };
+        connection.write(&mut effects.dirty).extend_from_slice(&held.bytes);
+        effects.resumed.push(conn);
+        if let Phase::Joining(session) = connection.phase {
+            connection.phase = Phase::Open(session);
+            self.pump(session, now, effects);
+        }
+    }
+
+    /// Tells the other shards what this one has at `filter`; `waiting` hears from each of them.
+    /// Returns how many will answer.
+    pub(crate) fn announce(&mut self, filter: &str, waiting: Option<ConnId>, effects: &mut Effects) -> u32 {
+        if self.setup.shards == 1 {
+            return 0;
+        }
+        let (any, kept) = self.presence(filter);
+        for shard in (0..self.setup.shards).map(ShardId).filter(|shard| *shard != self.setup.shard) {
+            let from = self.setup.shard;
+            effects.controls.push((shard, Control::Filter { from, filter: filter.into(), any, kept, waiting }));
+        }
+        u32::from(self.setup.shards) - 1
+    }
+
+    /// Whether this shard has a subscription at `filter`, and whether one belongs to a stored session.
+    pub(crate) fn presence(&self, filter: &str) -> (bool, bool) {
+        let entries = self.subscriptions.entries(filter);
+        let kept = entries
+            .iter()
+            .any(|entry| self.sessions.get(entry.session.0 as usize).is_some_and(Session::is_stored));
+        (!entries.is_empty(), kept)
+    }
+
+    pub(crate) fn new_session(&mut self, client_id: &str, keeping: Keeping) -> Session {
+        self.generation = self.generation.wrapping_add(1);
+        Session::new(client_id.into(), self.generation, keeping)
+    }
+
+    pub(crate) fn adopt(&mut self, session: Session) -> SessionKey {
+        let client_id = Rc::clone(&session.client_id);
+        let key = SessionKey(self.sessions.insert(session) as u32);
+        let earlier = self.by_client.insert(client_id, key);
+        assert!(earlier.is_none(), "a client identifier has one session");
+        key
+    }
+
+    /// Removes a session and everything it has anywhere.
+    pub(crate) fn end_session(&mut self, key: SessionKey, effects: &mut Effects) -> Ticket {
+        let Some(session) = self.sessions.try_remove(key.0 as usize) else { return Ticket(0) };
+        self.by_client.remove(&session.client_id);
+        for filter in session.subscriptions.keys() {
+            let before = self.presence(filter);
+            self.subscriptions.remove(filter, key);
+            if self.presence(filter) != before || session.is_stored() {
+                self.announce(filter, None, effects);
+            }
+        }
+        match session.keeping {
+            Keeping::Clean => Ticket(0),
+            Keeping::Opening => self.delete_record(&session, effects),
+            Keeping::Stored(stored) => {
+                effects.requests.push(Request::RemoveLane { lane: stored.lane });
+                self.delete_record(&session, effects)
+            }
+        }
+    }
+
+    fn delete_record(&mut self, session: &Session, effects: &mut Effects) -> Ticket {
+        append(&mut self.appended_bytes, effects, |bytes| {
+            bytes.extend_from_slice(session.client_id.as_bytes());
+            Write::DeleteSession { key_len: session.client_id.len() as u32 }
+        })
+    }
+
+    /// Writes down what must survive of a session; nothing for a clean one.
+    pub(crate) fn save_session(&mut self, key: SessionKey, effects: &mut Effects) -> Ticket {
+        let Some(session) = self.sessions.get(key.0 as usize) else { return Ticket(0) };
+        let Keeping::Stored(stored) = session.keeping else { return Ticket(0) };
+        let connected = session.conn.is_some();
+        let sent_before = (!connected).then_some(stored.sent_before);
+        let Session { client_id, expiry_secs, disconnected_at, subscriptions, .. } = session;
+        append(&mut self.appended_bytes, effects, |bytes| {
+            bytes.extend_from_slice(client_id.as_bytes());
+            let start = bytes.len();
+            encode_session(bytes, stored.lane, *expiry_secs, *disconnected_at, sent_before, subscriptions);
+            Write::PutSession { key_len: client_id.len() as u32, len: (bytes.len() - start) as u32 }
+        })
+    }
+}
+
+/// Puts one write on the tray; `fill` appends its bytes and says what they are.
+pub(crate) fn append(
+    appended_bytes: &mut u64,
+    effects: &mut Effects,
+    fill: impl FnOnce(&mut Vec<u8>) -> Write,
+) -> Ticket {
+    let tray = &mut effects.appends;
+    let start = tray.bytes.len();
+    let write = fill(&mut tray.bytes);
+    *appended_bytes += (tray.bytes.len() - start) as u64;
+    tray.writes.push(write);
+    tray.last = tray.last.next();
+    tray.last
+}
+
+/// The shard in which the session of `client_id` lives, for `shards` shards.
+pub fn home(seed: u64, shards: u16, client_id: &str) -> ShardId {
+    use std::hash::BuildHasher;
+    let hash = FixedState::with_seed(seed).hash_one(client_id);
+    ShardId((hash % u64::from(shards)) as u16)
+}
+
+/// When a session without connection ends: its expiry counts from the end of the connection, across restarts.
+pub(crate) fn ends_at(session: &Session, now: Now) -> Option<Instant> {
+    if session.expiry_secs == u32::MAX {
+        return None;
+    }
+    let ends = session.disconnected_at.plus_millis(u64::from(session.expiry_secs) * 1_000);
+    Some(now.instant.plus_millis(ends.0.saturating_sub(now.timestamp.0)))
+}
+
+/// Sends a PUBACK. Takes the proof: an acknowledgement never outruns its promise.
+#[inline]
+pub(crate) fn puback(connection: &mut Connection, packet_id: std::num::NonZeroU16, _kept: Kept, effects: &mut Effects) {
+    let version = connection.version;
+    let out = connection.write(&mut effects.dirty);
+    wire::encode_ack(out, version, wire::AckKind::PubAck, packet_id, wire::ReasonCode::SUCCESS);
+}
+
+impl crate::sessions::SubscriptionOptions {
+    /// The entry for the index.
+    pub(crate) fn entry(&self, session: SessionKey) -> Entry {
+        Entry {
+            session,
+            qos: self.qos,
+            no_local: self.no_local,
+            retain_as_published: self.retain_as_published,
+            subscription_id: self.subscription_id,
+        }
+    }
+}

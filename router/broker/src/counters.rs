@@ -1,0 +1,76 @@
+//! What the broker counted; plain numbers that the edge publishes from time to time.
+
+macro_rules! counters {
+    ($( $(#[$doc:meta])* $name:ident ),* $(,)?) => {
+        /// Everything one shard counted since the start.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Counters { $( $(#[$doc])* pub $name: u64 ),* }
+
+        impl Counters {
+            /// Every counter with its name, for status and metrics.
+            pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$( (stringify!($name), self.$name) ),*].into_iter()
+            }
+
+            /// Adds the numbers of another shard.
+            pub fn add(&mut self, other: &Counters) {
+                $( self.$name += other.$name; )*
+            }
+        }
+    };
+}
+
+counters! {
+    /// CONNECTs accepted.
+    connects_accepted,
+    /// CONNECTs refused, for whatever reason.
+    connects_refused,
+    /// Connections closed because the peer sent bytes that are no MQTT packet.
+    closed_malformed,
+    /// Connections closed because the peer broke a protocol rule.
+    closed_protocol,
+    /// Connections closed because nothing came within one and a half keep-alive periods.
+    closed_keep_alive,
+    /// Connections closed because no CONNECT came in time.
+    closed_connect_timeout,
+    /// Connections closed because another one took over the client identifier.
+    closed_taken_over,
+    /// PUBLISH packets received.
+    received,
+    /// Payload bytes received.
+    received_bytes,
+    /// Messages written towards local subscribers.
+    delivered,
+    /// Messages that matched at least one route.
+    routed,
+    /// Messages without any subscriber or route; acknowledged all the same.
+    unmatched,
+    /// Records handed to the commit log.
+    appended,
+    /// Publications handed to other shards.
+    handed_off,
+    /// PUBACKs sent to publishers.
+    acknowledged,
+    /// QoS 0 messages dropped because the subscriber's socket takes nothing.
+    dropped_outbox_full,
+    /// QoS 1 messages dropped because a connected clean session's queue is full.
+    dropped_queue_full,
+    /// QoS 1 messages dropped because a stored session has its maximum waiting.
+    dropped_session_full,
+    /// Messages dropped because they exceed the subscriber's maximum packet size.
+    dropped_too_large,
+    /// Messages dropped because they expired before they could be delivered.
+    dropped_expired,
+    /// Messages dropped because a route's topic template gave no valid topic for them.
+    dropped_invalid_template,
+    /// Records that could not be read back as messages.
+    dropped_unreadable,
+    /// PUBLISH packets with the RETAIN flag that were forwarded but not retained.
+    retain_ignored,
+    /// QoS 1 messages sent again after a resumed session.
+    redelivered,
+    /// PUBACKs from clients for packet identifiers that were not in use.
+    unexpected_acks,
+    /// Faults of our own that closed one session; each is a defect worth a report.
+    bugs,
+}

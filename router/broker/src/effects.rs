@@ -1,0 +1,187 @@
+//! Trays: what must follow from a turn, for the edge to act on.
+//!
+//! The broker puts things on; the edge takes everything off at the end of the turn. Nothing here is a callback.
+
+use model::{ConnId, LaneId, Seq, ShardId, Ticket, Timestamp};
+
+use crate::subscriptions::SessionKey;
+
+/// What must follow from the inputs since the trays were last emptied.
+#[derive(Debug)]
+pub struct Effects {
+    /// Connections whose outbox got something; may contain repeats of what was dirty before the last flush.
+    pub dirty: Vec<ConnId>,
+    /// Connections to close once their outbox is written (or cannot be).
+    pub closing: Vec<ConnId>,
+    /// Connections that may be read again.
+    pub resumed: Vec<ConnId>,
+    /// Connections that belong to another shard, with their unread bytes (their session lives there).
+    pub relocations: Vec<(ConnId, ShardId)>,
+    /// What must be made durable, in order.
+    pub appends: AppendTray,
+    /// Publications for other shards, indexed by shard.
+    pub handoffs: Vec<HandoffBatch>,
+    /// Small messages for other shards.
+    pub controls: Vec<(ShardId, Control)>,
+    /// Questions to the store.
+    pub requests: Vec<Request>,
+    /// Lanes whose messages up to here are delivered.
+    pub advances: Vec<(LaneId, Seq)>,
+}
+
+impl Effects {
+    /// Empty trays for a process with `shards` shards.
+    pub fn new(shards: u16) -> Effects {
+        Effects {
+            dirty: Vec::new(),
+            closing: Vec::new(),
+            resumed: Vec::new(),
+            relocations: Vec::new(),
+            appends: AppendTray::default(),
+            handoffs: (0..shards).map(|_| HandoffBatch::default()).collect(),
+            controls: Vec::new(),
+            requests: Vec::new(),
+            advances: Vec::new(),
+        }
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.dirty.is_empty()
+            && self.closing.is_empty()
+            && self.resumed.is_empty()
+            && self.relocations.is_empty()
+            && self.appends.is_empty()
+            && self.handoffs.iter().all(|batch| batch.bytes.is_empty())
+            && self.controls.is_empty()
+            && self.requests.is_empty()
+            && self.advances.is_empty()
+    }
+}
+
+/// Writes for the commit log, in the order they must become durable.
+#[derive(Debug, Default)]
+pub struct AppendTray {
+    /// All keys, values and records, end to end.
+    pub bytes: Vec<u8>,
+    /// What to do with which part of `bytes`.
+    pub writes: Vec<Write>,
+    /// Ticket of the last write; all earlier tickets of this shard are in this or in earlier trays.
+    pub last: Ticket,
+}
+
+impl AppendTray {
+    /// Whether nothing is to be written.
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+    }
+
+    /// Takes everything off the tray; `last` stays, it only ever grows.
+    #[must_use]
+    pub fn take(&mut self) -> AppendTray {
+        let bytes = std::mem::take(&mut self.bytes);
+        let writes = std::mem::take(&mut self.writes);
+        AppendTray { bytes, writes, last: self.last }
+    }
+}
+
+/// One write for the commit log; lengths are parts of [`AppendTray::bytes`], in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// A record at the end of a lane.
+    Record {
+        /// Which lane.
+        lane: LaneId,
+        /// Length of the record.
+        len: u32,
+        /// When it was accepted.
+        enqueued: Timestamp,
+        /// When it is worth nothing any more.
+        expires: Option<Timestamp>,
+    },
+    /// The stored form of a session: client identifier, then value.
+    PutSession {
+        /// Length of the client identifier.
+        key_len: u32,
+        /// Length of the value that follows it.
+        len: u32,
+    },
+    /// The end of a stored session: client identifier.
+    DeleteSession {
+        /// Length of the client identifier.
+        key_len: u32,
+    },
+}
+
+/// Publications for one other shard.
+#[derive(Debug, Default)]
+pub struct HandoffBatch {
+    /// For each publication: `u32` length, `u64` expiry in wall milliseconds (0 for none), envelope; little endian.
+    pub bytes: Vec<u8>,
+    /// The sender's handoff number of the last publication in it.
+    pub last: u64,
+    /// Whether the sender waits for a [`Control::Kept`] mark.
+    pub wants_mark: bool,
+}
+
+/// Small messages between shards; in order per pair of shards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// What the sender has at a filter from now on.
+    Filter {
+        /// Who says so.
+        from: ShardId,
+        /// The filter.
+        filter: Box<str>,
+        /// Whether it has any subscription there.
+        any: bool,
+        /// Whether one of them belongs to a stored session.
+        kept: bool,
+        /// The connection that waits for [`Control::Known`], if one does.
+        waiting: Option<ConnId>,
+    },
+    /// Answer to `Filter`: the other shard hands matching publications over from now on.
+    Known {
+        /// The connection that waits.
+        waiting: ConnId,
+    },
+    /// Every publication handed to the sender of this up to the number is as safe as its subscribers need.
+    Kept {
+        /// Who says so.
+        from: ShardId,
+        /// The receiver's own handoff number.
+        up_to: u64,
+    },
+}
+
+/// Questions to the store, answered by an [`crate::Event`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Make or find the lane of a stored session; answered by `LaneOpened`.
+    OpenLane {
+        /// Whose.
+        session: SessionKey,
+        /// Distinguishes this session from an earlier one with the same key.
+        generation: u32,
+        /// Names the lane.
+        client_id: Box<str>,
+    },
+    /// Read on; answered by `LaneRead`.
+    ReadLane {
+        /// Whose.
+        session: SessionKey,
+        /// Distinguishes this session from an earlier one with the same key.
+        generation: u32,
+        /// Which lane.
+        lane: LaneId,
+        /// First record wanted.
+        from: Seq,
+        /// About how many bytes.
+        bytes_max: u32,
+    },
+    /// The session is over; its lane can go.
+    RemoveLane {
+        /// Which lane.
+        lane: LaneId,
+    },
+}

@@ -1,0 +1,81 @@
+//! A message as bytes: in the commit log, in session queues and between shards.
+//!
+//! In: the parts of a publication. Out: one compact record, and the parts again, borrowed.
+//! Layout, version 1: `u8` version · `u8` flags (bits 0–1 QoS, bit 2 retain) · `u16` topic length · `u16` client
+//! identifier length · `u32` properties length · topic · client identifier · raw MQTT 5 properties · payload;
+//! little endian. The store keeps expiry beside the record, so it is not repeated here.
+
+use model::Qos;
+
+const VERSION: u8 = 1;
+const HEAD: usize = 10;
+const RETAIN: u8 = 0b100;
+
+/// The parts of a message that is kept or handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Envelope<'a> {
+    /// Topic name.
+    pub topic: &'a str,
+    /// Client identifier of the publisher.
+    pub client_id: &'a str,
+    /// QoS it was published with.
+    pub qos: Qos,
+    /// The RETAIN flag it was published with.
+    pub retain: bool,
+    /// MQTT 5 properties as raw block, without topic alias and message expiry.
+    pub properties: &'a [u8],
+    /// The payload.
+    pub payload: &'a [u8],
+}
+
+/// The bytes are no envelope that this version understands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("record is not a message envelope of version 1 (damaged, or written by a newer Millrace)")]
+pub struct InvalidEnvelope;
+
+impl<'a> Envelope<'a> {
+    /// Appends the record to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.reserve(self.encoded_len());
+        out.push(VERSION);
+        out.push(self.qos.bits() | if self.retain { RETAIN } else { 0 });
+        out.extend_from_slice(&(self.topic.len() as u16).to_le_bytes());
+        out.extend_from_slice(&(self.client_id.len() as u16).to_le_bytes());
+        out.extend_from_slice(&(self.properties.len() as u32).to_le_bytes());
+        out.extend_from_slice(self.topic.as_bytes());
+        out.extend_from_slice(self.client_id.as_bytes());
+        out.extend_from_slice(self.properties);
+        out.extend_from_slice(self.payload);
+    }
+
+    /// Bytes that [`Envelope::encode`] appends.
+    pub fn encoded_len(&self) -> usize {
+        HEAD + self.topic.len() + self.client_id.len() + self.properties.len() + self.payload.len()
+    }
+
+    /// Reads a record; everything is borrowed from `bytes`.
+    pub fn decode(bytes: &'a [u8]) -> Result<Envelope<'a>, InvalidEnvelope> {
+        let (head, rest) = bytes.split_at_checked(HEAD).ok_or(InvalidEnvelope)?;
+        if head[0] != VERSION || head[1] & !(RETAIN | 0b11) != 0 {
+            return Err(InvalidEnvelope);
+        }
+        let qos = Qos::from_bits(head[1] & 0b11).ok_or(InvalidEnvelope)?;
+        let topic_len = usize::from(u16::from_le_bytes([head[2], head[3]]));
+        let client_len = usize::from(u16::from_le_bytes([head[4], head[5]]));
+        let properties_len = u32::from_le_bytes([head[6], head[7], head[8], head[9]]) as usize;
+        let (topic, rest) = rest.split_at_checked(topic_len).ok_or(InvalidEnvelope)?;
+        let (client_id, rest) = rest.split_at_checked(client_len).ok_or(InvalidEnvelope)?;
+        let (properties, payload) = rest.split_at_checked(properties_len).ok_or(InvalidEnvelope)?;
+        Ok(Envelope {
+            topic: std::str::from_utf8(topic).map_err(|_| InvalidEnvelope)?,
+            client_id: std::str::from_utf8(client_id).map_err(|_| InvalidEnvelope)?,
+            qos,
+            retain: head[1] & RETAIN != 0,
+            properties,
+            payload,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

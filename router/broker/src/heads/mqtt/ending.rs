@@ -1,0 +1,162 @@
+//! How a connection ends: by DISCONNECT, by silence, by a fault, by another connection, by the socket.
+//!
+//! In: the cause. Out: a last packet where the version has one, the will where it is due, the session's rest.
+//! Always: an ending is counted under one cause; the will is published unless the client said goodbye [MQTT-3.14.4-3].
+
+use model::{ConnId, Now};
+use wire::{Disconnect, ReasonCode, Version};
+
+use super::{Fault, PeerFault};
+use crate::broker::{Broker, ends_at};
+use crate::connections::Phase;
+use crate::dispatch::Publication;
+use crate::effects::Effects;
+use crate::envelope::Envelope;
+use crate::subscriptions::SessionKey;
+
+impl Broker {
+    /// The socket of `conn` is gone: nothing of the connection remains but its session.
+    pub fn closed(&mut self, conn: ConnId, now: Now, effects: &mut Effects) {
+        self.detach(conn, now, effects);
+        self.connections.remove(conn);
+    }
+
+    /// Parts a connection from its session: the will is published, the session goes its own way.
+    fn detach(&mut self, conn: ConnId, now: Now, effects: &mut Effects) {
+        let Some(connection) = self.connections.find(conn) else { return };
+        let will = connection.will.take();
+        let Some(key) = connection.session.take() else { return };
+        let Some(session) = self.sessions.get(key.0 as usize).filter(|session| session.conn == Some(conn)) else { return };
+        if let Some(will) = will {
+            let client_id = std::rc::Rc::clone(&session.client_id);
+            let envelope = Envelope {
+                topic: &will.topic,
+                client_id: &client_id,
+                qos: will.qos,
+                retain: will.retain,
+                properties: &will.properties,
+                payload: &will.payload,
+            };
+            self.dispatch(&Publication { envelope, expires: None }, now, effects);
+        }
+        self.leave(key, now, effects);
+    }
+
+    /// A session loses its connection.
+    fn leave(&mut self, key: SessionKey, now: Now, effects: &mut Effects) {
+        let Some(session) = self.sessions.get_mut(key.0 as usize) else { return };
+        session.disconnect();
+        session.disconnected_at = now.timestamp;
+        if session.expiry_secs == 0 {
+            self.end_session(key, effects);
+            return;
+        }
+        session.ends_at = ends_at(session, now);
+        self.save_session(key, effects);
+    }
+
+    /// The client says goodbye.
+    pub(super) fn on_disconnect(
+        &mut self, conn: ConnId, key: SessionKey, disconnect: &Disconnect, now: Now, effects: &mut Effects,
+    ) -> Result<(), Fault> {
+        let Some(connection) = self.connections.find(conn) else { return Ok(()) };
+        if let Some(expiry_secs) = disconnect.session_expiry_secs {
+            if connection.expiry_secs == 0 && expiry_secs > 0 {
+                return Err(Fault::Peer(PeerFault::ExpiryRaised));
+            }
+            let granted = expiry_secs.min(self.setup.limits.session_expiry_secs_max);
+            if let Some(session) = self.sessions.get_mut(key.0 as usize) {
+                session.expiry_secs = granted;
+            }
+        }
+        if disconnect.reason != ReasonCode::DISCONNECT_WITH_WILL_MESSAGE {
+            connection.will = None; // [MQTT-3.14.4-3]
+        }
+        self.close(conn, now, effects);
+        Ok(())
+    }
+
+    /// Ends a connection because of what came from it.
+    pub(super) fn end_by_fault(&mut self, conn: ConnId, fault: Fault, now: Now, effects: &mut Effects) {
+        match fault {
+            Fault::Malformed(_) => self.counters.closed_malformed += 1,
+            Fault::Peer(_) => self.counters.closed_protocol += 1,
+            Fault::Bug(_) => self.counters.bugs += 1,
+        }
+        self.last_fault = Some(fault.to_string());
+        let greeting = self.connections.get(conn).is_some_and(|connection| connection.phase == Phase::Greeting);
+        match fault {
+            Fault::Malformed(malformed) if greeting => {
+                self.counters.connects_refused += 1;
+                if let Some(refusal) = malformed.refusal()
+                    && let Some(connection) = self.connections.find(conn)
+                {
+                    let ack = wire::ConnAck::new(false, refusal.reason);
+                    let _ = wire::encode_connack(connection.write(&mut effects.dirty), refusal.version, &ack);
+                }
+                self.close(conn, now, effects);
+            }
+            _ if greeting => self.close(conn, now, effects),
+            _ => self.say_goodbye(conn, fault.reason_code(), now, effects),
+        }
+    }
+
+    /// Closes with a DISCONNECT where the version has one.
+    pub(crate) fn say_goodbye(&mut self, conn: ConnId, reason: ReasonCode, now: Now, effects: &mut Effects) {
+        if let Some(connection) = self.connections.find(conn)
+            && connection.version == Version::V5
+            && connection.session.is_some()
+        {
+            let out = connection.write(&mut effects.dirty);
+            // A reason that DISCONNECT cannot carry is said by closing.
+            let _ = wire::encode_disconnect(out, Version::V5, &Disconnect::new(reason));
+        }
+        self.close(conn, now, effects);
+    }
+
+    /// Lets the edge close the socket once the outbox is written. Nothing more is read, and the session is on its own.
+    pub(crate) fn close(&mut self, conn: ConnId, now: Now, effects: &mut Effects) {
+        let Some(connection) = self.connections.find(conn) else { return };
+        if connection.phase != Phase::Closing {
+            connection.phase = Phase::Closing;
+            connection.held = None;
+            effects.closing.push(conn);
+            self.detach(conn, now, effects);
+        }
+    }
+
+    /// Ends what has been silent for too long, and gives idle memory back.
+    pub(crate) fn end_silent_connections(&mut self, now: Now, effects: &mut Effects) {
+        let connect_timeout = self.setup.limits.connect_timeout_millis;
+        let mut silent = Vec::new();
+        for connection in self.connections.iter_mut() {
+            if !std::mem::take(&mut connection.wrote) {
+                connection.outbox.trim();
+            }
+            let quiet = now.instant.millis_since(connection.heard);
+            let limit = connection.silence_millis_max;
+            match connection.phase {
+                Phase::Greeting if now.instant.millis_since(connection.opened) > connect_timeout => {
+                    silent.push((connection.id, true));
+                }
+                Phase::Open(_) if limit > 0 && quiet > limit => silent.push((connection.id, false)),
+                _ => {}
+            }
+        }
+        for (conn, greeting) in silent {
+            if greeting {
+                self.counters.closed_connect_timeout += 1;
+                self.close(conn, now, effects);
+            } else {
+                self.counters.closed_keep_alive += 1;
+                self.say_goodbye(conn, ReasonCode::KEEP_ALIVE_TIMEOUT, now, effects); // [MQTT-3.1.2-22]
+            }
+        }
+    }
+
+    /// Why the last connection was closed, for the log; taken once.
+    pub fn take_last_fault(&mut self) -> Option<String> {
+        self.last_fault.take()
+    }
+}
+

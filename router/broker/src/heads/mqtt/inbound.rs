@@ -1,0 +1,235 @@
+//! What a client may send us, and what we then owe it (MQTT 5.0 §3.3–§3.14, §4.3).
+//!
+//! In: the bytes of one connection. Out: publications for `dispatch`, answers, or the fault that ends the connection.
+//! Always: packets are taken in order; a publication is acknowledged exactly when its promise is kept.
+
+use std::num::NonZeroU16;
+
+use model::{ConnId, Now, Qos, TopicFilter};
+use wire::{Packet, Publish, ReasonCode, SubAck, Subscribe, UnsubAck, Unsubscribe, Version};
+
+use super::{Fault, PeerFault};
+use crate::acks::{Answer, Promise};
+use crate::broker::{Broker, puback};
+use crate::connections::Phase;
+use crate::dispatch::Publication;
+use crate::effects::Effects;
+use crate::envelope::Envelope;
+use crate::sessions::SubscriptionOptions;
+use crate::subscriptions::SessionKey;
+
+impl Broker {
+    /// Takes every whole packet in `bytes` and returns how many bytes that was.
+    ///
+    /// What remains is the start of a packet, or must wait: for credit ([`Broker::may_read`]), or because the connection
+    /// is closing or moves to another shard. The caller keeps it and offers it again with what follows.
+    pub fn read(&mut self, conn: ConnId, bytes: &[u8], now: Now, effects: &mut Effects) -> usize {
+        let mut taken = 0;
+        if let Some(connection) = self.connections.find(conn) {
+            connection.heard = now.instant;
+        }
+        while self.may_read(conn) {
+            match self.read_one(conn, &bytes[taken..], now, effects) {
+                Ok(0) => break,
+                Ok(len) => taken += len,
+                Err(fault) => {
+                    self.end_by_fault(conn, fault, now, effects);
+                    return bytes.len();
+                }
+            }
+        }
+        taken
+    }
+
+    /// Takes one packet; 0 if there is none in whole, or none that may be taken here.
+    fn read_one(&mut self, conn: ConnId, bytes: &[u8], now: Now, effects: &mut Effects) -> Result<usize, Fault> {
+        let Some(frame) = wire::split(bytes, self.setup.limits.packet_bytes_max)? else { return Ok(0) };
+        let Some(connection) = self.connections.get(conn) else { return Ok(0) };
+        let len = frame.total_len();
+        let phase = connection.phase;
+        let packet = wire::decode(frame, connection.version)?;
+        match phase {
+            Phase::Open(key) => self.on_packet(conn, key, packet, now, effects)?,
+            Phase::Greeting => match packet {
+                Packet::Connect(connect) => {
+                    if !self.on_connect(conn, *connect, now, effects) {
+                        return Ok(0);
+                    }
+                }
+                _ => return Err(Fault::Peer(PeerFault::NotConnected)),
+            },
+            Phase::Joining(_) | Phase::Closing => return Ok(0),
+        }
+        Ok(len)
+    }
+
+    #[inline]
+    fn on_packet(
+        &mut self, conn: ConnId, key: SessionKey, packet: Packet<'_>, now: Now, effects: &mut Effects,
+    ) -> Result<(), Fault> {
+        match packet {
+            Packet::Publish(publish) => self.on_publish(conn, key, &publish, now, effects),
+            Packet::PubAck(ack) => {
+                self.on_puback(key, ack.packet_id, now, effects);
+                Ok(())
+            }
+            Packet::PingReq => {
+                if let Some(connection) = self.connections.find(conn) {
+                    wire::encode_pingresp(connection.write(&mut effects.dirty)); // [MQTT-3.12.4-1]
+                }
+                Ok(())
+            }
+            Packet::Subscribe(subscribe) => self.on_subscribe(conn, key, &subscribe, effects),
+            Packet::Unsubscribe(unsubscribe) => self.on_unsubscribe(conn, key, &unsubscribe, effects),
+            Packet::Disconnect(disconnect) => self.on_disconnect(conn, key, &disconnect, now, effects),
+            Packet::Connect(_) => Err(Fault::Peer(PeerFault::ConnectedTwice)),
+            Packet::PubRec(_) | Packet::PubRel(_) | Packet::PubComp(_) => Err(Fault::Peer(PeerFault::QosNotSupported)),
+            Packet::Auth(_) => Err(Fault::Peer(PeerFault::UnexpectedAuth)),
+            Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
+                Err(Fault::Peer(PeerFault::NotForServers))
+            }
+        }
+    }
+
+    #[inline]
+    fn on_publish(
+        &mut self, conn: ConnId, key: SessionKey, publish: &Publish<'_>, now: Now, effects: &mut Effects,
+    ) -> Result<(), Fault> {
+        self.check_publish(publish)?;
+        self.counters.received += 1;
+        self.counters.received_bytes += publish.payload.len() as u64;
+        self.counters.retain_ignored += u64::from(publish.retain);
+        let client_id = std::rc::Rc::clone(&self.sessions[key.0 as usize].client_id);
+        let publication = Publication {
+            envelope: Envelope {
+                topic: publish.topic,
+                client_id: &client_id,
+                qos: publish.qos,
+                retain: publish.retain,
+                properties: publish.properties.block(),
+                payload: publish.payload,
+            },
+            expires: publish.properties.expiry_secs().map(|secs| now.timestamp.plus_millis(u64::from(secs) * 1_000)),
+        };
+        let promise = self.dispatch(&publication, now, effects);
+        match publish.packet_id {
+            Some(packet_id) => self.owe(conn, packet_id, promise, effects),
+            None => Ok(()),
+        }
+    }
+
+    fn check_publish(&self, publish: &Publish<'_>) -> Result<(), Fault> {
+        if publish.qos == Qos::ExactlyOnce {
+            return Err(Fault::Peer(PeerFault::QosNotSupported));
+        }
+        // We grant no aliases, so an empty topic cannot mean anything either.
+        if publish.properties.topic_alias().is_some() || publish.topic.is_empty() {
+            return Err(Fault::Peer(PeerFault::TopicAlias));
+        }
+        let limits = &self.setup.limits;
+        let levels = || publish.topic.bytes().filter(|byte| *byte == b'/').count();
+        if publish.topic.len() > limits.topic_bytes_max as usize || levels() >= limits.topic_levels_max as usize {
+            return Err(Fault::Peer(PeerFault::TopicTooLong));
+        }
+        Ok(())
+    }
+
+    /// Acknowledges a publication, now if its promise is kept and nothing waits before it.
+    #[inline]
+    fn owe(&mut self, conn: ConnId, packet_id: NonZeroU16, promise: Promise, effects: &mut Effects) -> Result<(), Fault> {
+        let receive_max = u32::from(self.setup.limits.receive_max);
+        let Some(connection) = self.connections.find(conn) else { return Ok(()) };
+        if connection.acks_owed == 0
+            && let Some(kept) = self.acks.check(&promise)
+        {
+            self.counters.acknowledged += 1;
+            puback(connection, packet_id, kept, effects);
+            return Ok(());
+        }
+        if connection.version == Version::V5 && connection.acks_owed >= receive_max {
+            return Err(Fault::Peer(PeerFault::ReceiveMaximum));
+        }
+        connection.acks_owed += 1;
+        self.acks.wait(conn, promise, Answer::PubAck(packet_id));
+        Ok(())
+    }
+
+    fn on_subscribe(&mut self, conn: ConnId, key: SessionKey, subscribe: &Subscribe, effects: &mut Effects) -> Result<(), Fault> {
+        let id = subscribe.subscription_id.map_or(0, std::num::NonZeroU32::get);
+        let mut needs = 0;
+        let mut reasons = Vec::with_capacity(subscribe.subscriptions.len());
+        for wanted in &subscribe.subscriptions {
+            let reason = self.grant(key, wanted, id);
+            if !reason.is_error() {
+                needs += self.announce(&wanted.filter, Some(conn), effects);
+            }
+            reasons.push(reason);
+        }
+        let version = self.version(conn);
+        let mut bytes = Vec::new();
+        wire::encode_suback(&mut bytes, version, &SubAck::new(subscribe.packet_id, reasons))
+            .map_err(|_| Fault::Bug("SUBACK"))?;
+        self.answer_when_saved(conn, key, bytes, needs, effects);
+        Ok(())
+    }
+
+    /// Adds one subscription; what SUBACK says about it (MQTT 5.0 §3.9.3).
+    fn grant(&mut self, key: SessionKey, wanted: &wire::Subscription, subscription_id: u32) -> ReasonCode {
+        let limits = &self.setup.limits;
+        let Ok(filter) = TopicFilter::new(&wanted.filter) else { return ReasonCode::TOPIC_FILTER_INVALID };
+        if filter.share().is_some() {
+            return ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED;
+        }
+        let levels = wanted.filter.bytes().filter(|byte| *byte == b'/').count();
+        if wanted.filter.len() > limits.topic_bytes_max as usize || levels >= limits.topic_levels_max as usize {
+            return ReasonCode::TOPIC_FILTER_INVALID;
+        }
+        let Some(session) = self.sessions.get_mut(key.0 as usize) else { return ReasonCode::UNSPECIFIED_ERROR };
+        let known = session.subscriptions.contains_key(wanted.filter.as_str());
+        if !known && session.subscriptions.len() >= limits.subscriptions_per_session_max as usize {
+            return ReasonCode::QUOTA_EXCEEDED;
+        }
+        let options = SubscriptionOptions {
+            qos: wanted.qos.min(Qos::AtLeastOnce),
+            no_local: wanted.no_local,
+            retain_as_published: wanted.retain_as_published,
+            subscription_id,
+        };
+        session.subscriptions.insert(wanted.filter.as_str().into(), options); // [MQTT-3.8.4-3]
+        self.subscriptions.insert(&wanted.filter, options.entry(key));
+        ReasonCode::granted(options.qos)
+    }
+
+    fn on_unsubscribe(
+        &mut self, conn: ConnId, key: SessionKey, unsubscribe: &Unsubscribe, effects: &mut Effects,
+    ) -> Result<(), Fault> {
+        let mut reasons = Vec::with_capacity(unsubscribe.filters.len());
+        for filter in &unsubscribe.filters {
+            let known = self.sessions[key.0 as usize].subscriptions.remove(filter.as_str()).is_some();
+            if known {
+                self.subscriptions.remove(filter, key);
+                self.announce(filter, None, effects);
+            }
+            reasons.push(if known { ReasonCode::SUCCESS } else { ReasonCode::NO_SUBSCRIPTION_EXISTED });
+        }
+        let mut bytes = Vec::new();
+        wire::encode_unsuback(&mut bytes, self.version(conn), &UnsubAck::new(unsubscribe.packet_id, reasons))
+            .map_err(|_| Fault::Bug("UNSUBACK"))?;
+        self.answer_when_saved(conn, key, bytes, 0, effects);
+        Ok(())
+    }
+
+    /// Sends an answer once the session's record is durable and `needs` more things have come true.
+    fn answer_when_saved(&mut self, conn: ConnId, key: SessionKey, bytes: Vec<u8>, mut needs: u32, effects: &mut Effects) {
+        let promise = Promise { ticket: self.save_session(key, effects), ..Promise::default() };
+        if self.acks.check(&promise).is_none() {
+            needs += 1;
+            self.acks.wait(conn, promise, Answer::Held);
+        }
+        self.hold(conn, bytes, needs, effects);
+    }
+
+    fn version(&self, conn: ConnId) -> Version {
+        self.connections.get(conn).map_or(Version::V3, |connection| connection.version)
+    }
+}

@@ -1,0 +1,76 @@
+//! MQTT 3.1.1 and 5.0 as a server speaks it.
+//!
+//! `connect`: how a session begins. `inbound`: what a client may send us. `ending`: how a connection ends.
+//! What we send stands in `dispatch`. In: bytes of one connection. Out: publications, answers, faults.
+
+mod connect;
+mod ending;
+mod inbound;
+
+/// Why a connection ends before the client wants it to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Fault {
+    /// The bytes are no packet; nothing of it may be trusted.
+    #[error(transparent)]
+    Malformed(#[from] wire::Malformed),
+    /// A legal packet at the wrong time, or one that was not agreed on: the peer's mistake.
+    #[error("{0}")]
+    Peer(PeerFault),
+    /// Our mistake.
+    #[error("internal error in {0}, please report")]
+    Bug(&'static str),
+}
+
+/// What a peer may do wrong with well-formed packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PeerFault {
+    /// [MQTT-3.1.0-1]
+    #[error("the first packet is not CONNECT")]
+    NotConnected,
+    /// [MQTT-3.1.0-2]
+    #[error("a second CONNECT")]
+    ConnectedTwice,
+    /// A packet that only servers send.
+    #[error("a packet that only a server may send")]
+    NotForServers,
+    /// [MQTT-3.2.2-11]
+    #[error("QoS 2, which this server does not offer yet")]
+    QosNotSupported,
+    /// [MQTT-3.3.2-8]: we grant no aliases.
+    #[error("a topic alias, although none was granted")]
+    TopicAlias,
+    /// [MQTT-3.3.4-9]
+    #[error("more unacknowledged publications than Receive Maximum")]
+    ReceiveMaximum,
+    /// MQTT 5.0 §3.14.2.2.2
+    #[error("DISCONNECT sets a session expiry although CONNECT set none")]
+    ExpiryRaised,
+    /// [MQTT-4.12.0-1]: no method was agreed on.
+    #[error("AUTH without an authentication method in CONNECT")]
+    UnexpectedAuth,
+    /// A topic of more bytes or levels than `limits.topic_bytes_max` or `limits.topic_levels_max`.
+    #[error("a topic longer than this server's limit")]
+    TopicTooLong,
+}
+
+impl Fault {
+    /// What DISCONNECT says about it (MQTT 5.0 §4.13).
+    pub(crate) const fn reason_code(&self) -> wire::ReasonCode {
+        use wire::ReasonCode;
+        match self {
+            Fault::Malformed(malformed) => malformed.reason_code(),
+            Fault::Bug(_) => ReasonCode::UNSPECIFIED_ERROR,
+            Fault::Peer(fault) => match fault {
+                PeerFault::QosNotSupported => ReasonCode::QOS_NOT_SUPPORTED,
+                PeerFault::TopicAlias => ReasonCode::TOPIC_ALIAS_INVALID,
+                PeerFault::ReceiveMaximum => ReasonCode::RECEIVE_MAXIMUM_EXCEEDED,
+                PeerFault::TopicTooLong => ReasonCode::TOPIC_NAME_INVALID,
+                PeerFault::NotConnected
+                | PeerFault::ConnectedTwice
+                | PeerFault::NotForServers
+                | PeerFault::ExpiryRaised
+                | PeerFault::UnexpectedAuth => ReasonCode::PROTOCOL_ERROR,
+            },
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! The route table together with where its sinks lead and what its routes promise; one value, swapped whole.
+
+use std::sync::Arc;
+
+use model::{LaneId, Priority, RouteId, SinkId};
+use routes::RouteTable;
+
+/// What an acknowledgement of a message on a route means (DESIGN §4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// The message is on disk, synced, before its PUBACK.
+    #[default]
+    Disk,
+    /// The message is held in memory at its PUBACK; it is written with the next group commit.
+    Memory,
+}
+
+/// Where one sink of the table leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SinkPlan {
+    /// To an uplink: one lane for each priority that some route gives it.
+    Lanes(Vec<(Priority, LaneId)>),
+    /// Back into the local topic space, by the sink's template.
+    Topic,
+}
+
+/// Everything that decides where a publication goes besides subscriptions.
+#[derive(Debug)]
+pub struct Plan {
+    /// The compiled routes.
+    pub table: Arc<RouteTable>,
+    /// Indexed by [`SinkId`].
+    pub sinks: Vec<SinkPlan>,
+    /// Indexed by [`RouteId`].
+    pub durabilities: Vec<Durability>,
+    /// Time to live of messages whose route states none, in milliseconds.
+    pub ttl_millis: Option<u64>,
+}
+
+impl Plan {
+    /// A plan without routes.
+    pub fn empty() -> Plan {
+        Plan { table: Arc::new(RouteTable::empty()), sinks: Vec::new(), durabilities: Vec::new(), ttl_millis: None }
+    }
+
+    /// The lane of `sink` for `priority`; `None` if the sink is no uplink.
+    pub(crate) fn lane(&self, sink: SinkId, priority: Priority) -> Option<LaneId> {
+        match self.sinks.get(sink.0 as usize)? {
+            SinkPlan::Lanes(lanes) => lanes.iter().find(|(have, _)| *have == priority).map(|(_, lane)| *lane),
+            SinkPlan::Topic => None,
+        }
+    }
+
+    /// What `route` promises.
+    pub(crate) fn durability(&self, route: RouteId) -> Durability {
+        self.durabilities.get(route.0 as usize).copied().unwrap_or_default()
+    }
+}

@@ -1,0 +1,173 @@
+//! Who wants a topic: the sessions of this shard, and the other shards that have some.
+//!
+//! In: subscribe and unsubscribe, by session and by remote shard. Out: for a topic name, every entry that matches.
+//! Filters without wildcards stand in one flat map (one hash for the whole topic); the others in a trie by level.
+//! Invariant: a node without entries, remotes and children does not exist.
+
+mod trie;
+
+use std::collections::HashMap;
+
+use foldhash::fast::FixedState;
+use model::{Qos, ShardId};
+
+use self::trie::Trie;
+
+/// Index of a session within its shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionKey(pub u32);
+
+/// One subscription of one session, as its SUBSCRIBE asked for it (MQTT 5.0 §3.8.3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Whose it is.
+    pub session: SessionKey,
+    /// Highest QoS to deliver with.
+    pub qos: Qos,
+    /// Do not send the session its own publications.
+    pub no_local: bool,
+    /// Keep the RETAIN flag as published.
+    pub retain_as_published: bool,
+    /// Subscription identifier; 0 for none.
+    pub subscription_id: u32,
+}
+
+/// Sets of shards, one bit each. 64 shards are far beyond the gateways Millrace is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shards {
+    /// Shards with any subscription.
+    pub any: u64,
+    /// Those of them where a stored session wants it: the acknowledgement must wait for their disk.
+    pub kept: u64,
+}
+
+/// What stands at one filter.
+#[derive(Debug, Default)]
+struct Place {
+    entries: Vec<Entry>,
+    remote: Shards,
+}
+
+impl Place {
+    fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.remote == Shards::default()
+    }
+}
+
+/// What a topic name met, in the caller's reused buffer.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Matching subscriptions; a session may appear once per filter.
+    pub entries: Vec<Entry>,
+    /// How many filters they come from; a session can appear twice only if there is more than one.
+    pub places: u32,
+    /// Other shards to hand the publication to.
+    pub remote: Shards,
+}
+
+impl Found {
+    fn take(&mut self, place: &Place) {
+        if !place.entries.is_empty() {
+            self.places += 1;
+            self.entries.extend_from_slice(&place.entries);
+        }
+        self.remote.any |= place.remote.any;
+        self.remote.kept |= place.remote.kept;
+    }
+}
+
+/// Every subscription that this shard must know.
+#[derive(Debug)]
+pub struct Subscriptions {
+    exact: HashMap<Box<str>, Place, FixedState>,
+    trie: Trie,
+}
+
+impl Subscriptions {
+    /// An empty index; `seed` keeps clients from choosing names that collide in its maps.
+    pub fn new(seed: u64) -> Subscriptions {
+        Subscriptions { exact: HashMap::with_hasher(FixedState::with_seed(seed)), trie: Trie::new(seed) }
+    }
+
+    /// Adds or replaces the subscription of `entry.session` to `filter`.
+    pub fn insert(&mut self, filter: &str, entry: Entry) {
+        let entries = &mut self.place_mut(filter).entries;
+        match entries.iter_mut().find(|known| known.session == entry.session) {
+            Some(known) => *known = entry,
+            None => entries.push(entry),
+        }
+    }
+
+    /// Removes the subscription of `session` to `filter`; whether there was one.
+    pub fn remove(&mut self, filter: &str, session: SessionKey) -> bool {
+        self.edit(filter, |place| {
+            let before = place.entries.len();
+            place.entries.retain(|entry| entry.session != session);
+            place.entries.len() < before
+        })
+    }
+
+    /// The sessions of this shard that subscribe to exactly `filter`.
+    pub fn entries(&self, filter: &str) -> &[Entry] {
+        let place = if has_wildcard(filter) { self.trie.get(filter) } else { self.exact.get(filter) };
+        place.map_or(&[], |place| &place.entries)
+    }
+
+    /// Notes what another shard has at `filter`.
+    pub fn set_remote(&mut self, filter: &str, shard: ShardId, any: bool, kept: bool) {
+        let bit = 1u64 << shard.0;
+        if any {
+            let remote = &mut self.place_mut(filter).remote;
+            remote.any |= bit;
+            remote.kept = if kept { remote.kept | bit } else { remote.kept & !bit };
+        } else {
+            self.edit(filter, |place| {
+                place.remote.any &= !bit;
+                place.remote.kept &= !bit;
+                true
+            });
+        }
+    }
+
+    /// Finds everything that matches `topic`; `found` is cleared first.
+    #[inline]
+    pub fn find(&self, topic: &str, found: &mut Found) {
+        found.entries.clear();
+        found.places = 0;
+        found.remote = Shards::default();
+        if let Some(place) = self.exact.get(topic) {
+            found.take(place);
+        }
+        if !self.trie.is_empty() {
+            self.trie.find(topic, found);
+        }
+    }
+
+    fn place_mut(&mut self, filter: &str) -> &mut Place {
+        if has_wildcard(filter) {
+            self.trie.place_mut(filter)
+        } else {
+            self.exact.entry(filter.into()).or_default()
+        }
+    }
+
+    /// Changes a place that exists, and removes it if nothing is left.
+    fn edit(&mut self, filter: &str, change: impl FnOnce(&mut Place) -> bool) -> bool {
+        if has_wildcard(filter) {
+            return self.trie.edit(filter, change);
+        }
+        let Some(place) = self.exact.get_mut(filter) else { return false };
+        let changed = change(place);
+        if place.is_empty() {
+            self.exact.remove(filter);
+        }
+        changed
+    }
+}
+
+fn has_wildcard(filter: &str) -> bool {
+    filter.contains(['+', '#'])
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,157 @@
+//! From a payload to filled slots: which format it has, and what is counted when it cannot be used.
+//!
+//! Knows: content types and encodings (`reference/edgehub.md` §3.5). May use: `scan`, `slots`, `scratch`, `value`.
+//! In:  a message. Out: filled body slots, and where their texts lie.
+//! Invariant: an unusable body leaves no slot filled and one counter higher; it is never an error.
+
+use model::Message;
+
+use crate::Mode;
+use crate::scan::{BodyFault, scan};
+use crate::scratch::Scratch;
+use crate::table::RouteTable;
+use crate::value::same_name;
+
+/// Where the texts of a body lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Body {
+    /// Nobody asked for it.
+    NotRead,
+    /// It gives no values.
+    Unusable,
+    /// In the payload itself.
+    AsItCame,
+    /// In `Scratch::decoded`.
+    Decoded,
+}
+
+impl Body {
+    pub(crate) const NOT_READ: Body = Body::NotRead;
+
+    /// The text that slots refer to.
+    pub(crate) fn text<'t>(self, message: &Message<'t>, decoded: &'t str) -> &'t str {
+        match self {
+            // Checked when it was scanned; checking again is cheaper than carrying a borrow through the turn.
+            Body::AsItCame => std::str::from_utf8(message.body).unwrap_or(""),
+            Body::Decoded => decoded,
+            Body::NotRead | Body::Unusable => "",
+        }
+    }
+}
+
+/// How the bytes of a payload become text.
+enum Format {
+    Json,
+    JsonUtf16,
+    JsonUtf32,
+    Other,
+}
+
+/// Scans the body of `message` into the slots.
+pub(crate) fn fill(table: &RouteTable, message: &Message<'_>, scratch: &mut Scratch) -> Body {
+    let body = try_fill(table, message, scratch);
+    if body == Body::Unusable {
+        scratch.filled.forget();
+    }
+    body
+}
+
+fn try_fill(table: &RouteTable, message: &Message<'_>, scratch: &mut Scratch) -> Body {
+    let format = format(table.mode, message);
+    if matches!(format, Format::Other) {
+        scratch.counters.bodies_other_type += 1;
+        return Body::Unusable;
+    }
+    if message.body.len() > table.limits.body_scan_bytes_max as usize {
+        scratch.counters.bodies_too_long += 1;
+        return Body::Unusable;
+    }
+    let (body, text) = match format {
+        Format::Json => match std::str::from_utf8(message.body) {
+            Ok(text) => (Body::AsItCame, text),
+            // .NET replaces what it cannot decode and goes on.
+            Err(_) if table.mode == Mode::EdgeHub => {
+                scratch.decoded.clear();
+                scratch.decoded.push_str(&String::from_utf8_lossy(message.body));
+                (Body::Decoded, scratch.decoded.as_str())
+            }
+            Err(_) => {
+                scratch.counters.bodies_malformed += 1;
+                return Body::Unusable;
+            }
+        },
+        Format::JsonUtf16 => {
+            decode_utf16(message.body, &mut scratch.decoded);
+            (Body::Decoded, scratch.decoded.as_str())
+        }
+        Format::JsonUtf32 | Format::Other => {
+            decode_utf32(message.body, &mut scratch.decoded);
+            (Body::Decoded, scratch.decoded.as_str())
+        }
+    };
+    scratch.counters.bodies_scanned += 1;
+    let dates_are_undefined = table.mode == Mode::EdgeHub;
+    let depth = table.limits.body_depth_max;
+    let paths = table.slots.paths();
+    match scan(text, paths, depth, dates_are_undefined, &mut scratch.levels, &mut scratch.filled) {
+        Ok(()) => {
+            scratch.filled.settle(paths);
+            body
+        }
+        Err(BodyFault::Malformed) => {
+            scratch.counters.bodies_malformed += 1;
+            Body::Unusable
+        }
+        Err(BodyFault::TooDeep) => {
+            scratch.counters.bodies_too_deep += 1;
+            Body::Unusable
+        }
+    }
+}
+
+fn format(mode: Mode, message: &Message<'_>) -> Format {
+    let system = |name: &str| {
+        let found = message.system.iter().find(|property| same_name(property.name, name));
+        found.and_then(|property| property.value)
+    };
+    let encoding = system("contentEncoding").map(str::trim);
+    let is = |wanted: &str| encoding.is_some_and(|encoding| encoding.eq_ignore_ascii_case(wanted));
+    let json = match (mode, system("contentType")) {
+        (Mode::EdgeHub, Some(kind)) => {
+            kind.eq_ignore_ascii_case("application/json") && (is("utf-8") || is("utf-16") || is("utf-32"))
+        }
+        (Mode::EdgeHub, None) => false,
+        (Mode::Millrace, Some(kind)) => is_json(kind),
+        (Mode::Millrace, None) => true,
+    };
+    match () {
+        () if !json => Format::Other,
+        () if is("utf-16") => Format::JsonUtf16,
+        () if is("utf-32") => Format::JsonUtf32,
+        () => Format::Json,
+    }
+}
+
+/// `application/json`, `text/json`, `application/anything+json`, with or without parameters.
+fn is_json(kind: &str) -> bool {
+    let kind = kind.split(';').next().unwrap_or("").trim();
+    let suffix = |suffix: &str| {
+        let start = kind.len().checked_sub(suffix.len());
+        start.and_then(|start| kind.get(start..)).is_some_and(|end| end.eq_ignore_ascii_case(suffix))
+    };
+    kind.is_empty() || suffix("/json") || suffix("+json")
+}
+
+/// Little-endian, as .NET's `utf-16`; halves of pairs become U+FFFD.
+fn decode_utf16(bytes: &[u8], out: &mut String) {
+    out.clear();
+    let units = bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
+    out.extend(char::decode_utf16(units).map(|c| c.unwrap_or('\u{FFFD}')));
+}
+
+/// Little-endian, as .NET's `utf-32`.
+fn decode_utf32(bytes: &[u8], out: &mut String) {
+    out.clear();
+    let codes = bytes.chunks_exact(4).map(|code| u32::from_le_bytes([code[0], code[1], code[2], code[3]]));
+    out.extend(codes.map(|code| char::from_u32(code).unwrap_or('\u{FFFD}')));
+}

@@ -1,0 +1,735 @@
+//! Gives every name its slot and every operation its meaning, or says what does not fit.
+//!
+//! Knows: edgeHub's typing rules and where Millrace mode goes beyond them. May use: all files below it in the
+//! pipeline (`syntax`, `types`, `slots`, `functions`, `paths`) and `program` to compute constants.
+//! In:  a condition as written. Out: a typed tree with constants folded, or all its faults.
+//! Invariant: what edgeHub accepts has the type that edgeHub gives it; a coercion happens only where edgeHub
+//! would refuse the route (`router/docs/routes.md` §5).
+
+use model::Limits;
+
+use crate::Mode;
+use crate::diagnostic::{Fault, Span, nearest};
+use crate::functions::{self, Function, Parameter, SIGNATURES, Signature};
+use crate::paths;
+use crate::program;
+use crate::slots::{Origins, Slots};
+use crate::syntax::{ArithmeticOp, BinaryOp, CompareOp, Expr, ExprKind, Literal, LogicOp};
+use crate::types::{Constant, Node, Type};
+use crate::value::{Comparing, folded};
+
+/// Checks a condition. The result counts as matched only where it is `true`.
+pub(crate) fn check(
+    condition: &Expr,
+    mode: Mode,
+    limits: &Limits,
+    slots: &mut Slots,
+) -> Result<Node, Vec<Fault>> {
+    let mut checker = Checker { mode, limits, slots, faults: Vec::new() };
+    let typed = checker.expr(condition);
+    if !checker.faults.is_empty() {
+        return Err(checker.faults);
+    }
+    // A condition that is a text or a number is legal and never matches; null counts as false (§3.6).
+    Ok(match typed.ty {
+        Type::Bool => typed.node,
+        Type::Query => Node::Only(Type::Bool, Box::new(typed.node)),
+        Type::Null => Node::Constant(Constant::Bool(false)),
+        Type::Number | Type::Text | Type::Undefined | Type::Broken => Node::UNDEFINED,
+    })
+}
+
+struct Checker<'s> {
+    mode: Mode,
+    limits: &'s Limits,
+    slots: &'s mut Slots,
+    faults: Vec<Fault>,
+}
+
+/// A checked expression.
+#[derive(Clone)]
+struct Typed {
+    node: Node,
+    ty: Type,
+    span: Span,
+    /// The name, if it is a bare one: where edgeHub would refuse its type, Millrace mode converts it.
+    name: Option<String>,
+}
+
+impl Typed {
+    fn new(node: Node, ty: Type, span: &Span) -> Typed {
+        Typed { node: fold(node), ty, span: span.clone(), name: None }
+    }
+}
+
+impl Checker<'_> {
+    fn expr(&mut self, expr: &Expr) -> Typed {
+        let span = &expr.span;
+        match &expr.kind {
+            ExprKind::Literal(literal) => literal_value(literal, span),
+            ExprKind::Name(name) => self.name(name, span),
+            ExprKind::Dollar(name) => self.dollar(name, span),
+            ExprKind::Escaped(name) => self.escaped(name, span),
+            ExprKind::Call { name, name_span, arguments } => self.call(name, name_span, arguments, span),
+            ExprKind::Not { op_span, operand } => {
+                let operand = self.expr(operand);
+                self.not(operand, op_span, span)
+            }
+            ExprKind::Negate { op_span, operand } => {
+                let operand = self.expr(operand);
+                self.negate(operand, op_span, span)
+            }
+            ExprKind::Logic { op, operands, op_spans } => self.logic(*op, operands, op_spans, span),
+            ExprKind::Binary { op, op_span, left, right } => {
+                let (left, right) = (self.expr(left), self.expr(right));
+                self.binary(*op, op_span, left, right, span)
+            }
+            ExprKind::In { value, set, negated, op_span } => {
+                let found = self.contained(value, set, op_span, span);
+                negate_if(*negated, found)
+            }
+            ExprKind::Between { value, low, high, negated, op_span } => {
+                let found = self.between([value, low, high], op_span, span);
+                negate_if(*negated, found)
+            }
+            ExprKind::Like { value, pattern, negated, op_span } => {
+                let found = self.like(value, pattern, op_span, span);
+                negate_if(*negated, found)
+            }
+        }
+    }
+
+    // ---- names ----
+
+    fn name(&mut self, name: &str, span: &Span) -> Typed {
+        let slot = self.slots.intern(Origins::Property(folded(name)));
+        Typed { name: Some(name.to_owned()), ..Typed::new(Node::Slot(slot), Type::Text, span) }
+    }
+
+    fn dollar(&mut self, name: &str, span: &Span) -> Typed {
+        if let Some(path) = body_path(name) {
+            let Some(steps) = self.body(path, span) else { return broken(span) };
+            // A property's name cannot hold brackets, so such a path is never shadowed.
+            let origins = match path.contains(['[', ']']) {
+                true => Origins::Body(steps),
+                false => Origins::DollarBody(steps, folded(name)),
+            };
+            return Typed::new(Node::BodySlot(self.slots.intern(origins)), Type::Query, span);
+        }
+        if let Some(field) = self.field(name, span) {
+            return field;
+        }
+        if name.contains(['[', ']']) {
+            return Typed::new(Node::UNDEFINED, Type::Undefined, span);
+        }
+        let slot = self.slots.intern(Origins::Dollar(folded(name)));
+        Typed::new(Node::Slot(slot), Type::Text, span)
+    }
+
+    fn escaped(&mut self, name: &str, span: &Span) -> Typed {
+        if let Some(path) = body_path(name) {
+            let Some(steps) = self.body(path, span) else { return broken(span) };
+            return Typed::new(Node::BodySlot(self.slots.intern(Origins::Body(steps))), Type::Query, span);
+        }
+        if name.contains(['[', ']']) {
+            return Typed::new(Node::UNDEFINED, Type::Undefined, span);
+        }
+        let slot = self.slots.intern(Origins::System(folded(&name[1..])));
+        Typed::new(Node::Slot(slot), Type::Text, span)
+    }
+
+    fn body(&mut self, path: &str, span: &Span) -> Option<Vec<paths::Step>> {
+        match paths::parse(path, self.limits.body_path_names_max) {
+            Ok(steps) => Some(steps),
+            Err(reason) => {
+                self.faults.push(Fault::new(span.clone(), format!("error in $body query: {reason}")));
+                None
+            }
+        }
+    }
+
+    /// What MQTT knows of a message; only in Millrace mode, and not to be shadowed by a property.
+    fn field(&mut self, name: &str, span: &Span) -> Option<Typed> {
+        if self.mode == Mode::EdgeHub {
+            return None;
+        }
+        let lower = name.to_ascii_lowercase();
+        let (origins, ty) = match lower.as_str() {
+            "$topic" => (Origins::Topic, Type::Text),
+            "$clientid" => (Origins::ClientId, Type::Text),
+            "$user" => (Origins::User, Type::Text),
+            "$qos" => (Origins::Qos, Type::Number),
+            "$retain" => (Origins::Retain, Type::Bool),
+            level => match level.strip_prefix("$topic[")?.strip_suffix(']').and_then(|n| n.parse().ok()) {
+                Some(level) => (Origins::TopicLevel(level), Type::Text),
+                None => {
+                    let message = "expected a level of the topic, counted from 0, such as $topic[2]";
+                    self.faults.push(Fault::new(span.clone(), message));
+                    return Some(broken(span));
+                }
+            },
+        };
+        Some(Typed::new(Node::Slot(self.slots.intern(origins)), ty, span))
+    }
+
+    // ---- operators ----
+
+    fn not(&mut self, operand: Typed, op_span: &Span, span: &Span) -> Typed {
+        let operand = self.coerce(operand, Type::Bool);
+        match operand.ty {
+            Type::Null => Typed::new(Node::Constant(Constant::Bool(true)), Type::Bool, span),
+            Type::Bool | Type::Undefined => Typed::new(Node::Not(Box::new(operand.node)), Type::Bool, span),
+            Type::Query => {
+                let bool_only = Node::Only(Type::Bool, Box::new(operand.node));
+                Typed::new(Node::Not(Box::new(bool_only)), Type::Bool, span)
+            }
+            Type::Broken => broken(span),
+            Type::Number | Type::Text => {
+                let found = operand.ty.name();
+                let message =
+                    format!("invalid operand to unary operator 'NOT': have '{found}', expected 'bool'");
+                let help = "NOT binds tighter than a comparison: write NOT (a = b)";
+                self.faults.push(Fault::new(op_span.clone(), message).help(help));
+                broken(span)
+            }
+        }
+    }
+
+    fn negate(&mut self, operand: Typed, op_span: &Span, span: &Span) -> Typed {
+        let operand = self.coerce(operand, Type::Number);
+        match (operand.ty, self.mode) {
+            (Type::Number, _) | (Type::Query, Mode::Millrace) => {
+                Typed::new(Node::Negate(Box::new(operand.node)), operand.ty, span)
+            }
+            (Type::Broken, _) => broken(span),
+            (Type::Query, Mode::EdgeHub) => {
+                self.unsupported("-", op_span);
+                broken(span)
+            }
+            (found, _) => {
+                let found = found.name();
+                let message =
+                    format!("invalid operand to unary operator '-': have '{found}', expected 'number'");
+                self.faults.push(Fault::new(op_span.clone(), message));
+                broken(span)
+            }
+        }
+    }
+
+    /// `-` and `%` of body values: edgeHub's compiler throws (§3.6).
+    fn unsupported(&mut self, op: &str, span: &Span) {
+        let message = format!("edgeHub has no operator '{op}' for $body values");
+        self.faults.push(Fault::new(span.clone(), message).help("as_number($body.…) makes it a number"));
+    }
+
+    /// A chain of ANDs or ORs. edgeHub types it pair by pair from the left.
+    fn logic(&mut self, op: LogicOp, operands: &[Expr], op_spans: &[Span], span: &Span) -> Typed {
+        let mut left = self.expr(&operands[0]);
+        for (operand, op_span) in operands[1..].iter().zip(op_spans) {
+            let right = self.expr(operand);
+            left = self.logic_pair(op, left, right, op_span, span);
+        }
+        left
+    }
+
+    fn logic_pair(&mut self, op: LogicOp, left: Typed, right: Typed, op_span: &Span, span: &Span) -> Typed {
+        let (left, right) = (self.coerce(left, Type::Bool), self.coerce(right, Type::Bool));
+        if left.ty == Type::Broken || right.ty == Type::Broken {
+            return broken(span);
+        }
+        let fits = |ty| matches!(ty, Type::Null | Type::Bool | Type::Undefined);
+        let query = left.ty == Type::Query || right.ty == Type::Query;
+        let allowed = match self.mode {
+            Mode::Millrace => [left.ty, right.ty].into_iter().all(|ty| fits(ty) || ty == Type::Query),
+            // The checker of edgeHub looks at the left side twice: so a body value on the right needs one on
+            // the left, and one on the left allows anything but null on the right.
+            Mode::EdgeHub if left.ty == Type::Query => right.ty != Type::Null,
+            Mode::EdgeHub => fits(left.ty) && fits(right.ty),
+        };
+        if !allowed {
+            self.operands(op.symbol(), op_span, &left, &right, Type::Bool);
+            return broken(span);
+        }
+        if query && self.mode == Mode::EdgeHub {
+            let (left, right) = (Box::new(left.node), Box::new(right.node));
+            return Typed::new(Node::QueryLogic { op, left, right }, Type::Bool, span);
+        }
+        match (op, left.ty, right.ty) {
+            (LogicOp::And, Type::Null, _) | (LogicOp::And, _, Type::Null) | (_, Type::Null, Type::Null) => {
+                Typed::new(Node::Constant(Constant::Null), Type::Null, span)
+            }
+            (LogicOp::Or, Type::Null, _) => self.bool_of(right, span),
+            (LogicOp::Or, _, Type::Null) => self.bool_of(left, span),
+            _ => {
+                let (left, right) = (self.bool_of(left, span), self.bool_of(right, span));
+                let mut operands = match left.node {
+                    Node::Logic { op: inner, operands } if inner == op => operands,
+                    node => vec![node],
+                };
+                operands.push(right.node);
+                Typed::new(Node::Logic { op, operands }, Type::Bool, span)
+            }
+        }
+    }
+
+    fn bool_of(&mut self, typed: Typed, span: &Span) -> Typed {
+        match typed.ty {
+            Type::Query => Typed::new(Node::Only(Type::Bool, Box::new(typed.node)), Type::Bool, span),
+            _ => Typed { ty: Type::Bool, span: span.clone(), ..typed },
+        }
+    }
+
+    fn binary(&mut self, op: BinaryOp, op_span: &Span, left: Typed, right: Typed, span: &Span) -> Typed {
+        match op {
+            BinaryOp::Compare(compare) => self.compare(compare, op_span, left, right, span),
+            BinaryOp::Arithmetic(arithmetic) => self.arithmetic(arithmetic, op_span, left, right, span),
+            BinaryOp::Concat => self.concat_operator(op_span, left, right, span),
+            BinaryOp::Coalesce => self.coalesce(op_span, left, right, span),
+        }
+    }
+
+    fn compare(&mut self, op: CompareOp, op_span: &Span, left: Typed, right: Typed, span: &Span) -> Typed {
+        let (left, right) = self.meet(left, right);
+        match self.comparing(&left, &right) {
+            Some(Comparing::Same) if left.ty == Type::Null => {
+                let holds = op.holds(std::cmp::Ordering::Equal);
+                Typed::new(Node::Constant(Constant::Bool(holds)), Type::Bool, span)
+            }
+            Some(how) => {
+                let (left, right) = (Box::new(left.node), Box::new(right.node));
+                Typed::new(Node::Compare { op, how, left, right }, Type::Bool, span)
+            }
+            None => {
+                if left.ty != Type::Broken && right.ty != Type::Broken {
+                    self.operands(op.symbol(), op_span, &left, &right, left.ty);
+                }
+                broken(span)
+            }
+        }
+    }
+
+    /// How two sides compare; `None` if edgeHub refuses them.
+    fn comparing(&self, left: &Typed, right: &Typed) -> Option<Comparing> {
+        let scalar = |ty| matches!(ty, Type::Bool | Type::Number | Type::Text | Type::Null);
+        let of_body = match self.mode {
+            Mode::Millrace => Comparing::Loose,
+            Mode::EdgeHub => Comparing::Ranked,
+        };
+        match (left.ty, right.ty) {
+            (Type::Broken, _) | (_, Type::Broken) => None,
+            (Type::Query, Type::Query) => Some(of_body),
+            (Type::Query, other) | (other, Type::Query) => scalar(other).then_some(of_body),
+            (left, right) => (left == right).then_some(Comparing::Same),
+        }
+    }
+
+    fn arithmetic(
+        &mut self,
+        op: ArithmeticOp,
+        op_span: &Span,
+        left: Typed,
+        right: Typed,
+        span: &Span,
+    ) -> Typed {
+        let (left, right) = (self.coerce(left, Type::Number), self.coerce(right, Type::Number));
+        if left.ty == Type::Broken || right.ty == Type::Broken {
+            return broken(span);
+        }
+        let fits = |ty| matches!(ty, Type::Number | Type::Query);
+        if !fits(left.ty) || !fits(right.ty) {
+            self.operands(BinaryOp::Arithmetic(op).symbol(), op_span, &left, &right, Type::Number);
+            return broken(span);
+        }
+        let query = left.ty == Type::Query || right.ty == Type::Query;
+        if query && op == ArithmeticOp::Remainder && self.mode == Mode::EdgeHub {
+            self.unsupported("%", op_span);
+            return broken(span);
+        }
+        let ty = if query { Type::Query } else { Type::Number };
+        let (left, right) = (Box::new(left.node), Box::new(right.node));
+        Typed::new(Node::Arithmetic { op, left, right }, ty, span)
+    }
+
+    fn concat_operator(&mut self, op_span: &Span, left: Typed, right: Typed, span: &Span) -> Typed {
+        let fits = |ty| matches!(ty, Type::Text | Type::Query | Type::Broken);
+        if !fits(left.ty) || !fits(right.ty) {
+            self.operands("||", op_span, &left, &right, Type::Text);
+            return broken(span);
+        }
+        if left.ty == Type::Broken || right.ty == Type::Broken {
+            return broken(span);
+        }
+        let mut parts = match left.node {
+            Node::Concat(parts) => parts,
+            node => vec![text_of(Typed { node, ..left })],
+        };
+        parts.push(text_of(right));
+        Typed::new(Node::Concat(parts), Type::Text, span)
+    }
+
+    fn coalesce(&mut self, op_span: &Span, left: Typed, right: Typed, span: &Span) -> Typed {
+        // `a ?? b = c` reads as `a ?? (b = c)`: a bool on one side is that trap, and no reason to convert.
+        let (left, right) = match left.ty == Type::Number || right.ty == Type::Number {
+            true => self.meet(left, right),
+            false => (left, right),
+        };
+        if self.comparing(&left, &right).is_none() {
+            if left.ty != Type::Broken && right.ty != Type::Broken {
+                self.operands("??", op_span, &left, &right, left.ty);
+            }
+            return broken(span);
+        }
+        let ty = if left.ty == right.ty { left.ty } else { Type::Query };
+        Typed::new(Node::Coalesce(Box::new(left.node), Box::new(right.node)), ty, span)
+    }
+
+    fn contained(&mut self, value: &Expr, set: &[Expr], op_span: &Span, span: &Span) -> Typed {
+        let mut value = self.expr(value);
+        let set: Vec<Typed> = set.iter().map(|item| self.expr(item)).collect();
+        if let Some(item) = set.iter().find(|item| matches!(item.ty, Type::Number | Type::Bool)) {
+            value = self.coerce(value, item.ty);
+        }
+        let mut how = Comparing::Same;
+        for item in &set {
+            match self.comparing(&value, item) {
+                Some(found) => how = found,
+                None => {
+                    if value.ty != Type::Broken && item.ty != Type::Broken {
+                        self.operands("IN", op_span, &value, item, value.ty);
+                    }
+                    return broken(span);
+                }
+            }
+        }
+        if value.ty == Type::Null && how == Comparing::Same {
+            return Typed::new(Node::Constant(Constant::Bool(true)), Type::Bool, span);
+        }
+        let constants: Option<Vec<Constant>> = set.iter().map(|item| item.node.constant().cloned()).collect();
+        let node = match constants {
+            Some(set) => Node::In { value: Box::new(value.node), how, set },
+            None => Node::InList {
+                value: Box::new(value.node),
+                how,
+                items: set.into_iter().map(|item| item.node).collect(),
+            },
+        };
+        Typed::new(node, Type::Bool, span)
+    }
+
+    fn between(&mut self, parts: [&Expr; 3], op_span: &Span, span: &Span) -> Typed {
+        let parts = parts.map(|part| self.expr(part));
+        // One number or bool among the three decides how bare names are read.
+        let wanted = parts.iter().map(|part| part.ty).find(|ty| matches!(ty, Type::Number | Type::Bool));
+        let [value, low, high] = match wanted {
+            Some(wanted) => parts.map(|part| self.coerce(part, wanted)),
+            None => parts,
+        };
+        let (Some(from), Some(to)) = (self.comparing(&value, &low), self.comparing(&value, &high)) else {
+            if [&value, &low, &high].iter().all(|part| part.ty != Type::Broken) {
+                let other = if self.comparing(&value, &low).is_none() { &low } else { &high };
+                self.operands("BETWEEN", op_span, &value, other, value.ty);
+            }
+            return broken(span);
+        };
+        if value.ty == Type::Null && from == Comparing::Same && to == Comparing::Same {
+            return Typed::new(Node::Constant(Constant::Bool(true)), Type::Bool, span);
+        }
+        let [value, low, high] = [value, low, high].map(|part| Box::new(part.node));
+        Typed::new(Node::Between { value, low, high, how: [from, to] }, Type::Bool, span)
+    }
+
+    fn like(&mut self, value: &Expr, pattern: &str, op_span: &Span, span: &Span) -> Typed {
+        let value = self.expr(value);
+        match value.ty {
+            Type::Text | Type::Query => Typed::new(
+                Node::Like { value: Box::new(value.node), pattern: pattern.to_owned() },
+                Type::Bool,
+                span,
+            ),
+            Type::Broken => broken(span),
+            found => {
+                let found = found.name();
+                let message =
+                    format!("invalid operand to operator 'LIKE': have '{found}', expected 'string'");
+                self.faults.push(Fault::new(op_span.clone(), message));
+                broken(span)
+            }
+        }
+    }
+
+    // ---- functions ----
+
+    fn call(&mut self, name: &str, name_span: &Span, arguments: &[Expr], span: &Span) -> Typed {
+        let arguments: Vec<Typed> = arguments.iter().map(|argument| self.expr(argument)).collect();
+        if arguments.iter().any(|argument| argument.ty == Type::Broken) {
+            return broken(span);
+        }
+        let lower = name.to_ascii_lowercase();
+        if functions::SPECIAL.contains(&lower.as_str()) {
+            if let Some(typed) = self.special(&lower, &arguments, span) {
+                return typed;
+            }
+            return self.bad_arguments(name, name_span, &arguments, span);
+        }
+        let mut known = SIGNATURES.iter().filter(|signature| signature.name == lower).peekable();
+        if known.peek().is_none() {
+            let mut fault = Fault::new(name_span.clone(), format!("invalid built-in function '{name}'"));
+            if let Some(near) = nearest(&lower, functions::names()) {
+                fault = fault.help(format!("did you mean {near}(…)?"));
+            }
+            self.faults.push(fault);
+            return broken(span);
+        }
+        for signature in known {
+            if let Some(nodes) = self.fit(signature, &arguments) {
+                return Typed::new(Node::Call(signature.function, nodes), signature.result, span);
+            }
+        }
+        self.bad_arguments(name, name_span, &arguments, span)
+    }
+
+    fn fit(&mut self, signature: &Signature, arguments: &[Typed]) -> Option<Vec<Node>> {
+        if signature.parameters.len() != arguments.len() {
+            return None;
+        }
+        signature
+            .parameters
+            .iter()
+            .zip(arguments)
+            .map(|(parameter, argument)| {
+                let argument = match parameter {
+                    Parameter::Number => self.coerce(argument.clone(), Type::Number),
+                    Parameter::Text | Parameter::NumberOrText => argument.clone(),
+                };
+                let fits = match (parameter, argument.ty) {
+                    (_, Type::Query) => true,
+                    (Parameter::Number, ty) => ty == Type::Number,
+                    (Parameter::Text, ty) => ty == Type::Text,
+                    (Parameter::NumberOrText, ty) => matches!(ty, Type::Number | Type::Text),
+                };
+                fits.then_some(argument.node)
+            })
+            .collect()
+    }
+
+    fn bad_arguments(&mut self, name: &str, name_span: &Span, given: &[Typed], span: &Span) -> Typed {
+        let types: Vec<&str> = given.iter().map(|argument| argument.ty.name()).collect();
+        let mut message =
+            format!("invalid arguments to built-in function '{name}': {name}({})", types.join(", "));
+        let lower = name.to_ascii_lowercase();
+        let forms: Vec<String> =
+            SIGNATURES.iter().filter(|signature| signature.name == lower).map(show_signature).collect();
+        match forms.is_empty() {
+            false => message.push_str(&format!("; expected {}", forms.join(" or "))),
+            true if lower == "concat" => message.push_str("; expected concat(string, string, …)"),
+            true => message.push_str("; expected one argument"),
+        }
+        self.faults.push(Fault::new(name_span.clone(), message));
+        broken(span)
+    }
+
+    fn special(&mut self, name: &str, arguments: &[Typed], span: &Span) -> Option<Typed> {
+        if name == "concat" {
+            return concat(arguments, span);
+        }
+        let [argument] = arguments else { return None };
+        let constant = |value| Some(Typed::new(Node::Constant(Constant::Bool(value)), Type::Bool, span));
+        let call =
+            |function| Some(Typed::new(Node::Call(function, vec![argument.node.clone()]), Type::Bool, span));
+        match (name, argument.ty) {
+            ("is_defined", Type::Null) => constant(true),
+            ("is_defined", Type::Undefined) => constant(false),
+            ("is_defined", _) => call(Function::IsDefined),
+            ("is_bool", Type::Bool | Type::Query) => call(Function::IsBool),
+            ("is_number", Type::Number | Type::Query) => call(Function::IsNumber),
+            ("is_string", Type::Text | Type::Query) => call(Function::IsText),
+            ("is_null", Type::Null) => constant(true),
+            ("is_null", Type::Text) => call(Function::IsNullText),
+            ("is_null", Type::Query) if self.mode == Mode::EdgeHub => call(Function::IsNullInverted),
+            ("is_null", Type::Query) => call(Function::IsNullLoose),
+            _ => constant(false),
+        }
+    }
+
+    // ---- types ----
+
+    /// Brings two sides that must be of one type together, where one of them is a bare name.
+    fn meet(&mut self, left: Typed, right: Typed) -> (Typed, Typed) {
+        let loose = |ty| matches!(ty, Type::Number | Type::Bool);
+        if loose(right.ty) {
+            return (self.coerce(left, right.ty), right);
+        }
+        if loose(left.ty) {
+            let ty = left.ty;
+            return (left, self.coerce(right, ty));
+        }
+        (left, right)
+    }
+
+    /// Where edgeHub would refuse a bare name, Millrace mode reads it as the number or bool that is needed.
+    fn coerce(&mut self, typed: Typed, to: Type) -> Typed {
+        if self.mode == Mode::EdgeHub {
+            return typed;
+        }
+        let Some(name) = &typed.name else { return typed };
+        // `!flag` and `-x` are names to the lexer. They are refused here too, so the sign can mean what it says.
+        if let (Type::Bool, Some(rest)) = (to, name.strip_prefix('!').filter(|rest| !rest.is_empty())) {
+            let operand = self.word(rest, &typed.span, to);
+            let span = typed.span.clone();
+            return self.not(operand, &span, &span);
+        }
+        if let (Type::Number, Some(rest)) = (to, name.strip_prefix('-').filter(|rest| !rest.is_empty())) {
+            let operand = self.word(rest, &typed.span, to);
+            let span = typed.span.clone();
+            return self.negate(operand, &span, &span);
+        }
+        self.loose(&name.clone(), &typed.span, to)
+    }
+
+    fn word(&mut self, word: &str, span: &Span, to: Type) -> Typed {
+        match word.starts_with('$') && word.len() > 1 {
+            true => self.dollar(word, span),
+            false => self.loose(word, span, to),
+        }
+    }
+
+    fn loose(&mut self, name: &str, span: &Span, to: Type) -> Typed {
+        let property = self.slots.intern(Origins::Property(folded(name)));
+        let path = paths::parse(name, self.limits.body_path_names_max).ok();
+        let body = path.map(|path| self.slots.intern(Origins::Body(path)));
+        Typed::new(Node::Loose { property, body, to }, to, span)
+    }
+
+    fn operands(&mut self, op: &str, op_span: &Span, left: &Typed, right: &Typed, expected: Type) {
+        let (have_left, have_right, expected_name) = (left.ty.name(), right.ty.name(), expected.name());
+        let message = format!(
+            "invalid operands to binary operator '{op}': have '{have_left}' and '{have_right}', \
+             expected '{expected_name}' and '{expected_name}'"
+        );
+        let mut fault = Fault::new(op_span.clone(), message);
+        for (this, other) in [(left, right), (right, left)] {
+            if let (Some(name), Type::Number, None) = (&this.name, other.ty, &fault.help) {
+                let help = match name.strip_suffix('!') {
+                    Some(short) => format!(
+                        "did you mean {short} != …? '!' belongs to the name here: put a space before it"
+                    ),
+                    None => format!("did you mean as_number({name})?"),
+                };
+                // The name is what has to change; the operator is fine.
+                fault = Fault { span: this.span.clone(), ..fault }.help(help);
+            }
+        }
+        if fault.help.is_none()
+            && left.ty == Type::Bool
+            && right.ty != Type::Bool
+            && expected == Type::Bool
+            && op == "="
+        {
+            fault = fault.help("NOT binds tighter than a comparison: write NOT (a = b)");
+        }
+        self.faults.push(fault);
+    }
+}
+
+fn literal_value(literal: &Literal, span: &Span) -> Typed {
+    let (constant, ty) = match literal {
+        Literal::Bool(value) => (Constant::Bool(*value), Type::Bool),
+        Literal::Number(value) => (Constant::Number(*value), Type::Number),
+        Literal::Text(value) => (Constant::Text(value.clone()), Type::Text),
+        Literal::Null => (Constant::Null, Type::Null),
+        Literal::Undefined => (Constant::Undefined, Type::Undefined),
+    };
+    Typed::new(Node::Constant(constant), ty, span)
+}
+
+fn broken(span: &Span) -> Typed {
+    Typed { node: Node::UNDEFINED, ty: Type::Broken, span: span.clone(), name: None }
+}
+
+fn negate_if(negated: bool, typed: Typed) -> Typed {
+    match negated && typed.ty == Type::Bool {
+        true => Typed { node: fold(Node::Not(Box::new(typed.node))), ..typed },
+        false => typed,
+    }
+}
+
+fn concat(arguments: &[Typed], span: &Span) -> Option<Typed> {
+    let fits = |argument: &Typed| matches!(argument.ty, Type::Text | Type::Query);
+    if arguments.len() < 2 || !arguments.iter().all(fits) {
+        return None;
+    }
+    let parts = arguments.iter().cloned().map(text_of).collect();
+    Some(Typed::new(Node::Concat(parts), Type::Text, span))
+}
+
+/// A body value counts as text only if it is one; in particular null is not the empty text there.
+fn text_of(typed: Typed) -> Node {
+    match typed.ty {
+        Type::Query => Node::Only(Type::Text, Box::new(typed.node)),
+        _ => typed.node,
+    }
+}
+
+/// What follows `$body.`, whose letters may be of either case.
+fn body_path(name: &str) -> Option<&str> {
+    let prefix = name.get(..6)?;
+    prefix.eq_ignore_ascii_case("$body.").then(|| &name[6..])
+}
+
+fn show_signature(signature: &Signature) -> String {
+    let parameters: Vec<&str> = signature
+        .parameters
+        .iter()
+        .map(|parameter| match parameter {
+            Parameter::Number => "number",
+            Parameter::Text => "string",
+            Parameter::NumberOrText => "string or number",
+        })
+        .collect();
+    format!("{}({})", signature.name, parameters.join(", "))
+}
+
+/// Computes what does not depend on a message, with the evaluator itself, so that both always agree.
+fn fold(node: Node) -> Node {
+    if let Node::Logic { op, operands } = node {
+        return fold_logic(op, operands);
+    }
+    match children_are_constant(&node) {
+        true => Node::Constant(program::constant(&node)),
+        false => node,
+    }
+}
+
+/// `false AND x` is false and `true AND x` is x, whatever x is; likewise for OR.
+fn fold_logic(op: LogicOp, operands: Vec<Node>) -> Node {
+    let decides = op == LogicOp::Or;
+    if operands.iter().any(|operand| operand.constant() == Some(&Constant::Bool(decides))) {
+        return Node::Constant(Constant::Bool(decides));
+    }
+    let neutral = Node::Constant(Constant::Bool(!decides));
+    let mut rest: Vec<Node> = operands.into_iter().filter(|operand| *operand != neutral).collect();
+    match rest.len() {
+        0 => neutral,
+        1 => rest.remove(0),
+        _ if rest.iter().all(|operand| operand.constant().is_some()) => Node::UNDEFINED,
+        _ => Node::Logic { op, operands: rest },
+    }
+}
+
+fn children_are_constant(node: &Node) -> bool {
+    let constant = |node: &Node| node.constant().is_some();
+    match node {
+        Node::Constant(_) | Node::Slot(_) | Node::BodySlot(_) | Node::Loose { .. } | Node::Logic { .. } => {
+            false
+        }
+        Node::Only(_, operand) | Node::Not(operand) | Node::Negate(operand) => constant(operand),
+        Node::QueryLogic { left, right, .. }
+        | Node::Compare { left, right, .. }
+        | Node::Arithmetic { left, right, .. }
+        | Node::Coalesce(left, right) => constant(left) && constant(right),
+        Node::Concat(operands) | Node::Call(_, operands) => operands.iter().all(constant),
+        Node::InList { value, items, .. } => constant(value) && items.iter().all(constant),
+        Node::Between { value, low, high, .. } => constant(value) && constant(low) && constant(high),
+        Node::In { value, .. } | Node::Like { value, .. } => constant(value),
+    }
+}

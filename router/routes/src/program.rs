@@ -1,0 +1,710 @@
+//! Conditions as flat code, and the machine that runs it.
+//!
+//! Knows: what every operation computes. May use: `types`, `value`, `slots`, `dotnet`, `pattern`.
+//! In:  a typed tree while compiling; filled slots while matching. Out: code; true, false or undefined.
+//! Invariant: jumps go forward only, so a run takes at most as many steps as the code is long; the stack is as
+//! deep as the tree; texts computed in one run are bounded by [`COMPUTED_BYTES_MAX`].
+
+use std::ops::Range;
+
+use model::Message;
+use rustc_hash::FxHashSet;
+
+use crate::dotnet;
+use crate::functions::Function;
+use crate::pattern::Pattern;
+use crate::slots::{Filled, SlotId};
+use crate::syntax::{ArithmeticOp, CompareOp, LogicOp};
+use crate::types::{Constant, Node, Type};
+use crate::value::{self, Comparing, Origin, TextAt, Truth, Value, compare, lower, upper};
+
+/// Most bytes of text that one run computes (`concat`, `lower`, …); what goes beyond is undefined.
+pub(crate) const COMPUTED_BYTES_MAX: usize = 4 << 20;
+
+/// One step. Operands are on the stack unless said otherwise.
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    Constant(Value),
+    Slot(SlotId),
+    BodySlot(SlotId),
+    Loose {
+        property: SlotId,
+        body: Option<SlotId>,
+        to: Type,
+    },
+    Only(Type),
+    Not,
+    Negate,
+    /// Leaves the top and goes on at `target` if it decides the chain.
+    JumpIf {
+        value: bool,
+        target: u32,
+    },
+    Logic(LogicOp),
+    QueryLogic(LogicOp),
+    Compare {
+        op: CompareOp,
+        how: Comparing,
+    },
+    /// A slot with a constant, nothing on the stack: most conditions are of this form.
+    CompareSlot {
+        slot: SlotId,
+        body: bool,
+        op: CompareOp,
+        how: Comparing,
+        constant: Value,
+    },
+    Between([Comparing; 2]),
+    Arithmetic(ArithmeticOp),
+    Concat,
+    Coalesce,
+    In {
+        set: u32,
+        how: Comparing,
+    },
+    /// Takes an item; below it lie the result so far and the value.
+    InItem(Comparing),
+    /// Takes the result; below it lies the value.
+    InEnd,
+    Like(u32),
+    Call(Function),
+    /// edgeHub's `is_null($body.x)`: false where the body has no x, true for whatever it has, null or not.
+    IsNullInverted(SlotId),
+}
+
+/// The code of one route.
+pub(crate) type Code = Range<u32>;
+
+/// The code of all routes of a table and the constants it uses.
+#[derive(Debug, Default)]
+pub(crate) struct Program {
+    ops: Vec<Op>,
+    texts: String,
+    sets: Vec<Set>,
+    patterns: Vec<Pattern>,
+}
+
+/// The constants of an `IN`.
+#[derive(Debug, Default)]
+struct Set {
+    texts: FxHashSet<Box<str>>,
+    /// Bits of the numbers, zeros made equal.
+    numbers: FxHashSet<u64>,
+    /// Null, false, true.
+    others: [bool; 3],
+    /// Whether an item is undefined: then what is not found is undefined, not absent.
+    undefined: bool,
+}
+
+impl Program {
+    /// Appends the code of `node`.
+    pub(crate) fn emit_route(&mut self, node: &Node) -> Code {
+        let start = self.ops.len() as u32;
+        self.emit(node);
+        start..self.ops.len() as u32
+    }
+
+    fn emit(&mut self, node: &Node) {
+        match node {
+            Node::Constant(constant) => {
+                let value = self.intern(constant);
+                self.ops.push(Op::Constant(value));
+            }
+            Node::Slot(slot) => self.ops.push(Op::Slot(*slot)),
+            Node::BodySlot(slot) => self.ops.push(Op::BodySlot(*slot)),
+            Node::Loose { property, body, to } => {
+                self.ops.push(Op::Loose { property: *property, body: *body, to: *to });
+            }
+            Node::Only(ty, operand) => self.unary(operand, Op::Only(*ty)),
+            Node::Not(operand) => self.unary(operand, Op::Not),
+            Node::Negate(operand) => self.unary(operand, Op::Negate),
+            Node::Logic { op, operands } => self.emit_logic(*op, operands),
+            Node::QueryLogic { op, left, right } => self.all([&**left, &**right], Op::QueryLogic(*op)),
+            Node::Compare { op, how, left, right } => self.emit_compare(*op, *how, left, right),
+            Node::Arithmetic { op, left, right } => self.all([&**left, &**right], Op::Arithmetic(*op)),
+            Node::Concat(parts) => {
+                self.emit(&parts[0]);
+                for part in &parts[1..] {
+                    self.unary(part, Op::Concat);
+                }
+            }
+            Node::Coalesce(left, right) => self.all([&**left, &**right], Op::Coalesce),
+            Node::Call(Function::IsNullInverted, arguments) => match &arguments[0] {
+                Node::BodySlot(slot) => self.ops.push(Op::IsNullInverted(*slot)),
+                operand => self.unary(operand, Op::Call(Function::IsNullInverted)),
+            },
+            Node::Call(function, arguments) => self.all(arguments, Op::Call(*function)),
+            Node::In { value, how, set } => {
+                let set = self.add_set(set);
+                self.unary(value, Op::In { set, how: *how });
+            }
+            Node::InList { value, how, items } => {
+                self.emit(value);
+                self.ops.push(Op::Constant(Value::Bool(false)));
+                for item in items {
+                    self.unary(item, Op::InItem(*how));
+                }
+                self.ops.push(Op::InEnd);
+            }
+            Node::Between { value, low, high, how } => {
+                self.all([&**value, &**low, &**high], Op::Between(*how));
+            }
+            Node::Like { value, pattern } => {
+                self.patterns.push(Pattern::new(pattern));
+                let pattern = self.patterns.len() as u32 - 1;
+                self.unary(value, Op::Like(pattern));
+            }
+        }
+    }
+
+    fn unary(&mut self, operand: &Node, op: Op) {
+        self.emit(operand);
+        self.ops.push(op);
+    }
+
+    fn all<'n>(&mut self, operands: impl IntoIterator<Item = &'n Node>, op: Op) {
+        for operand in operands {
+            self.emit(operand);
+        }
+        self.ops.push(op);
+    }
+
+    fn emit_logic(&mut self, op: LogicOp, operands: &[Node]) {
+        let decides = op == LogicOp::Or;
+        let mut jumps = Vec::new();
+        self.emit(&operands[0]);
+        for operand in &operands[1..] {
+            jumps.push(self.ops.len());
+            self.ops.push(Op::JumpIf { value: decides, target: 0 });
+            self.unary(operand, Op::Logic(op));
+        }
+        let end = self.ops.len() as u32;
+        for jump in jumps {
+            self.ops[jump] = Op::JumpIf { value: decides, target: end };
+        }
+    }
+
+    fn emit_compare(&mut self, op: CompareOp, how: Comparing, left: &Node, right: &Node) {
+        let (slot, constant, op) = match (left, right) {
+            (slot, Node::Constant(constant)) => (slot, constant, op),
+            (Node::Constant(constant), slot) => (slot, constant, op.mirrored()),
+            _ => return self.all([left, right], Op::Compare { op, how }),
+        };
+        let (slot, body) = match slot {
+            Node::Slot(slot) => (*slot, false),
+            Node::BodySlot(slot) => (*slot, true),
+            _ => return self.all([slot, &Node::Constant(constant.clone())], Op::Compare { op, how }),
+        };
+        let constant = self.intern(constant);
+        self.ops.push(Op::CompareSlot { slot, body, op, how, constant });
+    }
+
+    fn intern(&mut self, constant: &Constant) -> Value {
+        match constant {
+            Constant::Undefined => Value::Undefined,
+            Constant::Null => Value::Null,
+            Constant::Bool(value) => Value::Bool(*value),
+            Constant::Number(value) => Value::number(*value),
+            Constant::Text(text) => {
+                let start = self.texts.len() as u32;
+                self.texts.push_str(text);
+                Value::Text(TextAt { origin: Origin::Constant, start, length: text.len() as u32 })
+            }
+        }
+    }
+
+    fn add_set(&mut self, constants: &[Constant]) -> u32 {
+        let mut set = Set::default();
+        for constant in constants {
+            match constant {
+                Constant::Undefined => set.undefined = true,
+                Constant::Null => set.others[0] = true,
+                Constant::Bool(value) => set.others[1 + usize::from(*value)] = true,
+                Constant::Number(value) => {
+                    set.numbers.insert(number_key(*value));
+                }
+                Constant::Text(text) => {
+                    set.texts.insert(text.as_str().into());
+                }
+            }
+        }
+        self.sets.push(set);
+        self.sets.len() as u32 - 1
+    }
+}
+
+/// Bits under which equal numbers meet.
+pub(crate) fn number_key(number: f64) -> u64 {
+    (number + 0.0).to_bits()
+}
+
+/// What a machine needs between runs.
+#[derive(Debug, Default)]
+pub(crate) struct Stack {
+    values: Vec<Value>,
+    computed: String,
+}
+
+/// A message with its slots filled, ready to run code.
+pub(crate) struct Machine<'r> {
+    pub(crate) program: &'r Program,
+    pub(crate) message: &'r Message<'r>,
+    /// The body as text, empty if it is none.
+    pub(crate) body: &'r str,
+    /// What a path gives that the body does not have: null to edgeHub, else undefined.
+    pub(crate) missing: Value,
+    pub(crate) filled: &'r Filled,
+    pub(crate) stack: &'r mut Stack,
+}
+
+impl Machine<'_> {
+    /// Whether the condition holds.
+    pub(crate) fn truth(&mut self, code: &Code) -> Truth {
+        match self.run(code) {
+            Value::Bool(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn run(&mut self, code: &Code) -> Value {
+        self.stack.values.clear();
+        self.stack.computed.clear();
+        let program = self.program;
+        let (mut at, end) = (code.start as usize, code.end as usize);
+        while at < end {
+            at += 1;
+            if let Op::JumpIf { value, target } = program.ops[at - 1] {
+                if self.top() == Value::Bool(value) {
+                    at = target as usize;
+                }
+                continue;
+            }
+            self.step(&program.ops[at - 1]);
+        }
+        self.pop()
+    }
+
+    #[inline]
+    fn step(&mut self, op: &Op) {
+        let value = match *op {
+            Op::Constant(value) => value,
+            Op::Slot(slot) => self.slot(slot, false),
+            Op::BodySlot(slot) => self.slot(slot, true),
+            Op::Loose { property, body, to } => self.loose(property, body, to),
+            Op::Only(ty) => only(ty, self.pop()),
+            Op::Not => match self.pop() {
+                Value::Bool(value) => Value::Bool(!value),
+                _ => Value::Undefined,
+            },
+            Op::Negate => match self.pop() {
+                Value::Number(number) => Value::Number(-number),
+                _ => Value::Undefined,
+            },
+            Op::JumpIf { .. } => return,
+            Op::Logic(op) => {
+                let right = self.pop();
+                logic(op, self.pop(), right)
+            }
+            Op::QueryLogic(op) => {
+                let right = self.pop();
+                query_logic(op, self.pop(), right)
+            }
+            Op::Compare { op, how } => {
+                let right = self.pop();
+                let left = self.pop();
+                self.compare(how, op, left, right).into()
+            }
+            Op::CompareSlot { slot, body, op, how, constant } => {
+                let left = self.slot(slot, body);
+                self.compare(how, op, left, constant).into()
+            }
+            Op::Between(how) => self.between(how),
+            Op::Arithmetic(op) => {
+                let right = self.pop();
+                arithmetic(op, self.pop(), right)
+            }
+            Op::Concat => self.concat(),
+            Op::Coalesce => {
+                let right = self.pop();
+                let left = self.pop();
+                if left.is_defined() { left } else { right }
+            }
+            Op::In { set, how } => self.contained(set, how),
+            Op::InItem(how) => {
+                let item = self.pop();
+                let found = self.pop();
+                let equal = self.compare(how, CompareOp::Equal, self.top(), item);
+                logic(LogicOp::Or, found, equal.into())
+            }
+            Op::InEnd => {
+                let found = self.pop();
+                self.pop();
+                found
+            }
+            Op::Like(pattern) => match self.pop() {
+                Value::Text(text) => {
+                    Value::Bool(self.program.patterns[pattern as usize].matches(self.text(text)))
+                }
+                _ => Value::Undefined,
+            },
+            Op::Call(function) => self.call(function),
+            Op::IsNullInverted(slot) => match self.filled.read(slot) {
+                Value::Missing if self.missing == Value::Null => Value::Bool(false),
+                Value::Missing | Value::Undefined => Value::Undefined,
+                _ => Value::Bool(true),
+            },
+        };
+        self.stack.values.push(value);
+    }
+
+    fn top(&self) -> Value {
+        self.stack.values.last().copied().unwrap_or(Value::Undefined)
+    }
+
+    fn pop(&mut self) -> Value {
+        self.stack.values.pop().unwrap_or(Value::Undefined)
+    }
+
+    #[inline]
+    pub(crate) fn slot(&self, slot: SlotId, body: bool) -> Value {
+        match self.filled.read(slot) {
+            Value::Missing if body => self.missing,
+            Value::Missing => Value::Undefined,
+            value => value,
+        }
+    }
+
+    /// The text that lies there.
+    pub(crate) fn text(&self, at: TextAt) -> &str {
+        let (start, end) = (at.start as usize, (at.start + at.length) as usize);
+        match at.origin {
+            Origin::Body => &self.body[start..end],
+            Origin::Unescaped => &self.filled.unescaped[start..end],
+            Origin::Computed => &self.stack.computed[start..end],
+            Origin::Constant => &self.program.texts[start..end],
+            Origin::Property => self.message.properties[start].value.unwrap_or(""),
+            Origin::System => self.message.system[start].value.unwrap_or(""),
+            Origin::Topic => &self.message.topic[start..end],
+            Origin::ClientId => &self.message.client_id[start..end],
+            Origin::User => &self.message.user[start..end],
+        }
+    }
+
+    #[inline]
+    fn compare(&self, how: Comparing, op: CompareOp, left: Value, right: Value) -> Truth {
+        compare(how, op, left, right, |left, right| {
+            let (left, right) = (self.text(left), self.text(right));
+            match op {
+                // Equality needs no order, and most texts differ in length.
+                CompareOp::Equal | CompareOp::NotEqual if left == right => std::cmp::Ordering::Equal,
+                CompareOp::Equal | CompareOp::NotEqual => std::cmp::Ordering::Less,
+                _ => value::utf16_order(left, right),
+            }
+        })
+    }
+
+    fn between(&mut self, how: [Comparing; 2]) -> Value {
+        let (high, low, value) = (self.pop(), self.pop(), self.pop());
+        let from = self.compare(how[0], CompareOp::GreaterEqual, value, low);
+        let to = self.compare(how[1], CompareOp::LessEqual, value, high);
+        logic(LogicOp::And, from.into(), to.into())
+    }
+
+    fn contained(&mut self, set: u32, how: Comparing) -> Value {
+        let (set, value) = (&self.program.sets[set as usize], self.pop());
+        let found = match value {
+            Value::Undefined | Value::Missing => return Value::Undefined,
+            Value::Null if how == Comparing::Same => return Value::Undefined,
+            Value::Null => set.others[0],
+            Value::Bool(value) => set.others[1 + usize::from(value)],
+            Value::Number(number) => set.numbers.contains(&number_key(number)),
+            Value::Text(text) => set.texts.contains(self.text(text)),
+        };
+        if found || !set.undefined { Value::Bool(found) } else { Value::Undefined }
+    }
+
+    /// Property first, then body field; a text is read as the number or bool that is needed.
+    pub(crate) fn loose(&self, property: SlotId, body: Option<SlotId>, to: Type) -> Value {
+        let value = match (self.filled.read(property), body) {
+            (Value::Missing, Some(body)) => self.filled.read(body),
+            (value, _) => value,
+        };
+        match (value, to) {
+            (Value::Text(text), Type::Number) => {
+                dotnet::parse_number(self.text(text)).map_or(Value::Undefined, Value::number)
+            }
+            (Value::Text(text), _) => read_bool(self.text(text)),
+            (value, to) => only(to, value),
+        }
+    }
+
+    fn concat(&mut self) -> Value {
+        let (right, left) = (self.pop(), self.pop());
+        match (left, right) {
+            (Value::Text(left), Value::Text(right)) => self.join(left, right),
+            (Value::Text(text), Value::Null) | (Value::Null, Value::Text(text)) => Value::Text(text),
+            (Value::Null, Value::Null) => {
+                Value::Text(TextAt { origin: Origin::Computed, start: 0, length: 0 })
+            }
+            _ => Value::Undefined,
+        }
+    }
+
+    fn join(&mut self, left: TextAt, right: TextAt) -> Value {
+        let length = left.length as usize + right.length as usize;
+        let start = self.stack.computed.len();
+        if start + length > COMPUTED_BYTES_MAX {
+            return Value::Undefined;
+        }
+        for part in [left, right] {
+            match part.origin {
+                Origin::Computed => {
+                    let from = part.start as usize;
+                    self.stack.computed.extend_from_within(from..from + part.length as usize);
+                }
+                _ => self.push_text(part),
+            }
+        }
+        self.computed_since(start)
+    }
+
+    /// Appends a text that is not itself computed.
+    fn push_text(&mut self, at: TextAt) {
+        let mut computed = std::mem::take(&mut self.stack.computed);
+        computed.push_str(self.text(at));
+        self.stack.computed = computed;
+    }
+
+    fn computed_since(&self, start: usize) -> Value {
+        let length = (self.stack.computed.len() - start) as u32;
+        Value::Text(TextAt { origin: Origin::Computed, start: start as u32, length })
+    }
+
+    fn call(&mut self, function: Function) -> Value {
+        match function.operands() {
+            1 => {
+                let operand = self.pop();
+                self.call_one(function, operand)
+            }
+            2 => {
+                let (second, first) = (self.pop(), self.pop());
+                self.call_two(function, first, second)
+            }
+            _ => {
+                let (length, start, text) = (self.pop(), self.pop(), self.pop());
+                self.substring(text, start, Some(length))
+            }
+        }
+    }
+
+    fn call_one(&mut self, function: Function, operand: Value) -> Value {
+        let number = |compute: fn(f64) -> f64| match operand {
+            Value::Number(number) => Value::number(compute(number)),
+            _ => Value::Undefined,
+        };
+        match function {
+            Function::Abs => number(f64::abs),
+            Function::Ceiling => number(f64::ceil),
+            Function::Exp => number(f64::exp),
+            Function::Floor => number(f64::floor),
+            Function::Sign => number(|number| if number == 0.0 { 0.0 } else { number.signum() }),
+            Function::Sqrt => number(f64::sqrt),
+            Function::Square => number(|number| number * number),
+            Function::AsNumber => match operand {
+                Value::Text(text) => {
+                    dotnet::parse_number(self.text(text)).map_or(Value::Undefined, Value::number)
+                }
+                operand => only(Type::Number, operand),
+            },
+            Function::Length => match operand {
+                Value::Text(text) => Value::Number(utf16_length(self.text(text)) as f64),
+                _ => Value::Undefined,
+            },
+            Function::Lower => self.mapped(operand, lower),
+            Function::Upper => self.mapped(operand, upper),
+            _ => tests_of_kind(function, operand),
+        }
+    }
+
+    fn call_two(&mut self, function: Function, first: Value, second: Value) -> Value {
+        match (function, first, second) {
+            (Function::Power, Value::Number(base), Value::Number(exponent)) => {
+                Value::number(base.powf(exponent))
+            }
+            (Function::SubstringFrom, text, start) => self.substring(text, start, None),
+            (_, Value::Text(text), Value::Text(part)) => {
+                let (text, part) = (self.text(text), self.text(part));
+                match function {
+                    Function::IndexOf => Value::Number(index_of(text, part)),
+                    Function::StartsWith => Value::Bool(text.starts_with(part)),
+                    Function::EndsWith => Value::Bool(text.ends_with(part)),
+                    _ => Value::Bool(text.contains(part)),
+                }
+            }
+            _ => Value::Undefined,
+        }
+    }
+
+    fn mapped(&mut self, operand: Value, map: fn(char) -> char) -> Value {
+        let Value::Text(text) = operand else { return Value::Undefined };
+        let start = self.stack.computed.len();
+        // A mapped character takes at most three bytes more than the original.
+        if start + text.length as usize * 4 > COMPUTED_BYTES_MAX {
+            return Value::Undefined;
+        }
+        let mut computed = std::mem::take(&mut self.stack.computed);
+        match text.origin {
+            Origin::Computed => {
+                let copy = computed[text.start as usize..(text.start + text.length) as usize].to_owned();
+                computed.extend(copy.chars().map(map));
+            }
+            _ => computed.extend(self.text(text).chars().map(map)),
+        }
+        self.stack.computed = computed;
+        self.computed_since(start)
+    }
+
+    fn part(&mut self, at: TextAt, from: usize, to: usize) -> Value {
+        if !matches!(at.origin, Origin::Property | Origin::System) {
+            return Value::Text(TextAt { start: at.start + from as u32, length: (to - from) as u32, ..at });
+        }
+        // The value of a property is addressed by its number, so a part of it needs a place of its own.
+        let start = self.stack.computed.len();
+        if start + (to - from) > COMPUTED_BYTES_MAX {
+            return Value::Undefined;
+        }
+        let mut computed = std::mem::take(&mut self.stack.computed);
+        computed.push_str(&self.text(at)[from..to]);
+        self.stack.computed = computed;
+        self.computed_since(start)
+    }
+
+    /// Positions count UTF-16 units and are cut to whole numbers; a cut through a pair of them is undefined.
+    fn substring(&mut self, text: Value, start: Value, length: Option<Value>) -> Value {
+        let (Value::Text(at), Value::Number(start)) = (text, start) else { return Value::Undefined };
+        let text = self.text(at);
+        let whole = utf16_length(text) as f64;
+        let units = match length {
+            None if (0.0..=whole).contains(&start) => whole - start.trunc(),
+            Some(Value::Number(length))
+                if (0.0..whole).contains(&start) && (0.0..=whole - start).contains(&length) =>
+            {
+                length.trunc()
+            }
+            _ => return Value::Undefined,
+        };
+        let from = byte_at(text, start.trunc() as usize);
+        let to = from.and_then(|from| Some(from + byte_at(&text[from..], units as usize)?));
+        match (from, to) {
+            (Some(from), Some(to)) => self.part(at, from, to),
+            _ => Value::Undefined,
+        }
+    }
+}
+
+/// Passes values of one type.
+fn only(ty: Type, value: Value) -> Value {
+    match (ty, value) {
+        (Type::Bool, Value::Bool(_)) | (Type::Number, Value::Number(_)) | (Type::Text, Value::Text(_)) => {
+            value
+        }
+        _ => Value::Undefined,
+    }
+}
+
+fn logic(op: LogicOp, left: Value, right: Value) -> Value {
+    let decides = Value::Bool(op == LogicOp::Or);
+    match (left, right) {
+        (left, right) if left == decides || right == decides => decides,
+        (Value::Bool(_), Value::Bool(_)) => Value::Bool(op == LogicOp::And),
+        _ => Value::Undefined,
+    }
+}
+
+fn query_logic(op: LogicOp, left: Value, right: Value) -> Value {
+    match (left, right) {
+        (Value::Bool(left), Value::Bool(right)) => Value::Bool(match op {
+            LogicOp::And => left && right,
+            LogicOp::Or => left || right,
+        }),
+        _ => Value::Undefined,
+    }
+}
+
+fn arithmetic(op: ArithmeticOp, left: Value, right: Value) -> Value {
+    let (Value::Number(left), Value::Number(right)) = (left, right) else { return Value::Undefined };
+    Value::number(match op {
+        ArithmeticOp::Add => left + right,
+        ArithmeticOp::Subtract => left - right,
+        ArithmeticOp::Multiply => left * right,
+        ArithmeticOp::Divide => left / right,
+        ArithmeticOp::Remainder => left % right,
+    })
+}
+
+fn tests_of_kind(function: Function, operand: Value) -> Value {
+    let defined = operand.is_defined();
+    match function {
+        Function::IsDefined => Value::Bool(defined),
+        Function::IsNumber => Value::Bool(matches!(operand, Value::Number(number) if number.is_finite())),
+        Function::IsText => Value::Bool(matches!(operand, Value::Text(_))),
+        Function::IsNullText | Function::IsNullLoose => Value::Bool(operand == Value::Null),
+        Function::IsNullInverted if defined => Value::Bool(true),
+        Function::IsBool if defined => Value::Bool(matches!(operand, Value::Bool(_))),
+        _ => Value::Undefined,
+    }
+}
+
+fn read_bool(text: &str) -> Value {
+    match () {
+        () if text.eq_ignore_ascii_case("true") => Value::Bool(true),
+        () if text.eq_ignore_ascii_case("false") => Value::Bool(false),
+        () => Value::Undefined,
+    }
+}
+
+fn utf16_length(text: &str) -> usize {
+    // Every character but the four-byte ones is one unit.
+    text.chars().count() + text.bytes().filter(|byte| *byte >= 0xF0).count()
+}
+
+fn index_of(text: &str, part: &str) -> f64 {
+    text.find(part).map_or(-1.0, |at| utf16_length(&text[..at]) as f64)
+}
+
+/// The byte where the UTF-16 unit with this number starts; `None` within a pair or behind the end.
+fn byte_at(text: &str, units: usize) -> Option<usize> {
+    if text.is_ascii() {
+        return (units <= text.len()).then_some(units);
+    }
+    let mut left = units;
+    for (at, c) in text.char_indices() {
+        if left == 0 {
+            return Some(at);
+        }
+        left = left.checked_sub(c.len_utf16())?;
+    }
+    (left == 0).then_some(text.len())
+}
+
+/// Runs code that needs no message.
+pub(crate) fn constant(node: &Node) -> Constant {
+    let mut program = Program::default();
+    let code = program.emit_route(node);
+    let (message, filled, mut stack) = (Message::new("", b""), Filled::default(), Stack::default());
+    let mut machine = Machine {
+        program: &program,
+        message: &message,
+        body: "",
+        missing: Value::Undefined,
+        filled: &filled,
+        stack: &mut stack,
+    };
+    match machine.run(&code) {
+        Value::Missing | Value::Undefined => Constant::Undefined,
+        Value::Null => Constant::Null,
+        Value::Bool(value) => Constant::Bool(value),
+        Value::Number(value) => Constant::Number(value),
+        Value::Text(text) => Constant::Text(machine.text(text).to_owned()),
+    }
+}

@@ -1,0 +1,201 @@
+//! The shape of a route as written: what the parser builds, what the checker and the oracle walk.
+//!
+//! Knows: the constructs of the language and where each stands in the text. May use: `diagnostic`.
+//! In and out: plain values. Names are not resolved and types not known here.
+//! Invariant: no tree is deeper than `Limits::route_depth_max`; long chains of AND and OR are flat lists.
+
+use crate::diagnostic::Span;
+
+/// A whole route.
+#[derive(Clone, Debug)]
+pub(crate) struct Route {
+    pub(crate) source: Source,
+    /// What must hold; no WHERE is the literal `true`.
+    pub(crate) condition: Expr,
+    pub(crate) sinks: Vec<SinkText>,
+}
+
+/// Where messages come from.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    /// An edgeHub path, white space taken out: `/messages/*`.
+    Path(String),
+    /// An MQTT topic filter, valid.
+    Filter(String),
+}
+
+/// Where matches go, as written and already understood.
+#[derive(Clone, Debug)]
+pub(crate) enum SinkText {
+    Upstream,
+    Uplink(String),
+    Topic { template: String, span: Span },
+    Input { module: String, input: String },
+}
+
+/// A part of a condition.
+#[derive(Clone, Debug)]
+pub(crate) struct Expr {
+    pub(crate) kind: ExprKind,
+    pub(crate) span: Span,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum ExprKind {
+    Literal(Literal),
+    /// A bare name.
+    Name(String),
+    /// `$name`, `$body.path`, `$topic[1]`, with its dollar.
+    Dollar(String),
+    /// `{$name}`, with its dollar and without its braces.
+    Escaped(String),
+    Call {
+        name: String,
+        name_span: Span,
+        arguments: Vec<Expr>,
+    },
+    Not {
+        op_span: Span,
+        operand: Box<Expr>,
+    },
+    Negate {
+        op_span: Span,
+        operand: Box<Expr>,
+    },
+    /// `a AND b AND c`: at least two operands. `op_spans` has one less.
+    Logic {
+        op: LogicOp,
+        operands: Vec<Expr>,
+        op_spans: Vec<Span>,
+    },
+    Binary {
+        op: BinaryOp,
+        op_span: Span,
+        left: Box<Expr>,
+        right: Box<Expr>,
+    },
+    /// `value IN (…)`.
+    In {
+        value: Box<Expr>,
+        set: Vec<Expr>,
+        negated: bool,
+        op_span: Span,
+    },
+    /// `value BETWEEN low AND high`, both included.
+    Between {
+        value: Box<Expr>,
+        low: Box<Expr>,
+        high: Box<Expr>,
+        negated: bool,
+        op_span: Span,
+    },
+    /// `value LIKE 'pattern'`.
+    Like {
+        value: Box<Expr>,
+        pattern: String,
+        negated: bool,
+        op_span: Span,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Literal {
+    Bool(bool),
+    Number(f64),
+    Text(String),
+    Null,
+    Undefined,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum LogicOp {
+    And,
+    Or,
+}
+
+impl LogicOp {
+    pub(crate) fn symbol(self) -> &'static str {
+        match self {
+            LogicOp::And => "AND",
+            LogicOp::Or => "OR",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum BinaryOp {
+    Compare(CompareOp),
+    Arithmetic(ArithmeticOp),
+    Concat,
+    Coalesce,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum CompareOp {
+    Equal,
+    NotEqual,
+    Less,
+    LessEqual,
+    Greater,
+    GreaterEqual,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum ArithmeticOp {
+    Add,
+    Subtract,
+    Multiply,
+    Divide,
+    Remainder,
+}
+
+impl BinaryOp {
+    pub(crate) fn symbol(self) -> &'static str {
+        match self {
+            BinaryOp::Compare(op) => op.symbol(),
+            BinaryOp::Arithmetic(ArithmeticOp::Add) => "+",
+            BinaryOp::Arithmetic(ArithmeticOp::Subtract) => "-",
+            BinaryOp::Arithmetic(ArithmeticOp::Multiply) => "*",
+            BinaryOp::Arithmetic(ArithmeticOp::Divide) => "/",
+            BinaryOp::Arithmetic(ArithmeticOp::Remainder) => "%",
+            BinaryOp::Concat => "||",
+            BinaryOp::Coalesce => "??",
+        }
+    }
+}
+
+impl CompareOp {
+    pub(crate) fn symbol(self) -> &'static str {
+        match self {
+            CompareOp::Equal => "=",
+            CompareOp::NotEqual => "!=",
+            CompareOp::Less => "<",
+            CompareOp::LessEqual => "<=",
+            CompareOp::Greater => ">",
+            CompareOp::GreaterEqual => ">=",
+        }
+    }
+
+    /// Whether the comparison holds for this order of its sides.
+    pub(crate) fn holds(self, order: std::cmp::Ordering) -> bool {
+        match self {
+            CompareOp::Equal => order.is_eq(),
+            CompareOp::NotEqual => order.is_ne(),
+            CompareOp::Less => order.is_lt(),
+            CompareOp::LessEqual => order.is_le(),
+            CompareOp::Greater => order.is_gt(),
+            CompareOp::GreaterEqual => order.is_ge(),
+        }
+    }
+
+    /// The same comparison with its sides exchanged.
+    pub(crate) fn mirrored(self) -> CompareOp {
+        match self {
+            CompareOp::Less => CompareOp::Greater,
+            CompareOp::LessEqual => CompareOp::GreaterEqual,
+            CompareOp::Greater => CompareOp::Less,
+            CompareOp::GreaterEqual => CompareOp::LessEqual,
+            same => same,
+        }
+    }
+}

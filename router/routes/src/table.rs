@@ -1,0 +1,440 @@
+//! The route table: compiled once, shared by all shards, asked for every message.
+//!
+//! Knows: how the parts play together. May use: every file of this room.
+//! In:  route texts; then messages. Out: all errors at once, or a table; then matches.
+//! Invariant: a table never changes. What matching needs to write is in the caller's [`Scratch`].
+
+use model::{Limits, Match, Message, Priority, RouteId, SinkId};
+use rustc_hash::FxHashMap;
+
+use crate::Mode;
+use crate::body::{self, Body};
+use crate::check::check;
+use crate::diagnostic::{Fault, RouteError};
+use crate::index::{Index, best_way};
+use crate::parser;
+use crate::program::{Code, Machine, Program};
+use crate::scratch::{Counters, Scratch};
+use crate::sink::{Sink, TopicTemplate};
+use crate::slots::{SlotId, Slots};
+use crate::syntax::{Route, SinkText, Source};
+use crate::topics::Topics;
+use crate::types::{Constant, Node};
+use crate::value::{Truth, Value};
+
+/// A route as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteSpec {
+    /// Its name, for errors and reports.
+    pub name: String,
+    /// Its text: `FROM … [WHERE …] INTO …`.
+    pub text: String,
+    /// Its urgency.
+    pub priority: Priority,
+    /// How long its messages are worth delivering; `None` means the global setting.
+    pub ttl_millis: Option<u64>,
+}
+
+/// How routes are understood.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Whose rules hold.
+    pub mode: Mode,
+    /// Bounds of routes and bodies.
+    pub limits: Limits,
+}
+
+/// A route of a table.
+#[derive(Clone, Debug)]
+pub struct CompiledRoute {
+    pub(crate) name: String,
+    pub(crate) text: String,
+    pub(crate) priority: Priority,
+    pub(crate) ttl_millis: Option<u64>,
+    pub(crate) sinks: Vec<SinkId>,
+    pub(crate) when: When,
+}
+
+/// When a route whose source fits matches.
+#[derive(Clone, Debug)]
+pub(crate) enum When {
+    /// The condition is constant.
+    Constant(Truth),
+    /// The condition must be asked.
+    Holds(Code),
+}
+
+impl CompiledRoute {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its text, as configured.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Its urgency.
+    pub fn priority(&self) -> Priority {
+        self.priority
+    }
+
+    /// Its time to live in milliseconds; `None` means the global setting.
+    pub fn ttl_millis(&self) -> Option<u64> {
+        self.ttl_millis
+    }
+
+    /// Where it leads, ascending, each once.
+    pub fn sinks(&self) -> &[SinkId] {
+        &self.sinks
+    }
+}
+
+/// Routes that can be asked. `Send` and `Sync`: share it in an `Arc`.
+#[derive(Debug)]
+pub struct RouteTable {
+    pub(crate) mode: Mode,
+    pub(crate) limits: Limits,
+    sinks: Vec<Sink>,
+    pub(crate) routes: Vec<CompiledRoute>,
+    pub(crate) topics: Topics,
+    groups: Vec<Group>,
+    pub(crate) slots: Slots,
+    pub(crate) program: Program,
+    needs_properties: bool,
+}
+
+/// The routes of one source.
+#[derive(Debug, Default)]
+struct Group {
+    /// Routes without a condition.
+    always: Vec<RouteId>,
+    index: Index,
+    /// Routes that no index finds; each is asked.
+    asked: Vec<RouteId>,
+    reads_body: bool,
+    reads_slots: bool,
+}
+
+impl RouteTable {
+    /// Compiles `specs` in their order; a route's place is its [`RouteId`].
+    ///
+    /// Errors: all that can be found, of all routes; then there is no table. Two routes may share a name.
+    /// Cost: about linear in the bytes of all routes. Source: `router/docs/routes.md`.
+    pub fn compile(specs: &[RouteSpec], options: &Options) -> Result<RouteTable, Vec<RouteError>> {
+        let mut compiler = Compiler::new(options);
+        let mut errors = Vec::new();
+        for (number, spec) in specs.iter().enumerate() {
+            if number >= options.limits.routes_max as usize {
+                let message =
+                    format!("there are {} routes, allowed are {}", specs.len(), options.limits.routes_max);
+                errors.push(Fault::new(0..0, message).in_route(&spec.name, &spec.text));
+                break;
+            }
+            if let Err(faults) = compiler.add(spec) {
+                errors.extend(faults.into_iter().map(|fault| fault.in_route(&spec.name, &spec.text)));
+            }
+        }
+        if errors.is_empty() { Ok(compiler.finish()) } else { Err(errors) }
+    }
+
+    /// A table without routes: nothing matches.
+    pub fn empty() -> RouteTable {
+        Compiler::new(&Options::default()).table
+    }
+
+    /// All sinks of the table, indexed by [`SinkId`]; equal ones are one.
+    pub fn sinks(&self) -> &[Sink] {
+        &self.sinks
+    }
+
+    /// All routes of the table, indexed by [`RouteId`], in the order of their specs.
+    pub fn routes(&self) -> &[CompiledRoute] {
+        &self.routes
+    }
+
+    /// Whether there are no routes.
+    pub fn is_empty(&self) -> bool {
+        self.routes.is_empty()
+    }
+
+    /// Whether matching looks at application or system properties; if not, callers need not decode them.
+    /// Reading a body counts too: its content type is a system property.
+    pub fn needs_properties(&self) -> bool {
+        self.needs_properties
+    }
+
+    /// Finds the sinks of `message`.
+    ///
+    /// `matches` is cleared, then filled in ascending [`SinkId`] order, each sink at most once; if several
+    /// routes lead to one sink, the most urgent priority wins, with its time to live, and among equals the
+    /// first route.
+    ///
+    /// Cost: one walk down the topic index and at most one scan of the body, for any number of routes.
+    /// Never fails: a predicate on a missing field is *undefined*, and undefined does not match.
+    /// Source: route rules in `router/docs/routes.md` §3.
+    pub fn matches(&self, message: &Message<'_>, scratch: &mut Scratch, matches: &mut Vec<Match>) {
+        matches.clear();
+        scratch.counters.messages += 1;
+        self.topics.find(message.topic, message.source, &mut scratch.name, &mut scratch.groups);
+        if scratch.groups.is_empty() {
+            return;
+        }
+        let groups = std::mem::take(&mut scratch.groups);
+        let reads_body = groups.iter().any(|group| self.groups[*group as usize].reads_body);
+        let reads_slots = groups.iter().any(|group| self.groups[*group as usize].reads_slots);
+        let body = if reads_slots { self.fill(message, reads_body, scratch) } else { Body::NOT_READ };
+        scratch.found.begin(self.sinks.len());
+        for group in &groups {
+            self.match_group(&self.groups[*group as usize], message, body, scratch);
+        }
+        scratch.groups = groups;
+        scratch.found.take(matches);
+    }
+
+    /// Fills all slots; the body first, because properties can shadow it.
+    fn fill(&self, message: &Message<'_>, reads_body: bool, scratch: &mut Scratch) -> Body {
+        scratch.filled.begin(&self.slots);
+        let body = if reads_body { body::fill(self, message, scratch) } else { Body::NOT_READ };
+        self.slots.fill(message, &mut scratch.filled, &mut scratch.name);
+        body
+    }
+
+    /// What the condition of one route gives, whether or not its source fits.
+    #[cfg(test)]
+    pub(crate) fn truth(&self, route: RouteId, message: &Message<'_>, scratch: &mut Scratch) -> Truth {
+        let body = self.fill(message, true, scratch);
+        let mut machine = Machine {
+            program: &self.program,
+            message,
+            body: body.text(message, &scratch.decoded),
+            missing: body.missing(self.mode),
+            filled: &scratch.filled,
+            stack: &mut scratch.stack,
+        };
+        machine.asked(&self.routes[route.0 as usize].when)
+    }
+
+    /// A table with one route that has this condition; the condition may be empty.
+    #[cfg(test)]
+    pub(crate) fn of_condition(text: &str, options: &Options) -> Result<RouteTable, Vec<RouteError>> {
+        let mut compiler = Compiler::new(options);
+        let spec = RouteSpec {
+            name: "condition".into(),
+            text: text.into(),
+            priority: Priority::DEFAULT,
+            ttl_millis: None,
+        };
+        let parsed =
+            parser::parse_condition(text, options.mode, &options.limits).map_err(|fault| vec![fault]);
+        let table = &mut compiler.table;
+        let checked =
+            parsed.and_then(|condition| check(&condition, options.mode, &options.limits, &mut table.slots));
+        match checked {
+            Err(faults) => Err(faults.into_iter().map(|fault| fault.in_route("condition", text)).collect()),
+            Ok(condition) => {
+                let source = Source::Path("/*".into());
+                compiler.install(&spec, &source, &condition, Vec::new());
+                Ok(compiler.table)
+            }
+        }
+    }
+
+    fn match_group(&self, group: &Group, message: &Message<'_>, body: Body, scratch: &mut Scratch) {
+        for &id in &group.always {
+            scratch.found.add(id, &self.routes[id.0 as usize]);
+        }
+        if group.index.is_empty() && group.asked.is_empty() {
+            return;
+        }
+        let mut machine = Machine {
+            program: &self.program,
+            message,
+            body: body.text(message, &scratch.decoded),
+            missing: body.missing(self.mode),
+            filled: &scratch.filled,
+            stack: &mut scratch.stack,
+        };
+        scratch.candidates.clear();
+        group.index.find(&machine, &mut scratch.candidates);
+        for candidate in &scratch.candidates {
+            let route = &self.routes[candidate.route()];
+            if candidate.is_exact() || machine.asked(&route.when) == Some(true) {
+                scratch.found.add(RouteId(candidate.route() as u32), route);
+            }
+        }
+        for &id in &group.asked {
+            let route = &self.routes[id.0 as usize];
+            if machine.asked(&route.when) == Some(true) {
+                scratch.found.add(id, route);
+            }
+        }
+    }
+}
+
+struct Compiler {
+    table: RouteTable,
+    sinks: FxHashMap<Sink, SinkId>,
+}
+
+impl Compiler {
+    fn new(options: &Options) -> Compiler {
+        let table = RouteTable {
+            mode: options.mode,
+            limits: options.limits.clone(),
+            sinks: Vec::new(),
+            routes: Vec::new(),
+            topics: Topics::default(),
+            groups: Vec::new(),
+            slots: Slots::default(),
+            program: Program::default(),
+            needs_properties: false,
+        };
+        Compiler { table, sinks: FxHashMap::default() }
+    }
+
+    fn add(&mut self, spec: &RouteSpec) -> Result<(), Vec<Fault>> {
+        let table = &mut self.table;
+        let parsed = parser::parse(&spec.text, table.mode, &table.limits).map_err(|fault| vec![fault])?;
+        let checked = check(&parsed.condition, table.mode, &table.limits, &mut table.slots);
+        let sinks = self.sinks_of(&parsed);
+        let (condition, sinks) = match (checked, sinks) {
+            (Ok(condition), Ok(sinks)) => (condition, sinks),
+            (condition, sinks) => {
+                return Err(condition.err().into_iter().chain(sinks.err()).flatten().collect());
+            }
+        };
+        self.install(spec, &parsed.source, &condition, sinks);
+        Ok(())
+    }
+
+    fn install(&mut self, spec: &RouteSpec, source: &Source, condition: &Node, sinks: Vec<SinkId>) {
+        let table = &mut self.table;
+        let id = RouteId(table.routes.len() as u32);
+        let when = match condition {
+            Node::Constant(Constant::Bool(truth)) => When::Constant(Some(*truth)),
+            Node::Constant(_) => When::Constant(None),
+            condition => When::Holds(table.program.emit_route(condition)),
+        };
+        let always = matches!(when, When::Constant(Some(true)));
+        let never = matches!(when, When::Constant(None | Some(false)));
+        table.routes.push(CompiledRoute {
+            name: spec.name.clone(),
+            text: spec.text.clone(),
+            priority: spec.priority,
+            ttl_millis: spec.ttl_millis,
+            sinks,
+            when,
+        });
+        let group = table.topics.add(source) as usize;
+        table.groups.resize_with(table.topics.groups() as usize, Group::default);
+        if !never {
+            let group = &mut table.groups[group];
+            match best_way(condition) {
+                _ if always => group.always.push(id),
+                Some((way, exact)) => group.index.add(&way, id.0, exact),
+                None => group.asked.push(id),
+            }
+            let slots = condition.slots();
+            group.reads_slots |= !slots.is_empty();
+            group.reads_body |= slots.iter().any(|slot| table.slots.origins(*slot).is_body());
+            table.needs_properties |= slots.iter().any(|slot| {
+                let origins = table.slots.origins(*slot);
+                origins.is_property() || origins.is_body()
+            });
+        }
+    }
+
+    fn finish(mut self) -> RouteTable {
+        self.table.groups.iter_mut().for_each(|group| group.index.finish());
+        self.table
+    }
+
+    fn sinks_of(&mut self, parsed: &Route) -> Result<Vec<SinkId>, Vec<Fault>> {
+        let (mut ids, mut faults) = (Vec::new(), Vec::new());
+        for sink in &parsed.sinks {
+            match understand(sink) {
+                Ok(sink) => ids.push(self.sink(sink)),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
+    }
+
+    fn sink(&mut self, sink: Sink) -> SinkId {
+        let sinks = &mut self.table.sinks;
+        if let Sink::Topic(template) = &sink {
+            self.table.needs_properties |= template.needs_properties();
+        }
+        *self.sinks.entry(sink.clone()).or_insert_with(|| {
+            sinks.push(sink);
+            SinkId(sinks.len() as u32 - 1)
+        })
+    }
+}
+
+fn understand(sink: &SinkText) -> Result<Sink, Fault> {
+    Ok(match sink {
+        SinkText::Upstream => Sink::Upstream,
+        SinkText::Uplink(name) => Sink::Uplink(name.clone()),
+        SinkText::Input { module, input } => Sink::Input { module: module.clone(), input: input.clone() },
+        SinkText::Topic { template, span } => match TopicTemplate::parse(template) {
+            Ok(template) => Sink::Topic(template),
+            // Escapes may shift what is inside the quotes; then the whole text is shown.
+            Err(fault) if span.len() == template.len() + 2 => {
+                let (start, end) = (span.start + 1 + fault.span.start, span.start + 1 + fault.span.end);
+                return Err(Fault { span: start..end, ..fault });
+            }
+            Err(fault) => return Err(Fault { span: span.clone(), ..fault }),
+        },
+    })
+}
+
+impl Scratch {
+    /// What was counted since this scratch exists.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+}
+
+/// Slots of a route, kept here because only the table needs them all.
+impl Node {
+    fn slots(&self) -> Vec<SlotId> {
+        let mut slots = Vec::new();
+        self.visit(&mut |node| match node {
+            Node::Slot(slot) | Node::BodySlot(slot) => slots.push(*slot),
+            Node::Loose { property, body, .. } => {
+                slots.extend([Some(*property), *body].into_iter().flatten())
+            }
+            _ => {}
+        });
+        slots
+    }
+}
+
+impl Machine<'_> {
+    fn asked(&mut self, when: &When) -> Truth {
+        match when {
+            When::Constant(truth) => *truth,
+            When::Holds(code) => self.truth(code),
+        }
+    }
+}
+
+impl Body {
+    fn missing(self, mode: Mode) -> Value {
+        match (mode, self) {
+            (Mode::EdgeHub, Body::AsItCame | Body::Decoded) => Value::Null,
+            _ => Value::Undefined,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,398 @@
+//! The composition root: from a `Config` to running threads, and back to a clean stop.
+//!
+//! In: a configuration that was judged. Out: exit by signal, everything acknowledged on disk.
+//! Order of the start: store, lanes, sessions, listeners, disk, shards, uplinks, HTTP, then `ready`. What fails before
+//! `ready` stops the start with one sentence, and nothing was touched. The stop goes the other way round.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use broker::{Plan, Setup, SinkPlan, decode_session};
+use crossbeam::channel::{Receiver, Sender, bounded};
+use model::{LaneId, Priority, ShardId};
+use store::CommitLog as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use crate::clock::entropy;
+use crate::config::{Config, Durability};
+use crate::disk::{Disk, DiskState, Job, ReadJob, SESSIONS, run_lane_reader};
+use crate::http::{Overview, RouteStatus};
+use crate::mail::{Mail, Mailbox};
+use crate::shard::{ShardSetup, StoredSession};
+use crate::telemetry::{ShardReport, start_logging};
+use crate::upstream::{Bell, LinkStatus, Tails, UplinkSetup};
+use crate::{http, net, shard, upstream};
+
+/// Jobs that may wait for the disk thread; a shard that finds the queue full keeps its job and stops reading.
+const JOBS_MAX: usize = 4_096;
+/// Reads of sessions' lanes that may wait.
+const READS_MAX: usize = 1_024;
+/// Stack of our threads. Nothing below recurses deeper than a topic has levels or a route has nesting.
+const STACK_BYTES: usize = 1 << 20;
+
+/// Runs the router until SIGTERM or SIGINT. `ready_file` is written once every listener accepts.
+pub fn run(config: Config, ready_file: Option<&Path>) -> anyhow::Result<()> {
+    start_logging(&config.log);
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let router = Router::start(config, ready_file).await?;
+        wait_for_signal().await?;
+        router.stop();
+        Ok(())
+    })
+}
+
+async fn wait_for_signal() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => info!("SIGTERM: stopping"),
+        _ = interrupt.recv() => info!("SIGINT: stopping"),
+    }
+    Ok(())
+}
+
+/// A running router.
+struct Router {
+    mailboxes: Vec<Arc<Mailbox>>,
+    shards: Vec<JoinHandle<()>>,
+    upstream: JoinHandle<()>,
+    disk: JoinHandle<()>,
+    reader: JoinHandle<()>,
+    jobs: Sender<Job>,
+    stop_upstream: watch::Sender<bool>,
+    overview: Arc<Overview>,
+    started: Instant,
+}
+
+impl Router {
+    async fn start(config: Config, ready_file: Option<&Path>) -> anyhow::Result<Router> {
+        let started = Instant::now();
+        let mut log = open_store(&config)?;
+        let mut tails = Tails::default();
+        let uplinks = uplinks(&config, &mut log, &mut tails)?;
+        let plan = Arc::new(plan(&config, &mut log)?);
+        log.commit().context("the lanes of the routes cannot be written")?;
+        let sessions = stored_sessions(&config, &log)?;
+
+        let mut listeners = Vec::new();
+        for listener in &config.listeners {
+            listeners.push(net::bind(&listener.name, listener.bind)?);
+        }
+        let http = match config.http {
+            Some(address) => Some(http::bind(address).await?),
+            None => None,
+        };
+
+        let mailboxes: Vec<_> = (0..config.shards)
+            .map(|_| Arc::new(Mailbox::new(config.limits.handoff_batches_max as usize * config.shards)))
+            .collect();
+        let overview = overview(&config, &log, &uplinks, started);
+        let (jobs, job_queue) = bounded(JOBS_MAX);
+        let (disk, reader) = start_disk(log, job_queue, &mailboxes, tails, &overview)?;
+        let shards = start_shards(&config, &plan, sessions, &mailboxes, &jobs, &overview)?;
+        let (stop_upstream, stop) = watch::channel(false);
+        let upstream = start_upstream(uplinks, &config, &overview, stop)?;
+
+        let router =
+            Router { mailboxes, shards, upstream, disk, reader, jobs, stop_upstream, overview, started };
+        router.announce(listeners, http, &config, ready_file)?;
+        Ok(router)
+    }
+
+    /// Lets listeners accept, and says so everywhere.
+    fn announce(
+        &self,
+        listeners: Vec<net::Bound>,
+        http: Option<http::Bound>,
+        config: &Config,
+        ready_file: Option<&Path>,
+    ) -> anyhow::Result<()> {
+        let addresses: Vec<_> = listeners.iter().map(|bound| (bound.name.clone(), bound.address)).collect();
+        let http_address = http.as_ref().map(|bound| bound.address);
+        for bound in listeners {
+            let open = Arc::clone(&self.overview.open);
+            let refused = Arc::clone(&self.overview.refused);
+            let connections_max = config.limits.connections_max;
+            tokio::spawn(net::serve(bound, self.mailboxes.clone(), open, connections_max, refused));
+        }
+        if let Some(bound) = http {
+            tokio::spawn(http::serve(bound, Arc::clone(&self.overview)));
+        }
+        self.overview.ready.store(true, Ordering::Relaxed);
+        if let Some(path) = ready_file {
+            write_ready_file(path, &addresses, http_address)?;
+        }
+        let listed: Vec<_> = addresses.iter().map(|(name, address)| format!("{name}={address}")).collect();
+        let (millis, shards) = (self.started.elapsed().as_millis() as u64, config.shards);
+        let http = http_address.map_or("off".to_owned(), |address| address.to_string());
+        info!(listeners = listed.join(" "), http, shards, start_ms = millis, "ready");
+        notify_systemd("READY=1");
+        Ok(())
+    }
+
+    /// Says goodbye to clients, then lets the disk finish, so that every promise that was given is kept.
+    fn stop(self) {
+        notify_systemd("STOPPING=1");
+        self.overview.ready.store(false, Ordering::Relaxed);
+        self.stop_upstream.send_replace(true);
+        for mailbox in &self.mailboxes {
+            let mut mail = Mail::Stop;
+            while let Err(back) = mailbox.send(mail) {
+                mail = back;
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        }
+        for shard in self.shards {
+            join(shard, "shard");
+        }
+        join(self.upstream, "upstream");
+        // The queue is drained in order: everything the shards sent comes before this.
+        if self.jobs.send(Job::Stop).is_err() {
+            warn!("the disk thread ended early");
+        }
+        join(self.disk, "disk");
+        join(self.reader, "lane reader");
+        info!("stopped");
+    }
+}
+
+fn join(thread: JoinHandle<()>, name: &str) {
+    if thread.join().is_err() {
+        error!(thread = name, "a thread ended by a defect; please report");
+    }
+}
+
+fn open_store(config: &Config) -> anyhow::Result<store::Log> {
+    let mut options = store::Options::new(&config.store.path);
+    options.memtable_bytes = config.store.memtable_bytes as u64;
+    options.sync = config.store.sync;
+    Ok(store::Log::open(&options)?)
+}
+
+/// The lane of an uplink for one priority.
+fn lane_name(uplink: &str, priority: Priority) -> String {
+    format!("u/{uplink}/{priority}")
+}
+
+/// Every uplink with the lanes it has in the store; also those of routes that are gone, so that what they left drains.
+fn uplinks(config: &Config, log: &mut store::Log, tails: &mut Tails) -> anyhow::Result<Vec<UplinkSetup>> {
+    for (index, route) in config.routes.iter().enumerate() {
+        for uplink in config.sinks(index).filter_map(|sink| config.uplink(sink)) {
+            log.lane(&lane_name(&uplink.name, route.spec.priority))?;
+        }
+    }
+    let mut setups = Vec::new();
+    for uplink in &config.uplinks {
+        let bell = Arc::new(Bell::default());
+        let mut lanes = Vec::new();
+        for priority in (0..=9).chain([i64::from(Priority::DEFAULT.get())]).filter_map(|number| Priority::new(number).ok()) {
+            if let Some(lane) = log.find_lane(&lane_name(&uplink.name, priority)) {
+                tails.add(lane, Arc::clone(&bell));
+                lanes.push((lane, priority));
+            }
+        }
+        setups.push(UplinkSetup { config: uplink.clone(), lanes, bell, status: Arc::new(LinkStatus::default()) });
+    }
+    Ok(setups)
+}
+
+fn plan(config: &Config, log: &mut store::Log) -> anyhow::Result<Plan> {
+    let table = Arc::clone(&config.table);
+    let sinks = table.sinks().iter().map(|sink| match config.uplink(sink) {
+        Some(uplink) => SinkPlan::Lanes(lanes_of(log, &uplink.name)),
+        None => SinkPlan::Topic,
+    });
+    let sinks = sinks.collect();
+    let durabilities = config.routes.iter().map(|route| match route.durability {
+        Durability::Disk => broker::Durability::Disk,
+        Durability::Memory => broker::Durability::Memory,
+    });
+    Ok(Plan { sinks, durabilities: durabilities.collect(), table, ttl_millis: None })
+}
+
+fn lanes_of(log: &store::Log, uplink: &str) -> Vec<(Priority, LaneId)> {
+    (0..=9)
+        .chain([i64::from(Priority::DEFAULT.get())])
+        .filter_map(|number| Priority::new(number).ok())
+        .filter_map(|priority| Some((priority, log.find_lane(&lane_name(uplink, priority))?)))
+        .collect()
+}
+
+/// The sessions in the store, by the shard they are at home in.
+fn stored_sessions(config: &Config, log: &store::Log) -> anyhow::Result<StoredSessions> {
+    let home_seed = entropy();
+    let mut by_shard: Vec<Vec<StoredSession>> = (0..config.shards).map(|_| Vec::new()).collect();
+    let mut found = Vec::new();
+    log.state_scan(SESSIONS, b"", &mut |key, value| {
+        found.push((String::from_utf8_lossy(key).into_owned(), decode_session(value)));
+        ControlFlow::Continue(())
+    })?;
+    for (client_id, record) in found {
+        let record = record.with_context(|| {
+            format!("the stored session of client \"{client_id}\" cannot be read; nothing was changed")
+        })?;
+        let lane = log
+            .lane_state(record.lane)
+            .with_context(|| format!("the lane of client \"{client_id}\" cannot be read; nothing was changed"))?;
+        let home = broker::home(home_seed, config.shards as u16, &client_id);
+        let (head, next) = (lane.head, lane.tail);
+        by_shard[usize::from(home.0)].push(StoredSession { client_id, record, head, next });
+    }
+    Ok(StoredSessions { home_seed, by_shard })
+}
+
+struct StoredSessions {
+    home_seed: u64,
+    by_shard: Vec<Vec<StoredSession>>,
+}
+
+fn overview(config: &Config, log: &store::Log, uplinks: &[UplinkSetup], started: Instant) -> Arc<Overview> {
+    let route_status = |(index, route): (usize, &crate::config::Route)| RouteStatus {
+        name: route.spec.name.clone(),
+        route: route.spec.text.clone(),
+        promise: promise(config, index, route),
+    };
+    Arc::new(Overview {
+        started,
+        ready: AtomicBool::new(false),
+        shards: (0..config.shards).map(|_| Arc::new(ShardReport::default())).collect(),
+        uplinks: uplinks.iter().map(|setup| (setup.config.name.clone(), Arc::clone(&setup.status))).collect(),
+        disk: Arc::new(DiskState::default()),
+        reader: log.reader(),
+        open: Arc::new(AtomicU32::new(0)),
+        refused: Arc::new(AtomicU64::new(0)),
+        routes: config.routes.iter().enumerate().map(route_status).collect(),
+    })
+}
+
+/// What an acknowledgement of a message on this route means, for people.
+fn promise(config: &Config, index: usize, route: &crate::config::Route) -> String {
+    if config.sinks(index).any(|sink| config.uplink(sink).is_some()) {
+        format!("{}: {}", route.durability, route.durability.promise())
+    } else {
+        "local: delivered like any publication; stored sessions have it on disk before the PUBACK".to_owned()
+    }
+}
+
+fn start_disk(
+    log: store::Log,
+    job_queue: Receiver<Job>,
+    mailboxes: &[Arc<Mailbox>],
+    tails: Tails,
+    overview: &Overview,
+) -> anyhow::Result<(JoinHandle<()>, JoinHandle<()>)> {
+    let (reads, read_queue) = bounded::<ReadJob>(READS_MAX);
+    let lane_reader = log.reader();
+    let state = Arc::clone(&overview.disk);
+    let boxes = mailboxes.to_vec();
+    let reader = thread("lane-reader", move || run_lane_reader(&lane_reader, &read_queue, &boxes, &state))?;
+    let state = Arc::clone(&overview.disk);
+    let disk = Disk::new(log, job_queue, reads, mailboxes.to_vec(), Arc::new(tails), state);
+    Ok((thread("disk", move || disk.run())?, reader))
+}
+
+fn start_shards(
+    config: &Config,
+    plan: &Arc<Plan>,
+    sessions: StoredSessions,
+    mailboxes: &[Arc<Mailbox>],
+    jobs: &Sender<Job>,
+    overview: &Overview,
+) -> anyhow::Result<Vec<JoinHandle<()>>> {
+    let limits = Arc::new(config.limits.clone());
+    let home_seed = sessions.home_seed;
+    let mut threads = Vec::new();
+    for (index, sessions) in sessions.by_shard.into_iter().enumerate() {
+        let setup = ShardSetup {
+            broker: Setup {
+                shard: ShardId(index as u16),
+                shards: config.shards as u16,
+                limits: Arc::clone(&limits),
+                anonymous: config.auth.anonymous,
+                plan: Arc::clone(plan),
+                seed: entropy(),
+                home_seed,
+            },
+            sessions,
+            mailboxes: mailboxes.to_vec(),
+            disk: jobs.clone(),
+            open: Arc::clone(&overview.open),
+            report: Arc::clone(&overview.shards[index]),
+        };
+        threads.push(thread(&format!("shard-{index}"), move || {
+            if let Err(error) = shard::run(setup) {
+                error!(%error, "a shard cannot start");
+            }
+        })?);
+    }
+    Ok(threads)
+}
+
+fn start_upstream(
+    uplinks: Vec<UplinkSetup>,
+    config: &Config,
+    overview: &Overview,
+    stop: watch::Receiver<bool>,
+) -> anyhow::Result<JoinHandle<()>> {
+    let (reader, limits) = (overview.reader.clone(), config.limits.clone());
+    thread("upstream", move || {
+        if let Err(error) = upstream::run(uplinks, &reader, &limits, stop) {
+            error!(%error, "the uplinks cannot start");
+        }
+    })
+}
+
+fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> anyhow::Result<JoinHandle<()>> {
+    let builder = std::thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES);
+    builder.spawn(body).with_context(|| format!("thread {name} cannot start"))
+}
+
+/// Writes the bound addresses as JSON; the file appears whole or not at all.
+fn write_ready_file(path: &Path, listeners: &[(String, SocketAddr)], http: Option<SocketAddr>) -> anyhow::Result<()> {
+    let listeners: Vec<_> = listeners
+        .iter()
+        .map(|(name, address)| serde_json::json!({ "name": name, "address": address.to_string() }))
+        .collect();
+    let ready = serde_json::json!({
+        "pid": std::process::id(),
+        "listeners": listeners,
+        "http": http.map(|address| address.to_string()),
+    });
+    let unfinished = path.with_extension("tmp");
+    let write = || -> std::io::Result<()> {
+        let mut file = std::fs::File::create(&unfinished)?;
+        writeln!(file, "{ready}")?;
+        std::fs::rename(&unfinished, path)
+    };
+    write().with_context(|| format!("--ready-file {} cannot be written", path.display()))
+}
+
+/// Tells systemd, if it started us (`Type=notify`).
+fn notify_systemd(state: &str) {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let sent = std::os::unix::net::UnixDatagram::unbound()
+        .and_then(|socket| match path.to_string_lossy().strip_prefix('@') {
+            Some(name) => {
+                use std::os::linux::net::SocketAddrExt as _;
+                let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+                socket.send_to_addr(state.as_bytes(), &address)
+            }
+            None => socket.send_to(state.as_bytes(), &path),
+        });
+    if let Err(error) = sent {
+        warn!(%error, "systemd could not be told: {state}");
+    }
+}

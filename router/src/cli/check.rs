@@ -1,0 +1,144 @@
+//! `millrace check`: the mistakes of a configuration, or a plan of what would run.
+//!
+//! Knows: how a `Config` reads. Never: how it is judged (that is `config`, and `run` uses the same).
+
+use std::io::{self, Write};
+
+use super::{CheckArgs, Exit};
+use crate::config::{self, Config, LogFormat};
+
+/// Judges a configuration and writes the plan to `out`, or every mistake to `err`.
+///
+/// Fails only if the writers fail.
+pub fn check(
+    args: &CheckArgs,
+    env: impl Iterator<Item = (String, String)>,
+    out: &mut impl Write,
+    err: &mut impl Write,
+) -> io::Result<Exit> {
+    if args.reference {
+        out.write_all(config::page().as_bytes())?;
+        return Ok(Exit::Done);
+    }
+    match config::load(&args.config, env) {
+        Ok(config) => {
+            plan(&config, out)?;
+            Ok(Exit::Done)
+        }
+        Err(errors) => {
+            writeln!(err, "{errors}")?;
+            Ok(Exit::BadConfig)
+        }
+    }
+}
+
+fn plan(config: &Config, out: &mut impl Write) -> io::Result<()> {
+    for listener in &config.listeners {
+        writeln!(out, "listener  {}  {}", listener.name, listener.bind)?;
+    }
+    match config.http {
+        Some(bind) => writeln!(out, "http      {bind}  /healthz /readyz /metrics")?,
+        None => writeln!(out, "http      none (http.bind is not set)")?,
+    }
+    writeln!(out, "clients   {}", if config.auth.anonymous { "anonymous" } else { "none may connect" })?;
+    writeln!(out, "shards    {}", config.shards)?;
+    let store = &config.store;
+    writeln!(
+        out,
+        "store     {}  at most {} on disk, {}",
+        store.path.display(),
+        bytes(config.limits.store_bytes_max),
+        if store.sync { "synced before every acknowledgement" } else { "NOT SYNCED" },
+    )?;
+    writeln!(out, "sessions  {}", config.session.durability)?;
+    let format = if config.log.format == LogFormat::Json { "json" } else { "text" };
+    writeln!(out, "log       {}  as {format}", config.log.filter)?;
+    uplinks(config, out)?;
+    routes(config, out)?;
+    memory(config, out)?;
+    if !config.warnings.is_empty() {
+        writeln!(out, "\nwarnings")?;
+    }
+    config.warnings.iter().try_for_each(|warning| writeln!(out, "  {warning}"))
+}
+
+fn uplinks(config: &Config, out: &mut impl Write) -> io::Result<()> {
+    if !config.uplinks.is_empty() {
+        writeln!(out, "\nuplinks")?;
+    }
+    for uplink in &config.uplinks {
+        writeln!(
+            out,
+            "  {}  MQTT {} to {} port {}, as {:?}, {} messages in flight, {}",
+            uplink.name,
+            uplink.version,
+            uplink.host,
+            uplink.port,
+            uplink.client_id,
+            uplink.window,
+            match uplink.pace_messages_per_sec {
+                Some(pace) => format!("at most {pace} a second"),
+                None => "not paced".to_owned(),
+            },
+        )?;
+    }
+    Ok(())
+}
+
+fn routes(config: &Config, out: &mut impl Write) -> io::Result<()> {
+    if config.routes.is_empty() {
+        return writeln!(out, "\nroutes    none: messages reach local subscribers only");
+    }
+    writeln!(out, "\nroutes")?;
+    for (index, route) in config.routes.iter().enumerate() {
+        let spec = &route.spec;
+        let sinks = config.sinks(index).map(|sink| match config.uplink(sink) {
+            Some(uplink) => format!("uplink {} ({}:{})", uplink.name, uplink.host, uplink.port),
+            None => super::route::sink_name(sink),
+        });
+        let sinks = sinks.collect::<Vec<_>>().join(", ");
+        writeln!(out, "  {}  {}", spec.name, spec.text)?;
+        write!(out, "    to {sinks}")?;
+        write!(out, ", priority {}", spec.priority)?;
+        match spec.ttl_millis {
+            Some(ttl) => writeln!(out, ", dropped after {} s", ttl / 1_000)?,
+            None => writeln!(out, ", kept until delivered")?,
+        }
+        if config.sinks(index).any(|sink| config.uplink(sink).is_some()) {
+            let promise = route.durability.promise();
+            writeln!(out, "    acknowledged ({}) means: {promise}", route.durability)?;
+        } else {
+            writeln!(
+                out,
+                "    published again here: an acknowledgement promises what each subscriber's session does"
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn memory(config: &Config, out: &mut impl Write) -> io::Result<()> {
+    let holders = config.memory_ceiling();
+    let total = holders.iter().fold(0u64, |sum, holder| sum.saturating_add(holder.bytes));
+    writeln!(out, "\nmemory    at most {}, if every holder is full at once", bytes(total))?;
+    for holder in holders.iter().filter(|holder| holder.bytes > 0) {
+        writeln!(out, "  {:>10}  {}: {}", bytes(holder.bytes), holder.name, holder.formula)?;
+    }
+    Ok(())
+}
+
+/// A length for people, rounded to three digits or so.
+fn bytes(count: u64) -> String {
+    let (shift, name) = match count {
+        0..1_048_576 => (10, "KiB"),
+        1_048_576..1_073_741_824 => (20, "MiB"),
+        1_073_741_824..1_099_511_627_776 => (30, "GiB"),
+        _ => (40, "TiB"),
+    };
+    let amount = count as f64 / (1_u64 << shift) as f64;
+    if amount >= 10.0 || amount.fract() == 0.0 {
+        format!("{amount:.0} {name}")
+    } else {
+        format!("{amount:.1} {name}")
+    }
+}

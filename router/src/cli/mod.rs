@@ -1,0 +1,130 @@
+//! The command line: what can be asked of `millrace`, and the commands that need no running router.
+//!
+//! Knows: subcommands, flags, exit codes. May use: `config`, `routes`, files named on the command line.
+//! Never: sockets, the store. In: arguments. Out: text on a writer, and an exit code.
+
+mod check;
+mod route;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::ConfigArgs;
+
+pub use check::check;
+pub use route::route;
+
+/// What the process tells the one who started it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done; for `run`: drained and stopped.
+    Done = 0,
+    /// It failed while it ran.
+    Failed = 1,
+    /// The configuration or the command line is wrong; nothing was started.
+    BadConfig = 2,
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        std::process::ExitCode::from(exit as u8)
+    }
+}
+
+/// High-throughput local MQTT message router and edge stream processor.
+#[derive(Debug, Parser)]
+#[command(name = "millrace", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What can be asked of the program.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start the router and run until SIGTERM or SIGINT.
+    Run(RunArgs),
+    /// Judge a configuration without starting it: every mistake, or a plan of what would run.
+    Check(CheckArgs),
+    /// Check and try routes.
+    Route(RouteArgs),
+    /// Ask a running router how it is.
+    Status(StatusArgs),
+}
+
+/// Flags of `millrace run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// What to run on.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Write the bound addresses here, as JSON, as soon as every listener accepts.
+    #[arg(long, value_name = "PATH")]
+    pub ready_file: Option<PathBuf>,
+}
+
+/// Flags of `millrace check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// What to judge.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Print every configuration key as Markdown, and stop.
+    #[arg(long)]
+    pub reference: bool,
+}
+
+/// Flags of `millrace status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// The router's `http.bind`.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9883")]
+    pub http: SocketAddr,
+}
+
+/// `millrace route`.
+#[derive(Debug, Args)]
+pub struct RouteArgs {
+    /// What to do with them.
+    #[command(subcommand)]
+    pub command: RouteCommand,
+}
+
+/// What can be done with routes.
+#[derive(Debug, Subcommand)]
+pub enum RouteCommand {
+    /// Compile every route of a file and show where each leads.
+    Check {
+        /// A configuration file with [routes], or a file with one route per line.
+        file: PathBuf,
+    },
+    /// Show which routes a message would take.
+    Test(RouteTestArgs),
+}
+
+/// Flags of `millrace route test`.
+#[derive(Debug, Args)]
+pub struct RouteTestArgs {
+    /// A configuration file with [routes], or a file with one route per line.
+    pub file: PathBuf,
+    /// The message, as a JSON object with topic, body (any JSON) or text, properties, system, source, client,
+    /// user, qos and retain; each may be left out.
+    #[arg(long, value_name = "FILE")]
+    pub message: Option<PathBuf>,
+    /// Its topic; stronger than the file.
+    #[arg(long, value_name = "TOPIC")]
+    pub topic: Option<String>,
+    /// One of its properties; added to those of the file.
+    #[arg(long = "prop", value_name = "KEY=VALUE")]
+    pub properties: Vec<String>,
+    /// The client that published it; stronger than the file.
+    #[arg(long, value_name = "ID")]
+    pub client: Option<String>,
+}

@@ -1,0 +1,153 @@
+//! What the commands print and how they end.
+
+use std::fs;
+
+use clap::{CommandFactory, Parser};
+use tempfile::TempDir;
+
+use super::*;
+
+/// Runs a command that needs no router; gives exit code, standard output and standard error.
+fn run(arguments: &[&str]) -> (Exit, String, String) {
+    let cli = Cli::try_parse_from([&["millrace"], arguments].concat()).expect("arguments");
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let exit = match cli.command {
+        Command::Check(args) => check(&args, std::iter::empty(), &mut out, &mut err),
+        Command::Route(args) => route(&args, &mut out, &mut err),
+        Command::Run(_) | Command::Status(_) => panic!("needs a router"),
+    };
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    (exit.expect("written"), text(out), text(err))
+}
+
+struct Files(TempDir);
+
+impl Files {
+    fn new() -> Files {
+        Files(tempfile::tempdir().expect("a directory"))
+    }
+
+    fn add(&self, name: &str, text: &str) -> String {
+        let path = self.0.path().join(name);
+        fs::write(&path, text).expect("a file");
+        path.to_string_lossy().into_owned()
+    }
+}
+
+#[test]
+fn the_command_line_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn run_takes_the_flags_of_the_contract() {
+    let arguments = [
+        "millrace",
+        "run",
+        "--config",
+        "f.toml",
+        "--profile",
+        "quickstart",
+        "--set",
+        "a=1",
+        "--set",
+        "b=2",
+        "--ready-file",
+        "r.json",
+    ];
+    let Command::Run(args) = Cli::try_parse_from(arguments).expect("good").command else { panic!("not run") };
+    assert_eq!(args.config.config, Some("f.toml".into()));
+    assert_eq!(args.config.profile.as_deref(), Some("quickstart"));
+    assert_eq!(args.config.set, ["a=1", "b=2"]);
+    assert_eq!(args.ready_file, Some("r.json".into()));
+}
+
+#[test]
+fn a_usage_error_ends_with_2() {
+    let error = Cli::try_parse_from(["millrace", "run", "--confg", "x"]).expect_err("refused");
+    assert_eq!(error.exit_code(), Exit::BadConfig as i32);
+}
+
+#[test]
+fn check_prints_a_plan() {
+    let files = Files::new();
+    let text = "[uplink.cloud]\nurl = 'mqtt://plant.example:2883'\npace_messages_per_sec = 50\n[routes]\n\
+                alarms = { route = 'FROM /messages/* INTO $upstream', priority = 0, ttl_secs = 60, \
+                durability = 'memory' }\n";
+    let config = files.add("c.toml", text);
+    let (exit, out, err) = run(&["check", "--config", &config, "--profile", "quickstart"]);
+    assert_eq!((exit, err.as_str()), (Exit::Done, ""));
+    for expected in [
+        "tcp  127.0.0.1:1883",
+        "127.0.0.1:9883",
+        "millrace-data",
+        "cloud  MQTT 5 to plant.example port 2883",
+        "at most 50 a second",
+        "to uplink cloud",
+        "priority 0, dropped after 60 s",
+        "acknowledged (memory) means: the router holds the message",
+        "memory    at most",
+    ] {
+        assert!(out.contains(expected), "{expected:?} is missing in:\n{out}");
+    }
+}
+
+#[test]
+fn check_prints_every_mistake_and_ends_with_2() {
+    let files = Files::new();
+    let config = files.add("c.toml", "shards = 'x'\nstore.pth = 'y'\n");
+    let (exit, out, err) = run(&["check", "--config", &config]);
+    assert_eq!((exit, out.as_str()), (Exit::BadConfig, ""));
+    let expected = format!(
+        "{config}:1: shards: is not allowed\n    found: \"x\"\n    allowed: a whole number from 0 to 256\n\
+         {config}:2: store.pth: is not a key\n    allowed: path, memtable_bytes, sync\n    \
+         hint: did you mean store.path?\n2 mistakes in the configuration\n"
+    );
+    assert_eq!(err, expected);
+}
+
+#[test]
+fn route_check_takes_toml_and_plain_lines() {
+    let files = Files::new();
+    let toml =
+        files.add("c.toml", "shards = 'ignored here'\nroutes.up = 'FROM /messages/* INTO $upstream'\n");
+    let (exit, out, _) = run(&["route", "check", &toml]);
+    assert_eq!(exit, Exit::Done);
+    assert!(out.contains("up  priority default  to $upstream\n1 routes, all good"), "{out}");
+
+    let lines = files.add("r.txt", "# two routes\n\nFROM /messages/* INTO $upstream\nFROM nowhere\n");
+    let (exit, _, err) = run(&["route", "check", &lines]);
+    assert_eq!(exit, Exit::BadConfig);
+    assert!(err.starts_with(&format!("{lines}:4: routes.line-4: ")), "{err}");
+}
+
+#[test]
+fn route_test_shows_where_a_message_goes() {
+    let files = Files::new();
+    let text = "FROM /messages/* WHERE $body.temp > 20 INTO $upstream\nFROM 'plant/#' INTO uplink('hist')\n";
+    let routes = files.add("r.txt", text);
+    let hot = files.add("m.json", r#"{"topic": "plant/a", "body": {"temp": 21}}"#);
+    let (exit, out, err) = run(&["route", "test", &routes, "--message", &hot]);
+    assert_eq!((exit, err.as_str()), (Exit::Done, ""));
+    assert!(out.contains("to $upstream  by route line-1, priority default"), "{out}");
+    assert!(out.contains("to uplink(\"hist\")  by route line-2"), "{out}");
+
+    let (_, out, _) = run(&["route", "test", &routes, "--topic", "other"]);
+    assert_eq!(out, "no route of 2 matches\n");
+}
+
+#[test]
+fn route_test_refuses_a_message_it_does_not_understand() {
+    let files = Files::new();
+    let routes = files.add("r.txt", "FROM /messages/* INTO $upstream\n");
+    for message in
+        [r#"{"topc": "x"}"#, "[]", r#"{"topic": "a/#"}"#, r#"{"qos": 3}"#, r#"{"body": 1, "text": ""}"#]
+    {
+        let message = files.add("m.json", message);
+        let (exit, _, err) = run(&["route", "test", &routes, "--message", &message]);
+        assert_eq!(exit, Exit::BadConfig);
+        assert!(!err.is_empty());
+    }
+    let (exit, _, _) = run(&["route", "test", &routes, "--prop", "no-value"]);
+    assert_eq!(exit, Exit::BadConfig);
+}

@@ -1,0 +1,432 @@
+//! `Config`: a configuration as used. Complete, consistent, and made in one place only: [`Config::check`].
+//!
+//! Knows: what two keys mean together, and which route leads to which uplink. Never: how a layer spells keys.
+//! In:  a `Raw`. Out: a `Config` that needs no further question, or every mistake.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use model::Limits;
+use routes::{RouteSpec, RouteTable, Sink};
+
+use super::errors::{ConfigError, ConfigErrors};
+use super::judge::{self, Judge};
+use super::raw::Raw;
+use super::routing;
+use super::schema;
+use super::suggest;
+use super::warnings;
+
+/// Everything the router needs to know before it starts. Never changes within a turn; a reload makes another.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Threads that serve connections, at least 1.
+    pub shards: usize,
+    /// Where clients connect; at least one.
+    pub listeners: Vec<Listener>,
+    /// The commit log.
+    pub store: Store,
+    /// Sessions that outlive their connection.
+    pub session: Session,
+    /// Who may connect.
+    pub auth: Auth,
+    /// Where health and metrics are served, if anywhere.
+    pub http: Option<SocketAddr>,
+    /// The other ends, ordered by name.
+    pub uplinks: Vec<Uplink>,
+    /// The routes, ordered by name; `table` numbers them in this order.
+    pub routes: Vec<Route>,
+    /// The same routes, compiled.
+    pub table: Arc<RouteTable>,
+    /// Every bound.
+    pub limits: Limits,
+    /// What is logged, and how.
+    pub log: Log,
+    /// What is legal and probably not meant; for the log and for `millrace check`.
+    pub warnings: Vec<Warning>,
+}
+
+/// One place where clients connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Its name in logs, metrics and the ready file: `tcp`.
+    pub name: String,
+    /// Address; port 0 takes any free port.
+    pub bind: SocketAddr,
+}
+
+/// The commit log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Store {
+    /// Its directory.
+    pub path: PathBuf,
+    /// Memory for writes that are in no table file yet, in bytes.
+    pub memtable_bytes: usize,
+    /// Whether acknowledgements wait for the disk.
+    pub sync: bool,
+}
+
+/// Sessions that outlive their connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// Where they keep subscriptions and waiting messages.
+    pub durability: Durability,
+}
+
+/// Who may connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Auth {
+    /// Whether clients without credentials may.
+    pub anonymous: bool,
+}
+
+/// What an acknowledgement promises (DESIGN §4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Durability {
+    /// The message is on the disk and synced.
+    Disk,
+    /// The router holds the message.
+    Memory,
+}
+
+/// One other end and how to deal with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// Its name.
+    pub name: String,
+    /// What is at the other end.
+    pub kind: UplinkKind,
+    /// Host name or IP address, without brackets.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Protocol version to speak.
+    pub version: MqttVersion,
+    /// Client identifier there; not empty.
+    pub client_id: String,
+    /// User name there.
+    pub user: Option<String>,
+    /// Password there; only with a user.
+    pub password: Option<Secret>,
+    /// Longest silence before a PINGREQ, in seconds; 0 sends none.
+    pub keep_alive_secs: u16,
+    /// Messages on their way without acknowledgement, 1 to `limits.uplink_inflight_max`.
+    pub window: u16,
+    /// Put before every topic; may be empty.
+    pub topic_prefix: String,
+    /// Longest wait before the first new attempt, in milliseconds.
+    pub backoff_min_millis: u64,
+    /// Longest wait before any new attempt, in milliseconds; not below `backoff_min_millis`.
+    pub backoff_max_millis: u64,
+    /// Most messages per second; `None` is as fast as the other end takes them.
+    pub pace_messages_per_sec: Option<NonZeroU32>,
+}
+
+/// What is at the other end of an uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UplinkKind {
+    /// An MQTT broker.
+    Mqtt,
+}
+
+/// Protocol version of an MQTT uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MqttVersion {
+    /// MQTT 3.1.1.
+    V311,
+    /// MQTT 5.0.
+    V5,
+}
+
+/// Text that must not reach a log; `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+/// One route.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Name, text, priority and time to live.
+    pub spec: RouteSpec,
+    /// What an acknowledgement of its messages promises.
+    pub durability: Durability,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// A level, or directives as `tracing_subscriber::EnvFilter` reads them.
+    pub filter: String,
+    /// Shape of a line.
+    pub format: LogFormat,
+}
+
+/// Shape of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Something legal that is probably not meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// The key it is about.
+    pub key: String,
+    /// What will happen.
+    pub text: String,
+}
+
+/// What the defaults depend on and no key says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Name of this machine.
+    pub name: String,
+    /// Cores that this process may use.
+    pub cores: usize,
+}
+
+impl Config {
+    /// Judges a configuration as written. The only way to a `Config`.
+    ///
+    /// `Err` holds every mistake, not the first one: of reading, of single keys, of keys together, of routes.
+    pub fn check(raw: &Raw, host: &Host) -> Result<Config, ConfigErrors> {
+        let mut judge = Judge::new(raw);
+        let limits = schema::limits(|key| judge.integer(key, "").unwrap_or_default());
+        let shards = match judge.integer(&schema::SHARDS, "").unwrap_or_default() {
+            0 => host.cores.max(1),
+            count => count as usize,
+        };
+        let listeners = check_listeners(&mut judge);
+        let store = check_store(&mut judge);
+        let session = Session { durability: durability(judge.text(&schema::SESSION_DURABILITY, "")) };
+        let auth = Auth { anonymous: judge.boolean(&schema::AUTH_ANONYMOUS, "").unwrap_or_default() };
+        let http = judge.address(&schema::HTTP_BIND, "");
+        let names = judge.names("uplink");
+        let uplinks = names.iter().filter_map(|name| check_uplink(&mut judge, name, &limits, host)).collect();
+        let names = judge.names("routes");
+        let routes: Vec<_> = names.iter().filter_map(|name| routing::check_route(&mut judge, name)).collect();
+        let log = check_log(&mut judge);
+        let table = routing::compile(&mut judge, &routes, &limits);
+        if let Some(table) = &table {
+            routing::check_sinks(&mut judge, table, &routes);
+        }
+
+        let errors = judge.into_errors();
+        // `compile` gives a table or complains, so that `Err` is never empty.
+        let Some(table) = table.map(Arc::new).filter(|_| errors.is_empty()) else {
+            return Err(ConfigErrors::new(errors));
+        };
+        let mut config = Config {
+            shards,
+            listeners,
+            store,
+            session,
+            auth,
+            http,
+            uplinks,
+            routes,
+            table,
+            limits,
+            log,
+            warnings: Vec::new(),
+        };
+        config.warnings = warnings::warnings(&config);
+        Ok(config)
+    }
+
+    /// Where a route leads; at least one. `route` counts as `routes` does; none beyond its end.
+    pub fn sinks(&self, route: usize) -> impl Iterator<Item = &Sink> {
+        routing::sinks(&self.table, route)
+    }
+
+    /// The uplink that a sink leads to; `None` for sinks inside the router.
+    ///
+    /// `$upstream` is the uplink named `upstream`, or the only one. `check` has made sure that it is there.
+    pub fn uplink(&self, sink: &Sink) -> Option<&Uplink> {
+        let name = match sink {
+            Sink::Upstream => match self.uplinks.as_slice() {
+                [only] => return Some(only),
+                _ => UPSTREAM,
+            },
+            Sink::Uplink(name) => name,
+            _ => return None,
+        };
+        self.uplinks.iter().find(|uplink| uplink.name == *name)
+    }
+}
+
+/// The uplink that `$upstream` means if there are several.
+pub(super) const UPSTREAM: &str = "upstream";
+
+impl Host {
+    /// This machine. A name or a count that the system does not tell becomes `localhost` and 1.
+    pub fn detect() -> Host {
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let name = if name.trim().is_empty() { "localhost" } else { name.trim() };
+        let cores = std::thread::available_parallelism().map_or(1, |count| count.get());
+        Host { name: name.to_owned(), cores }
+    }
+}
+
+impl Secret {
+    /// The text, for the one who must send it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+impl Durability {
+    /// What a PUBACK to the publisher says, as a sentence.
+    pub fn promise(self) -> &'static str {
+        match self {
+            Durability::Disk => "the message survives a crash and a power cut",
+            Durability::Memory => "the router holds the message; a crash or a restart loses it",
+        }
+    }
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Durability::Disk => "disk",
+            Durability::Memory => "memory",
+        })
+    }
+}
+
+impl fmt::Display for MqttVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            MqttVersion::V311 => "3.1.1",
+            MqttVersion::V5 => "5",
+        })
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.key, self.text)
+    }
+}
+
+fn check_listeners(judge: &mut Judge<'_>) -> Vec<Listener> {
+    let tcp = judge.address(&schema::LISTENER_TCP_BIND, "");
+    tcp.map(|bind| Listener { name: "tcp".to_owned(), bind }).into_iter().collect()
+}
+
+fn check_store(judge: &mut Judge<'_>) -> Store {
+    Store {
+        path: judge.text(&schema::STORE_PATH, "").unwrap_or_default().into(),
+        memtable_bytes: judge.integer(&schema::STORE_MEMTABLE_BYTES, "").unwrap_or_default() as usize,
+        sync: judge.boolean(&schema::STORE_SYNC, "").unwrap_or(true),
+    }
+}
+
+fn check_log(judge: &mut Judge<'_>) -> Log {
+    Log {
+        filter: judge.text(&schema::LOG_LEVEL, "").unwrap_or_default(),
+        format: match judge.text(&schema::LOG_FORMAT, "").as_deref() {
+            Some("json") => LogFormat::Json,
+            _ => LogFormat::Text,
+        },
+    }
+}
+
+/// `None` if a required key is missing or refused; then an error says so.
+fn check_uplink(judge: &mut Judge<'_>, name: &str, limits: &Limits, host: &Host) -> Option<Uplink> {
+    // Names become directory and metric names, and stand unquoted in routes.
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(is_plain) {
+        judge.push(ConfigError {
+            found: Some(format!("{name:?}")),
+            allowed: Some(format!("1 to {NAME_BYTES_MAX} letters, digits, _ and -")),
+            ..ConfigError::new(
+                judge.origin("uplink.*", name),
+                suggest::dotted(&["uplink", name]),
+                "is no name for an uplink",
+            )
+        });
+    }
+    let kind = judge.text(&schema::UPLINK_KIND, name).map(|_| UplinkKind::Mqtt);
+    let url = judge.text(&schema::UPLINK_URL, name);
+    let version = match judge.text(&schema::UPLINK_VERSION, name).as_deref() {
+        Some("3.1.1") => MqttVersion::V311,
+        _ => MqttVersion::V5,
+    };
+    let client_id = judge
+        .text(&schema::UPLINK_CLIENT_ID, name)
+        .unwrap_or_else(|| format!("millrace-{}-{name}", host.name));
+    let user = judge.text(&schema::UPLINK_USER, name);
+    let password = judge.text(&schema::UPLINK_PASSWORD, name).map(Secret);
+    if password.is_some() && !judge.is_written(&schema::UPLINK_USER, name) {
+        // 3.1.1 forbids it ([MQTT3-3.1.2-22]), and no broker we know uses it in version 5.
+        judge.complain(&schema::UPLINK_PASSWORD, name, |error| ConfigError {
+            problem: "needs a user beside it".to_owned(),
+            hint: Some(format!("add {}", suggest::dotted(&["uplink", name, "user"]))),
+            ..error
+        });
+    }
+    let keep_alive_secs = judge.integer(&schema::UPLINK_KEEP_ALIVE_SECS, name).unwrap_or_default() as u16;
+    let window = judge.integer(&schema::UPLINK_WINDOW, name).map(|window| window as u16);
+    if let Some(window) = window.filter(|window| *window > limits.uplink_inflight_max) {
+        let max = limits.uplink_inflight_max;
+        judge.complain(&schema::UPLINK_WINDOW, name, |error| ConfigError {
+            problem: "is above limits.uplink_inflight_max".to_owned(),
+            found: Some(window.to_string()),
+            allowed: Some(format!("a whole number from 1 to {max}")),
+            hint: Some("raise limits.uplink_inflight_max as well".to_owned()),
+            ..error
+        });
+    }
+    let topic_prefix = judge.text(&schema::UPLINK_TOPIC_PREFIX, name).unwrap_or_default();
+    let backoff_min_millis = judge.integer(&schema::UPLINK_BACKOFF_MIN_MS, name);
+    let backoff_max_millis = judge.integer(&schema::UPLINK_BACKOFF_MAX_MS, name);
+    if let (Some(min), Some(max)) = (backoff_min_millis, backoff_max_millis)
+        && min > max
+    {
+        judge.complain(&schema::UPLINK_BACKOFF_MAX_MS, name, |error| ConfigError {
+            problem: "is below backoff_min_ms".to_owned(),
+            found: Some(max.to_string()),
+            allowed: Some(format!("a whole number from {min} to 3600000")),
+            ..error
+        });
+    }
+    let pace = judge.integer(&schema::UPLINK_PACE, name).unwrap_or_default() as u32;
+    let (host, port) = judge::parse_url(&url?).ok()?;
+    Some(Uplink {
+        name: name.to_owned(),
+        kind: kind?,
+        host,
+        port,
+        version,
+        client_id,
+        user,
+        password,
+        keep_alive_secs,
+        window: window.unwrap_or(limits.uplink_inflight_max),
+        topic_prefix,
+        backoff_min_millis: backoff_min_millis?,
+        backoff_max_millis: backoff_max_millis?,
+        pace_messages_per_sec: NonZeroU32::new(pace),
+    })
+}
+
+const NAME_BYTES_MAX: usize = 64;
+
+pub(super) fn durability(word: Option<String>) -> Durability {
+    match word.as_deref() {
+        Some("memory") => Durability::Memory,
+        _ => Durability::Disk,
+    }
+}

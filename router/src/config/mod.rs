@@ -1,0 +1,57 @@
+//! Configuration: from what operators write to what the router runs on.
+//!
+//! Knows: keys, defaults, layers, and what goes together. May use: one file and the environment, on load.
+//! In:  flags, environment, file, profile. Out: one complete `Config`, or every mistake at once.
+//! Invariant: what is not understood or not available is refused, never ignored.
+//!
+//! Reading order: `sources` (the layers), `raw` (as written), `schema` (every key), `judge` (one key at a
+//! time), `checked` (as used, and what two keys mean together), `routing` (routes and where they lead),
+//! `warnings`, `memory` (the ceiling), `reference` (the page of keys).
+
+use std::path::Path;
+
+use routes::RouteTable;
+
+mod checked;
+mod errors;
+mod judge;
+mod memory;
+mod profiles;
+mod raw;
+mod reference;
+mod routing;
+mod schema;
+mod sources;
+mod suggest;
+mod warnings;
+
+#[cfg(test)]
+mod tests;
+
+pub use checked::{
+    Auth, Config, Durability, Host, Listener, Log, LogFormat, MqttVersion, Route, Secret, Session, Store,
+    Uplink, UplinkKind, Warning,
+};
+pub use errors::{ConfigError, ConfigErrors};
+pub use memory::Holder;
+pub use raw::{Origin, Raw};
+pub use reference::page;
+pub use routing::sinks;
+pub use sources::{ConfigArgs, environment};
+
+/// Reads every layer and judges the result.
+///
+/// Order, weakest first: defaults, profile, file, environment, `--set`. Reads the file named in `args`
+/// and the name and core count of this machine; nothing else, and changes nothing.
+/// `Err` holds every mistake that could be found, each with its origin and key.
+pub fn load(args: &ConfigArgs, env: impl Iterator<Item = (String, String)>) -> Result<Config, ConfigErrors> {
+    Config::check(&sources::collect(args, env), &Host::detect())
+}
+
+/// Reads the routes of one file and compiles them, without asking where their sinks are.
+///
+/// A file named `*.toml` gives its `[routes]`; every other file holds one route per line, which is then named
+/// `line-N`. The table numbers the routes in the order of the list. `Err` holds every mistake.
+pub fn load_routes(path: &Path) -> Result<(Vec<Route>, RouteTable), ConfigErrors> {
+    routing::check_routes(&sources::collect_routes(path))
+}

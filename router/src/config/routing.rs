@@ -1,0 +1,128 @@
+//! The routes of a configuration: judged, compiled, and each of their sinks led somewhere.
+//!
+//! Knows: how a route is written in `[routes]`, and which uplinks there are. Never: the language of routes.
+//! Out: routes and their table, in one order; or mistakes, each at the key of its route.
+
+use model::{Limits, Priority};
+use routes::{RouteSpec, RouteTable, Sink};
+
+use super::checked::{Durability, Route, UPSTREAM, durability};
+use super::errors::{ConfigError, ConfigErrors};
+use super::judge::Judge;
+use super::raw::Raw;
+use super::schema;
+use super::suggest;
+
+/// `None` if its text is missing or refused; then an error says so.
+pub(super) fn check_route(judge: &mut Judge<'_>, name: &str) -> Option<Route> {
+    if name.trim().is_empty() || name.chars().any(char::is_control) {
+        judge.push(ConfigError {
+            found: Some(format!("{name:?}")),
+            allowed: Some("text that is not empty".to_owned()),
+            ..ConfigError::new(
+                judge.origin("routes.*", name),
+                suggest::dotted(&["routes", name]),
+                "is no name for a route",
+            )
+        });
+    }
+    if judge.is_written(&schema::ROUTE, name) {
+        let text = judge.text(&schema::ROUTE, name)?;
+        let spec = RouteSpec { name: name.to_owned(), text, priority: Priority::DEFAULT, ttl_millis: None };
+        return Some(Route { spec, durability: Durability::Disk });
+    }
+    let priority = judge.integer(&schema::ROUTE_PRIORITY, name);
+    let ttl_secs = judge.integer(&schema::ROUTE_TTL_SECS, name).unwrap_or_default();
+    let durability = durability(judge.text(&schema::ROUTE_DURABILITY, name));
+    let text = judge.text(&schema::ROUTE_TEXT, name)?;
+    let priority = priority.and_then(|number| Priority::new(number as i64).ok()).unwrap_or_default();
+    let ttl_millis = (ttl_secs > 0).then(|| ttl_secs * 1_000);
+    Some(Route { spec: RouteSpec { name: name.to_owned(), text, priority, ttl_millis }, durability })
+}
+
+/// The routes of a file by themselves, ordered by name, with their table; sinks need not exist.
+pub(super) fn check_routes(raw: &Raw) -> Result<(Vec<Route>, RouteTable), ConfigErrors> {
+    let mut judge = Judge::new(raw);
+    let names = judge.names("routes");
+    let routes: Vec<_> = names.iter().filter_map(|name| check_route(&mut judge, name)).collect();
+    let table = compile(&mut judge, &routes, &Limits::DEFAULT);
+    let errors = judge.into_errors();
+    match table {
+        Some(table) if errors.is_empty() => Ok((routes, table)),
+        _ => Err(ConfigErrors::new(errors)),
+    }
+}
+
+/// Where the text of a route was written.
+fn text_key(judge: &Judge<'_>, name: &str) -> &'static schema::Key {
+    if judge.is_written(&schema::ROUTE, name) { &schema::ROUTE } else { &schema::ROUTE_TEXT }
+}
+
+/// `None` if a route does not compile; then every one of them is reported.
+pub(super) fn compile(judge: &mut Judge<'_>, routes: &[Route], limits: &Limits) -> Option<RouteTable> {
+    let specs: Vec<_> = routes.iter().map(|route| route.spec.clone()).collect();
+    let options = routes::Options { mode: routes::Mode::Millrace, limits: limits.clone() };
+    let errors = match RouteTable::compile(&specs, &options) {
+        Ok(table) => return Some(table),
+        Err(errors) => errors,
+    };
+    for error in errors {
+        let name = error.route.as_str();
+        let problem = error.to_string();
+        judge.complain(text_key(judge, name), name, |complaint| ConfigError { problem, ..complaint });
+    }
+    None
+}
+
+/// Where a route of a table leads; at least one sink, or none beyond the end of the table.
+pub fn sinks(table: &RouteTable, route: usize) -> impl Iterator<Item = &Sink> {
+    let ids = table.routes().get(route).into_iter().flat_map(|route| route.sinks());
+    ids.filter_map(|id| table.sinks().get(id.0 as usize))
+}
+
+/// Every sink must lead somewhere: to an uplink that exists, or to a topic.
+pub(super) fn check_sinks(judge: &mut Judge<'_>, table: &RouteTable, routes: &[Route]) {
+    // A line that is not TOML may have been the head of the uplink that would seem to be missing.
+    if judge.is_damaged() {
+        return;
+    }
+    let uplinks = judge.names("uplink");
+    let uplinks: Vec<_> = uplinks.iter().map(String::as_str).collect();
+    for (index, route) in routes.iter().enumerate() {
+        for (problem, hint) in sinks(table, index).filter_map(|sink| sink_fault(sink, &uplinks)) {
+            let name = route.spec.name.as_str();
+            judge.complain(text_key(judge, name), name, |error| ConfigError {
+                problem,
+                found: Some(route.spec.text.clone()),
+                allowed: (!uplinks.is_empty()).then(|| format!("uplinks: {}", uplinks.join(", "))),
+                hint,
+                ..error
+            });
+        }
+    }
+}
+
+/// What is wrong with a sink, and what to do about it.
+fn sink_fault(sink: &Sink, uplinks: &[&str]) -> Option<(String, Option<String>)> {
+    let add = |name: &str| Some(format!("add uplink.{name}.url = \"mqtt://HOST:1883\""));
+    match (sink, uplinks) {
+        (Sink::Upstream, []) => {
+            Some(("leads to $upstream, but there is no uplink".to_owned(), add(UPSTREAM)))
+        }
+        (Sink::Upstream, [_]) => None,
+        (Sink::Upstream, several) if several.contains(&UPSTREAM) => None,
+        (Sink::Upstream, _) => Some((
+            format!("leads to $upstream, but there are several uplinks and none is named {UPSTREAM}"),
+            Some(format!("name the uplink in the route, or call one of them {UPSTREAM}")),
+        )),
+        (Sink::Uplink(name), _) if uplinks.contains(&name.as_str()) => None,
+        (Sink::Uplink(name), _) => Some((
+            format!("leads to an uplink that does not exist: {name}"),
+            suggest::nearest_word(name, uplinks).or_else(|| add(name)),
+        )),
+        (Sink::Input { .. }, _) => {
+            Some(("leads into a module input, which is not available in this version".to_owned(), None))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,392 @@
+//! Every configuration key there is: its name, what it takes, its default and what it does, in one place.
+//!
+//! Knows: keys. Never: values of a running process, files, the environment.
+//! Out: `KEYS`, from which the judge takes its rules and `reference` the page `router/docs/configuration.md`.
+
+use model::Limits;
+
+/// One key.
+#[derive(Debug)]
+pub(super) struct Key {
+    /// Dotted path; `*` stands for a name that the operator chooses.
+    pub(super) path: &'static str,
+    /// What it takes.
+    pub(super) allowed: Allowed,
+    /// What holds if nobody writes it.
+    pub(super) default: Default,
+    /// What it does, for `configuration.md`.
+    pub(super) doc: &'static str,
+}
+
+/// What a key takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Allowed {
+    /// A whole number, both ends included.
+    Integer { min: u64, max: u64 },
+    /// `true` or `false`.
+    Boolean,
+    /// One of some words; `later` are words that a later version will take.
+    Choice { values: &'static [&'static str], later: &'static [&'static str] },
+    /// Any text that is not empty.
+    Text,
+    /// Text that no error and no log line may repeat.
+    Secret,
+    /// IP address and port.
+    Address,
+    /// IP address and port, or empty for none.
+    AddressOrNone,
+    /// Where an upstream is.
+    Url,
+    /// The beginning of a topic, or empty.
+    TopicPrefix,
+    /// The text of a route.
+    Route,
+    /// A level, or several per part of the program.
+    LogFilter,
+    /// Nothing yet: known, so that writing it is refused and not ignored.
+    Later { what: &'static str },
+}
+
+/// What holds if nobody writes a key.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Default {
+    Integer(u64),
+    Boolean(bool),
+    Text(&'static str),
+    /// Something that depends on other things; the text says on what.
+    Derived(&'static str),
+    /// Must be written.
+    Required,
+    /// Not set.
+    Unset,
+}
+
+impl Allowed {
+    /// The values allowed, for an error and for the page of keys.
+    pub(super) fn describe(&self) -> String {
+        match *self {
+            Allowed::Integer { min, max } => format!("a whole number from {min} to {max}"),
+            Allowed::Boolean => "true or false".to_owned(),
+            Allowed::Choice { values, .. } => {
+                let words: Vec<_> = values.iter().map(|value| format!("\"{value}\"")).collect();
+                match words.as_slice() {
+                    [only] => only.clone(),
+                    [some @ .., last] => format!("{} or {last}", some.join(", ")),
+                    [] => String::new(),
+                }
+            }
+            Allowed::Text | Allowed::Secret => "text that is not empty".to_owned(),
+            Allowed::Address => {
+                "IP:PORT, for example 127.0.0.1:1883 or [::]:1883; port 0 takes any free port".to_owned()
+            }
+            Allowed::AddressOrNone => "IP:PORT, for example 127.0.0.1:9883, or \"\" for none".to_owned(),
+            Allowed::Url => "mqtt://HOST:PORT, or mqtt://HOST for port 1883".to_owned(),
+            Allowed::TopicPrefix => "the beginning of a topic, without + and #, or \"\" for none".to_owned(),
+            Allowed::Route => {
+                "the text of a route, for example \"FROM /messages/* INTO $upstream\"".to_owned()
+            }
+            Allowed::LogFilter => {
+                "off, error, warn, info, debug or trace; or several, as in info,millrace=debug".to_owned()
+            }
+            Allowed::Later { .. } => "nothing yet".to_owned(),
+        }
+    }
+}
+
+const fn key(path: &'static str, allowed: Allowed, default: Default, doc: &'static str) -> Key {
+    Key { path, allowed, default, doc }
+}
+
+const fn integer(path: &'static str, min: u64, max: u64, default: u64, doc: &'static str) -> Key {
+    key(path, Allowed::Integer { min, max }, Default::Integer(default), doc)
+}
+
+const fn words(
+    path: &'static str,
+    values: &'static [&'static str],
+    default: &'static str,
+    doc: &'static str,
+) -> Key {
+    key(path, Allowed::Choice { values, later: &[] }, Default::Text(default), doc)
+}
+
+const fn later(path: &'static str, what: &'static str, doc: &'static str) -> Key {
+    key(path, Allowed::Later { what }, Default::Unset, doc)
+}
+
+pub(super) static SHARDS: Key =
+    integer("shards", 0, 256, 0, "Threads that serve connections. 0 means one per core.");
+
+pub(super) static LISTENER_TCP_BIND: Key = key(
+    "listener.tcp.bind",
+    Allowed::Address,
+    Default::Text("127.0.0.1:1883"),
+    "Where clients connect by plain MQTT. With port 0 the system picks one; the `ready` line and \
+     `--ready-file` name it.",
+);
+static LISTENER_TLS_BIND: Key = later("listener.tls.bind", TLS, "Where clients connect by MQTT over TLS.");
+static LISTENER_TLS_CERT: Key = later("listener.tls.cert", TLS, "Certificate chain of this router, PEM.");
+static LISTENER_TLS_KEY: Key = later("listener.tls.key", TLS, "Private key of that certificate, PEM.");
+static LISTENER_TLS_CLIENT_CA: Key =
+    later("listener.tls.client_ca", TLS, "Authorities whose client certificates are accepted, PEM.");
+static LISTENER_WS_BIND: Key =
+    later("listener.ws.bind", "the WebSocket listener", "Where clients connect by MQTT over WebSocket.");
+const TLS: &str = "the TLS listener";
+
+pub(super) static STORE_PATH: Key = key(
+    "store.path",
+    Allowed::Text,
+    Default::Text("millrace-data"),
+    "Directory of the commit log and of durable state; created if missing. A relative path counts from the \
+     working directory.",
+);
+pub(super) static STORE_MEMTABLE_BYTES: Key = integer(
+    "store.memtable_bytes",
+    1 << 20,
+    1 << 30,
+    32 << 20,
+    "Memory in which the store collects writes before it writes a table file. Larger means fewer, larger \
+     writes, and a longer restart after a crash.",
+);
+pub(super) static STORE_SYNC: Key = key(
+    "store.sync",
+    Allowed::Boolean,
+    Default::Boolean(true),
+    "Whether an acknowledgement waits until the disk has the message. `false` is for measurements: a power \
+     cut then loses acknowledged messages, and every start says so.",
+);
+
+pub(super) static SESSION_DURABILITY: Key = words(
+    "session.durability",
+    &["disk", "memory"],
+    "disk",
+    "Where sessions that outlive their connection keep subscriptions and waiting messages: `disk` survives \
+     a restart, `memory` does not.",
+);
+
+pub(super) static AUTH_ANONYMOUS: Key = key(
+    "auth.anonymous",
+    Allowed::Boolean,
+    Default::Boolean(false),
+    "Whether clients may connect without credentials. This version knows no other way to let a client in.",
+);
+
+pub(super) static HTTP_BIND: Key = key(
+    "http.bind",
+    Allowed::AddressOrNone,
+    Default::Unset,
+    "Where `/healthz`, `/readyz` and `/metrics` are served. Not served if unset or empty. There is no \
+     access control: bind it to an address that only operators reach.",
+);
+
+pub(super) static UPLINK_KIND: Key = key(
+    "uplink.*.kind",
+    Allowed::Choice { values: &["mqtt"], later: &["iothub", "edgehub", "kafka", "nats", "amqp"] },
+    Default::Text("mqtt"),
+    "What is at the other end.",
+);
+pub(super) static UPLINK_URL: Key =
+    key("uplink.*.url", Allowed::Url, Default::Required, "Where the other end is.");
+pub(super) static UPLINK_VERSION: Key = words(
+    "uplink.*.version",
+    &["5", "3.1.1"],
+    "5",
+    "MQTT version spoken to it. Version 5 carries properties and message expiry.",
+);
+pub(super) static UPLINK_CLIENT_ID: Key = key(
+    "uplink.*.client_id",
+    Allowed::Text,
+    Default::Derived("millrace-HOSTNAME-NAME"),
+    "Client identifier there. Must be unique at the other end: two with the same one disconnect each other \
+     for ever.",
+);
+pub(super) static UPLINK_USER: Key = key("uplink.*.user", Allowed::Text, Default::Unset, "User name there.");
+pub(super) static UPLINK_PASSWORD: Key = key(
+    "uplink.*.password",
+    Allowed::Secret,
+    Default::Unset,
+    "Password there. Better in the environment (`MILLRACE__UPLINK__NAME__PASSWORD`) than in a file. Needs \
+     `user`.",
+);
+pub(super) static UPLINK_KEEP_ALIVE_SECS: Key =
+    integer("uplink.*.keep_alive_secs", 0, 65_535, 60, "Longest silence before a PINGREQ. 0 sends none.");
+pub(super) static UPLINK_WINDOW: Key = key(
+    "uplink.*.window",
+    Allowed::Integer { min: 1, max: 65_535 },
+    Default::Derived("limits.uplink_inflight_max"),
+    "Messages on their way that the other end has not acknowledged yet. Not more than \
+     `limits.uplink_inflight_max`.",
+);
+pub(super) static UPLINK_TOPIC_PREFIX: Key = key(
+    "uplink.*.topic_prefix",
+    Allowed::TopicPrefix,
+    Default::Text(""),
+    "Put before the topic of every message that goes there, as it is: `plant7/` makes `a/b` arrive as \
+     `plant7/a/b`.",
+);
+pub(super) static UPLINK_BACKOFF_MIN_MS: Key = integer(
+    "uplink.*.backoff_min_ms",
+    1,
+    3_600_000,
+    500,
+    "Longest wait before the first new attempt to connect; doubled by every failure, and the actual wait \
+     is drawn at random below it.",
+);
+pub(super) static UPLINK_BACKOFF_MAX_MS: Key =
+    integer("uplink.*.backoff_max_ms", 1, 3_600_000, 60_000, "Where that doubling ends.");
+pub(super) static UPLINK_PACE: Key = integer(
+    "uplink.*.pace_messages_per_sec",
+    0,
+    10_000_000,
+    0,
+    "Most messages sent per second, for links and clouds with a quota. 0 means as fast as the other end \
+     takes them.",
+);
+
+pub(super) static ROUTE: Key = key(
+    "routes.*",
+    Allowed::Route,
+    Default::Unset,
+    "A route, by its text alone. The table form below says more.",
+);
+pub(super) static ROUTE_TEXT: Key =
+    key("routes.*.route", Allowed::Route, Default::Required, "The text of the route.");
+pub(super) static ROUTE_PRIORITY: Key = key(
+    "routes.*.priority",
+    Allowed::Integer { min: 0, max: 9 },
+    Default::Derived("less urgent than 9"),
+    "Which messages go upstream first when more wait than the link takes: 0 is the most urgent.",
+);
+pub(super) static ROUTE_TTL_SECS: Key = integer(
+    "routes.*.ttl_secs",
+    0,
+    4_294_967_295,
+    0,
+    "How long a message may wait for its sink before it is dropped and counted. 0 means for ever.",
+);
+pub(super) static ROUTE_DURABILITY: Key = key(
+    "routes.*.durability",
+    Allowed::Choice { values: &["disk", "memory"], later: &["spill"] },
+    Default::Text("disk"),
+    "What an acknowledgement promises to the publisher: `disk` that the message survives a crash and a \
+     power cut; `memory` only that the router holds it.",
+);
+
+pub(super) static LOG_LEVEL: Key =
+    key("log.level", Allowed::LogFilter, Default::Text("info"), "What is logged, to standard error.");
+pub(super) static LOG_FORMAT: Key = words(
+    "log.format",
+    &["text", "json"],
+    "text",
+    "`text` for people, `json` for machines: one object per line.",
+);
+
+/// Declares the keys of `limits` and how they become `model::Limits`. A field that is missing here does not
+/// compile, so a new limit gets its key, its range and its line of documentation.
+macro_rules! limits {
+    ($($field:ident: $kind:ty = $min:literal ..= $max:literal, $doc:literal;)*) => {
+        static LIMITS: &[Key] = &[$(integer(
+            concat!("limits.", stringify!($field)),
+            $min,
+            $max,
+            Limits::DEFAULT.$field as u64,
+            $doc,
+        )),*];
+
+        /// Fills every limit with what `judged` says about its key.
+        pub(super) fn limits(mut judged: impl FnMut(&'static Key) -> u64) -> Limits {
+            let mut keys = LIMITS.iter();
+            let mut next = || keys.next().map(&mut judged).unwrap_or_default();
+            // The range of the key is that of the type or narrower, which a test checks.
+            Limits { $($field: <$kind>::try_from(next()).unwrap_or(<$kind>::MAX)),* }
+        }
+
+        #[cfg(test)]
+        pub(super) static LIMIT_TYPES_MAX: &[(&str, u64)] =
+            &[$((concat!("limits.", stringify!($field)), <$kind>::MAX as u64)),*];
+    };
+}
+
+limits! {
+    connections_max: u32 = 1..=1_000_000, "Connections at once, over all shards.";
+    connect_timeout_millis: u64 = 100..=3_600_000,
+        "How long a connection may stay without a complete CONNECT.";
+    packet_bytes_max: u32 = 128..=268_435_460, "Largest MQTT packet accepted, header included.";
+    client_id_bytes_max: u32 = 23..=65_535, "Longest client identifier.";
+    topic_bytes_max: u32 = 16..=65_535, "Longest topic.";
+    topic_levels_max: u32 = 1..=32_768, "Most levels of a topic.";
+    subscriptions_per_session_max: u32 = 1..=1_000_000, "Subscriptions of one session.";
+    sessions_max: u32 = 1..=10_000_000, "Sessions kept, connected or not.";
+    session_inflight_max: u16 = 1..=65_535,
+        "QoS 1 messages on their way to one client, not yet acknowledged.";
+    session_queue_messages_max: u32 = 1..=100_000_000,
+        "Messages that wait in memory for one connected session beyond those in flight.";
+    session_queue_bytes_max: u32 = 1_024..=4_294_967_295, "The same, in bytes.";
+    session_stored_messages_max: u64 = 0..=1_000_000_000_000, "Messages that wait on disk for one session.";
+    session_expiry_secs_max: u32 = 0..=4_294_967_295, "Longest session expiry granted.";
+    outbox_bytes_max: u32 = 1_024..=4_294_967_295,
+        "Bytes encoded for one socket that it has not taken yet; QoS 0 above it is dropped and counted.";
+    turn_read_bytes_max: u32 = 1_024..=16_777_216, "Bytes read from one socket in one turn.";
+    receive_max: u16 = 1..=65_535,
+        "Publications that one client may have waiting for the disk (our Receive Maximum).";
+    commit_bytes_max: u32 = 65_536..=4_294_967_295,
+        "Bytes appended by one shard and not yet durable; above it the shard stops reading sockets.";
+    handoff_batches_max: u32 = 1..=1_000_000, "Batches on their way from one shard to another.";
+    handoff_batch_bytes_max: u32 = 1_024..=4_294_967_295, "Bytes of one such batch.";
+    routes_max: u32 = 1..=1_000_000, "Routes in one table.";
+    route_bytes_max: u32 = 64..=1_048_576, "Longest route text.";
+    route_depth_max: u32 = 1..=256, "Deepest nesting of a route's condition.";
+    body_path_names_max: u32 = 1..=256, "Names in one `$body` path.";
+    body_scan_bytes_max: u32 = 0..=268_435_456,
+        "Bytes of a body that predicates look at; a longer body is undefined to them.";
+    body_depth_max: u32 = 1..=1_024, "Deepest nesting of a JSON body that predicates look at.";
+    uplink_inflight_max: u16 = 1..=65_535, "Messages in flight to one upstream.";
+    uplink_read_bytes_max: u32 = 1_024..=4_294_967_295, "Bytes read ahead from the lanes of one uplink.";
+    store_bytes_max: u64 = 1_048_576..=1_125_899_906_842_624, "Bytes the store may take on disk.";
+}
+
+/// Every key but the limits, in the order of the page.
+static SERVICE_KEYS: &[&Key] = &[
+    &SHARDS,
+    &LISTENER_TCP_BIND,
+    &LISTENER_TLS_BIND,
+    &LISTENER_TLS_CERT,
+    &LISTENER_TLS_KEY,
+    &LISTENER_TLS_CLIENT_CA,
+    &LISTENER_WS_BIND,
+    &STORE_PATH,
+    &STORE_MEMTABLE_BYTES,
+    &STORE_SYNC,
+    &SESSION_DURABILITY,
+    &AUTH_ANONYMOUS,
+    &HTTP_BIND,
+    &UPLINK_KIND,
+    &UPLINK_URL,
+    &UPLINK_VERSION,
+    &UPLINK_CLIENT_ID,
+    &UPLINK_USER,
+    &UPLINK_PASSWORD,
+    &UPLINK_KEEP_ALIVE_SECS,
+    &UPLINK_WINDOW,
+    &UPLINK_TOPIC_PREFIX,
+    &UPLINK_BACKOFF_MIN_MS,
+    &UPLINK_BACKOFF_MAX_MS,
+    &UPLINK_PACE,
+    &ROUTE,
+    &ROUTE_TEXT,
+    &ROUTE_PRIORITY,
+    &ROUTE_TTL_SECS,
+    &ROUTE_DURABILITY,
+    &LOG_LEVEL,
+    &LOG_FORMAT,
+];
+
+/// Whether a secret key ends in this name, wherever it may have been written.
+pub(super) fn is_secret_name(name: &str) -> bool {
+    keys().any(|key| matches!(key.allowed, Allowed::Secret) && key.path.rsplit('.').next() == Some(name))
+}
+
+/// Every key, in the order of the page.
+pub(super) fn keys() -> impl Iterator<Item = &'static Key> {
+    SERVICE_KEYS.iter().copied().chain(LIMITS)
+}

@@ -1,0 +1,75 @@
+//! What is legal and probably not meant: said at every start and by `millrace check`, and refused by nobody.
+//!
+//! Knows: a `Config`. Never: how it was written. Out: warnings, each with the key it is about.
+
+use routes::Sink;
+
+use super::checked::{Config, Uplink, Warning};
+use super::suggest;
+
+/// Everything that deserves one, in the order of the keys' sections.
+pub(super) fn warnings(config: &Config) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    let mut warn = |key: &str, text: String| warnings.push(Warning { key: key.to_owned(), text });
+    if !config.store.sync {
+        warn("store.sync", "is false: a power cut loses messages that were acknowledged".to_owned());
+    }
+    if !config.auth.anonymous {
+        warn(
+            "auth.anonymous",
+            "is false and this version knows no other way to let a client in: every CONNECT will be refused"
+                .to_owned(),
+        );
+    }
+    for listener in config.listeners.iter().filter(|listener| !listener.bind.ip().is_loopback()) {
+        if config.auth.anonymous {
+            let text = format!("everybody who reaches {} may publish and subscribe", listener.bind);
+            warn("auth.anonymous", text);
+        }
+    }
+    for uplink in config.uplinks.iter().filter(|uplink| uplink.password.is_some()) {
+        warn(
+            &suggest::dotted(&["uplink", &uplink.name, "password"]),
+            "is sent in clear text, for this version has no TLS".to_owned(),
+        );
+    }
+    for uplink in &config.uplinks {
+        let leads_there = |sink: &Sink| config.uplink(sink).is_some_and(|used| used.name == uplink.name);
+        if !config.table.sinks().iter().any(leads_there) {
+            warn(&suggest::dotted(&["uplink", &uplink.name]), "no route leads to it".to_owned());
+        }
+    }
+    for (at, uplink) in config.uplinks.iter().enumerate() {
+        let same = |other: &&Uplink| {
+            (&other.host, other.port, &other.client_id) == (&uplink.host, uplink.port, &uplink.client_id)
+        };
+        if let Some(other) = config.uplinks[..at].iter().find(same) {
+            let text = format!(
+                "is that of uplink {} to the same broker: they will disconnect each other",
+                other.name
+            );
+            warn(&suggest::dotted(&["uplink", &uplink.name, "client_id"]), text);
+        }
+    }
+    let limits = &config.limits;
+    if limits.sessions_max < limits.connections_max {
+        let text = format!(
+            "is below limits.connections_max = {}, which needs a session each",
+            limits.connections_max
+        );
+        warn("limits.sessions_max", text);
+    }
+    for (key, bytes) in [
+        ("limits.outbox_bytes_max", limits.outbox_bytes_max),
+        ("limits.session_queue_bytes_max", limits.session_queue_bytes_max),
+        ("limits.commit_bytes_max", limits.commit_bytes_max),
+        ("limits.handoff_batch_bytes_max", limits.handoff_batch_bytes_max),
+        ("limits.uplink_read_bytes_max", limits.uplink_read_bytes_max),
+    ] {
+        if bytes < limits.packet_bytes_max {
+            let max = limits.packet_bytes_max;
+            warn(key, format!("is {bytes}, less than one packet may have (limits.packet_bytes_max = {max})"));
+        }
+    }
+    warnings
+}

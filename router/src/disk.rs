@@ -1,0 +1,363 @@
+//! Station 6: the one thread that writes. It collects what all shards appended, writes it at once, syncs once,
+//! and reports how far it is.
+//!
+//! In: trays of writes, cursors, requests. Out: watermarks to the shards, tails to the uplinks, answers.
+//! The group grows by itself: while one group is being synced the next one collects, so that an idle gateway answers
+//! after one sync and a busy one pays one sync for thousands of messages.
+//! After a failed write nothing is acknowledged any more: the shards hear nothing, their credit runs out, they stop
+//! reading (DESIGN §8, never 4).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use broker::{AppendTray, Request, Write};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+use model::{LaneId, Seq, ShardId, Ticket};
+use store::{CommitLog, ReadLimits, ReadOut, Space, StoreError};
+use tracing::{error, info, warn};
+
+use crate::clock::Clock;
+use crate::mail::{Mail, Mailbox};
+use crate::upstream::Tails;
+
+/// Where stored sessions stand in the small durable state.
+pub const SESSIONS: Space = Space(1);
+
+/// How often delivered and expired data is given back, and cursors of an idle store are written.
+const HOUSEKEEPING: Duration = Duration::from_millis(200);
+
+/// A job for the disk thread.
+#[derive(Debug)]
+pub enum Job {
+    /// Make this durable.
+    Append {
+        /// Whose.
+        shard: ShardId,
+        /// What.
+        tray: AppendTray,
+    },
+    /// These lanes are delivered up to here.
+    Advance(Vec<(LaneId, Seq)>),
+    /// A question of a shard.
+    Ask {
+        /// Whose.
+        shard: ShardId,
+        /// What.
+        request: Request,
+    },
+    /// Write everything that waits, then stop.
+    Stop,
+}
+
+/// What the disk thread lets others see.
+#[derive(Debug, Default)]
+pub struct DiskState {
+    /// A write failed; nothing is acknowledged any more.
+    pub poisoned: AtomicBool,
+    /// Group commits since the start.
+    pub commits: AtomicU64,
+    /// Records written.
+    pub records: AtomicU64,
+    /// Messages that expired before they were delivered.
+    pub expired: AtomicU64,
+    /// Messages given up because what is kept of them cannot be read.
+    pub damaged: AtomicU64,
+}
+
+/// The disk thread.
+pub struct Disk {
+    log: store::Log,
+    jobs: Receiver<Job>,
+    reader: Sender<ReadJob>,
+    mailboxes: Vec<Arc<Mailbox>>,
+    tails: Arc<Tails>,
+    state: Arc<DiskState>,
+    clock: Clock,
+    /// Highest ticket and bytes collected, indexed by shard.
+    collected: Vec<(Ticket, u64)>,
+    /// What can only be done once the group is written.
+    after_commit: Vec<(ShardId, Request)>,
+    /// Answers that a full mailbox did not take.
+    unsent: Vec<(ShardId, Mail)>,
+    stopping: bool,
+}
+
+impl Disk {
+    /// A disk thread's state; [`Disk::run`] is the thread.
+    pub fn new(
+        log: store::Log,
+        jobs: Receiver<Job>,
+        reader: Sender<ReadJob>,
+        mailboxes: Vec<Arc<Mailbox>>,
+        tails: Arc<Tails>,
+        state: Arc<DiskState>,
+    ) -> Disk {
+        let collected = vec![(Ticket(0), 0); mailboxes.len()];
+        Disk {
+            log,
+            jobs,
+            reader,
+            mailboxes,
+            tails,
+            state,
+            clock: Clock::default(),
+            collected,
+            after_commit: Vec::new(),
+            unsent: Vec::new(),
+            stopping: false,
+        }
+    }
+
+    /// Runs until told to stop, or until every sender is gone. The log is closed at the end.
+    pub fn run(mut self) {
+        let mut housekeeping = Instant::now();
+        while !self.stopping {
+            self.send_unsent();
+            match self.jobs.recv_timeout(HOUSEKEEPING) {
+                Ok(job) => self.collect(job),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            self.commit();
+            if housekeeping.elapsed() >= HOUSEKEEPING {
+                housekeeping = Instant::now();
+                self.keep_house();
+            }
+        }
+        if let Err(error) = self.log.flush_cursors() {
+            warn!(%error, "positions were not written; some messages will be sent again after the next start");
+        }
+    }
+
+    /// Takes this job and everything that came meanwhile.
+    fn collect(&mut self, first: Job) {
+        self.take(first);
+        loop {
+            match self.jobs.try_recv() {
+                Ok(job) => self.take(job),
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn take(&mut self, job: Job) {
+        match job {
+            Job::Append { shard, tray } => self.append(shard, &tray),
+            Job::Advance(lanes) => {
+                for (lane, up_to) in lanes {
+                    // A lane that was removed meanwhile needs no cursor.
+                    if let Err(error) = self.log.advance(lane, up_to)
+                        && !matches!(error, StoreError::UnknownLane(_))
+                    {
+                        warn!(%error, %lane, "position not kept; messages may be sent again after a restart");
+                    }
+                }
+            }
+            Job::Ask { shard, request } => self.after_commit.push((shard, request)),
+            Job::Stop => self.stopping = true,
+        }
+    }
+
+    fn append(&mut self, shard: ShardId, tray: &AppendTray) {
+        if self.state.poisoned.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut rest = &tray.bytes[..];
+        for write in &tray.writes {
+            if let Err(error) = self.write(write, &mut rest) {
+                self.poison(&error);
+                return;
+            }
+        }
+        let (ticket, bytes) = &mut self.collected[usize::from(shard.0)];
+        *ticket = tray.last;
+        *bytes += tray.bytes.len() as u64;
+    }
+
+    fn write(&mut self, write: &Write, rest: &mut &[u8]) -> Result<(), StoreError> {
+        let mut take = |len: u32| {
+            let (head, tail) = rest.split_at(len as usize);
+            *rest = tail;
+            head
+        };
+        match *write {
+            Write::Record { lane, len, enqueued, expires } => {
+                let record = take(len);
+                match self.log.append(lane, &[record], enqueued, expires) {
+                    Err(StoreError::CommitFull { .. }) => {
+                        // Half a tray is durable earlier than its ticket says: early is allowed, late is not.
+                        self.write_group()?;
+                        self.log.append(lane, &[record], enqueued, expires)?;
+                    }
+                    // The session ended while its last messages were on their way.
+                    Err(StoreError::UnknownLane(_)) => {}
+                    result => {
+                        result?;
+                    }
+                }
+                Ok(())
+            }
+            Write::PutSession { key_len, len } => {
+                let (key, value) = (take(key_len), take(len));
+                self.log.state_put(SESSIONS, key, value)
+            }
+            Write::DeleteSession { key_len } => self.log.state_delete(SESSIONS, take(key_len)),
+        }
+    }
+
+    /// Writes the group and reports it.
+    fn commit(&mut self) {
+        if !self.state.poisoned.load(Ordering::Relaxed) {
+            match self.write_group() {
+                Ok(()) => {
+                    for (mailbox, (ticket, bytes)) in self.mailboxes.iter().zip(&self.collected) {
+                        if mailbox.durable_up_to().0 != *ticket {
+                            mailbox.durable(*ticket, *bytes);
+                        }
+                    }
+                }
+                Err(error) => self.poison(&error),
+            }
+        }
+        for (shard, request) in std::mem::take(&mut self.after_commit) {
+            self.answer(shard, request);
+        }
+    }
+
+    fn write_group(&mut self) -> Result<(), StoreError> {
+        let committed = self.log.commit()?;
+        if committed.records > 0 {
+            self.state.commits.fetch_add(1, Ordering::Relaxed);
+            self.state.records.fetch_add(committed.records, Ordering::Relaxed);
+            self.tails.grown(committed.lanes);
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, shard: ShardId, request: Request) {
+        match request {
+            Request::OpenLane { session, generation, client_id } => match self.open_lane(&client_id) {
+                Ok((lane, head, next)) => {
+                    self.send(shard, Mail::LaneOpened { session, generation, lane, head, next });
+                }
+                Err(error) => self.poison(&error),
+            },
+            Request::ReadLane { session, generation, lane, from, bytes_max } => {
+                let job = ReadJob { shard, session, generation, lane, from, bytes_max };
+                // Bounded by one read per session; a full queue makes the disk thread wait for the reader, which
+                // depends on nobody.
+                if self.reader.send(job).is_err() {
+                    warn!("the lane reader is gone; a stored session cannot be served");
+                }
+            }
+            Request::RemoveLane { lane } => {
+                if let Err(error) = self.log.remove_lane(lane)
+                    && !matches!(error, StoreError::UnknownLane(_))
+                {
+                    self.poison(&error);
+                }
+            }
+        }
+    }
+
+    fn open_lane(&mut self, client_id: &str) -> Result<(LaneId, Seq, Seq), StoreError> {
+        let lane = self.log.lane(&session_lane_name(client_id))?;
+        self.log.commit()?;
+        let state = self.log.lane_state(lane)?;
+        Ok((lane, state.head, state.tail))
+    }
+
+    fn keep_house(&mut self) {
+        if self.state.poisoned.load(Ordering::Relaxed) {
+            return;
+        }
+        match self.log.reclaim(self.clock.now().timestamp) {
+            Ok(reclaimed) => {
+                for lost in reclaimed.expired {
+                    self.state.expired.fetch_add(lost.messages(), Ordering::Relaxed);
+                    info!(lane = %lost.lane, from = %lost.from, up_to = %lost.up_to, "messages expired undelivered");
+                }
+            }
+            Err(error) => warn!(%error, "space was not given back"),
+        }
+        if let Err(error) = self.log.flush_cursors() {
+            warn!(%error, "positions were not written");
+        }
+    }
+
+    fn poison(&self, cause: &StoreError) {
+        if !self.state.poisoned.swap(true, Ordering::Relaxed) {
+            error!(
+                %cause,
+                "the store takes no more writes: acknowledgements stop, nothing acknowledged is lost; \
+                 free space or mend the disk, then restart"
+            );
+        }
+    }
+
+    fn send(&mut self, shard: ShardId, mail: Mail) {
+        if let Err(mail) = self.mailboxes[usize::from(shard.0)].send(mail) {
+            self.unsent.push((shard, mail));
+        }
+    }
+
+    fn send_unsent(&mut self) {
+        for (shard, mail) in std::mem::take(&mut self.unsent) {
+            self.send(shard, mail);
+        }
+    }
+}
+
+/// The lane of a stored session.
+pub fn session_lane_name(client_id: &str) -> String {
+    format!("s/{client_id}")
+}
+
+/// Read on in a session's lane.
+#[derive(Debug)]
+pub struct ReadJob {
+    shard: ShardId,
+    session: broker::SessionKey,
+    generation: u32,
+    lane: LaneId,
+    from: Seq,
+    bytes_max: u32,
+}
+
+type ReadRecord = (Seq, Option<model::Timestamp>, Box<[u8]>);
+
+/// The thread that reads sessions' lanes, so that neither a shard nor the disk thread waits for old data.
+pub fn run_lane_reader(reader: &store::Reader, jobs: &Receiver<ReadJob>, mailboxes: &[Arc<Mailbox>], state: &DiskState) {
+    let clock = Clock::default();
+    let mut out = ReadOut::new();
+    for job in jobs {
+        let Some((records, next)) = read(reader, &job, &clock, &mut out, state) else { continue };
+        let mut mail = Mail::LaneRead { session: job.session, generation: job.generation, records, next };
+        while let Err(back) = mailboxes[usize::from(job.shard.0)].send(mail) {
+            mail = back;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+fn read(reader: &store::Reader, job: &ReadJob, clock: &Clock, out: &mut ReadOut, state: &DiskState) -> Option<(Vec<ReadRecord>, Seq)> {
+    let limits = ReadLimits { bytes_max: job.bytes_max as usize, messages_max: 4_096 };
+    match reader.read_lane(job.lane, job.from, limits, clock.now().timestamp, out) {
+        Ok(()) => {
+            let records = out.records().map(|record| (record.seq, record.expires, record.bytes.into())).collect();
+            Some((records, out.next()))
+        }
+        Err(StoreError::Damaged { lane, from, up_to }) => {
+            let places = up_to.get() - from.get() + 1;
+            state.damaged.fetch_add(places, Ordering::Relaxed);
+            error!(%lane, %from, %up_to, "stored messages are damaged; they are lost and counted, the rest goes on");
+            Some((Vec::new(), up_to.next()))
+        }
+        Err(error) => {
+            // No answer: the session asks again when its client comes back, not in a loop.
+            error!(%error, lane = %job.lane, "a stored session's messages cannot be read");
+            None
+        }
+    }
+}

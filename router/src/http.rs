@@ -1,0 +1,243 @@
+//! What operators and their tools ask over HTTP: health, readiness, metrics, status.
+//!
+//! In: GET requests. Out: numbers as last published. Never: a change, a secret, a wait for a shard.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Instant;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use serde::Serialize;
+
+use crate::disk::DiskState;
+use crate::telemetry::{ShardReport, total};
+use crate::upstream::LinkStatus;
+
+/// Everything that can be asked about.
+pub struct Overview {
+    /// When the process started.
+    pub started: Instant,
+    /// Every listener accepts.
+    pub ready: AtomicBool,
+    /// Indexed by shard.
+    pub shards: Vec<Arc<ShardReport>>,
+    /// Name and numbers of each uplink.
+    pub uplinks: Vec<(String, Arc<LinkStatus>)>,
+    /// The disk thread.
+    pub disk: Arc<DiskState>,
+    /// Lanes and sizes.
+    pub reader: store::Reader,
+    /// Connections open now.
+    pub open: Arc<AtomicU32>,
+    /// Connections refused because there were too many.
+    pub refused: Arc<AtomicU64>,
+    /// What each route promises, for people.
+    pub routes: Vec<RouteStatus>,
+}
+
+/// One route and what its acknowledgements mean.
+#[derive(Clone, Debug, Serialize)]
+pub struct RouteStatus {
+    /// Its name.
+    pub name: String,
+    /// Its text.
+    pub route: String,
+    /// What a PUBACK of a message on it means.
+    pub promise: String,
+}
+
+/// The answer to `/status`.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    version: &'static str,
+    uptime_ms: u64,
+    ready: bool,
+    shards: usize,
+    clients: usize,
+    sessions: usize,
+    received: u64,
+    delivered: u64,
+    acknowledged: u64,
+    dropped: u64,
+    counters: std::collections::BTreeMap<&'static str, u64>,
+    uplinks: Vec<UplinkReport>,
+    lanes: Vec<LaneReport>,
+    store: StoreReport,
+    routes: Vec<RouteStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct UplinkReport {
+    name: String,
+    state: &'static str,
+    inflight: u64,
+    forwarded: u64,
+    sent: u64,
+    reconnects: u64,
+    dropped: u64,
+    last_error: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct LaneReport {
+    name: String,
+    backlog: u64,
+    backlog_bytes: u64,
+    oldest_ms: Option<u64>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct StoreReport {
+    state: &'static str,
+    bytes_on_disk: u64,
+    wal_bytes: u64,
+    records: u64,
+    record_bytes: u64,
+    written_bytes: u64,
+    commits: u64,
+    syncs: u64,
+    expired: u64,
+    damaged: u64,
+}
+
+impl Overview {
+    /// The numbers now. Lanes of sessions are summed up in one line, so that the answer stays small.
+    pub fn status(&self) -> Status {
+        let numbers = total(self.shards.iter().map(|report| &**report));
+        let counters: std::collections::BTreeMap<_, _> = numbers.counters.each().collect();
+        let dropped = counters.iter().filter(|(name, _)| name.starts_with("dropped_")).map(|(_, count)| count).sum();
+        Status {
+            version: env!("CARGO_PKG_VERSION"),
+            uptime_ms: self.started.elapsed().as_millis() as u64,
+            ready: self.ready.load(Ordering::Relaxed),
+            shards: self.shards.len(),
+            clients: numbers.connections,
+            sessions: numbers.sessions,
+            received: numbers.counters.received,
+            delivered: numbers.counters.delivered,
+            acknowledged: numbers.counters.acknowledged,
+            dropped,
+            counters,
+            uplinks: self.uplinks.iter().map(|(name, status)| uplink_report(name, status)).collect(),
+            lanes: self.lanes(),
+            store: self.store(),
+            routes: self.routes.clone(),
+        }
+    }
+
+    fn lanes(&self) -> Vec<LaneReport> {
+        let now = crate::clock::Clock::default().now().timestamp;
+        let mut sessions = LaneReport { name: "sessions".into(), backlog: 0, backlog_bytes: 0, oldest_ms: None };
+        let mut reports = Vec::new();
+        for state in self.reader.lanes().unwrap_or_default() {
+            let oldest_ms = state.oldest.map(|at| now.0.saturating_sub(at.0));
+            let backlog = state.messages();
+            if state.name.starts_with("s/") {
+                sessions.backlog += backlog;
+                sessions.backlog_bytes += state.bytes;
+                sessions.oldest_ms = sessions.oldest_ms.max(oldest_ms);
+            } else {
+                reports.push(LaneReport { name: state.name.to_string(), backlog, backlog_bytes: state.bytes, oldest_ms });
+            }
+        }
+        reports.push(sessions);
+        reports
+    }
+
+    fn store(&self) -> StoreReport {
+        let state = if self.disk.poisoned.load(Ordering::Relaxed) { "poisoned" } else { "ok" };
+        let (expired, damaged) =
+            (self.disk.expired.load(Ordering::Relaxed), self.disk.damaged.load(Ordering::Relaxed));
+        match self.reader.stats() {
+            Ok(stats) => StoreReport {
+                state,
+                bytes_on_disk: stats.disk_bytes,
+                wal_bytes: stats.wal_bytes,
+                records: stats.records,
+                record_bytes: stats.record_bytes,
+                written_bytes: stats.written_bytes,
+                commits: stats.commits,
+                syncs: stats.syncs,
+                expired,
+                damaged,
+            },
+            Err(_) => StoreReport { state: "unreadable", expired, damaged, ..StoreReport::default() },
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed) && !self.disk.poisoned.load(Ordering::Relaxed)
+    }
+}
+
+fn uplink_report(name: &str, status: &LinkStatus) -> UplinkReport {
+    let (state, last_error) = status.get();
+    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    UplinkReport {
+        name: name.to_owned(),
+        state: state.as_str(),
+        inflight: load(&status.inflight),
+        forwarded: load(&status.forwarded),
+        sent: load(&status.sent),
+        reconnects: load(&status.connects).saturating_sub(1),
+        dropped: load(&status.dropped_impossible) + load(&status.dropped_expired) + load(&status.dropped_damaged),
+        last_error,
+    }
+}
+
+/// A bound HTTP listener.
+pub struct Bound {
+    /// The address it really has.
+    pub address: SocketAddr,
+    listener: tokio::net::TcpListener,
+}
+
+/// Takes the address.
+pub async fn bind(address: SocketAddr) -> anyhow::Result<Bound> {
+    let listener = tokio::net::TcpListener::bind(address)
+        .await
+        .map_err(|error| anyhow::anyhow!("http.bind = \"{address}\": {error}; choose another port (0 takes any free one)"))?;
+    Ok(Bound { address: listener.local_addr()?, listener })
+}
+
+/// Answers for ever.
+pub async fn serve(bound: Bound, overview: Arc<Overview>) {
+    let app = axum::Router::new()
+        .route("/healthz", get(async || "alive\n"))
+        .route("/readyz", get(readyz))
+        .route("/status", get(status))
+        .route("/metrics", get(metrics))
+        .with_state(overview);
+    if let Err(error) = axum::serve(bound.listener, app).await {
+        tracing::error!(%error, "HTTP ends");
+    }
+}
+
+async fn readyz(State(overview): State<Arc<Overview>>) -> impl IntoResponse {
+    if overview.is_ready() {
+        (StatusCode::OK, "ready\n")
+    } else if overview.disk.poisoned.load(Ordering::Relaxed) {
+        (StatusCode::SERVICE_UNAVAILABLE, "the store takes no writes; see the log\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "starting\n")
+    }
+}
+
+async fn status(State(overview): State<Arc<Overview>>) -> impl IntoResponse {
+    Json(overview.status())
+}
+
+async fn metrics(State(overview): State<Arc<Overview>>) -> impl IntoResponse {
+    match crate::metrics::encode(&overview) {
+        Ok(text) => {
+            let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, content_type)], text).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}

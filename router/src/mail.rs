@@ -1,0 +1,133 @@
+//! What travels between threads: bounded boxes with a bell.
+//!
+//! In: messages from any thread. Out: the same, in order per sender, on the thread that owns the box.
+//! A full box is an answer, not an error: the sender keeps the message and comes back.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use broker::{Control, HandoffBatch, Plan, SessionKey};
+use crossbeam::queue::ArrayQueue;
+use crossbeam::utils::CachePadded;
+use model::{LaneId, Seq, ShardId, Ticket, Timestamp};
+use tokio::sync::Notify;
+
+/// One message to a shard.
+#[derive(Debug)]
+pub enum Mail {
+    /// A connection was accepted for it.
+    Accepted {
+        /// The socket.
+        stream: std::net::TcpStream,
+        /// Who it is.
+        peer: SocketAddr,
+        /// What was already read from it: the CONNECT that says whose it is, and perhaps more.
+        unread: Vec<u8>,
+    },
+    /// Publications from another shard.
+    Handoff {
+        /// Which one.
+        from: ShardId,
+        /// The publications.
+        batch: HandoffBatch,
+    },
+    /// Something small from another shard.
+    Control(Control),
+    /// A session's lane is open.
+    LaneOpened {
+        /// Whose.
+        session: SessionKey,
+        /// As asked.
+        generation: u32,
+        /// The lane.
+        lane: LaneId,
+        /// First record that is not delivered.
+        head: Seq,
+        /// The place of the next record.
+        next: Seq,
+    },
+    /// A session's lane was read.
+    LaneRead {
+        /// Whose.
+        session: SessionKey,
+        /// As asked.
+        generation: u32,
+        /// Place, expiry, record.
+        records: Vec<(Seq, Option<Timestamp>, Box<[u8]>)>,
+        /// Where to read on.
+        next: Seq,
+    },
+    /// New routes.
+    Plan(Arc<Plan>),
+    /// Say goodbye to every client, write what can be written, and stop.
+    Stop,
+}
+
+/// The box of one shard.
+#[derive(Debug)]
+pub struct Mailbox {
+    queue: ArrayQueue<Mail>,
+    bell: Notify,
+    durable: CachePadded<Durable>,
+}
+
+/// How far the disk is with the writes of one shard.
+#[derive(Debug, Default)]
+struct Durable {
+    ticket: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Mailbox {
+    /// An empty box for at most `capacity` messages.
+    pub fn new(capacity: usize) -> Mailbox {
+        Mailbox { queue: ArrayQueue::new(capacity), bell: Notify::new(), durable: CachePadded::default() }
+    }
+
+    /// Puts a message in and rings; gives it back if the box is full.
+    pub fn send(&self, mail: Mail) -> Result<(), Mail> {
+        let result = self.queue.push(mail);
+        self.bell.notify_one();
+        result
+    }
+
+    /// Reports that everything up to `ticket` is durable, `bytes` since the start, and rings.
+    pub fn durable(&self, ticket: Ticket, bytes: u64) {
+        self.durable.bytes.store(bytes, Ordering::Relaxed);
+        // Release: who sees the ticket sees the bytes that belong to it.
+        self.durable.ticket.store(ticket.0, Ordering::Release);
+        self.bell.notify_one();
+    }
+
+    /// How far the disk is: the highest durable ticket, and the bytes up to it.
+    pub fn durable_up_to(&self) -> (Ticket, u64) {
+        let ticket = Ticket(self.durable.ticket.load(Ordering::Acquire));
+        (ticket, self.durable.bytes.load(Ordering::Relaxed))
+    }
+
+    /// Takes the oldest message.
+    pub fn take(&self) -> Option<Mail> {
+        self.queue.pop()
+    }
+
+    /// Messages waiting.
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Waits until somebody rings; returns at once if that happened since the last wait.
+    pub async fn wait(&self) {
+        self.bell.notified().await;
+    }
+
+    /// Rings without a message: look around again.
+    pub fn ring(&self) {
+        self.bell.notify_one();
+    }
+}

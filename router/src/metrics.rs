@@ -1,0 +1,122 @@
+//! The numbers of [`Overview`] as OpenMetrics text, for Prometheus and its relatives.
+//!
+//! In: numbers as last published. Out: text. The names are a contract: `millrace_` first, unit last.
+
+use std::sync::atomic::Ordering;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::http::Overview;
+use crate::telemetry::total;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Name {
+    name: String,
+}
+
+/// The text of one scrape.
+pub fn encode(overview: &Overview) -> Result<String, std::fmt::Error> {
+    let mut registry = Registry::with_prefix("millrace");
+    shards(&mut registry, overview);
+    uplinks(&mut registry, overview);
+    lanes(&mut registry, overview);
+    store(&mut registry, overview);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+fn shards(registry: &mut Registry, overview: &Overview) {
+    let numbers = total(overview.shards.iter().map(|report| &**report));
+    gauge(registry, "connections", "Clients connected now", numbers.connections as u64);
+    gauge(registry, "sessions", "Sessions kept now, connected or not", numbers.sessions as u64);
+    let dropped = Family::<Reason, Counter>::default();
+    registry.register("messages_dropped", "Messages dropped, by reason", dropped.clone());
+    let closed = Family::<Reason, Counter>::default();
+    registry.register("connections_closed", "Connections closed by us, by reason", closed.clone());
+    for (name, count) in numbers.counters.each() {
+        if let Some(reason) = name.strip_prefix("dropped_") {
+            dropped.get_or_create(&Reason { reason: reason.to_owned() }).inc_by(count);
+        } else if let Some(reason) = name.strip_prefix("closed_") {
+            closed.get_or_create(&Reason { reason: reason.to_owned() }).inc_by(count);
+        } else {
+            counter(registry, &format!("broker_{name}"), "Counted by the broker, see router/docs/operations.md", count);
+        }
+    }
+    let refused = overview.refused.load(Ordering::Relaxed);
+    counter(registry, "connections_refused", "Connections refused because limits.connections_max was reached", refused);
+}
+
+fn uplinks(registry: &mut Registry, overview: &Overview) {
+    let up = Family::<Name, Gauge>::default();
+    registry.register("uplink_up", "1 while the uplink is connected", up.clone());
+    let inflight = Family::<Name, Gauge>::default();
+    registry.register("uplink_inflight", "Messages that wait for the upstream's acknowledgement", inflight.clone());
+    let forwarded = Family::<Name, Counter>::default();
+    registry.register("uplink_forwarded", "Messages acknowledged by the upstream", forwarded.clone());
+    let connects = Family::<Name, Counter>::default();
+    registry.register("uplink_connects", "Connections made to the upstream", connects.clone());
+    for (name, status) in &overview.uplinks {
+        let label = Name { name: name.clone() };
+        up.get_or_create(&label).set(i64::from(status.get().0 == crate::upstream::UplinkState::Up));
+        inflight.get_or_create(&label).set(status.inflight.load(Ordering::Relaxed) as i64);
+        forwarded.get_or_create(&label).inc_by(status.forwarded.load(Ordering::Relaxed));
+        connects.get_or_create(&label).inc_by(status.connects.load(Ordering::Relaxed));
+    }
+}
+
+fn lanes(registry: &mut Registry, overview: &Overview) {
+    let messages = Family::<Name, Gauge>::default();
+    registry.register("lane_messages", "Messages waiting in a lane", messages.clone());
+    let bytes = Family::<Name, Gauge>::default();
+    registry.register("lane_bytes", "Bytes waiting in a lane", bytes.clone());
+    let mut sessions = (0, 0);
+    for state in overview.reader.lanes().unwrap_or_default() {
+        // One series per lane, but not per client: a thousand clients would be a thousand series.
+        if state.name.starts_with("s/") {
+            sessions = (sessions.0 + state.messages(), sessions.1 + state.bytes);
+            continue;
+        }
+        let label = Name { name: state.name.to_string() };
+        messages.get_or_create(&label).set(state.messages() as i64);
+        bytes.get_or_create(&label).set(state.bytes as i64);
+    }
+    let label = Name { name: "sessions".to_owned() };
+    messages.get_or_create(&label).set(sessions.0 as i64);
+    bytes.get_or_create(&label).set(sessions.1 as i64);
+}
+
+fn store(registry: &mut Registry, overview: &Overview) {
+    let disk = &overview.disk;
+    gauge(registry, "store_poisoned", "1 once a write has failed and nothing is acknowledged any more", u64::from(disk.poisoned.load(Ordering::Relaxed)));
+    counter(registry, "store_expired_messages", "Messages that expired before they were delivered", disk.expired.load(Ordering::Relaxed));
+    counter(registry, "store_damaged_messages", "Messages lost to damage in the store", disk.damaged.load(Ordering::Relaxed));
+    if let Ok(stats) = overview.reader.stats() {
+        gauge(registry, "store_disk_bytes", "Bytes that the store takes on disk", stats.disk_bytes);
+        counter(registry, "store_records", "Records made durable", stats.records);
+        counter(registry, "store_record_bytes", "Bytes of these records", stats.record_bytes);
+        counter(registry, "store_written_bytes", "Bytes handed to the write-ahead log", stats.written_bytes);
+        counter(registry, "store_syncs", "Syncs of the write-ahead log", stats.syncs);
+    }
+}
+
+fn gauge(registry: &mut Registry, name: &str, help: &str, value: u64) {
+    let gauge = Gauge::<i64>::default();
+    gauge.set(value as i64);
+    registry.register(name, help, gauge);
+}
+
+fn counter(registry: &mut Registry, name: &str, help: &str, value: u64) {
+    let counter = Counter::<u64>::default();
+    counter.inc_by(value);
+    registry.register(name, help, counter);
+}

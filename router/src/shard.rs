@@ -1,0 +1,546 @@
+//! A shard: one thread with its connections and its broker. A loop without decisions.
+//!
+//! In: readable sockets, mail. Out: bytes to sockets, jobs for the disk, mail for other shards.
+//! A wake-up of a connection reads what is there, lets the broker decide about all of it, and leaves the results on the
+//! trays. The trays are emptied once every connection that was ready has had its turn, so that everything for one
+//! socket leaves in one write, and everything for the disk in one job.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use broker::{Broker, Effects, Event, RecordRead, Setup};
+use crossbeam::channel::{Sender, TrySendError};
+use model::{ConnId, Limits, ShardId, Ticket};
+use tokio::task::{LocalSet, spawn_local};
+use tracing::{debug, info, warn};
+
+use crate::clock::Clock;
+use crate::disk::Job;
+use crate::mail::{Mail, Mailbox};
+use crate::net::Socket;
+use crate::telemetry::ShardReport;
+
+/// Reads of one connection in one wake-up; then others have their turn.
+const READS_PER_TURN: u32 = 4;
+/// Mail taken in one wake-up.
+const MAIL_PER_TURN: usize = 256;
+/// How often time passes for the broker, and numbers are published.
+const TICK: Duration = Duration::from_millis(250);
+/// How long a closing connection may take to take its last packet.
+const LINGER_MILLIS: u64 = 2_000;
+/// How long clients get to take what is theirs when the process stops.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// What a shard needs from the rest of the process.
+pub struct ShardSetup {
+    /// For the broker.
+    pub broker: Setup,
+    /// Sessions that are at home here, from the store.
+    pub sessions: Vec<StoredSession>,
+    /// The boxes of all shards, own one included, indexed by shard.
+    pub mailboxes: Vec<Arc<Mailbox>>,
+    /// The disk thread.
+    pub disk: Sender<Job>,
+    /// Connections of the process.
+    pub open: Arc<AtomicU32>,
+    /// Where numbers are published.
+    pub report: Arc<ShardReport>,
+}
+
+/// A session as the store had it.
+pub struct StoredSession {
+    /// Whose.
+    pub client_id: String,
+    /// What it is.
+    pub record: broker::SessionRecord,
+    /// First record that is not delivered.
+    pub head: model::Seq,
+    /// The place of the next record.
+    pub next: model::Seq,
+}
+
+/// Runs a shard on this thread until it is told to stop.
+pub fn run(setup: ShardSetup) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    let local = LocalSet::new();
+    let mailbox = Arc::clone(&setup.mailboxes[usize::from(setup.broker.shard.0)]);
+    let shard = Rc::new(RefCell::new(Shard::new(setup)));
+    local.block_on(&runtime, async move {
+        spawn_local(flusher(Rc::clone(&shard)));
+        spawn_local(ticker(Rc::clone(&shard)));
+        loop {
+            mailbox.wait().await;
+            let accepted = shard.borrow_mut().take_mail(&mailbox);
+            for (stream, peer, unread) in accepted {
+                accept(&shard, stream, peer, unread);
+            }
+            if shard.borrow().stopping {
+                break;
+            }
+            if !mailbox.is_empty() {
+                mailbox.ring();
+                tokio::task::yield_now().await;
+            }
+        }
+        let deadline = tokio::time::Instant::now() + GOODBYE;
+        while shard.borrow().sockets_open > 0 && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            // Promises that are kept by now may still be told.
+            shard.borrow_mut().take_mail(&mailbox);
+        }
+        shard.borrow_mut().turn_end();
+    });
+    Ok(())
+}
+
+/// One shard's edge.
+struct Shard {
+    id: ShardId,
+    broker: Broker,
+    effects: Effects,
+    clock: Clock,
+    limits: Arc<Limits>,
+    /// Indexed by the slot in a `ConnId`.
+    sockets: Vec<Option<Socket>>,
+    sockets_open: usize,
+    /// Connections that were not read for want of credit of the whole shard.
+    paused: Vec<ConnId>,
+    /// Connections that are closing, and until when they may take their time.
+    leaving: VecDeque<(ConnId, model::Instant)>,
+    read_buffer: Box<[u8]>,
+    flush: Option<Waker>,
+    mailboxes: Vec<Arc<Mailbox>>,
+    /// Mail that a full box did not take, indexed by shard.
+    unsent: Vec<VecDeque<Mail>>,
+    /// Jobs that the disk's queue did not take.
+    jobs: VecDeque<Job>,
+    disk: Sender<Job>,
+    open: Arc<AtomicU32>,
+    report: Arc<ShardReport>,
+    stopping: bool,
+}
+
+impl Shard {
+    fn new(setup: ShardSetup) -> Shard {
+        let clock = Clock::default();
+        let limits = Arc::clone(&setup.broker.limits);
+        let mut effects = Effects::new(setup.broker.shards);
+        let id = setup.broker.shard;
+        let mut broker = Broker::new(setup.broker);
+        for session in setup.sessions {
+            let StoredSession { client_id, record, head, next } = session;
+            broker.restore(&client_id, record, head, next, clock.now(), &mut effects);
+        }
+        Shard {
+            id,
+            broker,
+            effects,
+            clock,
+            sockets: Vec::new(),
+            sockets_open: 0,
+            paused: Vec::new(),
+            leaving: VecDeque::new(),
+            read_buffer: vec![0; limits.turn_read_bytes_max as usize].into(),
+            limits,
+            flush: None,
+            unsent: setup.mailboxes.iter().map(|_| VecDeque::new()).collect(),
+            mailboxes: setup.mailboxes,
+            jobs: VecDeque::new(),
+            disk: setup.disk,
+            open: setup.open,
+            report: setup.report,
+            stopping: false,
+        }
+    }
+
+    fn socket(&mut self, conn: ConnId) -> Option<&mut Socket> {
+        self.sockets.get_mut(slot(conn))?.as_mut().filter(|socket| socket.conn == conn)
+    }
+
+    /// The turn of one connection.
+    fn poll_connection(&mut self, conn: ConnId, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(socket) = self.socket(conn) else { return Poll::Ready(()) };
+        socket.set_waker(cx.waker());
+        if socket.blocked && self.write(conn, cx).is_err() {
+            return self.drop_connection(conn);
+        }
+        let Some(socket) = self.sockets.get_mut(slot(conn)).and_then(Option::as_mut) else { return Poll::Ready(()) };
+        if socket.closing {
+            let over = socket.expired || !socket.blocked && socket.poll_close(&mut self.read_buffer, cx).is_ready();
+            return if over { self.drop_connection(conn) } else { Poll::Pending };
+        }
+        match self.read(conn, cx) {
+            Turn::Idle => {}
+            Turn::Busy => cx.waker().wake_by_ref(),
+            Turn::Over => return self.drop_connection(conn),
+            Turn::Moved => {
+                self.send_away(conn);
+                return Poll::Ready(());
+            }
+        }
+        self.schedule_flush();
+        Poll::Pending
+    }
+
+    /// Reads what is there, as far as there is credit.
+    fn read(&mut self, conn: ConnId, cx: &mut Context<'_>) -> Turn {
+        for _ in 0..READS_PER_TURN {
+            if self.is_saturated() {
+                self.paused.push(conn);
+                return Turn::Idle;
+            }
+            if !self.broker.may_read(conn) {
+                return Turn::Idle;
+            }
+            let Some(socket) = self.sockets.get_mut(slot(conn)).and_then(Option::as_mut) else { return Turn::Over };
+            if std::mem::take(&mut socket.held_back) {
+                let bytes = std::mem::take(&mut socket.unread);
+                if self.decide(conn, &bytes) {
+                    return Turn::Moved;
+                }
+                continue;
+            }
+            let len = match socket.poll_read(&mut self.read_buffer, cx) {
+                Poll::Pending => return Turn::Idle,
+                Poll::Ready(Ok(0) | Err(_)) => return Turn::Over,
+                Poll::Ready(Ok(len)) => len,
+            };
+            if self.decide_read(conn, len) {
+                return Turn::Moved;
+            }
+        }
+        Turn::Busy
+    }
+
+    /// Lets the broker decide about the first `len` bytes of the read buffer, behind what was unread.
+    fn decide_read(&mut self, conn: ConnId, len: usize) -> bool {
+        let Some(socket) = self.socket(conn) else { return false };
+        let mut unread = std::mem::take(&mut socket.unread);
+        if unread.is_empty() {
+            // The usual case: whole packets, straight out of the shared buffer.
+            let buffer = std::mem::take(&mut self.read_buffer);
+            let moved = self.decide(conn, &buffer[..len]);
+            self.read_buffer = buffer;
+            return moved;
+        }
+        unread.extend_from_slice(&self.read_buffer[..len]);
+        self.decide(conn, &unread)
+    }
+
+    /// Lets the broker decide; keeps what it does not take. Whether the socket belongs to another shard.
+    fn decide(&mut self, conn: ConnId, bytes: &[u8]) -> bool {
+        let now = self.clock.now();
+        let taken = self.broker.read(conn, bytes, now, &mut self.effects);
+        if let Some(fault) = self.broker.take_last_fault() {
+            debug!(shard = self.id.0, fault, "connection closed");
+        }
+        let moved = matches!(self.effects.relocations.last(), Some((last, _)) if *last == conn);
+        let may_read = self.broker.may_read(conn);
+        if let Some(socket) = self.socket(conn)
+            && taken < bytes.len()
+        {
+            socket.unread.extend_from_slice(&bytes[taken..]);
+            // With credit left, the rest is the start of a packet; without, there may be whole ones.
+            socket.held_back = !may_read;
+        }
+        moved
+    }
+
+    /// Writes what the broker has for a socket.
+    fn write(&mut self, conn: ConnId, cx: &mut Context<'_>) -> std::io::Result<()> {
+        let now = self.clock.now();
+        self.broker.flushing(conn);
+        loop {
+            let Some(socket) = self.sockets.get_mut(slot(conn)).and_then(Option::as_mut) else { return Ok(()) };
+            let pending = self.broker.pending(conn);
+            if pending.is_empty() {
+                socket.blocked = false;
+                return Ok(());
+            }
+            match socket.poll_write(pending, cx) {
+                Poll::Ready(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(len)) => self.broker.wrote(conn, len, now, &mut self.effects),
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => {
+                    socket.blocked = true;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Empties the trays.
+    fn turn_end(&mut self) {
+        self.send_jobs();
+        self.send_mail();
+        // Writing may put more on the tray (a window opens as an outbox empties), but each time only for a socket that
+        // took something; a socket that takes nothing ends its part.
+        while let Some(conn) = self.effects.dirty.pop() {
+            self.flush_one(conn);
+        }
+        let now = self.clock.now();
+        for conn in std::mem::take(&mut self.effects.closing) {
+            if let Some(socket) = self.socket(conn) {
+                socket.closing = true;
+                socket.wake();
+                self.leaving.push_back((conn, now.instant.plus_millis(LINGER_MILLIS)));
+            }
+        }
+        for conn in std::mem::take(&mut self.effects.resumed) {
+            if let Some(socket) = self.socket(conn) {
+                socket.wake();
+            }
+        }
+        self.send_jobs();
+        self.send_mail();
+        self.resume_paused();
+    }
+
+    fn flush_one(&mut self, conn: ConnId) {
+        let blocked = match self.socket(conn) {
+            Some(socket) => socket.blocked,
+            None => return,
+        };
+        if blocked {
+            self.broker.flushing(conn);
+            return;
+        }
+        let failed = self.write(conn, &mut Context::from_waker(Waker::noop())).is_err();
+        if let Some(socket) = self.socket(conn) {
+            socket.closing |= failed;
+            socket.expired |= failed;
+            if failed || socket.blocked {
+                // Its task goes on: it registers for the moment in which the socket takes more, or ends.
+                socket.wake();
+            }
+        }
+    }
+
+    /// Hands writes, positions and questions to the disk, in this order.
+    fn send_jobs(&mut self) {
+        let shard = self.id;
+        if !self.effects.appends.is_empty() {
+            self.jobs.push_back(Job::Append { shard, tray: self.effects.appends.take() });
+        }
+        if !self.effects.advances.is_empty() {
+            self.jobs.push_back(Job::Advance(std::mem::take(&mut self.effects.advances)));
+        }
+        for request in std::mem::take(&mut self.effects.requests) {
+            self.jobs.push_back(Job::Ask { shard, request });
+        }
+        while let Some(job) = self.jobs.pop_front() {
+            match self.disk.try_send(job) {
+                Ok(()) => {}
+                Err(TrySendError::Full(job)) => {
+                    self.jobs.push_front(job);
+                    return;
+                }
+                Err(TrySendError::Disconnected(_)) => {
+                    warn!("the disk thread is gone; nothing more is acknowledged");
+                    self.jobs.clear();
+                }
+            }
+        }
+    }
+
+    /// Hands publications and controls to the other shards.
+    fn send_mail(&mut self) {
+        for (to, control) in std::mem::take(&mut self.effects.controls) {
+            self.unsent[usize::from(to.0)].push_back(Mail::Control(control));
+        }
+        for (batch, unsent) in self.effects.handoffs.iter_mut().zip(&mut self.unsent) {
+            if !batch.bytes.is_empty() {
+                unsent.push_back(Mail::Handoff { from: self.id, batch: std::mem::take(batch) });
+            }
+        }
+        for (unsent, mailbox) in self.unsent.iter_mut().zip(&self.mailboxes) {
+            while let Some(mail) = unsent.pop_front() {
+                if let Err(mail) = mailbox.send(mail) {
+                    unsent.push_front(mail);
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Whether disk or other shards are so far behind that nothing may be read.
+    fn is_saturated(&self) -> bool {
+        let handoffs = self.unsent.iter().map(VecDeque::len).max().unwrap_or(0);
+        self.broker.is_saturated() || !self.jobs.is_empty() || handoffs > self.limits.handoff_batches_max as usize
+    }
+
+    fn resume_paused(&mut self) {
+        if self.paused.is_empty() || self.is_saturated() {
+            return;
+        }
+        for conn in std::mem::take(&mut self.paused) {
+            if let Some(socket) = self.socket(conn) {
+                socket.wake();
+            }
+        }
+    }
+
+    fn schedule_flush(&self) {
+        if !self.effects.is_empty()
+            && let Some(waker) = &self.flush
+        {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Takes mail and tells the broker; sockets are for the caller, who can start tasks.
+    fn take_mail(&mut self, mailbox: &Mailbox) -> Vec<(std::net::TcpStream, SocketAddr, Vec<u8>)> {
+        let mut accepted = Vec::new();
+        let now = self.clock.now();
+        let (up_to, bytes) = mailbox.durable_up_to();
+        if up_to > Ticket(0) {
+            self.broker.handle(Event::Durable { up_to, bytes }, now, &mut self.effects);
+        }
+        for _ in 0..MAIL_PER_TURN {
+            let Some(mail) = mailbox.take() else { break };
+            let event = match mail {
+                Mail::Accepted { stream, peer, unread } => {
+                    accepted.push((stream, peer, unread));
+                    continue;
+                }
+                Mail::Plan(plan) => {
+                    self.broker.replace_plan(plan);
+                    continue;
+                }
+                Mail::Stop => {
+                    self.stopping = true;
+                    self.broker.shut_down(now, &mut self.effects);
+                    continue;
+                }
+                Mail::Handoff { from, batch } => Event::Handoff { from, batch },
+                Mail::Control(control) => Event::Control(control),
+                Mail::LaneOpened { session, generation, lane, head, next } => {
+                    Event::LaneOpened { session, generation, lane, head, next }
+                }
+                Mail::LaneRead { session, generation, records, next } => {
+                    let records = records
+                        .into_iter()
+                        .map(|(seq, expires, bytes)| RecordRead { seq, expires, bytes: bytes.into() })
+                        .collect();
+                    Event::LaneRead { session, generation, records, next }
+                }
+            };
+            self.broker.handle(event, now, &mut self.effects);
+        }
+        self.schedule_flush();
+        self.resume_paused();
+        accepted
+    }
+
+    /// Ends a connection's life in this shard.
+    fn drop_connection(&mut self, conn: ConnId) -> Poll<()> {
+        let now = self.clock.now();
+        if self.sockets.get_mut(slot(conn)).and_then(Option::take).is_some() {
+            self.sockets_open -= 1;
+            self.open.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.broker.closed(conn, now, &mut self.effects);
+        self.schedule_flush();
+        Poll::Ready(())
+    }
+
+    /// Sends a socket to the shard where its session is at home.
+    fn send_away(&mut self, conn: ConnId) {
+        let Some((_, to)) = self.effects.relocations.pop() else { return };
+        let Some(socket) = self.sockets.get_mut(slot(conn)).and_then(Option::take) else { return };
+        self.sockets_open -= 1;
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.broker.closed(conn, self.clock.now(), &mut self.effects);
+        let Ok((stream, unread)) = socket.into_std() else { return };
+        let Ok(peer) = stream.peer_addr() else { return };
+        self.unsent[usize::from(to.0)].push_back(Mail::Accepted { stream, peer, unread });
+        self.send_mail();
+    }
+
+    fn tick(&mut self) {
+        let now = self.clock.now();
+        self.broker.tick(now, &mut self.effects);
+        while let Some(&(conn, until)) = self.leaving.front()
+            && until <= now.instant
+        {
+            self.leaving.pop_front();
+            if let Some(socket) = self.socket(conn) {
+                socket.expired = true;
+                socket.wake();
+            }
+        }
+        self.report.publish(&self.broker);
+        self.schedule_flush();
+        self.resume_paused();
+    }
+}
+
+/// What a turn of reading came to.
+enum Turn {
+    /// Nothing more to read now; somebody will wake us.
+    Idle,
+    /// There may be more, after the others.
+    Busy,
+    /// The stream has ended.
+    Over,
+    /// The socket belongs to another shard.
+    Moved,
+}
+
+fn slot(conn: ConnId) -> usize {
+    conn.0 as u32 as usize
+}
+
+fn accept(shard: &Rc<RefCell<Shard>>, stream: std::net::TcpStream, peer: SocketAddr, unread: Vec<u8>) {
+    let stream = match stream.set_nonblocking(true).and_then(|()| tokio::net::TcpStream::from_std(stream)) {
+        Ok(stream) => stream,
+        Err(error) => {
+            info!(%peer, %error, "a connection could not be taken over");
+            return;
+        }
+    };
+    let conn = {
+        let mut shard = shard.borrow_mut();
+        let now = shard.clock.now();
+        let conn = shard.broker.open(now);
+        if shard.sockets.len() <= slot(conn) {
+            shard.sockets.resize_with(slot(conn) + 1, || None);
+        }
+        shard.sockets[slot(conn)] = Some(Socket::new(conn, stream, unread));
+        shard.sockets_open += 1;
+        shard.open.fetch_add(1, Ordering::Relaxed);
+        conn
+    };
+    let shard = Rc::clone(shard);
+    spawn_local(poll_fn(move |cx| shard.borrow_mut().poll_connection(conn, cx)));
+}
+
+/// Empties the trays whenever something is on them, after every connection that was ready.
+async fn flusher(shard: Rc<RefCell<Shard>>) {
+    poll_fn(|cx| {
+        let mut shard = shard.borrow_mut();
+        match &mut shard.flush {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => shard.flush = Some(cx.waker().clone()),
+        }
+        shard.turn_end();
+        Poll::<()>::Pending
+    })
+    .await;
+}
+
+async fn ticker(shard: Rc<RefCell<Shard>>) {
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        shard.borrow_mut().tick();
+    }
+}

@@ -1,0 +1,91 @@
+//! `millrace status`: what a running router says of itself, for a tired operator.
+
+use std::io::{Read as _, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use serde_json::Value;
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// No honest status is longer.
+const ANSWER_BYTES_MAX: u64 = 16 << 20;
+
+/// Asks the router at `address` and prints its answer.
+pub fn print(address: SocketAddr, out: &mut impl Write) -> anyhow::Result<()> {
+    let status = fetch(address)?;
+    write(&status, out).context("output cannot be written")
+}
+
+fn fetch(address: SocketAddr) -> anyhow::Result<Value> {
+    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT).with_context(|| {
+        format!("no router answers at http://{address}; is it running, and is http.bind set to this address?")
+    })?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.write_all(format!("GET /status HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer).context("the answer did not arrive in whole")?;
+    let Some((head, body)) = answer.split_once("\r\n\r\n") else { bail!("{address} does not speak HTTP") };
+    let line = head.lines().next().unwrap_or_default();
+    if line.split(' ').nth(1) != Some("200") {
+        bail!("{address} answers `{line}`; is it a Millrace router?");
+    }
+    serde_json::from_str(body).context("the answer is not the JSON that a Millrace router gives")
+}
+
+fn write(status: &Value, out: &mut impl Write) -> std::io::Result<()> {
+    let number = |path: &str| status.pointer(path).and_then(Value::as_u64).unwrap_or(0);
+    let text = |value: &Value, key: &str| value[key].as_str().unwrap_or("-").to_owned();
+    let uptime = Duration::from_millis(number("/uptime_ms")).as_secs();
+    let ready = if status["ready"].as_bool() == Some(true) { "ready" } else { "NOT READY" };
+    writeln!(out, "millrace {}: {ready}, up {uptime} s, {} shards", text(status, "version"), number("/shards"))?;
+    writeln!(
+        out,
+        "clients {}   sessions {}   received {}   delivered {}   acknowledged {}   dropped {}",
+        number("/clients"),
+        number("/sessions"),
+        number("/received"),
+        number("/delivered"),
+        number("/acknowledged"),
+        number("/dropped")
+    )?;
+    let none = Vec::new();
+    for uplink in status["uplinks"].as_array().unwrap_or(&none) {
+        write!(
+            out,
+            "uplink {}: {}, {} in flight, {} forwarded, {} reconnects",
+            text(uplink, "name"),
+            text(uplink, "state"),
+            uplink["inflight"],
+            uplink["forwarded"],
+            uplink["reconnects"]
+        )?;
+        match uplink["last_error"].as_str() {
+            Some(error) => writeln!(out, "\n    last error: {error}")?,
+            None => writeln!(out)?,
+        }
+    }
+    for lane in status["lanes"].as_array().unwrap_or(&none) {
+        let oldest = lane["oldest_ms"].as_u64().map_or("-".to_owned(), |millis| format!("{:.1} s", millis as f64 / 1e3));
+        writeln!(
+            out,
+            "lane {}: {} messages, {} bytes, oldest {oldest}",
+            text(lane, "name"),
+            lane["backlog"],
+            lane["backlog_bytes"]
+        )?;
+    }
+    let store = &status["store"];
+    writeln!(
+        out,
+        "store: {}, {} bytes on disk, {} records, {} syncs",
+        text(store, "state"),
+        store["bytes_on_disk"],
+        store["records"],
+        store["syncs"]
+    )?;
+    for route in status["routes"].as_array().unwrap_or(&none) {
+        writeln!(out, "route {}: {}\n    {}", text(route, "name"), text(route, "route"), text(route, "promise"))?;
+    }
+    Ok(())
+}

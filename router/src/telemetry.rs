@@ -1,0 +1,66 @@
+//! Numbers and log lines for people: what each shard publishes, and how tracing is set up.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use broker::{Broker, Counters};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Log, LogFormat};
+
+/// What one shard publishes, a few times a second.
+#[derive(Debug, Default)]
+pub struct ShardReport {
+    latest: Mutex<ShardNumbers>,
+}
+
+/// The numbers of one shard, or of all.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ShardNumbers {
+    /// Everything counted.
+    pub counters: Counters,
+    /// Connections now.
+    pub connections: usize,
+    /// Sessions now.
+    pub sessions: usize,
+}
+
+impl ShardReport {
+    /// Replaces the numbers by the broker's.
+    pub fn publish(&self, broker: &Broker) {
+        let numbers = ShardNumbers {
+            counters: *broker.counters(),
+            connections: broker.connections(),
+            sessions: broker.sessions(),
+        };
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = numbers;
+    }
+
+    /// The numbers as last published.
+    pub fn numbers(&self) -> ShardNumbers {
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The sum over all shards.
+pub fn total<'a>(reports: impl IntoIterator<Item = &'a ShardReport>) -> ShardNumbers {
+    let mut total = ShardNumbers::default();
+    for report in reports {
+        let numbers = report.numbers();
+        total.counters.add(&numbers.counters);
+        total.connections += numbers.connections;
+        total.sessions += numbers.sessions;
+    }
+    total
+}
+
+/// Sends log lines to standard error, as configured. An invalid filter was refused with the configuration.
+pub fn start_logging(log: &Log) {
+    let filter = EnvFilter::try_new(&log.filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Only a second call fails, and the first one's choice stands.
+    let _ = match log.format {
+        LogFormat::Text => builder.with_target(false).try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+}

@@ -1,0 +1,68 @@
+//! What people may see of an uplink.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// How an uplink is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UplinkState {
+    /// Trying to connect.
+    #[default]
+    Connecting,
+    /// Connected; publications flow.
+    Up,
+    /// Waiting before the next attempt.
+    Waiting,
+}
+
+impl UplinkState {
+    /// One word for status and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            UplinkState::Connecting => "connecting",
+            UplinkState::Up => "up",
+            UplinkState::Waiting => "down",
+        }
+    }
+}
+
+/// The numbers of one uplink.
+#[derive(Debug, Default)]
+pub struct LinkStatus {
+    state: Mutex<(UplinkState, Option<String>)>,
+    /// Publications acknowledged by the upstream.
+    pub forwarded: AtomicU64,
+    /// Publications sent, repeats included.
+    pub sent: AtomicU64,
+    /// Publications that wait for the upstream's acknowledgement.
+    pub inflight: AtomicU64,
+    /// Connections made.
+    pub connects: AtomicU64,
+    /// Messages passed over because the upstream can never take them.
+    pub dropped_impossible: AtomicU64,
+    /// Messages that expired before their turn.
+    pub dropped_expired: AtomicU64,
+    /// Messages lost because the store cannot read them.
+    pub dropped_damaged: AtomicU64,
+}
+
+impl LinkStatus {
+    /// Notes a new state; an error stays until the uplink is up again.
+    pub fn set(&self, state: UplinkState, error: Option<String>) {
+        let mut current = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let error = match (state, error) {
+            (UplinkState::Up, _) => None,
+            (_, None) => current.1.take(),
+            (_, error) => error,
+        };
+        *current = (state, error);
+        if state != UplinkState::Up {
+            self.inflight.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// The state, and why it is not up.
+    pub fn get(&self) -> (UplinkState, Option<String>) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

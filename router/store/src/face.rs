@@ -1,0 +1,157 @@
+//! What one can ask of a commit log, on the disk or in memory.
+//!
+//! Knows: the contract. Never: how it is kept.
+//! In and out: plain values. [`crate::Log`] keeps it on a disk, [`crate::MemoryLog`] in memory for the simulation.
+//! Invariant: both answer alike; the property test in `tests` runs one model against each.
+
+use crate::error::StoreError;
+use crate::lanes::LaneState;
+use crate::read::{ReadLimits, ReadOut};
+use model::{LaneId, Seq, Timestamp};
+use std::ops::ControlFlow;
+
+/// A namespace of the small durable state. Its owner chooses the number; the store gives it no meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Space(pub u8);
+
+/// What a commit made durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Committed<'l> {
+    /// Records.
+    pub records: u64,
+    /// Their bytes, `RECORD_OVERHEAD_BYTES` each included.
+    pub bytes: u64,
+    /// The lanes that got records, each once, with the last place that is now durable.
+    pub lanes: &'l [(LaneId, Seq)],
+}
+
+/// A range of places that nobody will read any more, for the loss ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// The lane.
+    pub lane: LaneId,
+    /// First place.
+    pub from: Seq,
+    /// Last place.
+    pub up_to: Seq,
+    /// Their bytes, `RECORD_OVERHEAD_BYTES` each included.
+    pub bytes: u64,
+}
+
+impl Lost {
+    /// How many messages these are.
+    pub fn messages(&self) -> u64 {
+        self.up_to.get() - self.from.get() + 1
+    }
+}
+
+/// What one call of [`CommitLog::reclaim`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reclaimed {
+    /// What expired before it was delivered, in blocks that are wholly expired and at the head of their lane.
+    pub expired: Vec<Lost>,
+    /// Whether there was more to do than one call may: call again soon.
+    pub more: bool,
+}
+
+/// The commit log and the small durable state, written by one thread.
+///
+/// Writing is in two steps: `append`, `state_put`, `lane`, … collect; `commit` makes all of it durable at once or none.
+/// What is collected is not visible to readers before. Nothing here blocks except on the disk.
+pub trait CommitLog {
+    /// The number of the lane with this name; a new lane, empty, if there is none. Names have 1 to
+    /// `LANE_NAME_BYTES_MAX` bytes. A new lane is known at once and durable with the next commit.
+    fn lane(&mut self, name: &str) -> Result<LaneId, StoreError>;
+
+    /// The number of the lane with this name, if there is one.
+    fn find_lane(&self, name: &str) -> Option<LaneId>;
+
+    /// Collects one record whose bytes are the `parts` in turn, and says which place it will have: dense per lane,
+    /// starting at 1. Durable and visible with the next commit.
+    ///
+    /// Fails with `CommitFull` (commit, then append again), `RecordTooLarge`, `UnknownLane` or `Poisoned`;
+    /// nothing is collected then. Cost: one copy, one checksum; no allocation per record.
+    fn append(
+        &mut self,
+        lane: LaneId,
+        parts: &[&[u8]],
+        enqueued: Timestamp,
+        expires: Option<Timestamp>,
+    ) -> Result<Seq, StoreError>;
+
+    /// Bytes collected since the last commit, overhead included.
+    fn staged_bytes(&self) -> u64;
+
+    /// Makes everything collected durable: one write, one sync. Cursors that moved go with it.
+    ///
+    /// After `Ok` all of it survives a power cut (unless `Options::sync` is off). After an error nothing of it is
+    /// confirmed, and every later write fails with `Poisoned`. With nothing collected and no cursor moved it does nothing.
+    fn commit(&mut self) -> Result<Committed<'_>, StoreError>;
+
+    /// Everything up to and including `up_to` is delivered. Going back does nothing. Kept in memory and written
+    /// with the next commit or `flush_cursors`: after a crash the lane may repeat, it never loses.
+    ///
+    /// Fails with `NotAppended` if the lane does not reach that far, or `UnknownLane`.
+    fn advance(&mut self, lane: LaneId, up_to: Seq) -> Result<(), StoreError>;
+
+    /// Writes the cursors that moved, without waiting for the disk; for idle times and before a stop.
+    fn flush_cursors(&mut self) -> Result<(), StoreError>;
+
+    /// Gives up the oldest undelivered records of a lane, in whole blocks, until at least `bytes` are freed or the
+    /// lane is empty; says what was lost, `None` if there was nothing. For the policy `drop-oldest`.
+    fn drop_oldest(&mut self, lane: LaneId, bytes: u64) -> Result<Option<Lost>, StoreError>;
+
+    /// Gives back the space of what is delivered or expired. Bounded work per call; call it every 100 ms or so,
+    /// and again soon if it says `more`.
+    ///
+    /// A record that was read but not yet advanced over may be reported as expired, too.
+    fn reclaim(&mut self, now: Timestamp) -> Result<Reclaimed, StoreError>;
+
+    /// Removes a lane with everything in it; what was collected for it is dropped. Its number is never used again.
+    /// Readers lose it at once; durable with the next commit.
+    fn remove_lane(&mut self, lane: LaneId) -> Result<(), StoreError>;
+
+    /// Collects a value for the small durable state; replaces what was there.
+    fn state_put(&mut self, space: Space, key: &[u8], value: &[u8]) -> Result<(), StoreError>;
+
+    /// Collects the removal of a value; a missing one is no error.
+    fn state_delete(&mut self, space: Space, key: &[u8]) -> Result<(), StoreError>;
+
+    /// Reads forward from `from`, in order, never past what is durable. `out` is cleared, then filled with records
+    /// that have not expired at `now`; `out.next()` is where to go on, `out.expired()` what was skipped.
+    ///
+    /// At least one record is given if one is there, even one larger than `limits.bytes_max`; apart from that both
+    /// limits hold. `from` before the head is read as the head. If `out` is empty and `out.next()` has not moved,
+    /// the end is reached; if it has moved, ask again.
+    ///
+    /// Fails with `Damaged` if the very next places cannot be read (records before them are given first), with
+    /// `UnknownLane`, `Unreadable` or `Closed`. Cost: one seek, one copy and one checksum per record.
+    fn read_lane(
+        &self,
+        lane: LaneId,
+        from: Seq,
+        limits: ReadLimits,
+        now: Timestamp,
+        out: &mut ReadOut,
+    ) -> Result<(), StoreError>;
+
+    /// One lane as of now. Cost: at most one seek.
+    fn lane_state(&self, lane: LaneId) -> Result<LaneState, StoreError>;
+
+    /// All lanes in the order of their numbers. Cost: at most one seek each.
+    fn lanes(&self) -> Result<Vec<LaneState>, StoreError>;
+
+    /// The value under a key, as last committed.
+    fn state_get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Visits all committed keys of a space that start with `prefix`, in ascending order, until `visit` breaks.
+    fn state_scan(
+        &self,
+        space: Space,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError>;
+
+    /// Panics if something that must always hold does not. For tests.
+    fn invariants(&self);
+}

@@ -1,0 +1,360 @@
+//! The commit log on RocksDB: the one writer.
+//!
+//! Knows: the order of things: collect, write, sync, only then tell. May use: everything in this room.
+//! Never: a second thread; a retry after a failed sync (what is on the disk is unknown then: poison).
+//! In:  records, cursors, values. Out: one batch and one sync per commit, for all lanes and all state together.
+//! Invariant: a tail is published only after the sync that made it true; after a failure nothing is published any more.
+
+use crate::engine::Engine;
+use crate::error::{Fault, OpenError, StoreError};
+use crate::face::{CommitLog, Committed, Lost, Reclaimed, Space};
+use crate::home::Home;
+use crate::keys::{self, FAMILY_LANES, FAMILY_LOG, FAMILY_STATE, KEY_NEXT_LANE, LANE_NAME_BYTES_MAX};
+use crate::lanes::{Lane, LaneState};
+use crate::options::Options;
+use crate::read::{self, ReadLimits, ReadOut, Reader, Shared};
+use crate::record::{self, RECORD_OVERHEAD_BYTES};
+use crate::recovery;
+use crate::retention::Retention;
+use crate::staging::Staging;
+use crate::stats;
+use model::{LaneId, Seq, Timestamp};
+use rocksdb::{WriteBatch, WriteOptions};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+/// The commit log and the small durable state in a directory, open for writing. See [`CommitLog`] for what it does.
+///
+/// It belongs to one thread; [`Log::reader`] gives what other threads need. Dropping it closes the store without
+/// writing anything; [`Log::close`] writes the cursors first.
+pub struct Log {
+    pub(crate) reader: Reader,
+    pub(crate) options: Options,
+    home: Home,
+    pub(crate) staging: Staging,
+    pub(crate) retention: Retention,
+    next_lane: u32,
+    poison: Option<Fault>,
+    /// What the last commit reported; kept for its buffer.
+    committed: Vec<(LaneId, Seq)>,
+    /// Lanes whose cursor is about to be written; kept for its buffer.
+    moved: Vec<Arc<Lane>>,
+}
+
+impl Log {
+    /// Opens the store at `options.path`, alone. Cost: the length of the write-ahead log and the number of lanes;
+    /// not the backlog.
+    ///
+    /// Fails without touching anything if the directory is locked, in a newer format, or something else than a store.
+    pub fn open(options: &Options) -> Result<Log, OpenError> {
+        let mut home = Home::enter(options)?;
+        let engine = Engine::open(options, &home.engine_path(), home.is_unfinished())?;
+        let found = recovery::load(&engine, home.root())?;
+        home.finish()?;
+        let shared = Shared::default();
+        for lane in found.lanes {
+            shared.lanes.insert(Arc::new(lane));
+        }
+        shared.replace_engine(Some(engine));
+        let mut log = Log {
+            reader: Reader { shared: Arc::new(shared) },
+            options: options.clone(),
+            home,
+            staging: Staging::default(),
+            retention: Retention::default(),
+            next_lane: found.next_lane,
+            poison: None,
+            committed: Vec::new(),
+            moved: Vec::new(),
+        };
+        log.retention.start(&log.reader.shared.lanes.all());
+        log.drop_orphans(&found.orphans)?;
+        Ok(log)
+    }
+
+    /// Something to read with, for another thread.
+    pub fn reader(&self) -> Reader {
+        self.reader.clone()
+    }
+
+    /// Why nothing is written any more, if so.
+    pub fn poison(&self) -> Option<&Fault> {
+        self.poison.as_ref()
+    }
+
+    /// After a failed write: closes the database and starts again from what the disk holds. Readers wait meanwhile.
+    ///
+    /// What was collected and not committed is gone; what a failed commit held may or may not be there. Places
+    /// handed out for it may be used again if it is not. Cursors keep what was delivered.
+    /// After an error the store stays poisoned, readers say `Closed`, and it may be tried again.
+    pub fn try_recover(&mut self) -> Result<(), OpenError> {
+        if self.poison.is_none() {
+            return Ok(());
+        }
+        self.staging.clear();
+        let shared = self.reader.shared.clone();
+        shared.replace_engine(None);
+        let engine = Engine::open(&self.options, &self.home.engine_path(), false)?;
+        let found = recovery::load(&engine, self.home.root())?;
+        recovery::refresh(found.lanes, &shared.lanes);
+        shared.replace_engine(Some(engine));
+        self.next_lane = self.next_lane.max(found.next_lane);
+        self.retention = Retention::default();
+        self.retention.start(&shared.lanes.all());
+        self.poison = None;
+        self.drop_orphans(&found.orphans)
+    }
+
+    /// Makes everything collected durable, writes the cursors and closes the store.
+    pub fn close(mut self) -> Result<(), StoreError> {
+        self.commit()?;
+        let engine = self.reader.shared.engine()?;
+        let synced = engine.db.flush_wal(true);
+        drop(engine);
+        synced.map_err(|e| self.poison_with(e))
+    }
+
+    /// Refuses if an earlier write failed.
+    pub(crate) fn check_poison(&self) -> Result<(), StoreError> {
+        match &self.poison {
+            None => Ok(()),
+            Some(fault) => Err(StoreError::Poisoned(fault.clone())),
+        }
+    }
+
+    /// From now on nothing is written.
+    pub(crate) fn poison_with(&mut self, error: rocksdb::Error) -> StoreError {
+        let fault = Fault::from(error);
+        self.poison = Some(fault.clone());
+        StoreError::Poisoned(fault)
+    }
+
+    /// Writes a batch; poisons if that fails.
+    pub(crate) fn write(&mut self, batch: WriteBatch, sync: bool) -> Result<(), StoreError> {
+        self.check_poison()?;
+        let shared = self.reader.shared.clone();
+        let bytes = batch.size_in_bytes() as u64;
+        let mut how = WriteOptions::default();
+        how.set_sync(sync);
+        shared.engine()?.db.write_opt(batch, &how).map_err(|e| self.poison_with(e))?;
+        stats::add(&shared.counters.written_bytes, bytes);
+        stats::add(&shared.counters.syncs, u64::from(sync));
+        Ok(())
+    }
+
+    /// Adds the cursors that moved to `batch`, and remembers that their lanes may have space to give back.
+    pub(crate) fn put_moved_heads(&mut self, batch: &mut WriteBatch) -> Result<(), StoreError> {
+        self.reader.shared.lanes.take_moved(&mut self.moved);
+        if self.moved.is_empty() {
+            return Ok(());
+        }
+        let engine = self.reader.shared.engine()?;
+        let family = engine.family(FAMILY_LANES);
+        for lane in self.moved.drain(..) {
+            // A lane that was removed meanwhile must not leave a cursor without a name behind.
+            if self.reader.shared.lanes.get(lane.id).is_ok() {
+                batch.put_cf(family, keys::lane_head(lane.id), lane.head().to_be_bytes());
+                self.retention.note_moved(lane.id);
+            }
+        }
+        Ok(())
+    }
+
+    fn drop_orphans(&mut self, orphans: &[LaneId]) -> Result<(), OpenError> {
+        let mut batch = WriteBatch::default();
+        for &lane in orphans {
+            let Ok(engine) = self.reader.shared.engine() else { break };
+            batch.delete_range_cf(engine.family(FAMILY_LOG), keys::lane_start(lane), keys::lane_end(lane));
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        match self.write(batch, false) {
+            Err(StoreError::Poisoned(fault)) => Err(recovery::into_open_error(self.home.root(), fault)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        // Readers may live on; the directory must be free when we are gone.
+        self.reader.shared.replace_engine(None);
+    }
+}
+
+impl CommitLog for Log {
+    fn lane(&mut self, name: &str) -> Result<LaneId, StoreError> {
+        if let Some(lane) = self.find_lane(name) {
+            return Ok(lane);
+        }
+        self.check_poison()?;
+        if name.is_empty() || name.len() > LANE_NAME_BYTES_MAX {
+            return Err(StoreError::LaneName { bytes: name.len() });
+        }
+        let id = LaneId(self.next_lane);
+        let next = self.next_lane.checked_add(1).ok_or(StoreError::TooManyLanes)?;
+        let engine = self.reader.shared.engine()?;
+        let family = engine.family(FAMILY_LANES);
+        self.staging.batch.put_cf(family, KEY_NEXT_LANE, next.to_be_bytes());
+        self.staging.batch.put_cf(family, keys::lane_name(id), name);
+        self.next_lane = next;
+        self.reader.shared.lanes.insert(recovery::empty_lane(id, name.into()));
+        Ok(id)
+    }
+
+    fn find_lane(&self, name: &str) -> Option<LaneId> {
+        self.reader.find_lane(name)
+    }
+
+    fn append(
+        &mut self,
+        lane: LaneId,
+        parts: &[&[u8]],
+        enqueued: Timestamp,
+        expires: Option<Timestamp>,
+    ) -> Result<Seq, StoreError> {
+        self.check_poison()?;
+        let payload_bytes: usize = parts.iter().map(|part| part.len()).sum();
+        let record_bytes = (RECORD_OVERHEAD_BYTES + payload_bytes) as u64;
+        let staged_bytes = self.staging.bytes();
+        // The second bound is that of the length field.
+        let limit_bytes = self.options.commit_bytes_max.min(u64::from(u32::MAX));
+        if record_bytes > limit_bytes {
+            return Err(StoreError::RecordTooLarge { record_bytes, limit_bytes });
+        }
+        if staged_bytes + record_bytes > limit_bytes {
+            return Err(StoreError::CommitFull { staged_bytes, record_bytes, limit_bytes });
+        }
+        let slot = match self.staging.slot(lane) {
+            Some(slot) => slot,
+            None => self.staging.open_slot(self.reader.shared.lanes.get(lane)?),
+        };
+        if self.staging.must_close(slot, record_bytes) {
+            let engine = self.reader.shared.engine()?;
+            self.staging.close_block(slot, engine.family(FAMILY_LOG));
+        }
+        Ok(self.staging.push(slot, lane, parts, payload_bytes, enqueued, expires))
+    }
+
+    fn staged_bytes(&self) -> u64 {
+        self.staging.bytes()
+    }
+
+    fn commit(&mut self) -> Result<Committed<'_>, StoreError> {
+        self.check_poison()?;
+        self.committed.clear();
+        let (mut records, mut bytes) = (0, 0);
+        if self.staging.is_empty() {
+            self.flush_cursors()?;
+            return Ok(Committed { records, bytes, lanes: &self.committed });
+        }
+        self.staging.close_all(self.reader.shared.engine()?.family(FAMILY_LOG));
+        let mut batch = std::mem::take(&mut self.staging.batch);
+        self.put_moved_heads(&mut batch)?;
+        self.write(batch, self.options.sync)?;
+        for growth in self.staging.growth() {
+            growth.lane.set_tail(growth.tail, growth.appended_bytes);
+            records += growth.records;
+            bytes += growth.bytes;
+            if let Some(last) = Seq::new(growth.tail - 1) {
+                self.committed.push((growth.lane.id, last));
+            }
+        }
+        self.staging.clear();
+        self.retention.on_commit();
+        let counters = &self.reader.shared.counters;
+        stats::add(&counters.commits, 1);
+        stats::add(&counters.records, records);
+        stats::add(&counters.record_bytes, bytes);
+        Ok(Committed { records, bytes, lanes: &self.committed })
+    }
+
+    fn advance(&mut self, lane: LaneId, up_to: Seq) -> Result<(), StoreError> {
+        self.reader.advance(lane, up_to)
+    }
+
+    fn flush_cursors(&mut self) -> Result<(), StoreError> {
+        self.check_poison()?;
+        let mut batch = WriteBatch::default();
+        self.put_moved_heads(&mut batch)?;
+        if batch.is_empty() { Ok(()) } else { self.write(batch, false) }
+    }
+
+    fn drop_oldest(&mut self, lane: LaneId, bytes: u64) -> Result<Option<Lost>, StoreError> {
+        self.give_up_oldest(lane, bytes)
+    }
+
+    fn reclaim(&mut self, now: Timestamp) -> Result<Reclaimed, StoreError> {
+        self.give_back_space(now)
+    }
+
+    fn remove_lane(&mut self, lane: LaneId) -> Result<(), StoreError> {
+        self.check_poison()?;
+        let removed = self.reader.shared.lanes.get(lane)?;
+        let staged = self.staging.drop_lane(lane);
+        self.drop_blocks_of(&removed, staged)?;
+        let engine = self.reader.shared.engine()?;
+        let family = engine.family(FAMILY_LANES);
+        self.staging.batch.delete_cf(family, keys::lane_name(lane));
+        self.staging.batch.delete_cf(family, keys::lane_head(lane));
+        drop(engine);
+        self.reader.shared.lanes.remove(lane);
+        Ok(())
+    }
+
+    fn state_put(&mut self, space: Space, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.check_poison()?;
+        let engine = self.reader.shared.engine()?;
+        self.staging.batch.put_cf(engine.family(FAMILY_STATE), read::state_key(space, key), value);
+        Ok(())
+    }
+
+    fn state_delete(&mut self, space: Space, key: &[u8]) -> Result<(), StoreError> {
+        self.check_poison()?;
+        let engine = self.reader.shared.engine()?;
+        self.staging.batch.delete_cf(engine.family(FAMILY_STATE), read::state_key(space, key));
+        Ok(())
+    }
+
+    fn read_lane(
+        &self,
+        lane: LaneId,
+        from: Seq,
+        limits: ReadLimits,
+        now: Timestamp,
+        out: &mut ReadOut,
+    ) -> Result<(), StoreError> {
+        self.reader.read_lane(lane, from, limits, now, out)
+    }
+
+    fn lane_state(&self, lane: LaneId) -> Result<LaneState, StoreError> {
+        self.reader.lane_state(lane)
+    }
+
+    fn lanes(&self) -> Result<Vec<LaneState>, StoreError> {
+        self.reader.lanes()
+    }
+
+    fn state_get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.reader.state_get(space, key)
+    }
+
+    fn state_scan(
+        &self,
+        space: Space,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.reader.state_scan(space, prefix, visit)
+    }
+
+    fn invariants(&self) {
+        self.reader.shared.lanes.invariants();
+        for growth in self.staging.growth() {
+            assert!(growth.tail == growth.lane.tail() + growth.records, "places are handed out without a hole");
+        }
+        assert!(self.staging.bytes() <= self.options.commit_bytes_max);
+        let _ = record::NEVER;
+    }
+}

@@ -1,0 +1,423 @@
+//! The commit log without a disk, for the deterministic simulation and for tests.
+//!
+//! Knows: the contract of [`CommitLog`], and what a power cut takes. May use: `face`. Never: RocksDB, files, clocks.
+//! In and out: as [`crate::Log`]; besides [`MemoryLog::crash`] and [`MemoryLog::fail_writes`], which a disk does by itself.
+//! Invariant: the same calls give the same answers, always; records are grouped in blocks exactly as on the disk, so that
+//! expiry and `drop_oldest` take the same ranges.
+
+use crate::block::{BLOCK_BYTES_MAX, BLOCK_RECORDS_MAX, HEADER_BYTES};
+use crate::error::{Fault, FaultKind, StoreError};
+use crate::face::{CommitLog, Committed, Lost, Reclaimed, Space};
+use crate::keys::LANE_NAME_BYTES_MAX;
+use crate::lanes::LaneState;
+use crate::read::{ReadLimits, ReadOut};
+use crate::record::{self, RECORD_OVERHEAD_BYTES};
+use crate::recovery::FIRST_LANE;
+use model::{LaneId, Seq, Timestamp};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+/// See the charter.
+#[derive(Debug)]
+pub struct MemoryLog {
+    /// What a disk would hold.
+    kept: Kept,
+    /// Cursors as they are in memory; at least as far as the kept ones.
+    heads: BTreeMap<LaneId, u64>,
+    staged: Staged,
+    committed: Vec<(LaneId, Seq)>,
+    commit_bytes_max: u64,
+    failing: bool,
+    poison: Option<Fault>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    lanes: BTreeMap<LaneId, Lane>,
+    state: BTreeMap<(Space, Vec<u8>), Vec<u8>>,
+    next_lane: u32,
+}
+
+#[derive(Debug)]
+struct Lane {
+    name: Arc<str>,
+    head: u64,
+    tail: u64,
+    blocks: VecDeque<Block>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Block {
+    first: u64,
+    records: Vec<Entry>,
+    bytes: usize,
+    expires_max: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    enqueued: Timestamp,
+    expires: u64,
+    /// The payload behind `RECORD_OVERHEAD_BYTES` of nothing, as [`ReadOut::push`] takes it.
+    bytes: Vec<u8>,
+}
+
+#[derive(Debug, Default)]
+struct Staged {
+    blocks: BTreeMap<LaneId, Vec<Block>>,
+    new: BTreeMap<LaneId, Arc<str>>,
+    removed: BTreeSet<LaneId>,
+    state: Vec<(Space, Vec<u8>, Option<Vec<u8>>)>,
+    bytes: u64,
+}
+
+impl Block {
+    fn last(&self) -> u64 {
+        self.first + self.records.len() as u64 - 1
+    }
+
+    fn has_room(&self, record_bytes: usize) -> bool {
+        self.records.len() < BLOCK_RECORDS_MAX && self.bytes + record_bytes <= BLOCK_BYTES_MAX
+    }
+
+    /// Bytes of the records from `from` on.
+    fn bytes_from(&self, from: u64) -> u64 {
+        self.from(from).map(|(_, entry)| entry.bytes.len() as u64).sum()
+    }
+
+    fn from(&self, from: u64) -> impl Iterator<Item = (u64, &Entry)> {
+        (self.first..).zip(&self.records).skip_while(move |(seq, _)| *seq < from)
+    }
+}
+
+impl MemoryLog {
+    /// An empty one. `commit_bytes_max` as in [`crate::Options`].
+    pub fn new(commit_bytes_max: u64) -> MemoryLog {
+        MemoryLog {
+            kept: Kept { lanes: BTreeMap::new(), state: BTreeMap::new(), next_lane: FIRST_LANE },
+            heads: BTreeMap::new(),
+            staged: Staged::default(),
+            committed: Vec::new(),
+            commit_bytes_max,
+            failing: false,
+            poison: None,
+        }
+    }
+
+    /// A power cut and a restart: what was not committed is gone, cursors are where the last commit (or the last
+    /// reclaim that dropped something) wrote them. Poison is gone, too.
+    pub fn crash(&mut self) {
+        self.staged = Staged::default();
+        self.heads = self.kept.lanes.iter().map(|(id, lane)| (*id, lane.head)).collect();
+        self.poison = None;
+    }
+
+    /// From now on every write fails, as with a full disk, and poisons; or no longer (see [`MemoryLog::crash`]).
+    pub fn fail_writes(&mut self, failing: bool) {
+        self.failing = failing;
+    }
+
+    fn check_poison(&self) -> Result<(), StoreError> {
+        self.poison.clone().map_or(Ok(()), |fault| Err(StoreError::Poisoned(fault)))
+    }
+
+    fn check_write(&mut self) -> Result<(), StoreError> {
+        if self.failing && self.poison.is_none() {
+            self.poison = Some(Fault { kind: FaultKind::NoSpace, detail: "as the simulation asked for".into() });
+        }
+        self.check_poison()
+    }
+
+    fn is_known(&self, lane: LaneId) -> Result<(), StoreError> {
+        if self.heads.contains_key(&lane) { Ok(()) } else { Err(StoreError::UnknownLane(lane)) }
+    }
+
+    fn head(&self, lane: LaneId) -> u64 {
+        self.heads.get(&lane).copied().unwrap_or(1)
+    }
+
+    /// The durable tail.
+    fn tail(&self, lane: LaneId) -> u64 {
+        self.kept.lanes.get(&lane).map_or(1, |lane| lane.tail)
+    }
+
+    /// Durable blocks from the one that holds `from` on.
+    fn blocks(&self, lane: LaneId, from: u64) -> impl Iterator<Item = &Block> {
+        let blocks = self.kept.lanes.get(&lane).map(|lane| &lane.blocks);
+        let start = blocks.map_or(0, |blocks| blocks.partition_point(|block| block.last() < from));
+        blocks.into_iter().flat_map(move |blocks| blocks.range(start..))
+    }
+
+    /// Moves the head over blocks as long as `wanted` (given the undelivered bytes in the block) says so.
+    fn lose_blocks(&mut self, lane: LaneId, mut wanted: impl FnMut(u64, &Block) -> bool) -> Option<Lost> {
+        let head = self.head(lane);
+        let mut lost: Option<Lost> = None;
+        for block in self.blocks(lane, head) {
+            let bytes = block.bytes_from(head);
+            if !wanted(bytes, block) {
+                break;
+            }
+            let from = record::seq(block.first.max(head));
+            let so_far = lost.get_or_insert(Lost { lane, from, up_to: from, bytes: 0 });
+            so_far.up_to = record::seq(block.last());
+            so_far.bytes += bytes;
+        }
+        if let Some(lost) = lost {
+            self.heads.insert(lane, lost.up_to.get() + 1);
+        }
+        lost
+    }
+
+    fn write_heads(&mut self) {
+        for (id, lane) in &mut self.kept.lanes {
+            lane.head = self.heads.get(id).copied().unwrap_or(1);
+        }
+    }
+}
+
+impl CommitLog for MemoryLog {
+    fn lane(&mut self, name: &str) -> Result<LaneId, StoreError> {
+        if let Some(lane) = self.find_lane(name) {
+            return Ok(lane);
+        }
+        self.check_poison()?;
+        if name.is_empty() || name.len() > LANE_NAME_BYTES_MAX {
+            return Err(StoreError::LaneName { bytes: name.len() });
+        }
+        let id = LaneId(self.kept.next_lane);
+        self.kept.next_lane = self.kept.next_lane.checked_add(1).ok_or(StoreError::TooManyLanes)?;
+        self.staged.new.insert(id, name.into());
+        self.heads.insert(id, 1);
+        Ok(id)
+    }
+
+    fn find_lane(&self, name: &str) -> Option<LaneId> {
+        let kept = self.kept.lanes.iter().map(|(id, lane)| (id, &lane.name));
+        kept.chain(&self.staged.new)
+            .find(|(id, known)| known.as_ref() == name && self.heads.contains_key(id))
+            .map(|(id, _)| *id)
+    }
+
+    fn append(
+        &mut self,
+        lane: LaneId,
+        parts: &[&[u8]],
+        enqueued: Timestamp,
+        expires: Option<Timestamp>,
+    ) -> Result<Seq, StoreError> {
+        self.check_poison()?;
+        let mut bytes = vec![0; RECORD_OVERHEAD_BYTES];
+        parts.iter().for_each(|part| bytes.extend_from_slice(part));
+        let (record_bytes, staged_bytes, limit_bytes) =
+            (bytes.len() as u64, self.staged.bytes, self.commit_bytes_max);
+        if record_bytes > limit_bytes {
+            return Err(StoreError::RecordTooLarge { record_bytes, limit_bytes });
+        }
+        if staged_bytes + record_bytes > limit_bytes {
+            return Err(StoreError::CommitFull { staged_bytes, record_bytes, limit_bytes });
+        }
+        self.is_known(lane)?;
+        let tail = self.tail(lane);
+        let blocks = self.staged.blocks.entry(lane).or_default();
+        let seq = blocks.last().map_or(tail, |block| block.last() + 1);
+        if !blocks.last().is_some_and(|block| block.has_room(bytes.len())) {
+            blocks.push(Block { first: seq, bytes: HEADER_BYTES, ..Block::default() });
+        }
+        let block = blocks.last_mut().expect("one was just made sure of");
+        let expires = record::expires_to_raw(expires);
+        block.bytes += bytes.len();
+        block.expires_max = block.expires_max.max(expires);
+        block.records.push(Entry { enqueued, expires, bytes });
+        self.staged.bytes += record_bytes;
+        Ok(record::seq(seq))
+    }
+
+    fn staged_bytes(&self) -> u64 {
+        self.staged.bytes
+    }
+
+    fn commit(&mut self) -> Result<Committed<'_>, StoreError> {
+        self.check_write()?;
+        self.committed.clear();
+        let (mut records, mut bytes) = (0, 0);
+        let staged = std::mem::take(&mut self.staged);
+        for (id, name) in staged.new {
+            if !staged.removed.contains(&id) {
+                self.kept.lanes.insert(id, Lane { name, head: 1, tail: 1, blocks: VecDeque::new() });
+            }
+        }
+        for id in staged.removed {
+            self.kept.lanes.remove(&id);
+        }
+        for (id, blocks) in staged.blocks {
+            let Some(lane) = self.kept.lanes.get_mut(&id) else { continue };
+            for block in blocks {
+                records += block.records.len() as u64;
+                bytes += block.bytes_from(0);
+                lane.tail = block.last() + 1;
+                lane.blocks.push_back(block);
+            }
+            self.committed.push((id, record::seq(lane.tail - 1)));
+        }
+        for (space, key, value) in staged.state {
+            match value {
+                Some(value) => self.kept.state.insert((space, key), value),
+                None => self.kept.state.remove(&(space, key)),
+            };
+        }
+        self.write_heads();
+        Ok(Committed { records, bytes, lanes: &self.committed })
+    }
+
+    fn advance(&mut self, lane: LaneId, up_to: Seq) -> Result<(), StoreError> {
+        self.is_known(lane)?;
+        let tail = self.tail(lane);
+        if up_to.get() >= tail {
+            return Err(StoreError::NotAppended { lane, up_to, tail: record::seq(tail) });
+        }
+        let head = self.head(lane).max(up_to.get() + 1);
+        self.heads.insert(lane, head);
+        Ok(())
+    }
+
+    fn flush_cursors(&mut self) -> Result<(), StoreError> {
+        // Written, not synced: a power cut may take it, and the simulation takes what may be taken.
+        self.check_write()
+    }
+
+    fn drop_oldest(&mut self, lane: LaneId, bytes: u64) -> Result<Option<Lost>, StoreError> {
+        self.check_poison()?;
+        self.is_known(lane)?;
+        let mut freed = 0;
+        Ok(self.lose_blocks(lane, |block_bytes, _| {
+            let wanted = freed < bytes;
+            freed += block_bytes;
+            wanted
+        }))
+    }
+
+    fn reclaim(&mut self, now: Timestamp) -> Result<Reclaimed, StoreError> {
+        self.check_write()?;
+        let ids: Vec<LaneId> = self.heads.keys().copied().collect();
+        let expired = ids
+            .into_iter()
+            .filter_map(|id| self.lose_blocks(id, |_, block| record::is_expired(block.expires_max, now)))
+            .collect();
+        for (id, lane) in &mut self.kept.lanes {
+            let Some(&head) = self.heads.get(id) else { continue };
+            let before = lane.blocks.len();
+            while lane.blocks.front().is_some_and(|block| block.last() < head) {
+                lane.blocks.pop_front();
+            }
+            if lane.blocks.len() < before {
+                lane.head = head;
+            }
+        }
+        Ok(Reclaimed { expired, more: false })
+    }
+
+    fn remove_lane(&mut self, lane: LaneId) -> Result<(), StoreError> {
+        self.check_poison()?;
+        self.is_known(lane)?;
+        self.heads.remove(&lane);
+        for block in self.staged.blocks.remove(&lane).unwrap_or_default() {
+            self.staged.bytes -= block.bytes_from(0);
+        }
+        self.staged.removed.insert(lane);
+        Ok(())
+    }
+
+    fn state_put(&mut self, space: Space, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.check_poison()?;
+        self.staged.state.push((space, key.to_vec(), Some(value.to_vec())));
+        Ok(())
+    }
+
+    fn state_delete(&mut self, space: Space, key: &[u8]) -> Result<(), StoreError> {
+        self.check_poison()?;
+        self.staged.state.push((space, key.to_vec(), None));
+        Ok(())
+    }
+
+    fn read_lane(
+        &self,
+        lane: LaneId,
+        from: Seq,
+        limits: ReadLimits,
+        now: Timestamp,
+        out: &mut ReadOut,
+    ) -> Result<(), StoreError> {
+        self.is_known(lane)?;
+        let from = from.get().max(self.head(lane));
+        out.clear(from);
+        for block in self.blocks(lane, from) {
+            if record::is_expired(block.expires_max, now) {
+                out.skip_expired(block.first.max(from), block.last());
+                continue;
+            }
+            for (seq, entry) in block.from(from) {
+                if record::is_expired(entry.expires, now) {
+                    out.skip_expired(seq, seq);
+                } else if out.is_full(limits, entry.bytes.len()) {
+                    return Ok(());
+                } else {
+                    out.push(seq, entry.enqueued, entry.expires, &entry.bytes);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn lane_state(&self, lane: LaneId) -> Result<LaneState, StoreError> {
+        self.is_known(lane)?;
+        let head = self.head(lane);
+        let name = self.kept.lanes.get(&lane).map(|lane| &lane.name).or_else(|| self.staged.new.get(&lane));
+        Ok(LaneState {
+            id: lane,
+            name: name.cloned().ok_or(StoreError::UnknownLane(lane))?,
+            head: record::seq(head),
+            tail: record::seq(self.tail(lane)),
+            bytes: self.blocks(lane, head).map(|block| block.bytes_from(head)).sum(),
+            oldest: self.blocks(lane, head).flat_map(|block| block.from(head)).next().map(|(_, entry)| entry.enqueued),
+        })
+    }
+
+    fn lanes(&self) -> Result<Vec<LaneState>, StoreError> {
+        self.heads.keys().map(|&lane| self.lane_state(lane)).collect()
+    }
+
+    fn state_get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.kept.state.get(&(space, key.to_vec())).cloned())
+    }
+
+    fn state_scan(
+        &self,
+        space: Space,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let found = self.kept.state.range((space, prefix.to_vec())..);
+        for ((_, key), value) in found.take_while(|((at, key), _)| *at == space && key.starts_with(prefix)) {
+            if visit(key, value).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn invariants(&self) {
+        for (id, lane) in &self.kept.lanes {
+            assert!(1 <= lane.head && lane.head <= lane.tail);
+            let head = self.heads.get(id).copied().unwrap_or(lane.head);
+            assert!(lane.head <= head && head <= lane.tail);
+            let mut next = lane.blocks.front().map_or(lane.tail, |block| block.first);
+            assert!(next <= lane.head, "what is undelivered is kept");
+            for block in &lane.blocks {
+                assert_eq!(block.first, next, "places are dense");
+                next = block.last() + 1;
+            }
+            assert_eq!(next, lane.tail);
+        }
+    }
+}

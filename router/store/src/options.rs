@@ -1,0 +1,86 @@
+//! What one can choose about a store, and what each choice bounds.
+//!
+//! Knows: numbers and their defaults. Never: RocksDB (that is `engine`).
+//! Invariant: memory, open files, log files and the write-ahead log are bounded by what is named here.
+
+use std::path::{Path, PathBuf};
+
+/// How a store is opened. Every field has a default that suits a gateway with 512 MiB or more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The directory of the store. It belongs to the store alone.
+    pub path: PathBuf,
+    /// Whether a missing or empty directory becomes a new store (default) or is an error.
+    pub create_if_missing: bool,
+    /// Whether a commit reaches the medium before it returns (default). `false` is for tests and for routes that
+    /// promise less: a power cut may then take what was committed last; a crash of the process may not.
+    pub sync: bool,
+    /// Bytes collected in memory before they are written as a sorted file. What is delivered and reclaimed earlier
+    /// is never written a second time, so this is what saves flash while the uplink is healthy. Two of them at most.
+    pub memtable_bytes: u64,
+    /// Bytes of the write-ahead log above which RocksDB writes sorted files to shorten it. Bounds the time to open.
+    pub wal_bytes_max: u64,
+    /// Bytes for cached blocks, indexes included.
+    pub cache_bytes: u64,
+    /// Files open at once. Sorted files have `sorted_file_bytes` each.
+    pub open_files_max: u32,
+    /// Bytes of one sorted file: the unit in which space comes back after a long outage.
+    pub sorted_file_bytes: u64,
+    /// Bytes that may be appended between two commits; also the largest record.
+    pub commit_bytes_max: u64,
+}
+
+impl Options {
+    /// The defaults, at `path`.
+    pub fn new(path: impl AsRef<Path>) -> Options {
+        Options {
+            path: path.as_ref().to_owned(),
+            create_if_missing: true,
+            sync: true,
+            memtable_bytes: 64 << 20,
+            wal_bytes_max: 160 << 20,
+            cache_bytes: 8 << 20,
+            open_files_max: 256,
+            sorted_file_bytes: 32 << 20,
+            commit_bytes_max: 32 << 20,
+        }
+    }
+
+    /// For a small gateway: at most about 20 MiB of memory.
+    pub fn small(path: impl AsRef<Path>) -> Options {
+        Options {
+            memtable_bytes: 4 << 20,
+            wal_bytes_max: 16 << 20,
+            cache_bytes: 2 << 20,
+            open_files_max: 64,
+            sorted_file_bytes: 8 << 20,
+            commit_bytes_max: 4 << 20,
+            ..Options::new(path)
+        }
+    }
+
+    /// Most memory that the store takes, by who holds it; small constants of RocksDB excluded.
+    pub const fn memory_bytes_max(&self) -> u64 {
+        2 * self.memtable_bytes                 // records: one filling, one being written out
+            + 2 * 2 * self.side_memtable_bytes() // cursors and state, likewise
+            + self.cache_bytes
+            + 3 * self.commit_bytes_max         // open blocks, the batch, the write-ahead log's buffer
+    }
+
+    /// Bytes collected in memory for cursors, and the same for state.
+    pub(crate) const fn side_memtable_bytes(&self) -> u64 {
+        let share = self.memtable_bytes / 16;
+        if share < 256 << 10 { 256 << 10 } else { share }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bounds_add_up_to_what_the_docs_say() {
+        assert!(Options::small("x").memory_bytes_max() <= 24 << 20);
+        assert!(Options::new("x").memory_bytes_max() <= 256 << 20);
+    }
+}

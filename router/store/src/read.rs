@@ -1,0 +1,403 @@
+//! Reading forward, from any thread: lanes by cursor, state by key.
+//!
+//! Knows: how to walk blocks and what to do about expired and damaged records. May use: `block`, `lanes`, `engine`.
+//! Never: writes to the disk. (A reader may move a cursor: that is a number in memory.)
+//! In:  a lane and a place. Out: records copied once, into a buffer the caller owns and reuses.
+//! Invariant: never past the durable tail, never before the head; places in `out` ascend.
+
+use crate::block::Block;
+use crate::engine::Engine;
+use crate::error::StoreError;
+use crate::face::Space;
+use crate::keys::{self, FAMILY_LOG, FAMILY_STATE};
+use crate::lanes::{Front, Lane, LaneState, LaneTable};
+use crate::record::{self, RECORD_OVERHEAD_BYTES};
+use crate::stats::{Counters, Stats};
+use model::{LaneId, Seq, Timestamp};
+use std::ops::ControlFlow;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+/// Wholly expired blocks that one read may skip; the next read goes on behind them.
+const EXPIRED_BLOCKS_MAX: usize = 256;
+
+/// How much one read may give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadLimits {
+    /// Most records; 0 is read as 1.
+    pub messages_max: usize,
+    /// Most bytes of payload and overhead; a single larger record is given alone.
+    pub bytes_max: usize,
+}
+
+/// What a read gave. Reuse it: its buffers keep their size.
+#[derive(Debug)]
+pub struct ReadOut {
+    /// Records as they are in their blocks, headers included.
+    bytes: Vec<u8>,
+    entries: Vec<Entry>,
+    expired: Vec<(Seq, Seq)>,
+    next: Seq,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    seq: Seq,
+    enqueued: Timestamp,
+    expires: u64,
+    start: usize,
+    end: usize,
+}
+
+/// One record of a [`ReadOut`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'o> {
+    /// Its place.
+    pub seq: Seq,
+    /// When it was enqueued, as the appender said.
+    pub enqueued: Timestamp,
+    /// From when on it does not matter any more.
+    pub expires: Option<Timestamp>,
+    /// What was appended.
+    pub bytes: &'o [u8],
+}
+
+impl Default for ReadOut {
+    fn default() -> Self {
+        ReadOut { bytes: Vec::new(), entries: Vec::new(), expired: Vec::new(), next: Seq::FIRST }
+    }
+}
+
+impl ReadOut {
+    /// An empty one.
+    pub fn new() -> ReadOut {
+        ReadOut::default()
+    }
+
+    /// Its records in order.
+    pub fn records(&self) -> impl ExactSizeIterator<Item = Record<'_>> {
+        self.entries.iter().map(|entry| Record {
+            seq: entry.seq,
+            enqueued: entry.enqueued,
+            expires: record::expires_from_raw(entry.expires),
+            bytes: &self.bytes[entry.start..entry.end],
+        })
+    }
+
+    /// How many records there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Where to go on reading.
+    pub fn next(&self) -> Seq {
+        self.next
+    }
+
+    /// Ranges (first, last) that were skipped because they have expired, ascending. Reading the same places again
+    /// reports them again; whoever keeps the loss ledger counts each place once.
+    pub fn expired(&self) -> &[(Seq, Seq)] {
+        &self.expired
+    }
+
+    /// How many messages were skipped because they have expired.
+    pub fn expired_messages(&self) -> u64 {
+        self.expired.iter().map(|(first, last)| last.get() - first.get() + 1).sum()
+    }
+
+    /// Bytes of its records, overhead included.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub(crate) fn clear(&mut self, next: u64) {
+        self.bytes.clear();
+        self.entries.clear();
+        self.expired.clear();
+        self.next = record::seq(next);
+    }
+
+    pub(crate) fn is_full(&self, limits: ReadLimits, record_bytes: usize) -> bool {
+        !self.entries.is_empty()
+            && (self.entries.len() >= limits.messages_max || self.bytes.len() + record_bytes > limits.bytes_max)
+    }
+
+    /// Adds a record; `bytes` has the record's header and payload.
+    #[inline]
+    pub(crate) fn push(&mut self, seq: u64, enqueued: Timestamp, expires: u64, bytes: &[u8]) {
+        let start = self.bytes.len() + RECORD_OVERHEAD_BYTES;
+        self.bytes.extend_from_slice(bytes);
+        self.entries.push(Entry { seq: record::seq(seq), enqueued, expires, start, end: self.bytes.len() });
+        self.next = record::seq(seq + 1);
+    }
+
+    /// Notes that these places were skipped.
+    pub(crate) fn skip_expired(&mut self, first: u64, last: u64) {
+        match self.expired.last_mut() {
+            Some((_, end)) if end.get() + 1 == first => *end = record::seq(last),
+            _ => self.expired.push((record::seq(first), record::seq(last))),
+        }
+        self.next = record::seq(last + 1);
+    }
+}
+
+/// What the writer and all readers share.
+#[derive(Default)]
+pub(crate) struct Shared {
+    /// `None` once the log is closed, and while it recovers.
+    engine: RwLock<Option<Engine>>,
+    pub(crate) lanes: LaneTable,
+    pub(crate) counters: Counters,
+}
+
+/// The database, as long as it is held.
+pub(crate) struct EngineGuard<'s>(RwLockReadGuard<'s, Option<Engine>>);
+
+impl std::ops::Deref for EngineGuard<'_> {
+    type Target = Engine;
+
+    fn deref(&self) -> &Engine {
+        self.0.as_ref().expect("checked when the guard was made")
+    }
+}
+
+impl Shared {
+    pub(crate) fn engine(&self) -> Result<EngineGuard<'_>, StoreError> {
+        let guard = self.engine.read().unwrap_or_else(PoisonError::into_inner);
+        if guard.is_some() { Ok(EngineGuard(guard)) } else { Err(StoreError::Closed) }
+    }
+
+    /// Waits for readers that are at work, then puts `engine` in place of what was there, which is closed.
+    pub(crate) fn replace_engine(&self, engine: Option<Engine>) {
+        *self.engine.write().unwrap_or_else(PoisonError::into_inner) = engine;
+    }
+}
+
+/// Reads a store, from any thread. Cheap to clone. When the [`crate::Log`] is dropped, all reads say `Closed`.
+#[derive(Clone)]
+pub struct Reader {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Reader {
+    /// As [`crate::CommitLog::read_lane`].
+    pub fn read_lane(
+        &self,
+        lane: LaneId,
+        from: Seq,
+        limits: ReadLimits,
+        now: Timestamp,
+        out: &mut ReadOut,
+    ) -> Result<(), StoreError> {
+        let lane = self.shared.lanes.get(lane)?;
+        let engine = self.shared.engine()?;
+        // The tail first: what the walk below sees is then at least as new.
+        let tail = lane.tail();
+        let from = from.get().max(lane.head());
+        out.clear(from);
+        if from >= tail {
+            return Ok(());
+        }
+        walk(&engine, &lane, from, tail, limits, now, out)
+    }
+
+    /// As [`crate::CommitLog::advance`], and from any thread.
+    pub fn advance(&self, lane: LaneId, up_to: Seq) -> Result<(), StoreError> {
+        let lane = self.shared.lanes.get(lane)?;
+        self.shared.lanes.advance(&lane, up_to)
+    }
+
+    /// As [`crate::CommitLog::find_lane`].
+    pub fn find_lane(&self, name: &str) -> Option<LaneId> {
+        self.shared.lanes.find(name)
+    }
+
+    /// As [`crate::CommitLog::lane_state`].
+    pub fn lane_state(&self, lane: LaneId) -> Result<LaneState, StoreError> {
+        let lane = self.shared.lanes.get(lane)?;
+        let engine = self.shared.engine()?;
+        state_of(&engine, &lane)
+    }
+
+    /// As [`crate::CommitLog::lanes`].
+    pub fn lanes(&self) -> Result<Vec<LaneState>, StoreError> {
+        let engine = self.shared.engine()?;
+        self.shared.lanes.all().iter().map(|lane| state_of(&engine, lane)).collect()
+    }
+
+    /// As [`crate::CommitLog::state_get`].
+    pub fn state_get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let engine = self.shared.engine()?;
+        engine.db.get_cf(engine.family(FAMILY_STATE), state_key(space, key)).map_err(StoreError::unreadable)
+    }
+
+    /// As [`crate::CommitLog::state_scan`].
+    pub fn state_scan(
+        &self,
+        space: Space,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let engine = self.shared.engine()?;
+        let from = state_key(space, prefix);
+        let mut entries = engine.db.raw_iterator_cf(engine.family(FAMILY_STATE));
+        entries.seek(&from);
+        while let Some((key, value)) = entries.item() {
+            if !key.starts_with(&from) || visit(&key[1..], value).is_break() {
+                return Ok(());
+            }
+            entries.next();
+        }
+        entries.status().map_err(StoreError::unreadable)
+    }
+
+    /// What the store takes and has done so far.
+    pub fn stats(&self) -> Result<Stats, StoreError> {
+        let engine = self.shared.engine()?;
+        Stats::collect(&engine, &self.shared)
+    }
+}
+
+/// The key of a state value.
+pub(crate) fn state_key(space: Space, key: &[u8]) -> Vec<u8> {
+    let mut full = Vec::with_capacity(1 + key.len());
+    full.push(space.0);
+    full.extend_from_slice(key);
+    full
+}
+
+/// What is known about the head of a lane; `None` if nothing waits, or nobody can say.
+pub(crate) fn front_of(engine: &Engine, lane: &Lane) -> Result<Option<Front>, StoreError> {
+    let tail = lane.tail();
+    let head = lane.head();
+    if head >= tail {
+        return Ok(None);
+    }
+    let mut known = lane.front();
+    if let Some(front) = known.filter(|front| front.head == head) {
+        return Ok(Some(front));
+    }
+    let mut blocks = engine.range(FAMILY_LOG, &keys::block(lane.id, record::seq(head)), &keys::lane_end(lane.id), true);
+    blocks.seek_to_first();
+    let front = blocks.item().and_then(|(key, value)| Block::parse(key, value)).map(|block| {
+        let (before_head, oldest) = block.position(head);
+        Front {
+            head,
+            bytes_before: block.bytes_before + before_head,
+            oldest,
+            expires_max: block.expires_max(),
+        }
+    });
+    blocks.status().map_err(StoreError::unreadable)?;
+    *known = front;
+    Ok(front)
+}
+
+fn state_of(engine: &Engine, lane: &Lane) -> Result<LaneState, StoreError> {
+    // The sum first, then the front, then the tail: a commit in between makes `bytes` a little too small at worst.
+    let appended_bytes = lane.appended_bytes();
+    let front = front_of(engine, lane)?;
+    let head = front.map_or_else(|| lane.head(), |front| front.head);
+    Ok(LaneState {
+        id: lane.id,
+        name: lane.name.clone(),
+        head: record::seq(head),
+        tail: record::seq(lane.tail().max(head)),
+        bytes: front.map_or(0, |front| appended_bytes.saturating_sub(front.bytes_before)),
+        oldest: front.and_then(|front| front.oldest),
+    })
+}
+
+/// Fills `out` from `from` on; `from < tail`.
+fn walk(
+    engine: &Engine,
+    lane: &Lane,
+    from: u64,
+    tail: u64,
+    limits: ReadLimits,
+    now: Timestamp,
+    out: &mut ReadOut,
+) -> Result<(), StoreError> {
+    let mut blocks = engine.range(FAMILY_LOG, &keys::block(lane.id, record::seq(from)), &keys::lane_end(lane.id), true);
+    blocks.seek_to_first();
+    let mut next = from;
+    let mut expired_blocks = 0;
+    while next < tail {
+        let Some((key, value)) = blocks.item() else {
+            blocks.status().map_err(StoreError::unreadable)?;
+            return missing(lane, next, tail - 1, out);
+        };
+        let Some(block) = Block::parse(key, value) else {
+            let last = keys::parse_block(key).map_or(tail - 1, |(_, last)| last.get());
+            return missing(lane, next, last, out);
+        };
+        if block.first > next {
+            return missing(lane, next, block.first - 1, out);
+        }
+        if block.is_expired(now) {
+            out.skip_expired(next, block.last);
+            expired_blocks += 1;
+            if expired_blocks == EXPIRED_BLOCKS_MAX {
+                return Ok(());
+            }
+        } else if copy(&block, next, limits, now, out)?.is_break() {
+            return Ok(());
+        }
+        next = block.last + 1;
+        blocks.next();
+    }
+    Ok(())
+}
+
+/// Copies the records of one block from `from` on; breaks when `out` is full.
+fn copy(
+    block: &Block<'_>,
+    from: u64,
+    limits: ReadLimits,
+    now: Timestamp,
+    out: &mut ReadOut,
+) -> Result<ControlFlow<()>, StoreError> {
+    let mut next = from;
+    for (seq, record) in block.records() {
+        if seq < from {
+            continue;
+        }
+        if record::is_expired(record.expires(), now) && record.is_sound(block.lane, seq) {
+            out.skip_expired(seq, seq);
+        } else {
+            if out.is_full(limits, record.len()) {
+                return Ok(ControlFlow::Break(()));
+            }
+            if !record.is_sound(block.lane, seq) {
+                break;
+            }
+            out.push(seq, record.enqueued(), record.expires(), record.bytes());
+        }
+        next = seq + 1;
+    }
+    if next <= block.last {
+        return damaged(block.lane, next, block.damage_at(next), out).map(|()| ControlFlow::Break(()));
+    }
+    Ok(ControlFlow::Continue(()))
+}
+
+/// There should be something at `from`, and there is not.
+fn missing(lane: &Lane, from: u64, up_to: u64, out: &ReadOut) -> Result<(), StoreError> {
+    // Dropped meanwhile, because delivered or expired: the head says so, and the next read starts there.
+    if lane.head() > from {
+        return Ok(());
+    }
+    damaged(lane.id, from, record::seq(up_to.max(from)), out)
+}
+
+/// What was read before the damage is given first; whoever asks again from there is told.
+fn damaged(lane: LaneId, from: u64, up_to: Seq, out: &ReadOut) -> Result<(), StoreError> {
+    if out.is_empty() && out.expired.is_empty() {
+        return Err(StoreError::Damaged { lane, from: record::seq(from), up_to });
+    }
+    Ok(())
+}

@@ -1,0 +1,148 @@
+//! From the disk to the numbers in memory: which lanes there are, where each begins and ends.
+//!
+//! Knows: how head and tail follow from what is stored. May use: `engine`, `block`, `lanes`. Never: walks a backlog.
+//! In:  an open database. Out: the lanes. Cost: one read of the names, one seek per lane that has blocks.
+//! Invariant: `tail = max(last durable record + 1, head)`. Blocks are dropped only together with a head behind them
+//! (one batch), so the head remembers the tail of a lane whose blocks are all gone, and no place is used twice.
+
+use crate::block::Block;
+use crate::engine::Engine;
+use crate::error::{Fault, FaultKind, OpenError};
+use crate::keys::{self, FAMILY_LANES, FAMILY_LOG, LaneEntry};
+use crate::lanes::Lane;
+use crate::record;
+use model::LaneId;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What was found.
+pub(crate) struct Found {
+    pub(crate) lanes: Vec<Lane>,
+    /// The number that the next new lane gets.
+    pub(crate) next_lane: u32,
+    /// Lanes that have blocks and no name: removed, and something of them came back when whole files were deleted.
+    pub(crate) orphans: Vec<LaneId>,
+}
+
+/// Numbers of lanes start here.
+pub(crate) const FIRST_LANE: u32 = 1;
+
+struct Known {
+    name: Option<Arc<str>>,
+    head: u64,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Known { name: None, head: 1 }
+    }
+}
+
+/// Reads all of it.
+pub(crate) fn load(engine: &Engine, root: &Path) -> Result<Found, OpenError> {
+    let corrupt = |detail: String| OpenError::Corrupt { path: root.to_owned(), detail };
+    let (mut known, next_lane) = load_names(engine, root)?;
+    let ends = load_ends(engine, root)?;
+    let orphans = ends.keys().filter(|lane| !known.contains_key(lane)).copied().collect();
+    let mut lanes = Vec::with_capacity(known.len());
+    while let Some((id, lane)) = known.pop_first() {
+        let name = lane.name.ok_or_else(|| corrupt(format!("lane {id} has no name")))?;
+        if id.0 >= next_lane {
+            return Err(corrupt(format!("lane {id} has a number that was never given")));
+        }
+        let end = ends.get(&id);
+        let tail = end.map_or(0, |end| end.last + 1).max(lane.head);
+        let appended_bytes = end.map_or(0, |end| end.appended_bytes);
+        lanes.push(Lane::new(id, name, lane.head, tail, appended_bytes));
+    }
+    Ok(Found { lanes, next_lane, orphans })
+}
+
+fn load_names(engine: &Engine, root: &Path) -> Result<(BTreeMap<LaneId, Known>, u32), OpenError> {
+    let corrupt = |detail: &str| OpenError::Corrupt { path: root.to_owned(), detail: detail.into() };
+    let mut known: BTreeMap<LaneId, Known> = BTreeMap::new();
+    let mut next_lane = FIRST_LANE;
+    let mut entries = engine.db.raw_iterator_cf(engine.family(FAMILY_LANES));
+    entries.seek_to_first();
+    while let Some((key, value)) = entries.item() {
+        match keys::parse_lane_entry(key) {
+            Some(LaneEntry::NextLane) => {
+                next_lane =
+                    value.try_into().map(u32::from_be_bytes).map_err(|_| corrupt("the next lane is no number"))?;
+            }
+            Some(LaneEntry::Head(id)) => {
+                let head = value.try_into().map(u64::from_be_bytes).unwrap_or(0);
+                if head == 0 {
+                    return Err(corrupt("a lane's head is no place"));
+                }
+                known.entry(id).or_default().head = head;
+            }
+            Some(LaneEntry::Name(id)) => {
+                let name = std::str::from_utf8(value).map_err(|_| corrupt("a lane's name is no text"))?;
+                known.entry(id).or_default().name = Some(name.into());
+            }
+            None => return Err(corrupt("something unknown is among the lanes")),
+        }
+        entries.next();
+    }
+    entries.status().map_err(|e| OpenError::from_engine(root, e))?;
+    Ok((known, next_lane))
+}
+
+struct End {
+    last: u64,
+    appended_bytes: u64,
+}
+
+/// The last block of every lane that has one: backwards, from lane to lane, never from block to block.
+fn load_ends(engine: &Engine, root: &Path) -> Result<BTreeMap<LaneId, End>, OpenError> {
+    let mut ends = BTreeMap::new();
+    let mut blocks = engine.db.raw_iterator_cf(engine.family(FAMILY_LOG));
+    blocks.seek_to_last();
+    while let Some((key, value)) = blocks.item() {
+        let Some((lane, last)) = keys::parse_block(key) else {
+            let detail = "something unknown is among the blocks".into();
+            return Err(OpenError::Corrupt { path: root.to_owned(), detail });
+        };
+        // A damaged header costs the byte count, not the place: that is in the key.
+        let appended_bytes =
+            Block::parse(key, value).map_or(0, |block| block.bytes_before.saturating_add(block.record_bytes()));
+        ends.insert(lane, End { last: last.get(), appended_bytes });
+        blocks.seek_for_prev(keys::lane_start(lane));
+    }
+    blocks.status().map_err(|e| OpenError::from_engine(root, e))?;
+    Ok(ends)
+}
+
+/// Takes over what the disk says about lanes that are known already; gives back those that are new to us.
+pub(crate) fn refresh(found: Vec<Lane>, known: &crate::lanes::LaneTable) {
+    for lane in known.all() {
+        match found.binary_search_by_key(&lane.id, |found| found.id) {
+            Ok(at) => lane.reset(found[at].tail(), found[at].appended_bytes()),
+            Err(_) => known.remove(lane.id), // it was never committed
+        }
+    }
+    for lane in found {
+        match known.get(lane.id) {
+            Ok(lane) => known.mark_moved(&lane), // the head in memory is at least as far: write it again
+            Err(_) => known.insert(Arc::new(lane)), // removed in a commit that failed: it is still there
+        }
+    }
+}
+
+/// For a read that fails while recovering.
+pub(crate) fn into_open_error(root: &Path, fault: Fault) -> OpenError {
+    let (path, detail) = (root.to_owned(), fault.detail.to_string());
+    match fault.kind {
+        FaultKind::NoSpace => OpenError::NoSpace { path, detail },
+        FaultKind::Io => OpenError::Io { path, detail },
+        FaultKind::Corrupt | FaultKind::Other => OpenError::Corrupt { path, detail },
+    }
+}
+
+/// The first place is 1 for every lane, on the disk and in memory.
+pub(crate) fn empty_lane(id: LaneId, name: Arc<str>) -> Arc<Lane> {
+    let first = record::seq(1).get();
+    Arc::new(Lane::new(id, name, first, first, 0))
+}

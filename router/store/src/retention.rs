@@ -1,0 +1,304 @@
+//! Giving back the space of what nobody will read: delivered, expired, given up, removed.
+//!
+//! Knows: how far each lane is dropped, and what dropping costs RocksDB. May use: `log`, `block`. Never: decides what is
+//! delivered. In: cursors and the time. Out: deletions, in bounded portions; ranges that were lost, for the ledger.
+//! Invariant: every block that is dropped lies wholly before a head that is written in the same batch, or was durable
+//! before. So a crash finds either the blocks, or a head behind them.
+//!
+//! Three ways to drop, by size: a few blocks one by one; more by one range tombstone; whole files at once (no
+//! compaction needed). Tombstones cost readers nothing: a reader starts at the head and never looks at what is hidden.
+
+use crate::block::Block;
+use crate::engine::Engine;
+use crate::error::StoreError;
+use crate::face::{Lost, Reclaimed};
+use crate::keys::{self, FAMILY_LANES, FAMILY_LOG};
+use crate::lanes::Lane;
+use crate::log::Log;
+use crate::read::{Reader, front_of};
+use crate::record;
+use model::{LaneId, Timestamp};
+use rocksdb::{BottommostLevelCompaction, CompactOptions, WriteBatch, properties};
+use rustc_hash::FxHashMap;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Up to so many blocks are deleted one by one.
+const SINGLE_DELETES_MAX: usize = 8;
+/// A lane with so few blocks to drop is left alone for this long: a slow lane would pay one deletion per message.
+const SMALL_DROP_MILLIS: u64 = 5_000;
+/// Lanes looked at per call, for delivered and for expired blocks each.
+const LANES_PER_CALL: usize = 64;
+/// Expired blocks per call.
+const EXPIRED_BLOCKS_PER_CALL: usize = 1_024;
+
+/// How far the dropping is.
+#[derive(Default)]
+pub(crate) struct Retention {
+    /// Lanes whose head may be behind what is dropped, each once.
+    due: VecDeque<LaneId>,
+    lanes: FxHashMap<LaneId, Dropped>,
+    /// Where the round over all lanes, looking for expired blocks, goes on.
+    round_at: u32,
+    /// Lanes removed in the commit that is being collected, and in earlier ones: their files may go.
+    removing: Vec<LaneId>,
+    removed: Vec<LaneId>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Dropped {
+    /// Blocks that end before this place are deleted. 0 after a start: nobody remembers.
+    below: u64,
+    /// Running sum of record bytes up to which whole files are deleted.
+    files_below_bytes: u64,
+    /// When it was dropped last.
+    at: Timestamp,
+    queued: bool,
+}
+
+impl Retention {
+    /// After opening: every lane that delivered something may have something to drop.
+    pub(crate) fn start(&mut self, lanes: &[Arc<Lane>]) {
+        for lane in lanes.iter().filter(|lane| lane.head() > 1) {
+            self.note_moved(lane.id);
+        }
+    }
+
+    /// The head of this lane moved.
+    pub(crate) fn note_moved(&mut self, lane: LaneId) {
+        let dropped = self.lanes.entry(lane).or_default();
+        if !dropped.queued {
+            dropped.queued = true;
+            self.due.push_back(lane);
+        }
+    }
+
+    /// Removals that were collected are durable now.
+    pub(crate) fn on_commit(&mut self) {
+        self.removed.append(&mut self.removing);
+    }
+}
+
+impl Log {
+    /// [`crate::CommitLog::reclaim`].
+    pub(crate) fn give_back_space(&mut self, now: Timestamp) -> Result<Reclaimed, StoreError> {
+        self.check_poison()?;
+        let mut reclaimed = Reclaimed::default();
+        self.expire(now, &mut reclaimed)?;
+        let mut batch = WriteBatch::default();
+        self.put_moved_heads(&mut batch)?;
+        let files = self.drop_delivered(now, &mut batch)?;
+        reclaimed.more |= self.retention.due.len() > LANES_PER_CALL;
+        if !batch.is_empty() {
+            self.write(batch, false)?;
+        }
+        self.drop_files(files)?;
+        Ok(reclaimed)
+    }
+
+    /// [`crate::CommitLog::drop_oldest`].
+    pub(crate) fn give_up_oldest(&mut self, lane: LaneId, bytes: u64) -> Result<Option<Lost>, StoreError> {
+        self.check_poison()?;
+        let lane = self.reader.shared.lanes.get(lane)?;
+        let engine = self.reader.shared.engine()?;
+        let mut freed = 0;
+        let lost = lose_blocks(&engine, &lane, usize::MAX, |block_bytes, _| {
+            let wanted = freed < bytes;
+            freed += block_bytes;
+            wanted
+        })?;
+        self.pass(&lane, lost)
+    }
+
+    /// Collects the deletion of every block of a lane that is being removed.
+    pub(crate) fn drop_blocks_of(&mut self, lane: &Lane, staged: bool) -> Result<(), StoreError> {
+        let engine = self.reader.shared.engine()?;
+        let family = engine.family(FAMILY_LOG);
+        let (from, to) = (keys::lane_start(lane.id), keys::lane_end(lane.id));
+        let blocks = keys_between(&engine, &from, &to)?;
+        if staged || blocks.len() > SINGLE_DELETES_MAX {
+            self.staging.batch.delete_range_cf(family, from, to);
+        } else {
+            blocks.iter().for_each(|key| self.staging.batch.delete_cf(family, key));
+        }
+        self.retention.lanes.remove(&lane.id);
+        if lane.appended_bytes() >= self.options.sorted_file_bytes {
+            self.retention.removing.push(lane.id);
+        }
+        Ok(())
+    }
+
+    /// Moves heads over blocks that are wholly expired: the round goes on where the last call stopped.
+    fn expire(&mut self, now: Timestamp, reclaimed: &mut Reclaimed) -> Result<(), StoreError> {
+        let lanes = self.reader.shared.lanes.all();
+        let start = lanes.partition_point(|lane| lane.id.0 < self.retention.round_at);
+        let mut blocks_left = EXPIRED_BLOCKS_PER_CALL;
+        for lane in lanes[start..].iter().chain(&lanes[..start]).take(LANES_PER_CALL) {
+            self.retention.round_at = lane.id.0 + 1;
+            let engine = self.reader.shared.engine()?;
+            let expired = |front: crate::lanes::Front| record::is_expired(front.expires_max, now);
+            if !front_of(&engine, lane)?.is_some_and(expired) {
+                continue;
+            }
+            let before = blocks_left;
+            let lost = lose_blocks(&engine, lane, before, |_, block| {
+                let wanted = block.is_expired(now);
+                blocks_left -= usize::from(wanted);
+                wanted
+            })?;
+            drop(engine);
+            reclaimed.expired.extend(self.pass(lane, lost)?);
+            if blocks_left == 0 {
+                self.retention.round_at = lane.id.0;
+                reclaimed.more = true;
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the head of a lane over what is lost.
+    fn pass(&self, lane: &Arc<Lane>, lost: Option<Lost>) -> Result<Option<Lost>, StoreError> {
+        if let Some(lost) = lost {
+            self.reader.shared.lanes.advance(lane, lost.up_to)?;
+        }
+        Ok(lost)
+    }
+
+    /// Adds deletions of delivered blocks to `batch`; says of which lanes whole files can go when it is durable.
+    fn drop_delivered(
+        &mut self,
+        now: Timestamp,
+        batch: &mut WriteBatch,
+    ) -> Result<Vec<(LaneId, u64)>, StoreError> {
+        let mut files = Vec::new();
+        let engine = self.reader.shared.engine()?;
+        let family = engine.family(FAMILY_LOG);
+        for _ in 0..self.retention.due.len().min(LANES_PER_CALL) {
+            let Some(id) = self.retention.due.pop_front() else { break };
+            let (Ok(lane), Some(dropped)) = (self.reader.shared.lanes.get(id), self.retention.lanes.get_mut(&id))
+            else {
+                continue; // removed meanwhile
+            };
+            dropped.queued = false;
+            let head = lane.head();
+            let (from, to) = (raw_key(id, dropped.below), raw_key(id, head));
+            let blocks = keys_between(&engine, &from, &to)?;
+            if blocks.len() > SINGLE_DELETES_MAX {
+                batch.delete_range_cf(family, from, to);
+            } else if blocks.is_empty() || dropped.at.plus_millis(SMALL_DROP_MILLIS) <= now {
+                blocks.iter().for_each(|key| batch.delete_cf(family, key));
+            } else {
+                dropped.queued = true;
+                self.retention.due.push_back(id);
+                continue;
+            }
+            if !blocks.is_empty() {
+                dropped.at = now;
+                batch.put_cf(engine.family(FAMILY_LANES), keys::lane_head(id), head.to_be_bytes());
+            }
+            dropped.below = head;
+            let bytes_below = front_of(&engine, &lane)?.map_or(lane.appended_bytes(), |front| front.bytes_before);
+            if bytes_below.saturating_sub(dropped.files_below_bytes) >= 2 * self.options.sorted_file_bytes {
+                dropped.files_below_bytes = bytes_below;
+                files.push((id, head));
+            }
+        }
+        Ok(files)
+    }
+
+    /// Deletes whole files. Unlike a write this cannot be undone by a crash, so what allows it must be durable first.
+    fn drop_files(&mut self, delivered: Vec<(LaneId, u64)>) -> Result<(), StoreError> {
+        let removed = std::mem::take(&mut self.retention.removed);
+        if delivered.is_empty() && removed.is_empty() {
+            return Ok(());
+        }
+        let shared = self.reader.shared.clone();
+        let engine = shared.engine()?;
+        engine.db.flush_wal(true).map_err(|e| self.poison_with(e))?;
+        crate::stats::add(&shared.counters.syncs, 1);
+        // The end is inclusive here: the block that holds the head ends at the head or later.
+        let delivered = delivered.into_iter().map(|(lane, head)| (lane, raw_key(lane, head - 1)));
+        let removed = removed.into_iter().map(|lane| (lane, keys::lane_end(lane)));
+        for (lane, to) in delivered.chain(removed) {
+            engine
+                .db
+                .delete_file_in_range_cf(engine.family(FAMILY_LOG), keys::lane_start(lane), to)
+                .map_err(|e| self.poison_with(e))?;
+        }
+        Ok(())
+    }
+}
+
+impl Reader {
+    /// Merges the sorted files of the log if more than half of what they hold is dead, and says whether it did.
+    ///
+    /// RocksDB merges when more is written; after a long outage was drained and little follows, this gives the space
+    /// back. It blocks for as long as that takes (seconds per gigabyte that is left) and is meant for a thread that
+    /// may wait. Readers and the writer go on meanwhile.
+    pub fn tidy(&self) -> Result<bool, StoreError> {
+        let engine = self.shared.engine()?;
+        let mut live_bytes = 0;
+        for lane in self.shared.lanes.all() {
+            let front = front_of(&engine, &lane)?;
+            live_bytes += front.map_or(0, |front| lane.appended_bytes().saturating_sub(front.bytes_before));
+        }
+        let sorted_bytes = engine.number(FAMILY_LOG, properties::LIVE_SST_FILES_SIZE);
+        if sorted_bytes <= 2 * live_bytes + (1 << 20) {
+            return Ok(false);
+        }
+        let mut how = CompactOptions::default();
+        how.set_exclusive_manual_compaction(false);
+        how.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
+        engine.db.compact_range_cf_opt(engine.family(FAMILY_LOG), None::<&[u8]>, None::<&[u8]>, &how);
+        Ok(true)
+    }
+}
+
+/// Goes over the blocks of a lane from its head on, at most `blocks_max` of them, as long as `wanted` (given the bytes
+/// that are undelivered in the block, and the block) says so.
+fn lose_blocks(
+    engine: &Engine,
+    lane: &Lane,
+    blocks_max: usize,
+    mut wanted: impl FnMut(u64, &Block<'_>) -> bool,
+) -> Result<Option<Lost>, StoreError> {
+    let (head, tail) = (lane.head(), lane.tail());
+    let mut lost: Option<Lost> = None;
+    let mut blocks = engine.range(FAMILY_LOG, &keys::block(lane.id, record::seq(head)), &keys::lane_end(lane.id), true);
+    blocks.seek_to_first();
+    for _ in 0..blocks_max {
+        let Some((key, value)) = blocks.item() else { break };
+        // Damage is for readers to report; it ends what we may take.
+        let Some(block) = Block::parse(key, value).filter(|block| block.last < tail) else { break };
+        let from = block.first.max(head);
+        let bytes = block.record_bytes() - block.position(from).0;
+        if !wanted(bytes, &block) {
+            break;
+        }
+        let so_far = lost.get_or_insert(Lost { lane: lane.id, from: record::seq(from), up_to: record::seq(from), bytes: 0 });
+        so_far.up_to = record::seq(block.last);
+        so_far.bytes += bytes;
+        blocks.next();
+    }
+    blocks.status().map_err(StoreError::unreadable)?;
+    Ok(lost)
+}
+
+/// The first keys of blocks in a range: one more than are deleted one by one, if there are that many.
+fn keys_between(engine: &Engine, from: &[u8], to: &[u8]) -> Result<Vec<Vec<u8>>, StoreError> {
+    let mut found = Vec::new();
+    let mut blocks = engine.range(FAMILY_LOG, from, to, false);
+    blocks.seek_to_first();
+    while let (Some(key), true) = (blocks.key(), found.len() <= SINGLE_DELETES_MAX) {
+        found.push(key.to_vec());
+        blocks.next();
+    }
+    blocks.status().map_err(StoreError::unreadable)?;
+    Ok(found)
+}
+
+/// Like `keys::block`, also for place 0, which no record has.
+fn raw_key(lane: LaneId, place: u64) -> [u8; keys::BLOCK_KEY_BYTES] {
+    model::Seq::new(place).map_or(keys::lane_start(lane), |seq| keys::block(lane, seq))
+}

@@ -1,0 +1,364 @@
+//! Random operations against a plain model, on the disk and in memory: both must answer like a list of lanes.
+//!
+//! The model predicts everything but two things that depend on how records are grouped: how much `reclaim` and
+//! `drop_oldest` take. There it judges what they say: from the head on, only what may go, and gone afterwards.
+
+use super::*;
+use crate::{Lost, MemoryLog, Space};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Lane(u8),
+    Append { lane: u8, count: u16, length: usize, lives: Option<u16> },
+    Commit,
+    Advance { lane: u8, share: u8 },
+    FlushCursors,
+    DropOldest { lane: u8, bytes: u32 },
+    Reclaim,
+    Remove(u8),
+    Read { lane: u8, share: u8, messages_max: usize, bytes_max: usize },
+    Put { key: u8, value: u8 },
+    Delete(u8),
+    Wait(u16),
+    Reopen,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let lane = 0..4u8;
+    prop_oneof![
+        2 => lane.clone().prop_map(Step::Lane),
+        8 => (lane.clone(), 1..400u16, 0..600usize, proptest::option::of(0..2_000u16))
+            .prop_map(|(lane, count, length, lives)| Step::Append { lane, count, length, lives }),
+        6 => Just(Step::Commit),
+        4 => (lane.clone(), any::<u8>()).prop_map(|(lane, share)| Step::Advance { lane, share }),
+        1 => Just(Step::FlushCursors),
+        1 => (lane.clone(), 0..100_000u32).prop_map(|(lane, bytes)| Step::DropOldest { lane, bytes }),
+        4 => Just(Step::Reclaim),
+        1 => lane.clone().prop_map(Step::Remove),
+        4 => (lane, any::<u8>(), 0..500usize, 0..200_000usize)
+            .prop_map(|(lane, share, messages_max, bytes_max)| Step::Read { lane, share, messages_max, bytes_max }),
+        2 => (0..9u8, any::<u8>()).prop_map(|(key, value)| Step::Put { key, value }),
+        1 => (0..9u8).prop_map(Step::Delete),
+        3 => (0..3_000u16).prop_map(Step::Wait),
+        2 => Just(Step::Reopen),
+    ]
+}
+
+#[derive(Clone, Default)]
+struct ModelLane {
+    id: Option<LaneId>,
+    /// Of every record ever committed: length and expiry. Its place is its index + 1.
+    records: Vec<(usize, Option<Timestamp>)>,
+    staged: Vec<(usize, Option<Timestamp>)>,
+    head: u64,
+    /// Where the head is written at least.
+    kept_head: u64,
+    durable: bool,
+}
+
+#[derive(Default)]
+struct Model {
+    lanes: BTreeMap<u8, ModelLane>,
+    /// Durable lanes whose removal is not committed.
+    removed: BTreeMap<u8, ModelLane>,
+    state: BTreeMap<Vec<u8>, Vec<u8>>,
+    staged_state: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    used: Vec<LaneId>,
+    now: u64,
+}
+
+impl Model {
+    fn commit(&mut self) -> u64 {
+        let mut records = 0;
+        for lane in self.lanes.values_mut() {
+            records += lane.staged.len() as u64;
+            lane.records.append(&mut lane.staged);
+            lane.durable = true;
+            lane.kept_head = lane.head;
+        }
+        self.removed.clear();
+        for (key, value) in self.staged_state.drain(..) {
+            match value {
+                Some(value) => self.state.insert(key, value),
+                None => self.state.remove(&key),
+            };
+        }
+        records
+    }
+
+    /// A restart without a commit. Heads are somewhere between what was written and what was in memory.
+    fn reopen(&mut self, log: &dyn CommitLog) {
+        self.staged_state.clear();
+        let removed = std::mem::take(&mut self.removed);
+        self.lanes.retain(|_, lane| lane.durable);
+        self.lanes.extend(removed);
+        for lane in self.lanes.values_mut() {
+            lane.staged.clear();
+            let head = log.lane_state(lane.id.unwrap()).unwrap().head.get();
+            assert!(lane.kept_head <= head && head <= lane.head, "{} ≤ {head} ≤ {}", lane.kept_head, lane.head);
+            lane.head = head;
+        }
+    }
+
+    fn check_lost(&mut self, lost: Lost, now: Option<Timestamp>) {
+        let lane = self.lanes.values_mut().find(|lane| lane.id == Some(lost.lane)).unwrap();
+        assert_eq!(lost.from.get(), lane.head);
+        let gone = &lane.records[lane.head as usize - 1..lost.up_to.get() as usize];
+        assert_eq!(lost.bytes, gone.iter().map(|(length, _)| (length + crate::RECORD_OVERHEAD_BYTES) as u64).sum::<u64>());
+        if let Some(now) = now {
+            assert!(gone.iter().all(|(_, expires)| expires.is_some_and(|at| at <= now)), "only what has expired");
+        }
+        lane.head = lost.up_to.get() + 1;
+    }
+
+    fn check(&self, log: &dyn CommitLog) {
+        log.invariants();
+        let known: Vec<_> = log.lanes().unwrap().into_iter().map(|lane| lane.id).collect();
+        let mut expected: Vec<_> = self.lanes.values().map(|lane| lane.id.unwrap()).collect();
+        expected.sort_unstable();
+        assert_eq!(known, expected);
+        for lane in self.lanes.values() {
+            let state = log.lane_state(lane.id.unwrap()).unwrap();
+            let tail = lane.records.len() as u64 + 1;
+            assert_eq!((state.head.get(), state.tail.get()), (lane.head, tail));
+            let live = &lane.records[lane.head as usize - 1..];
+            assert_eq!(state.bytes, live.iter().map(|(length, _)| (length + 24) as u64).sum::<u64>());
+            assert_eq!(state.oldest.is_some(), !live.is_empty());
+        }
+        let mut seen = BTreeMap::new();
+        log.state_scan(Space(1), b"k", &mut |key, value| {
+            seen.insert(key.to_vec(), value.to_vec());
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        assert_eq!(seen, self.state);
+    }
+
+    fn read(&self, log: &dyn CommitLog, lane: u8, share: u8, limits: ReadLimits) {
+        let Some(lane) = self.lanes.get(&lane) else { return };
+        let (id, now) = (lane.id.unwrap(), Timestamp(self.now));
+        let tail = lane.records.len() as u64 + 1;
+        let from = (1 + tail * u64::from(share) / 255).min(tail);
+        let mut out = ReadOut::new();
+        log.read_lane(id, seq(from), limits, now, &mut out).unwrap();
+        let mut next = from.max(lane.head);
+        let mut expired = 0;
+        let mut bytes = 0;
+        let is_expired = |place: u64| lane.records[place as usize - 1].1.is_some_and(|at| at <= now);
+        for record in out.records() {
+            while next < record.seq.get() {
+                assert!(is_expired(next), "only what has expired is skipped");
+                (next, expired) = (next + 1, expired + 1);
+            }
+            assert!(!is_expired(next));
+            let (length, expires) = lane.records[next as usize - 1];
+            assert_eq!((record.seq.get(), record.expires), (next, expires));
+            assert_eq!(record.bytes, payload(id, next, length));
+            bytes += length + 24;
+            next += 1;
+        }
+        while next < out.next().get() {
+            assert!(is_expired(next));
+            (next, expired) = (next + 1, expired + 1);
+        }
+        assert_eq!(out.next().get(), next);
+        assert_eq!(out.expired_messages(), expired);
+        assert!(out.len() <= limits.messages_max.max(1));
+        assert!(out.len() == 1 || bytes <= limits.bytes_max || out.is_empty());
+        let full = out.len() >= limits.messages_max || next < tail && bytes + lane.records[next as usize - 1].0 + 24 > limits.bytes_max;
+        assert!(next == tail || full, "it stops only at the end or when full");
+    }
+}
+
+fn run(steps: &[Step], log: &mut Box<dyn CommitLog>, mut reopen: impl FnMut(&mut Box<dyn CommitLog>)) {
+    let mut model = Model::default();
+    for step in steps {
+        match step {
+            Step::Lane(name) => {
+                let id = log.lane(&format!("lane {name}")).unwrap();
+                let lane = model.lanes.entry(*name).or_insert_with(|| {
+                    assert!(!model.used.contains(&id), "numbers are not reused");
+                    ModelLane { id: Some(id), head: 1, kept_head: 1, ..ModelLane::default() }
+                });
+                assert_eq!(lane.id, Some(id));
+            }
+            Step::Append { lane, count, length, lives } => {
+                let Some(lane) = model.lanes.get_mut(lane) else { continue };
+                let id = lane.id.unwrap();
+                for at in 0..*count {
+                    let length = (length + usize::from(at)) % 600;
+                    let expires = lives.map(|lives| Timestamp(model.now + u64::from(lives)));
+                    let place = (lane.records.len() + lane.staged.len()) as u64 + 1;
+                    let bytes = payload(id, place, length);
+                    let parts = bytes.split_at(length / 3);
+                    assert_eq!(log.append(id, &[parts.0, parts.1], Timestamp(model.now), expires), Ok(seq(place)));
+                    lane.staged.push((length, expires));
+                }
+            }
+            Step::Commit => assert_eq!(log.commit().unwrap().records, model.commit()),
+            Step::Advance { lane, share } => {
+                let Some(lane) = model.lanes.get_mut(lane) else { continue };
+                let up_to = lane.records.len() as u64 * u64::from(*share) / 255;
+                if up_to > 0 {
+                    log.advance(lane.id.unwrap(), seq(up_to)).unwrap();
+                    lane.head = lane.head.max(up_to + 1);
+                }
+            }
+            Step::FlushCursors => log.flush_cursors().unwrap(),
+            Step::DropOldest { lane, bytes } => {
+                let Some(lane) = model.lanes.get(lane) else { continue };
+                if let Some(lost) = log.drop_oldest(lane.id.unwrap(), u64::from(*bytes)).unwrap() {
+                    assert!(*bytes > 0);
+                    model.check_lost(lost, None);
+                }
+            }
+            Step::Reclaim => {
+                let now = Timestamp(model.now);
+                let reclaimed = log.reclaim(now).unwrap();
+                reclaimed.expired.into_iter().for_each(|lost| model.check_lost(lost, Some(now)));
+            }
+            Step::Remove(lane) => {
+                let Some(gone) = model.lanes.remove(lane) else { continue };
+                log.remove_lane(gone.id.unwrap()).unwrap();
+                if gone.durable {
+                    model.used.extend(gone.id);
+                    // Only the durable one comes back after a crash; one that replaced it was never committed.
+                    model.removed.entry(*lane).or_insert(gone);
+                }
+            }
+            Step::Read { lane, share, messages_max, bytes_max } => {
+                let limits = ReadLimits { messages_max: *messages_max, bytes_max: *bytes_max };
+                model.read(log.as_ref(), *lane, *share, limits);
+            }
+            Step::Put { key, value } => {
+                let (key, value) = (vec![b'k', *key], vec![*value; usize::from(*value)]);
+                log.state_put(Space(1), &key, &value).unwrap();
+                model.staged_state.push((key, Some(value)));
+            }
+            Step::Delete(key) => {
+                log.state_delete(Space(1), &[b'k', *key]).unwrap();
+                model.staged_state.push((vec![b'k', *key], None));
+            }
+            Step::Wait(millis) => model.now += u64::from(*millis),
+            Step::Reopen => {
+                reopen(log);
+                model.reopen(log.as_ref());
+            }
+        }
+        model.check(log.as_ref());
+    }
+    // What the lanes end with is what went in.
+    for (name, lane) in &model.lanes {
+        let (records, expired) = read_all(log.as_ref(), lane.id.unwrap(), seq(1), Timestamp(model.now)).unwrap();
+        assert_eq!(records.len() as u64 + expired, lane.records.len() as u64 + 1 - lane.head, "lane {name}");
+    }
+}
+
+/// So many runs, unless `PROPTEST_CASES` says otherwise.
+fn cases(usual: u32) -> ProptestConfig {
+    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
+    ProptestConfig {
+        cases: asked.unwrap_or(usual),
+        max_shrink_iters: 2_000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(60))]
+
+    #[test]
+    fn the_log_on_disk_is_a_list_of_lanes(steps in vec(any_step(), 1..80)) {
+        let directory = tempfile::tempdir().unwrap();
+        // No waiting for the disk here: what is checked does not depend on it.
+        let options = Options { sync: false, ..options(&directory) };
+        let mut log: Box<dyn CommitLog> = Box::new(Log::open(&options).unwrap());
+        run(&steps, &mut log, |log| {
+            *log = Box::new(MemoryLog::new(0)); // the old one must be gone first
+            *log = Box::new(Log::open(&options).unwrap());
+        });
+        drop(log);
+        let report = crate::Inspection::open(&options.path).unwrap().verify().unwrap();
+        prop_assert_eq!(report.problems, Vec::<String>::new());
+        prop_assert_eq!(report.orphan_blocks, 0);
+    }
+}
+
+/// A restart of the memory log, as the trait object that `run` holds cannot crash.
+#[derive(Clone)]
+struct Shared(std::rc::Rc<std::cell::RefCell<MemoryLog>>);
+
+proptest! {
+    #![proptest_config(cases(200))]
+
+    #[test]
+    fn the_log_in_memory_is_a_list_of_lanes(steps in vec(any_step(), 1..80)) {
+        let memory = Shared(std::rc::Rc::new(std::cell::RefCell::new(MemoryLog::new(8 << 20))));
+        let mut log: Box<dyn CommitLog> = Box::new(memory.clone());
+        run(&steps, &mut log, |_| memory.0.borrow_mut().crash());
+    }
+}
+
+impl CommitLog for Shared {
+    fn lane(&mut self, name: &str) -> Result<LaneId, StoreError> {
+        self.0.borrow_mut().lane(name)
+    }
+    fn find_lane(&self, name: &str) -> Option<LaneId> {
+        self.0.borrow().find_lane(name)
+    }
+    fn append(&mut self, lane: LaneId, parts: &[&[u8]], at: Timestamp, expires: Option<Timestamp>) -> Result<Seq, StoreError> {
+        self.0.borrow_mut().append(lane, parts, at, expires)
+    }
+    fn staged_bytes(&self) -> u64 {
+        self.0.borrow().staged_bytes()
+    }
+    fn commit(&mut self) -> Result<crate::Committed<'_>, StoreError> {
+        let mut log = self.0.borrow_mut();
+        let done = log.commit()?;
+        Ok(crate::Committed { records: done.records, bytes: done.bytes, lanes: &[] })
+    }
+    fn advance(&mut self, lane: LaneId, up_to: Seq) -> Result<(), StoreError> {
+        self.0.borrow_mut().advance(lane, up_to)
+    }
+    fn flush_cursors(&mut self) -> Result<(), StoreError> {
+        self.0.borrow_mut().flush_cursors()
+    }
+    fn drop_oldest(&mut self, lane: LaneId, bytes: u64) -> Result<Option<Lost>, StoreError> {
+        self.0.borrow_mut().drop_oldest(lane, bytes)
+    }
+    fn reclaim(&mut self, now: Timestamp) -> Result<crate::Reclaimed, StoreError> {
+        self.0.borrow_mut().reclaim(now)
+    }
+    fn remove_lane(&mut self, lane: LaneId) -> Result<(), StoreError> {
+        self.0.borrow_mut().remove_lane(lane)
+    }
+    fn state_put(&mut self, space: Space, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.0.borrow_mut().state_put(space, key, value)
+    }
+    fn state_delete(&mut self, space: Space, key: &[u8]) -> Result<(), StoreError> {
+        self.0.borrow_mut().state_delete(space, key)
+    }
+    fn read_lane(&self, lane: LaneId, from: Seq, limits: ReadLimits, now: Timestamp, out: &mut ReadOut) -> Result<(), StoreError> {
+        self.0.borrow().read_lane(lane, from, limits, now, out)
+    }
+    fn lane_state(&self, lane: LaneId) -> Result<crate::LaneState, StoreError> {
+        self.0.borrow().lane_state(lane)
+    }
+    fn lanes(&self) -> Result<Vec<crate::LaneState>, StoreError> {
+        self.0.borrow().lanes()
+    }
+    fn state_get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.0.borrow().state_get(space, key)
+    }
+    fn state_scan(&self, space: Space, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<(), StoreError> {
+        self.0.borrow().state_scan(space, prefix, visit)
+    }
+    fn invariants(&self) {
+        self.0.borrow().invariants();
+    }
+}
