@@ -65,7 +65,7 @@ pub async fn measure(
     let counted = scenario.publishers.as_ref().is_some_and(|publishers| publishers.messages.is_some());
     let interval = run.begin();
     let mut observer =
-        Observer { last: run.live(), last_at: run.now(), start: run.now(), seconds: Vec::new() };
+        Observer { last: run.live(), last_at: run.now(), start: run.now(), looks: 0, seconds: Vec::new() };
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     let mut interrupted = false;
     let (mut from, mut to) = (None, None);
@@ -130,17 +130,20 @@ pub(crate) struct Observer {
     last: Live,
     last_at: Micros,
     start: Micros,
+    /// Whole seconds looked at so far.
+    looks: u64,
     seconds: Vec<Second>,
 }
 
 impl Observer {
     /// Starts counting now.
     pub(crate) fn new(run: &Run) -> Observer {
-        Observer { last: run.live(), last_at: run.now(), start: run.now(), seconds: Vec::new() }
+        Observer { last: run.live(), last_at: run.now(), start: run.now(), looks: 0, seconds: Vec::new() }
     }
 
     pub(crate) fn is_due(&self, now: Micros) -> bool {
-        now.since(self.last_at) >= 1_000_000
+        // Whole seconds since the start: a look that comes late makes the next one no later.
+        now.since(self.start) >= (self.looks + 1) * 1_000_000
     }
 
     pub(crate) fn look(&mut self, run: &mut Run, now: Micros) -> &Second {
@@ -155,6 +158,7 @@ impl Observer {
             sent: live.sent,
             acked: live.acked,
             arrived: live.arrived,
+            arrived_first: live.arrived_first,
             missing: live.owed.saturating_sub(live.arrived_first),
             connections: live.ready + live.reconnects
                 - live.lost_connections.min(live.ready + live.reconnects),
@@ -162,6 +166,7 @@ impl Observer {
         });
         self.last = live;
         self.last_at = now;
+        self.looks = now.since(self.start) / 1_000_000;
         &self.seconds[self.seconds.len() - 1]
     }
 }

@@ -289,25 +289,27 @@ impl Publisher {
         let gate = &self.worker.shared.gates[self.index];
         let gone = self.sequence * self.copies;
         let limit = self.window * self.copies;
-        let settled = gate.arrived() + self.written_off;
-        if gone.saturating_sub(settled) < limit {
-            self.stall = None;
-            return (limit - gone.saturating_sub(settled)).div_ceil(self.copies);
+        let open = |written_off| limit.saturating_sub(gone.saturating_sub(gate.arrived() + written_off));
+        if self.stall.is_none() && open(self.written_off) > 0 {
+            return open(self.written_off).div_ceil(self.copies);
         }
-        // Woken at half the window, not at each arrival: so batches stay large.
-        let wanted = (gone - limit / 2).saturating_sub(self.written_off);
-        if gate.has_reached(cx, wanted) {
-            cx.waker().wake_by_ref();
-            return 0;
+        // Once the window is full we sleep until half of it is open, not until each arrival: so batches stay large.
+        if gate.has_reached(cx, (gone - limit / 2).saturating_sub(self.written_off)) {
+            self.stall = None;
+            return open(self.written_off).div_ceil(self.copies);
         }
         let (sleep, arrived) =
             self.stall.get_or_insert_with(|| (Box::pin(tokio::time::sleep(STALL)), gate.arrived()));
-        if sleep.as_mut().poll(cx).is_ready() {
+        while sleep.as_mut().poll(cx).is_ready() {
             if *arrived == gate.arrived() {
-                self.written_off += gone.saturating_sub(settled);
+                self.written_off += gone.saturating_sub(gate.arrived() + self.written_off);
+                self.stall = None;
+                cx.waker().wake_by_ref();
+                return 0;
             }
-            self.stall = None;
-            cx.waker().wake_by_ref();
+            // Something still arrives: the broker is slow, which is not the same as lossy.
+            *arrived = gate.arrived();
+            sleep.as_mut().reset(tokio::time::Instant::now() + STALL);
         }
         0
     }

@@ -219,6 +219,7 @@ impl Scene {
         self.run.begin();
         let started = self.run.now();
         let mut observer = Observer::new(&self.run);
+        let mut second = *observer.look(&mut self.run, started);
         let mut outages = Outages::new(options.outages.clone());
         // Set when the fleet falls silent: until when we wait for the rest.
         let mut give_up = None;
@@ -257,22 +258,25 @@ impl Scene {
             }
             let over = give_up.is_some_and(|until| now >= until || gives_up_early || self.run.is_drained());
             if observer.is_due(now) || over {
-                let second = *observer.look(&mut self.run, now);
+                second = *observer.look(&mut self.run, now);
                 view::remember(&mut backlogs, second.missing);
-                let snapshot = Snapshot {
-                    second,
-                    line: self.wan.line(),
-                    status: self.status.borrow().clone(),
-                    gateway: self.gateway_address,
-                    plant: self.plant_address,
-                    devices: self.devices,
-                    draining: give_up.map(|until| Duration::from_micros(until.since(now))),
-                    backlogs: backlogs.clone(),
-                };
-                match &mut terminal {
-                    Some(terminal) => terminal.draw(&view::picture(&snapshot, Terminal::width()))?,
-                    None => println!("{}", view::one_line(&snapshot)),
-                }
+            } else if asked.is_none() || terminal.is_none() {
+                // Nothing new to show. A key is answered at once, though, and not at the next second.
+                continue;
+            }
+            let snapshot = Snapshot {
+                second,
+                line: self.wan.line(),
+                status: self.status.borrow().clone(),
+                gateway: self.gateway_address,
+                plant: self.plant_address,
+                devices: self.devices,
+                draining: give_up.map(|until| Duration::from_micros(until.since(now))),
+                backlogs: backlogs.clone(),
+            };
+            match &mut terminal {
+                Some(terminal) => terminal.draw(&view::picture(&snapshot, Terminal::width()))?,
+                None => println!("{}", view::one_line(&snapshot)),
             }
             if over {
                 break;

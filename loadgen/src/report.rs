@@ -172,8 +172,10 @@ pub struct Second {
     pub sent: u64,
     /// Acknowledged so far.
     pub acked: u64,
-    /// Arrived so far.
+    /// Arrived so far, repeats included.
     pub arrived: u64,
+    /// Arrived so far, each message once per receiver.
+    pub arrived_first: u64,
     /// Owed to subscribers and not arrived yet.
     pub missing: u64,
     /// Connections that are up.

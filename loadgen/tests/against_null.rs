@@ -3,10 +3,15 @@
 //! Bounded by counts, not by time; nothing here depends on how fast the machine is.
 #![expect(clippy::unwrap_used, reason = "tests; clippy does not see that helpers beside them are tests too")]
 
+use std::time::Duration;
+
+use loadgen::ledger::Rules;
 use loadgen::measure::{Watch, measure};
 use loadgen::null::{Faults, NullBroker};
 use loadgen::report::Report;
+use loadgen::run::Run;
 use loadgen::scenario::Scenario;
+use loadgen::wan::Wan;
 
 const PAIRS: &str = r#"
 name = "test"
@@ -94,10 +99,10 @@ fn lost_messages_are_seen() {
     let faults = Faults { lose_every: 100, ..Faults::default() };
     let report = run(faults, &["publishers.qos=1", "subscribers.qos=1", "run.drain_secs=1"]);
     assert_eq!(report.verdict.broken, ["120 acknowledged and lost"]);
-    let report = run(faults, &[]);
+    let report = run(faults, &["publishers.count=1", "publishers.messages=12000"]);
     assert!(report.kept(), "QoS 0 promises nothing");
     assert_eq!(report.verdict.lost_qos0, 120, "and the window does not wait for what is lost");
-    let report = run(faults, &["run.expect_qos0=true"]);
+    let report = run(faults, &["run.expect_qos0=true", "publishers.window=1000"]);
     assert_eq!(report.verdict.broken, ["120 lost at QoS 0 (expect_qos0 = true)"]);
 }
 
@@ -123,6 +128,46 @@ fn a_flipped_bit_is_seen() {
     let report = run(Faults { corrupt_every: 400, ..Faults::default() }, &["run.drain_secs=1"]);
     assert_eq!(report.verdict.corrupt, 30);
     assert!(report.verdict.broken.contains(&"30 corrupt".to_owned()));
+}
+
+#[test]
+fn after_a_cut_everything_unacknowledged_is_sent_again_and_nothing_acknowledged_is_lost() {
+    let broker = NullBroker::start(Faults::default()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let wan = Wan::start("127.0.0.1:0", broker.url().trim_start_matches("mqtt://")).await.unwrap();
+        let overrides = [
+            format!("publishers.url=mqtt://{}", wan.address()),
+            format!("subscribers.url={}", broker.url()),
+            "run.reconnect=true".to_owned(),
+            "publishers.qos=1".to_owned(),
+            "subscribers.qos=1".to_owned(),
+            "publishers.window=8".to_owned(),
+        ];
+        let run = Run::start(Scenario::parse("test.toml", PAIRS, &overrides).unwrap()).unwrap();
+        run.ready(Duration::from_secs(20)).await.unwrap();
+        run.begin();
+        for acked in [1_000, 4_000, 8_000] {
+            until(|| run.live().acked >= acked).await;
+            wan.cut();
+            tokio::task::yield_now().await;
+            wan.restore();
+        }
+        until(|| run.is_drained()).await;
+        let outcome = run.finish();
+        let verdict = outcome.ledger.verdict(Rules::default());
+        assert_eq!((verdict.broken, verdict.sent, verdict.arrived), (vec![], 12_000, 12_000));
+        assert!(outcome.live.reconnects >= 4, "{:?}", outcome.live);
+    });
+}
+
+async fn until(happened: impl Fn() -> bool) {
+    let waiting = async {
+        while !happened() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("it happens in time");
 }
 
 #[test]

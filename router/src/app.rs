@@ -198,13 +198,21 @@ fn uplinks(config: &Config, log: &mut store::Log, tails: &mut Tails) -> anyhow::
     for uplink in &config.uplinks {
         let bell = Arc::new(Bell::default());
         let mut lanes = Vec::new();
-        for priority in (0..=9).chain([i64::from(Priority::DEFAULT.get())]).filter_map(|number| Priority::new(number).ok()) {
+        for priority in (0..=9)
+            .chain([i64::from(Priority::DEFAULT.get())])
+            .filter_map(|number| Priority::new(number).ok())
+        {
             if let Some(lane) = log.find_lane(&lane_name(&uplink.name, priority)) {
                 tails.add(lane, Arc::clone(&bell));
                 lanes.push((lane, priority));
             }
         }
-        setups.push(UplinkSetup { config: uplink.clone(), lanes, bell, status: Arc::new(LinkStatus::default()) });
+        setups.push(UplinkSetup {
+            config: uplink.clone(),
+            lanes,
+            bell,
+            status: Arc::new(LinkStatus::default()),
+        });
     }
     Ok(setups)
 }
@@ -244,9 +252,9 @@ fn stored_sessions(config: &Config, log: &store::Log) -> anyhow::Result<StoredSe
         let record = record.with_context(|| {
             format!("the stored session of client \"{client_id}\" cannot be read; nothing was changed")
         })?;
-        let lane = log
-            .lane_state(record.lane)
-            .with_context(|| format!("the lane of client \"{client_id}\" cannot be read; nothing was changed"))?;
+        let lane = log.lane_state(record.lane).with_context(|| {
+            format!("the lane of client \"{client_id}\" cannot be read; nothing was changed")
+        })?;
         let home = broker::home(home_seed, config.shards as u16, &client_id);
         let (head, next) = (lane.head, lane.tail);
         by_shard[usize::from(home.0)].push(StoredSession { client_id, record, head, next });
@@ -361,7 +369,11 @@ fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> anyhow::Result<Jo
 }
 
 /// Writes the bound addresses as JSON; the file appears whole or not at all.
-fn write_ready_file(path: &Path, listeners: &[(String, SocketAddr)], http: Option<SocketAddr>) -> anyhow::Result<()> {
+fn write_ready_file(
+    path: &Path,
+    listeners: &[(String, SocketAddr)],
+    http: Option<SocketAddr>,
+) -> anyhow::Result<()> {
     let listeners: Vec<_> = listeners
         .iter()
         .map(|(name, address)| serde_json::json!({ "name": name, "address": address.to_string() }))
@@ -383,15 +395,16 @@ fn write_ready_file(path: &Path, listeners: &[(String, SocketAddr)], http: Optio
 /// Tells systemd, if it started us (`Type=notify`).
 fn notify_systemd(state: &str) {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    let sent = std::os::unix::net::UnixDatagram::unbound()
-        .and_then(|socket| match path.to_string_lossy().strip_prefix('@') {
+    let sent = std::os::unix::net::UnixDatagram::unbound().and_then(|socket| {
+        match path.to_string_lossy().strip_prefix('@') {
             Some(name) => {
                 use std::os::linux::net::SocketAddrExt as _;
                 let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
                 socket.send_to_addr(state.as_bytes(), &address)
             }
             None => socket.send_to(state.as_bytes(), &path),
-        });
+        }
+    });
     if let Err(error) = sent {
         warn!(%error, "systemd could not be told: {state}");
     }

@@ -328,7 +328,12 @@ pub struct ReadJob {
 type ReadRecord = (Seq, Option<model::Timestamp>, Box<[u8]>);
 
 /// The thread that reads sessions' lanes, so that neither a shard nor the disk thread waits for old data.
-pub fn run_lane_reader(reader: &store::Reader, jobs: &Receiver<ReadJob>, mailboxes: &[Arc<Mailbox>], state: &DiskState) {
+pub fn run_lane_reader(
+    reader: &store::Reader,
+    jobs: &Receiver<ReadJob>,
+    mailboxes: &[Arc<Mailbox>],
+    state: &DiskState,
+) {
     let clock = Clock::default();
     let mut out = ReadOut::new();
     for job in jobs {
@@ -341,11 +346,18 @@ pub fn run_lane_reader(reader: &store::Reader, jobs: &Receiver<ReadJob>, mailbox
     }
 }
 
-fn read(reader: &store::Reader, job: &ReadJob, clock: &Clock, out: &mut ReadOut, state: &DiskState) -> Option<(Vec<ReadRecord>, Seq)> {
+fn read(
+    reader: &store::Reader,
+    job: &ReadJob,
+    clock: &Clock,
+    out: &mut ReadOut,
+    state: &DiskState,
+) -> Option<(Vec<ReadRecord>, Seq)> {
     let limits = ReadLimits { bytes_max: job.bytes_max as usize, messages_max: 4_096 };
     match reader.read_lane(job.lane, job.from, limits, clock.now().timestamp, out) {
         Ok(()) => {
-            let records = out.records().map(|record| (record.seq, record.expires, record.bytes.into())).collect();
+            let records =
+                out.records().map(|record| (record.seq, record.expires, record.bytes.into())).collect();
             Some((records, out.next()))
         }
         Err(StoreError::Damaged { lane, from, up_to }) => {

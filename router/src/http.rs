@@ -110,7 +110,8 @@ impl Overview {
     pub fn status(&self) -> Status {
         let numbers = total(self.shards.iter().map(|report| &**report));
         let counters: std::collections::BTreeMap<_, _> = numbers.counters.each().collect();
-        let dropped = counters.iter().filter(|(name, _)| name.starts_with("dropped_")).map(|(_, count)| count).sum();
+        let dropped =
+            counters.iter().filter(|(name, _)| name.starts_with("dropped_")).map(|(_, count)| count).sum();
         Status {
             version: env!("CARGO_PKG_VERSION"),
             uptime_ms: self.started.elapsed().as_millis() as u64,
@@ -132,7 +133,8 @@ impl Overview {
 
     fn lanes(&self) -> Vec<LaneReport> {
         let now = crate::clock::Clock::default().now().timestamp;
-        let mut sessions = LaneReport { name: "sessions".into(), backlog: 0, backlog_bytes: 0, oldest_ms: None };
+        let mut sessions =
+            LaneReport { name: "sessions".into(), backlog: 0, backlog_bytes: 0, oldest_ms: None };
         let mut reports = Vec::new();
         for state in self.reader.lanes().unwrap_or_default() {
             let oldest_ms = state.oldest.map(|at| now.0.saturating_sub(at.0));
@@ -142,7 +144,12 @@ impl Overview {
                 sessions.backlog_bytes += state.bytes;
                 sessions.oldest_ms = sessions.oldest_ms.max(oldest_ms);
             } else {
-                reports.push(LaneReport { name: state.name.to_string(), backlog, backlog_bytes: state.bytes, oldest_ms });
+                reports.push(LaneReport {
+                    name: state.name.to_string(),
+                    backlog,
+                    backlog_bytes: state.bytes,
+                    oldest_ms,
+                });
             }
         }
         reports.push(sessions);
@@ -185,7 +192,9 @@ fn uplink_report(name: &str, status: &LinkStatus) -> UplinkReport {
         forwarded: load(&status.forwarded),
         sent: load(&status.sent),
         reconnects: load(&status.connects).saturating_sub(1),
-        dropped: load(&status.dropped_impossible) + load(&status.dropped_expired) + load(&status.dropped_damaged),
+        dropped: load(&status.dropped_impossible)
+            + load(&status.dropped_expired)
+            + load(&status.dropped_damaged),
         last_error,
     }
 }
@@ -199,9 +208,9 @@ pub struct Bound {
 
 /// Takes the address.
 pub async fn bind(address: SocketAddr) -> anyhow::Result<Bound> {
-    let listener = tokio::net::TcpListener::bind(address)
-        .await
-        .map_err(|error| anyhow::anyhow!("http.bind = \"{address}\": {error}; choose another port (0 takes any free one)"))?;
+    let listener = tokio::net::TcpListener::bind(address).await.map_err(|error| {
+        anyhow::anyhow!("http.bind = \"{address}\": {error}; choose another port (0 takes any free one)")
+    })?;
     Ok(Bound { address: listener.local_addr()?, listener })
 }
 

@@ -49,18 +49,32 @@ fn shards(registry: &mut Registry, overview: &Overview) {
         } else if let Some(reason) = name.strip_prefix("closed_") {
             closed.get_or_create(&Reason { reason: reason.to_owned() }).inc_by(count);
         } else {
-            counter(registry, &format!("broker_{name}"), "Counted by the broker, see router/docs/operations.md", count);
+            counter(
+                registry,
+                &format!("broker_{name}"),
+                "Counted by the broker, see router/docs/operations.md",
+                count,
+            );
         }
     }
     let refused = overview.refused.load(Ordering::Relaxed);
-    counter(registry, "connections_refused", "Connections refused because limits.connections_max was reached", refused);
+    counter(
+        registry,
+        "connections_refused",
+        "Connections refused because limits.connections_max was reached",
+        refused,
+    );
 }
 
 fn uplinks(registry: &mut Registry, overview: &Overview) {
     let up = Family::<Name, Gauge>::default();
     registry.register("uplink_up", "1 while the uplink is connected", up.clone());
     let inflight = Family::<Name, Gauge>::default();
-    registry.register("uplink_inflight", "Messages that wait for the upstream's acknowledgement", inflight.clone());
+    registry.register(
+        "uplink_inflight",
+        "Messages that wait for the upstream's acknowledgement",
+        inflight.clone(),
+    );
     let forwarded = Family::<Name, Counter>::default();
     registry.register("uplink_forwarded", "Messages acknowledged by the upstream", forwarded.clone());
     let connects = Family::<Name, Counter>::default();
@@ -97,9 +111,24 @@ fn lanes(registry: &mut Registry, overview: &Overview) {
 
 fn store(registry: &mut Registry, overview: &Overview) {
     let disk = &overview.disk;
-    gauge(registry, "store_poisoned", "1 once a write has failed and nothing is acknowledged any more", u64::from(disk.poisoned.load(Ordering::Relaxed)));
-    counter(registry, "store_expired_messages", "Messages that expired before they were delivered", disk.expired.load(Ordering::Relaxed));
-    counter(registry, "store_damaged_messages", "Messages lost to damage in the store", disk.damaged.load(Ordering::Relaxed));
+    gauge(
+        registry,
+        "store_poisoned",
+        "1 once a write has failed and nothing is acknowledged any more",
+        u64::from(disk.poisoned.load(Ordering::Relaxed)),
+    );
+    counter(
+        registry,
+        "store_expired_messages",
+        "Messages that expired before they were delivered",
+        disk.expired.load(Ordering::Relaxed),
+    );
+    counter(
+        registry,
+        "store_damaged_messages",
+        "Messages lost to damage in the store",
+        disk.damaged.load(Ordering::Relaxed),
+    );
     if let Ok(stats) = overview.reader.stats() {
         gauge(registry, "store_disk_bytes", "Bytes that the store takes on disk", stats.disk_bytes);
         counter(registry, "store_records", "Records made durable", stats.records);

@@ -171,9 +171,12 @@ impl Shard {
         if socket.blocked && self.write(conn, cx).is_err() {
             return self.drop_connection(conn);
         }
-        let Some(socket) = self.sockets.get_mut(slot(conn)).and_then(Option::as_mut) else { return Poll::Ready(()) };
+        let Some(socket) = self.sockets.get_mut(slot(conn)).and_then(Option::as_mut) else {
+            return Poll::Ready(());
+        };
         if socket.closing {
-            let over = socket.expired || !socket.blocked && socket.poll_close(&mut self.read_buffer, cx).is_ready();
+            let over =
+                socket.expired || !socket.blocked && socket.poll_close(&mut self.read_buffer, cx).is_ready();
             return if over { self.drop_connection(conn) } else { Poll::Pending };
         }
         match self.read(conn, cx) {
@@ -199,7 +202,9 @@ impl Shard {
             if !self.broker.may_read(conn) {
                 return Turn::Idle;
             }
-            let Some(socket) = self.sockets.get_mut(slot(conn)).and_then(Option::as_mut) else { return Turn::Over };
+            let Some(socket) = self.sockets.get_mut(slot(conn)).and_then(Option::as_mut) else {
+                return Turn::Over;
+            };
             if std::mem::take(&mut socket.held_back) {
                 let bytes = std::mem::take(&mut socket.unread);
                 if self.decide(conn, &bytes) {
@@ -258,7 +263,9 @@ impl Shard {
         let now = self.clock.now();
         self.broker.flushing(conn);
         loop {
-            let Some(socket) = self.sockets.get_mut(slot(conn)).and_then(Option::as_mut) else { return Ok(()) };
+            let Some(socket) = self.sockets.get_mut(slot(conn)).and_then(Option::as_mut) else {
+                return Ok(());
+            };
             let pending = self.broker.pending(conn);
             if pending.is_empty() {
                 socket.blocked = false;
@@ -373,7 +380,9 @@ impl Shard {
     /// Whether disk or other shards are so far behind that nothing may be read.
     fn is_saturated(&self) -> bool {
         let handoffs = self.unsent.iter().map(VecDeque::len).max().unwrap_or(0);
-        self.broker.is_saturated() || !self.jobs.is_empty() || handoffs > self.limits.handoff_batches_max as usize
+        self.broker.is_saturated()
+            || !self.jobs.is_empty()
+            || handoffs > self.limits.handoff_batches_max as usize
     }
 
     fn resume_paused(&mut self) {

@@ -24,7 +24,10 @@ fn fetch(address: SocketAddr) -> anyhow::Result<Value> {
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.write_all(format!("GET /status HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
-    stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer).context("the answer did not arrive in whole")?;
+    stream
+        .take(ANSWER_BYTES_MAX)
+        .read_to_string(&mut answer)
+        .context("the answer did not arrive in whole")?;
     let Some((head, body)) = answer.split_once("\r\n\r\n") else { bail!("{address} does not speak HTTP") };
     let line = head.lines().next().unwrap_or_default();
     if line.split(' ').nth(1) != Some("200") {
@@ -38,7 +41,12 @@ fn write(status: &Value, out: &mut impl Write) -> std::io::Result<()> {
     let text = |value: &Value, key: &str| value[key].as_str().unwrap_or("-").to_owned();
     let uptime = Duration::from_millis(number("/uptime_ms")).as_secs();
     let ready = if status["ready"].as_bool() == Some(true) { "ready" } else { "NOT READY" };
-    writeln!(out, "millrace {}: {ready}, up {uptime} s, {} shards", text(status, "version"), number("/shards"))?;
+    writeln!(
+        out,
+        "millrace {}: {ready}, up {uptime} s, {} shards",
+        text(status, "version"),
+        number("/shards")
+    )?;
     writeln!(
         out,
         "clients {}   sessions {}   received {}   delivered {}   acknowledged {}   dropped {}",
@@ -66,7 +74,9 @@ fn write(status: &Value, out: &mut impl Write) -> std::io::Result<()> {
         }
     }
     for lane in status["lanes"].as_array().unwrap_or(&none) {
-        let oldest = lane["oldest_ms"].as_u64().map_or("-".to_owned(), |millis| format!("{:.1} s", millis as f64 / 1e3));
+        let oldest = lane["oldest_ms"]
+            .as_u64()
+            .map_or("-".to_owned(), |millis| format!("{:.1} s", millis as f64 / 1e3));
         writeln!(
             out,
             "lane {}: {} messages, {} bytes, oldest {oldest}",
@@ -85,7 +95,13 @@ fn write(status: &Value, out: &mut impl Write) -> std::io::Result<()> {
         store["syncs"]
     )?;
     for route in status["routes"].as_array().unwrap_or(&none) {
-        writeln!(out, "route {}: {}\n    {}", text(route, "name"), text(route, "route"), text(route, "promise"))?;
+        writeln!(
+            out,
+            "route {}: {}\n    {}",
+            text(route, "name"),
+            text(route, "route"),
+            text(route, "promise")
+        )?;
     }
     Ok(())
 }

@@ -57,7 +57,9 @@ pub fn total<'a>(reports: impl IntoIterator<Item = &'a ShardReport>) -> ShardNum
 /// Sends log lines to standard error, as configured. An invalid filter was refused with the configuration.
 pub fn start_logging(log: &Log) {
     let filter = EnvFilter::try_new(&log.filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
     // Only a second call fails, and the first one's choice stands.
     let _ = match log.format {
         LogFormat::Text => builder.with_target(false).try_init(),

@@ -50,7 +50,7 @@ pub(super) fn one_line(snapshot: &Snapshot) -> String {
         second.at_secs,
         second.sent,
         second.acked,
-        second.arrived,
+        second.arrived_first,
         second.missing,
         second.sent_per_sec,
         second.arrived_per_sec
@@ -100,7 +100,11 @@ pub(super) fn picture(snapshot: &Snapshot, width: usize) -> Vec<String> {
         row("WAN", wan.to_owned()),
         row(
             "arrived",
-            format!("{:>12}  {:>7} /s   at {plant}", count(second.arrived), count(second.arrived_per_sec)),
+            format!(
+                "{:>12}  {:>7} /s   at {plant}",
+                count(second.arrived_first),
+                count(second.arrived_per_sec)
+            ),
         ),
         row("on way", format!("{:>12}  {}", count(second.missing), bars(&snapshot.backlogs))),
         String::new(),
@@ -297,7 +301,8 @@ mod tests {
                 arrived_per_sec: 0,
                 sent: 12_345,
                 acked: 12_344,
-                arrived: 12_000,
+                arrived: 12_001,
+                arrived_first: 12_000,
                 missing: 345,
                 connections: 21,
                 latency: Percentiles::default(),

@@ -14,25 +14,25 @@ use crate::value::same_name;
 
 /// Where the texts of a body lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Body {
+pub(crate) enum Body<'t> {
     /// Nobody asked for it.
     NotRead,
     /// It gives no values.
     Unusable,
-    /// In the payload itself.
-    AsItCame,
+    /// In the payload itself, which is this text.
+    AsItCame(&'t str),
     /// In `Scratch::decoded`.
     Decoded,
 }
 
-impl Body {
-    pub(crate) const NOT_READ: Body = Body::NotRead;
-
+impl<'t> Body<'t> {
     /// The text that slots refer to.
-    pub(crate) fn text<'t>(self, message: &Message<'t>, decoded: &'t str) -> &'t str {
+    pub(crate) fn text<'s>(self, decoded: &'s str) -> &'s str
+    where
+        't: 's,
+    {
         match self {
-            // Checked when it was scanned; checking again is cheaper than carrying a borrow through the turn.
-            Body::AsItCame => std::str::from_utf8(message.body).unwrap_or(""),
+            Body::AsItCame(text) => text,
             Body::Decoded => decoded,
             Body::NotRead | Body::Unusable => "",
         }
@@ -48,7 +48,7 @@ enum Format {
 }
 
 /// Scans the body of `message` into the slots.
-pub(crate) fn fill(table: &RouteTable, message: &Message<'_>, scratch: &mut Scratch) -> Body {
+pub(crate) fn fill<'t>(table: &RouteTable, message: &Message<'t>, scratch: &mut Scratch) -> Body<'t> {
     let body = try_fill(table, message, scratch);
     if body == Body::Unusable {
         scratch.filled.forget();
@@ -56,7 +56,7 @@ pub(crate) fn fill(table: &RouteTable, message: &Message<'_>, scratch: &mut Scra
     body
 }
 
-fn try_fill(table: &RouteTable, message: &Message<'_>, scratch: &mut Scratch) -> Body {
+fn try_fill<'t>(table: &RouteTable, message: &Message<'t>, scratch: &mut Scratch) -> Body<'t> {
     let format = format(table.mode, message);
     if matches!(format, Format::Other) {
         scratch.counters.bodies_other_type += 1;
@@ -68,7 +68,7 @@ fn try_fill(table: &RouteTable, message: &Message<'_>, scratch: &mut Scratch) ->
     }
     let (body, text) = match format {
         Format::Json => match std::str::from_utf8(message.body) {
-            Ok(text) => (Body::AsItCame, text),
+            Ok(text) => (Body::AsItCame(text), text),
             // .NET replaces what it cannot decode and goes on.
             Err(_) if table.mode == Mode::EdgeHub => {
                 scratch.decoded.clear();

@@ -2,13 +2,15 @@
 //!
 //! Knows: which part of a condition rules a route out most cheaply. May use: `types`, `slots`, `program`, `value`.
 //! In:  typed conditions while compiling; filled slots while matching. Out: candidates, a superset of the matches.
-//! Invariant: a route whose condition is true is among the candidates; one that is not marked exact is asked again.
+//! Invariant: a route whose condition is true is among the candidates; what is not said of one yet is asked.
 //! Cost per message: what the message has (its fields that somebody asks for), not how many routes there are.
 
 use std::cmp::Ordering;
 
+use model::RouteId;
 use rustc_hash::FxHashMap;
 
+use crate::boxes::Bound;
 use crate::pattern;
 use crate::program::{Machine, number_key};
 use crate::slots::SlotId;
@@ -18,23 +20,43 @@ use crate::value::{Comparing, Value, numbers};
 
 use crate::functions::Function;
 
-/// A route's number; the highest bit says that being a candidate is already the whole condition.
+/// A route's number, and in the two highest bits how much of its condition is already known to hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Candidate(u32);
 
+/// How much of a condition being a candidate says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// Not enough to leave anything out.
+    Nothing,
+    /// The first operand of the AND that the condition is.
+    First,
+    /// The whole condition.
+    All,
+}
+
 impl Candidate {
-    const EXACT: u32 = 1 << 31;
+    const ALL: u32 = 1 << 31;
+    const FIRST: u32 = 1 << 30;
 
-    fn new(route: u32, exact: bool) -> Candidate {
-        Candidate(if exact { route | Self::EXACT } else { route })
+    pub(crate) fn new(route: RouteId, said: Said) -> Candidate {
+        Candidate(match said {
+            Said::Nothing => route.0,
+            Said::First => route.0 | Self::FIRST,
+            Said::All => route.0 | Self::ALL,
+        })
     }
 
-    pub(crate) fn route(self) -> usize {
-        (self.0 & !Self::EXACT) as usize
+    pub(crate) fn route(self) -> RouteId {
+        RouteId(self.0 & !(Self::ALL | Self::FIRST))
     }
 
-    pub(crate) fn is_exact(self) -> bool {
-        self.0 & Self::EXACT != 0
+    pub(crate) fn said(self) -> Said {
+        match self.0 {
+            bits if bits & Self::ALL != 0 => Said::All,
+            bits if bits & Self::FIRST != 0 => Said::First,
+            _ => Said::Nothing,
+        }
     }
 }
 
@@ -152,17 +174,32 @@ impl Way {
     }
 }
 
-/// The best way to find a route with this condition, and whether it says all of it.
-pub(crate) fn best_way(condition: &Node) -> Option<(Way, bool)> {
+/// The best way to find a route with this condition, and how much of the condition it says. The operand of
+/// an AND that the way comes from is moved to the front: the order of an AND means nothing.
+pub(crate) fn best_way(condition: &mut Node) -> Option<(Way, Said)> {
     let mut parts = Vec::new();
     conjuncts(condition, &mut parts);
-    let mut ways: Vec<Way> = parts.iter().filter_map(|part| way(part)).collect();
-    let exact = parts.len() == 1 && ways.len() == 1 && says_all(parts[0]);
-    if let Some(interval) = interval_of(&ways) {
-        ways.push(interval);
+    let whole = parts.len() == 1;
+    let mut ways: Vec<(Way, Option<usize>)> = Vec::new();
+    for (at, part) in parts.iter().enumerate() {
+        ways.extend(way(part).map(|way| (way, says_all(part).then_some(at))));
     }
-    let best = ways.into_iter().min_by_key(Way::cost)?;
-    Some((best, exact))
+    if let Some(interval) = interval_of(&ways) {
+        ways.push((interval, None));
+    }
+    let count = parts.len();
+    let flat = matches!(&*condition, Node::Logic { op: LogicOp::And, operands } if operands.len() == count);
+    let (best, from) = ways.into_iter().min_by_key(|(way, _)| way.cost())?;
+    let said = match (from, condition) {
+        (None, _) => Said::Nothing,
+        (Some(_), _) if whole => Said::All,
+        (Some(at), Node::Logic { operands, .. }) if flat => {
+            operands[..=at].rotate_right(1);
+            Said::First
+        }
+        _ => Said::Nothing,
+    };
+    Some((best, said))
 }
 
 /// What all must be true for the condition to be true.
@@ -202,12 +239,16 @@ fn way(part: &Node) -> Option<Way> {
         }
         Node::Between { value, low, high, how } if !how.contains(&Comparing::Ranked) => {
             match (low.constant()?, high.constant()?) {
-                (Constant::Number(low), Constant::Number(high)) => Some(Way::Interval(key(value)?, *low, *high)),
+                (Constant::Number(low), Constant::Number(high)) => {
+                    Some(Way::Interval(key(value)?, *low, *high))
+                }
                 _ => None,
             }
         }
         Node::Call(Function::StartsWith, arguments) => match arguments[1].constant()? {
-            Constant::Text(prefix) if !prefix.is_empty() => Some(Way::Prefix(key(&arguments[0])?, prefix.clone())),
+            Constant::Text(prefix) if !prefix.is_empty() => {
+                Some(Way::Prefix(key(&arguments[0])?, prefix.clone()))
+            }
             _ => None,
         },
         Node::Like { value, pattern } => {
@@ -228,7 +269,7 @@ fn way(part: &Node) -> Option<Way> {
 fn simple_way(operand: &Node) -> Option<Way> {
     match operand {
         Node::Logic { op: LogicOp::Or, .. } => None,
-        operand => best_way(operand).map(|(way, _)| way),
+        operand => best_way(&mut operand.clone()).map(|(way, _)| way),
     }
 }
 
@@ -280,10 +321,10 @@ fn comparison(op: CompareOp, how: Comparing, left: &Node, right: &Node) -> Optio
 }
 
 /// A lower and an upper bound of the same value make an interval.
-fn interval_of(ways: &[Way]) -> Option<Way> {
-    ways.iter().find_map(|way| {
+fn interval_of(ways: &[(Way, Option<usize>)]) -> Option<Way> {
+    ways.iter().find_map(|(way, _)| {
         let Way::Above { key, bound: low, ranked: false, .. } = way else { return None };
-        ways.iter().find_map(|other| match other {
+        ways.iter().find_map(|(other, _)| match other {
             Way::Below { key: same, bound: high, ranked: false, .. } if same == key => {
                 Some(Way::Interval(*key, *low, *high))
             }
@@ -292,9 +333,48 @@ fn interval_of(ways: &[Way]) -> Option<Way> {
     })
 }
 
+/// The bounds of a condition if it is best found by them: at least two, of different values or directions.
+/// The flag says whether they are the whole condition.
+pub(crate) fn bounds(condition: &Node) -> Option<(Vec<Bound>, bool)> {
+    let mut parts = Vec::new();
+    conjuncts(condition, &mut parts);
+    let (mut bounds, mut exact) = (Vec::new(), true);
+    for part in parts {
+        let before = bounds.len();
+        match part {
+            Node::Compare { op, how, left, right } => match comparison(*op, *how, left, right) {
+                Some(Way::Above { key, bound, excluded, ranked: false }) => {
+                    bounds.push(Bound { key, side: Ordering::Less, bound, excluded });
+                }
+                Some(Way::Below { key, bound, excluded, ranked: false }) => {
+                    bounds.push(Bound { key, side: Ordering::Greater, bound, excluded });
+                }
+                _ => {}
+            },
+            part => {
+                if let Some(Way::Interval(key, low, high)) = way(part) {
+                    bounds.push(Bound { key, side: Ordering::Less, bound: low, excluded: false });
+                    bounds.push(Bound { key, side: Ordering::Greater, bound: high, excluded: false });
+                }
+            }
+        }
+        exact &= bounds.len() > before;
+    }
+    let first = *bounds.first()?;
+    let several = bounds.iter().any(|bound| bound.key != first.key);
+    several.then_some((bounds, exact))
+}
+
+impl Way {
+    /// Whether the route is better found by all its bounds together.
+    pub(crate) fn is_bound(&self) -> bool {
+        matches!(self, Way::Above { .. } | Way::Below { .. } | Way::Interval(..))
+    }
+}
+
 impl Index {
-    pub(crate) fn add(&mut self, way: &Way, route: u32, exact: bool) {
-        let candidate = Candidate::new(route, exact);
+    pub(crate) fn add(&mut self, way: &Way, route: RouteId, said: Said) {
+        let candidate = Candidate::new(route, said);
         match way {
             Way::Equal(key, constant) => self.access(*key).equal(constant, candidate),
             Way::In(key, set) => {
@@ -303,7 +383,7 @@ impl Index {
             }
             Way::Prefix(key, prefix) => self.access(*key).prefixes.add(prefix, candidate),
             Way::Interval(key, low, high) => {
-                let candidate = Candidate::new(route, false);
+                let candidate = Candidate::new(route, Said::Nothing);
                 self.access(*key).intervals.rows.push((*low, *high, candidate));
             }
             Way::Above { key, bound, excluded, ranked } => {
@@ -318,7 +398,7 @@ impl Index {
                 let bounds = if *ranked { &mut access.ranked_below } else { &mut access.below };
                 bounds.push(*bound, *excluded, candidate);
             }
-            Way::Any(ways) => ways.iter().for_each(|way| self.add(way, route, exact)),
+            Way::Any(ways) => ways.iter().for_each(|way| self.add(way, route, said)),
         }
     }
 
@@ -383,6 +463,14 @@ impl Index {
 }
 
 impl Key {
+    #[inline]
+    pub(crate) fn value(self, machine: &Machine<'_>) -> Value {
+        match self {
+            Key::Slot { slot, body } => machine.slot(slot, body),
+            Key::Loose { property, body, to } => machine.loose(property, body, to),
+        }
+    }
+
     pub(crate) fn slots(self) -> impl Iterator<Item = SlotId> {
         let (first, second) = match self {
             Key::Slot { slot, .. } => (slot, None),
@@ -395,7 +483,9 @@ impl Key {
     fn belongs_to(self, slot: SlotId, machine: &Machine<'_>) -> bool {
         match self {
             Key::Slot { .. } => true,
-            Key::Loose { property, .. } => slot == property || machine.filled.read(property) == Value::Missing,
+            Key::Loose { property, .. } => {
+                slot == property || machine.filled.read(property) == Value::Missing
+            }
         }
     }
 }
@@ -432,11 +522,7 @@ impl Access {
     }
 
     fn find(&self, machine: &Machine<'_>, candidates: &mut Vec<Candidate>) {
-        let value = match self.key {
-            Key::Slot { slot, body } => machine.slot(slot, body),
-            Key::Loose { property, body, to } => machine.loose(property, body, to),
-        };
-        match value {
+        match self.key.value(machine) {
             Value::Missing | Value::Undefined => {}
             Value::Null => {
                 self.null.copy(candidates);
@@ -536,7 +622,15 @@ impl Intervals {
     }
 
     /// Visits the rows before `started` that reach `value`; a subtree in which none does is left out.
-    fn descend(&self, node: usize, from: usize, width: usize, started: usize, value: f64, out: &mut Vec<Candidate>) {
+    fn descend(
+        &self,
+        node: usize,
+        from: usize,
+        width: usize,
+        started: usize,
+        value: f64,
+        out: &mut Vec<Candidate>,
+    ) {
         if from >= started || self.highest[node] < value {
             return;
         }

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod body;
+mod boxes;
 mod check;
 #[cfg(test)]
 mod conformance;

@@ -33,9 +33,9 @@ pub(crate) struct Paths {
 struct Node {
     parent: u32,
     slots: Vec<SlotId>,
-    keys: Vec<(Box<str>, u32)>,
+    keys: Vec<(Box<[u8]>, u32)>,
     /// Filled when there are more than [`FEW`] keys.
-    by_key: FxHashMap<Box<str>, u32>,
+    by_key: FxHashMap<Box<[u8]>, u32>,
     /// Ascending.
     indexes: Vec<(u32, u32)>,
 }
@@ -71,7 +71,7 @@ impl Paths {
 
     fn child(&mut self, node: u32, step: &Step) -> u32 {
         let known = match step {
-            Step::Key(key) => self.key(node, key),
+            Step::Key(key) => self.key(node, key.as_bytes()),
             Step::Index(index) => self.index(node, *index),
         };
         if known != NOBODY {
@@ -96,7 +96,7 @@ impl Paths {
 
     /// The child of `node` under `key`.
     #[inline]
-    pub(crate) fn key(&self, node: u32, key: &str) -> u32 {
+    pub(crate) fn key(&self, node: u32, key: &[u8]) -> u32 {
         let node = &self.nodes[node as usize];
         if node.keys.len() > FEW {
             return node.by_key.get(key).copied().unwrap_or(NOBODY);
@@ -130,12 +130,12 @@ impl Paths {
 
 impl Node {
     fn add_key(&mut self, key: &str, child: u32) {
-        self.keys.push((key.into(), child));
+        self.keys.push((key.as_bytes().into(), child));
         match self.keys.len() {
             0..=FEW => {}
             more if more == FEW + 1 => self.by_key = self.keys.iter().cloned().collect(),
             _ => {
-                self.by_key.insert(key.into(), child);
+                self.by_key.insert(key.as_bytes().into(), child);
             }
         }
     }

@@ -104,6 +104,14 @@ impl Program {
         start..self.ops.len() as u32
     }
 
+    /// Where the code of an AND goes on once its first operand is known to be true.
+    pub(crate) fn behind_first(&self, code: &Code) -> u32 {
+        let ops = &self.ops[code.start as usize..code.end as usize];
+        // Only the jumps of the outermost chain lead to the end.
+        let jump = ops.iter().position(|op| matches!(op, Op::JumpIf { target, .. } if *target == code.end));
+        jump.map_or(code.start, |at| code.start + at as u32 + 1)
+    }
+
     fn emit(&mut self, node: &Node) {
         match node {
             Node::Constant(constant) => {
@@ -266,8 +274,22 @@ impl Machine<'_> {
         }
     }
 
+    /// The same, given that the first operand of the AND is true.
+    pub(crate) fn truth_behind_first(&mut self, code: &Code, behind_first: u32) -> Truth {
+        self.stack.values.clear();
+        self.stack.values.push(Value::Bool(true));
+        match self.run_on(&(behind_first..code.end)) {
+            Value::Bool(value) => Some(value),
+            _ => None,
+        }
+    }
+
     pub(crate) fn run(&mut self, code: &Code) -> Value {
         self.stack.values.clear();
+        self.run_on(code)
+    }
+
+    fn run_on(&mut self, code: &Code) -> Value {
         self.stack.computed.clear();
         let program = self.program;
         let (mut at, end) = (code.start as usize, code.end as usize);

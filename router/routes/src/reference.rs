@@ -128,7 +128,8 @@ impl Oracle<'_> {
             }
             ExprKind::Like { value, pattern, negated, .. } => match self.expr(value)? {
                 (T::Text | T::Query, V::Text(text)) => {
-                    let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
+                    let (pattern, text): (Vec<char>, Vec<char>) =
+                        (pattern.chars().collect(), text.chars().collect());
                     (T::Bool, maybe_not(*negated, V::Bool(like(&pattern, &text))))
                 }
                 (T::Text | T::Query, _) => (T::Bool, V::Undefined),
@@ -141,10 +142,13 @@ impl Oracle<'_> {
         let lower = name.to_ascii_lowercase();
         if lower.starts_with("$body.") {
             let value = self.body_value(&name[6..])?;
-            return Ok((T::Query, match property_present(self.message.properties, name) {
-                Some(shadow) if !name.contains(['[', ']']) => shadow,
-                _ => value,
-            }));
+            return Ok((
+                T::Query,
+                match property_present(self.message.properties, name) {
+                    Some(shadow) if !name.contains(['[', ']']) => shadow,
+                    _ => value,
+                },
+            ));
         }
         if self.millrace() {
             let text = |text: &str| V::Text(text.to_owned());
@@ -269,16 +273,21 @@ impl Oracle<'_> {
             if right.0 == T::Null {
                 return Err(Refused);
             }
-            return Ok((T::Bool, match (left.1, right.1) {
-                (V::Bool(left), V::Bool(right)) if op == LogicOp::And => V::Bool(left && right),
-                (V::Bool(left), V::Bool(right)) => V::Bool(left || right),
-                _ => V::Undefined,
-            }));
+            return Ok((
+                T::Bool,
+                match (left.1, right.1) {
+                    (V::Bool(left), V::Bool(right)) if op == LogicOp::And => V::Bool(left && right),
+                    (V::Bool(left), V::Bool(right)) => V::Bool(left || right),
+                    _ => V::Undefined,
+                },
+            ));
         } else if !fits(left.0) || !fits(right.0) {
             return Err(Refused);
         }
         Ok(match (op, left.0, right.0) {
-            (LogicOp::And, T::Null, _) | (LogicOp::And, _, T::Null) | (_, T::Null, T::Null) => (T::Null, V::Null),
+            (LogicOp::And, T::Null, _) | (LogicOp::And, _, T::Null) | (_, T::Null, T::Null) => {
+                (T::Null, V::Null)
+            }
             (LogicOp::Or, T::Null, _) => (T::Bool, bool_only(right.1)),
             (LogicOp::Or, _, T::Null) => (T::Bool, bool_only(left.1)),
             _ => (T::Bool, kleene(op, bool_only(left.1), bool_only(right.1))),
@@ -335,11 +344,14 @@ impl Oracle<'_> {
             _ if !query => None,
             (left, right) if !self.millrace() => Some(rank(left).cmp(&rank(right))),
             _ => {
-                return Ok((T::Bool, match op {
-                    CompareOp::Equal => V::Bool(false),
-                    CompareOp::NotEqual => V::Bool(true),
-                    _ => V::Undefined,
-                }));
+                return Ok((
+                    T::Bool,
+                    match op {
+                        CompareOp::Equal => V::Bool(false),
+                        CompareOp::NotEqual => V::Bool(true),
+                        _ => V::Undefined,
+                    },
+                ));
             }
         };
         Ok((T::Bool, order.map_or(V::Undefined, |order| V::Bool(op.holds(order)))))
@@ -428,7 +440,15 @@ impl Oracle<'_> {
             "ceiling" => of_number(f64::ceil),
             "exp" => of_number(f64::exp),
             "floor" => of_number(f64::floor),
-            "sign" => of_number(|value| if value > 0.0 { 1.0 } else if value < 0.0 { -1.0 } else { 0.0 }),
+            "sign" => of_number(|value| {
+                if value > 0.0 {
+                    1.0
+                } else if value < 0.0 {
+                    -1.0
+                } else {
+                    0.0
+                }
+            }),
             "sqrt" => of_number(f64::sqrt),
             "square" => of_number(|value| value * value),
             "power" => {
@@ -449,30 +469,49 @@ impl Oracle<'_> {
             }
             "length" => {
                 arity(1)?;
-                Ok((T::Number, text(0)?.map_or(V::Undefined, |text| V::Number(text.encode_utf16().count() as f64))))
+                Ok((
+                    T::Number,
+                    text(0)?.map_or(V::Undefined, |text| V::Number(text.encode_utf16().count() as f64)),
+                ))
             }
             "lower" | "upper" => {
                 arity(1)?;
                 let map = if name == "lower" { crate::value::lower } else { crate::value::upper };
                 Ok((T::Text, text(0)?.map_or(V::Undefined, |text| V::Text(text.chars().map(map).collect()))))
             }
-            "substring" => self.substring(values.len(), text(0)?, number(1)?, if values.len() == 3 { Some(number(2)?) } else { None }),
+            "substring" => self.substring(
+                values.len(),
+                text(0)?,
+                number(1)?,
+                if values.len() == 3 { Some(number(2)?) } else { None },
+            ),
             "index_of" | "starts_with" | "ends_with" | "contains" => {
                 arity(2)?;
                 let both = text(0)?.zip(text(1)?);
                 let ty = if name == "index_of" { T::Number } else { T::Bool };
-                Ok((ty, both.map_or(V::Undefined, |(text, part)| match name {
-                    "index_of" => V::Number(text.find(&part).map_or(-1.0, |at| text[..at].encode_utf16().count() as f64)),
-                    "starts_with" => V::Bool(text.starts_with(&part)),
-                    "ends_with" => V::Bool(text.ends_with(&part)),
-                    _ => V::Bool(text.contains(&part)),
-                })))
+                Ok((
+                    ty,
+                    both.map_or(V::Undefined, |(text, part)| match name {
+                        "index_of" => V::Number(
+                            text.find(&part).map_or(-1.0, |at| text[..at].encode_utf16().count() as f64),
+                        ),
+                        "starts_with" => V::Bool(text.starts_with(&part)),
+                        "ends_with" => V::Bool(text.ends_with(&part)),
+                        _ => V::Bool(text.contains(&part)),
+                    }),
+                ))
             }
             _ => Err(Refused),
         }
     }
 
-    fn substring(&self, arity: usize, text: Option<String>, start: Option<f64>, length: Option<Option<f64>>) -> Out {
+    fn substring(
+        &self,
+        arity: usize,
+        text: Option<String>,
+        start: Option<f64>,
+        length: Option<Option<f64>>,
+    ) -> Out {
         if !(2..=3).contains(&arity) {
             return Err(Refused);
         }
@@ -484,7 +523,8 @@ impl Oracle<'_> {
                 None if start >= 0.0 && start <= whole => units.len(),
                 Some(length) => {
                     let length = length?;
-                    (start >= 0.0 && start < whole && length >= 0.0 && length <= whole - start).then_some(())?;
+                    (start >= 0.0 && start < whole && length >= 0.0 && length <= whole - start)
+                        .then_some(())?;
                     start.trunc() as usize + length.trunc() as usize
                 }
                 None => return None,
@@ -502,7 +542,9 @@ impl Oracle<'_> {
             ("defined", _) => bool(!undefined),
             ("bool", T::Bool | T::Query) if undefined => Ok((T::Bool, V::Undefined)),
             ("bool", T::Bool | T::Query) => bool(matches!(value.1, V::Bool(_))),
-            ("number", T::Number | T::Query) => bool(matches!(value.1, V::Number(number) if number.is_finite())),
+            ("number", T::Number | T::Query) => {
+                bool(matches!(value.1, V::Number(number) if number.is_finite()))
+            }
             ("string", T::Text | T::Query) => bool(matches!(value.1, V::Text(_))),
             ("null", T::Null) => bool(true),
             ("null", T::Text) => bool(value.1 == V::Null),
@@ -607,8 +649,12 @@ fn read_body(mode: Mode, message: &Message<'_>) -> Option<Tree> {
     };
     let text = match (mode, system("contentType").as_deref(), system("contentEncoding").as_deref()) {
         (Mode::Millrace, None, _) => std::str::from_utf8(message.body).ok()?.to_owned(),
-        (Mode::Millrace, Some(kind), _) if kind.contains("json") => std::str::from_utf8(message.body).ok()?.to_owned(),
-        (Mode::EdgeHub, Some("application/json"), Some("utf-8")) => String::from_utf8_lossy(message.body).into_owned(),
+        (Mode::Millrace, Some(kind), _) if kind.contains("json") => {
+            std::str::from_utf8(message.body).ok()?.to_owned()
+        }
+        (Mode::EdgeHub, Some("application/json"), Some("utf-8")) => {
+            String::from_utf8_lossy(message.body).into_owned()
+        }
         _ => return None,
     };
     let limits = Limits::DEFAULT;
@@ -691,7 +737,8 @@ fn json_value(rest: &mut &str, depth: usize) -> Option<Tree> {
 }
 
 fn json_number(rest: &mut &str) -> Option<Tree> {
-    let end = rest.find(|c: char| !matches!(c, '0'..='9' | '-' | '+' | '.' | 'e' | 'E')).unwrap_or(rest.len());
+    let end =
+        rest.find(|c: char| !matches!(c, '0'..='9' | '-' | '+' | '.' | 'e' | 'E')).unwrap_or(rest.len());
     let (number, after) = rest.split_at(end);
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let (mantissa, exponent) = match number.split_once(['e', 'E']) {

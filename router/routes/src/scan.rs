@@ -42,58 +42,42 @@ pub(crate) fn scan(
     if scanner.peek() != b'{' {
         return Err(BodyFault::Malformed);
     }
-    let mut node = 0;
+    // `levels` holds what is open around `open`; the innermost one stays out of memory.
+    let (mut open, mut node) = (Level { node: NOBODY, index: None }, 0);
     loop {
         // A value starts here; an opening bracket goes one level down and stays in the loop.
-        let opened = match scanner.peek() {
-            b'{' => Some(None),
-            b'[' => Some(Some(0)),
-            _ => None,
-        };
-        if let Some(index) = opened {
-            if levels.len() >= depth_max as usize {
-                return Err(BodyFault::TooDeep);
+        match scanner.peek() {
+            bracket @ (b'{' | b'[') => {
+                if levels.len() >= depth_max as usize {
+                    return Err(BodyFault::TooDeep);
+                }
+                if let Some(inner) = scanner.open(bracket, node) {
+                    levels.push(open);
+                    open = inner;
+                    node = scanner.member(&open)?;
+                    continue;
+                }
             }
-            scanner.at += 1;
-            scanner.write(node, Value::Undefined);
-            scanner.blank();
-            let close = if index.is_none() { b'}' } else { b']' };
-            if scanner.peek() == close {
-                scanner.at += 1;
-            } else {
-                levels.push(Level { node, index });
-                node = if index.is_none() { scanner.key(node)? } else { scanner.element(node, 0) };
-                continue;
-            }
-        } else {
-            scanner.scalar(node)?;
+            first => scanner.scalar(first, node)?,
         }
         // A value ended here; close what it closes, or go on to the next one.
         loop {
             scanner.blank();
-            let Some(level) = levels.last_mut() else {
+            let byte = scanner.peek();
+            if levels.is_empty() {
                 return if scanner.at == bytes.len() { Ok(()) } else { Err(BodyFault::Malformed) };
-            };
-            match (scanner.peek(), &mut level.index) {
-                (b',', None) => {
-                    scanner.at += 1;
-                    scanner.blank();
-                    node = scanner.key(level.node)?;
-                    break;
-                }
-                (b',', Some(index)) => {
-                    scanner.at += 1;
-                    scanner.blank();
-                    *index += 1;
-                    node = scanner.element(level.node, *index);
-                    break;
-                }
-                (b'}', None) | (b']', Some(_)) => {
-                    scanner.at += 1;
-                    levels.pop();
-                }
-                _ => return Err(BodyFault::Malformed),
             }
+            scanner.at += 1;
+            if byte == b',' {
+                open.index = open.index.map(|index| index + 1);
+                scanner.blank();
+                node = scanner.member(&open)?;
+                break;
+            }
+            if byte != (if open.index.is_none() { b'}' } else { b']' }) {
+                return Err(BodyFault::Malformed);
+            }
+            open = levels.pop().ok_or(BodyFault::Malformed)?;
         }
     }
 }
@@ -116,13 +100,20 @@ struct Quoted {
 
 impl Scanner<'_> {
     /// The byte here; 0, which no rule accepts, behind the end.
-    #[inline]
+    #[inline(always)]
     fn peek(&self) -> u8 {
         self.bytes.get(self.at).copied().unwrap_or(0)
     }
 
-    #[inline]
+    #[inline(always)]
     fn blank(&mut self) {
+        // Most bodies are written without white space.
+        if self.peek() <= b' ' {
+            self.blanks();
+        }
+    }
+
+    fn blanks(&mut self) {
         while matches!(self.peek(), b' ' | b'\n' | b'\r' | b'\t') {
             self.at += 1;
         }
@@ -143,6 +134,29 @@ impl Scanner<'_> {
         node != NOBODY && !self.paths.slots(node).is_empty()
     }
 
+    /// Takes an opening bracket; `None` if it is closed at once.
+    #[inline]
+    fn open(&mut self, bracket: u8, node: u32) -> Option<Level> {
+        self.at += 1;
+        self.write(node, Value::Undefined);
+        self.blank();
+        let (close, index) = if bracket == b'{' { (b'}', None) } else { (b']', Some(0)) };
+        if self.peek() == close {
+            self.at += 1;
+            return None;
+        }
+        Some(Level { node, index })
+    }
+
+    /// The node of the next value in `open`; its key, if it has one, is read.
+    #[inline]
+    fn member(&mut self, open: &Level) -> Result<u32, BodyFault> {
+        match open.index {
+            None => self.key(open.node),
+            Some(index) => Ok(self.element(open.node, index)),
+        }
+    }
+
     /// Reads `"key":` and the white space around the colon; gives the node of its value.
     #[inline]
     fn key(&mut self, parent: u32) -> Result<u32, BodyFault> {
@@ -156,19 +170,23 @@ impl Scanner<'_> {
         if parent == NOBODY {
             return Ok(NOBODY);
         }
-        let node = if key.escaped {
-            let start = self.filled.unescaped.len();
-            unescape(&self.body[key.start..key.end], &mut self.filled.unescaped);
-            let node = self.paths.key(parent, &self.filled.unescaped[start..]);
-            self.filled.unescaped.truncate(start);
-            node
-        } else {
-            self.paths.key(parent, &self.body[key.start..key.end])
+        let node = match key.escaped {
+            false => self.paths.key(parent, &self.bytes[key.start..key.end]),
+            true => self.escaped_key(parent, &key),
         };
         if node != NOBODY {
             self.filled.enter(node);
         }
         Ok(node)
+    }
+
+    #[cold]
+    fn escaped_key(&mut self, parent: u32, key: &Quoted) -> u32 {
+        let start = self.filled.unescaped.len();
+        unescape(&self.body[key.start..key.end], &mut self.filled.unescaped);
+        let node = self.paths.key(parent, &self.filled.unescaped.as_bytes()[start..]);
+        self.filled.unescaped.truncate(start);
+        node
     }
 
     #[inline]
@@ -184,8 +202,8 @@ impl Scanner<'_> {
     }
 
     #[inline]
-    fn scalar(&mut self, node: u32) -> Result<(), BodyFault> {
-        match self.peek() {
+    fn scalar(&mut self, first: u8, node: u32) -> Result<(), BodyFault> {
+        match first {
             b'"' => {
                 let quoted = self.quoted()?;
                 if self.wanted(node) {
@@ -211,71 +229,46 @@ impl Scanner<'_> {
         Ok(())
     }
 
+    #[inline]
     fn number(&mut self, node: u32) -> Result<(), BodyFault> {
         let start = self.at;
-        if self.peek() == b'-' {
-            self.at += 1;
-        }
-        match self.peek() {
-            b'0' => self.at += 1,
-            b'1'..=b'9' => self.digits(),
-            _ => return Err(BodyFault::Malformed),
-        }
-        if self.peek() == b'.' {
-            self.at += 1;
-            self.some_digits()?;
-        }
-        if matches!(self.peek(), b'e' | b'E') {
-            self.at += 1;
-            if matches!(self.peek(), b'+' | b'-') {
-                self.at += 1;
-            }
-            self.some_digits()?;
-        }
+        let end = number_end(self.bytes, start).ok_or(BodyFault::Malformed)?;
+        self.at = end;
         if self.wanted(node) {
-            let number = self.body[start..self.at].parse().unwrap_or(f64::NAN);
+            let number = self.body[start..end].parse().unwrap_or(f64::NAN);
             self.write(node, Value::number(number));
         }
         Ok(())
     }
 
-    fn digits(&mut self) {
-        while self.peek().is_ascii_digit() {
-            self.at += 1;
-        }
-    }
-
-    fn some_digits(&mut self) -> Result<(), BodyFault> {
-        if !self.peek().is_ascii_digit() {
-            return Err(BodyFault::Malformed);
-        }
-        self.digits();
-        Ok(())
-    }
-
     /// Reads a text with its quotes.
-    #[inline]
+    #[inline(always)]
     fn quoted(&mut self) -> Result<Quoted, BodyFault> {
         if self.peek() != b'"' {
             return Err(BodyFault::Malformed);
         }
-        self.at += 1;
-        let start = self.at;
-        let mut escaped = false;
+        let start = self.at + 1;
+        let end = plain_end(self.bytes, start);
+        if self.bytes.get(end) == Some(&b'"') {
+            self.at = end + 1;
+            return Ok(Quoted { start, end, escaped: false });
+        }
+        self.escaped(start, end)
+    }
+
+    /// The rest of a text that has an escape at `at`, or is broken there.
+    #[cold]
+    fn escaped(&mut self, start: usize, mut at: usize) -> Result<Quoted, BodyFault> {
         loop {
-            self.at = plain_end(self.bytes, self.at);
-            match self.peek() {
-                b'"' => {
-                    let end = self.at;
-                    self.at += 1;
-                    return Ok(Quoted { start, end, escaped });
+            match self.bytes.get(at) {
+                Some(b'"') => {
+                    self.at = at + 1;
+                    return Ok(Quoted { start, end: at, escaped: true });
                 }
-                b'\\' => {
-                    escaped = true;
-                    self.at += escape_length(&self.bytes[self.at..]).ok_or(BodyFault::Malformed)?;
-                }
+                Some(b'\\') => at += escape_length(&self.bytes[at..]).ok_or(BodyFault::Malformed)?,
                 _ => return Err(BodyFault::Malformed),
             }
+            at = plain_end(self.bytes, at);
         }
     }
 
@@ -296,20 +289,50 @@ impl Scanner<'_> {
     }
 }
 
-/// Where the run of plain characters from `at` ends: at a quote, a backslash, a control character or the end.
+/// Where the number that starts at `at` ends (RFC 8259 §6); `None` if it is none.
 #[inline]
+fn number_end(bytes: &[u8], mut at: usize) -> Option<usize> {
+    let byte = |at: usize| bytes.get(at).copied().unwrap_or(0);
+    let digits = |mut at: usize| {
+        while byte(at).is_ascii_digit() {
+            at += 1;
+        }
+        at
+    };
+    at += usize::from(byte(at) == b'-');
+    at = match byte(at) {
+        b'0' => at + 1,
+        b'1'..=b'9' => digits(at + 1),
+        _ => return None,
+    };
+    if byte(at) == b'.' {
+        let end = digits(at + 1);
+        (end > at + 1).then_some(())?;
+        at = end;
+    }
+    if byte(at) | 0x20 == b'e' {
+        let from = at + 1 + usize::from(matches!(byte(at + 1), b'+' | b'-'));
+        let end = digits(from);
+        (end > from).then_some(())?;
+        at = end;
+    }
+    Some(at)
+}
+
+/// Where the run of plain characters from `at` ends: at a quote, a backslash, a control character or the end.
+#[inline(always)]
 fn plain_end(bytes: &[u8], mut at: usize) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGHS: u64 = 0x8080_8080_8080_8080;
-    let has_zero = |word: u64| word.wrapping_sub(ONES) & !word & HIGHS;
+    let has_zero = |word: u64| word.wrapping_sub(ONES) & !word;
     // Eight bytes at a time: a byte is interesting if it equals '"' or '\', or is below 0x20. The lowest
     // marked byte is exact; higher marks may be false, and are not used.
-    while let Some(chunk) = bytes.get(at..at + 8) {
-        let word = u64::from_le_bytes(chunk.try_into().expect("the slice has eight bytes"));
+    while let Some(chunk) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let word = u64::from_le_bytes(*chunk);
         let quote = has_zero(word ^ (ONES * b'"' as u64));
         let backslash = has_zero(word ^ (ONES * b'\\' as u64));
-        let control = word.wrapping_sub(ONES * 0x20) & !word & HIGHS;
-        let marks = quote | backslash | control;
+        let control = word.wrapping_sub(ONES * 0x20) & !word;
+        let marks = (quote | backslash | control) & HIGHS;
         if marks != 0 {
             return at + marks.trailing_zeros() as usize / 8;
         }

@@ -4,13 +4,13 @@
 //! In and out: nothing that outlives a call but counters and capacity.
 //! Invariant: after warm-up no call allocates; a scratch serves any table, also one that replaced another.
 
-use model::{Match, RouteId};
+use model::{Match, RouteId, SinkId};
 
 use crate::index::Candidate;
 use crate::program::Stack;
 use crate::scan::Level;
 use crate::slots::Filled;
-use crate::table::CompiledRoute;
+use crate::table::Hot;
 
 /// Working space for [`crate::RouteTable::matches`]. One per shard.
 #[derive(Debug, Default)]
@@ -22,6 +22,8 @@ pub struct Scratch {
     pub(crate) groups: Vec<u32>,
     /// Routes of one source that may match.
     pub(crate) candidates: Vec<Candidate>,
+    /// Routes as bits.
+    pub(crate) bits: Vec<u64>,
     /// A folded name or path.
     pub(crate) name: String,
     /// A body that did not come as UTF-8.
@@ -57,38 +59,66 @@ pub struct Counters {
 /// The best match of each sink.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    best: Vec<Option<Match>>,
+    /// Per sink the priority and the number of its best route, the smaller the better; `NOTHING` if none.
+    best: Vec<u64>,
     touched: Vec<u32>,
+    /// One bit per sink, all zero between messages.
+    bits: Vec<u64>,
 }
+
+const NOTHING: u64 = u64::MAX;
+
+/// From this many sinks on, a pass over the bits is faster than sorting.
+const SORTED_MAX: usize = 24;
 
 impl Found {
     pub(crate) fn begin(&mut self, sinks: usize) {
         if self.best.len() < sinks {
-            self.best.resize(sinks, None);
+            self.best.resize(sinks, NOTHING);
+            self.bits.resize(sinks.div_ceil(64), 0);
         }
     }
 
-    pub(crate) fn add(&mut self, id: RouteId, route: &CompiledRoute) {
-        for &sink in &route.sinks {
+    #[inline]
+    pub(crate) fn add(&mut self, id: RouteId, route: &Hot, sinks: &[SinkId]) {
+        let rank = u64::from(route.priority.get()) << 32 | u64::from(id.0);
+        for sink in &sinks[route.sinks.start as usize..route.sinks.end as usize] {
             let best = &mut self.best[sink.0 as usize];
-            let better = match best {
-                None => {
-                    self.touched.push(sink.0);
-                    true
-                }
-                Some(best) => (route.priority, id) < (best.priority, best.route),
-            };
-            if better {
-                *best =
-                    Some(Match { sink, route: id, priority: route.priority, ttl_millis: route.ttl_millis });
+            if *best == NOTHING {
+                self.touched.push(sink.0);
             }
+            *best = rank.min(*best);
         }
     }
 
     /// Moves what was found behind `matches`, ascending, and is empty again.
-    pub(crate) fn take(&mut self, matches: &mut Vec<Match>) {
-        self.touched.sort_unstable();
-        matches.extend(self.touched.iter().filter_map(|sink| self.best[*sink as usize].take()));
+    pub(crate) fn take(&mut self, routes: &[Hot], matches: &mut Vec<Match>) {
+        if self.touched.len() <= SORTED_MAX {
+            self.touched.sort_unstable();
+        } else {
+            self.sort_by_bits();
+        }
+        for &sink in &self.touched {
+            let rank = std::mem::replace(&mut self.best[sink as usize], NOTHING);
+            let id = RouteId(rank as u32);
+            let route = &routes[id.0 as usize];
+            let (priority, ttl_millis) = (route.priority, route.ttl_millis);
+            matches.push(Match { sink: SinkId(sink), route: id, priority, ttl_millis });
+        }
         self.touched.clear();
+    }
+
+    fn sort_by_bits(&mut self) {
+        for &sink in &self.touched {
+            self.bits[sink as usize / 64] |= 1 << (sink % 64);
+        }
+        self.touched.clear();
+        for (word, bits) in self.bits.iter_mut().enumerate() {
+            let mut rest = std::mem::take(bits);
+            while rest != 0 {
+                self.touched.push(word as u32 * 64 + rest.trailing_zeros());
+                rest &= rest - 1;
+            }
+        }
     }
 }

@@ -12,7 +12,54 @@ pub(crate) struct Route {
     pub(crate) source: Source,
     /// What must hold; no WHERE is the literal `true`.
     pub(crate) condition: Expr,
+    /// What is sent; `None` is the message as it came (`SELECT *` says the same).
+    pub(crate) select: Option<Select>,
+    pub(crate) gates: Vec<GateText>,
     pub(crate) sinks: Vec<SinkText>,
+}
+
+/// `SELECT * EXCEPT $body.secret, hash($body.id) AS id`.
+#[derive(Clone, Debug)]
+pub(crate) struct Select {
+    /// The whole body without these parts; `None` if only the items are sent.
+    pub(crate) everything_except: Option<Vec<(Vec<ExceptStep>, Span)>>,
+    pub(crate) items: Vec<SelectItem>,
+}
+
+/// One step of an EXCEPT path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ExceptStep {
+    Key(String),
+    /// `.*`
+    AnyKey,
+    Index(u32),
+    /// `[*]`
+    AnyIndex,
+}
+
+/// `value AS name`.
+#[derive(Clone, Debug)]
+pub(crate) struct SelectItem {
+    pub(crate) value: Expr,
+    pub(crate) name: String,
+}
+
+/// A clause that depends on earlier messages.
+#[derive(Clone, Debug)]
+pub(crate) struct GateText {
+    pub(crate) kind: GateKind,
+    /// `BY expr`: each value of it by itself.
+    pub(crate) by: Option<Expr>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum GateKind {
+    /// `SAMPLE 1 IN n`
+    Sample { one_in: u64 },
+    /// `THROTTLE n PER duration`
+    Throttle { messages: u64, micros: u64 },
+    /// `CHANGED(value, by at least)`
+    Changed { value: Expr, delta: f64 },
 }
 
 /// Where messages come from.

@@ -4,14 +4,17 @@
 //! In:  route texts; then messages. Out: all errors at once, or a table; then matches.
 //! Invariant: a table never changes. What matching needs to write is in the caller's [`Scratch`].
 
+use std::ops::Range;
+
 use model::{Limits, Match, Message, Priority, RouteId, SinkId};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::Mode;
 use crate::body::{self, Body};
+use crate::boxes::{Bound, Boxes, SIDES_MAX};
 use crate::check::check;
 use crate::diagnostic::{Fault, RouteError};
-use crate::index::{Index, best_way};
+use crate::index::{Candidate, Index, Said, Way, best_way, bounds};
 use crate::parser;
 use crate::program::{Code, Machine, Program};
 use crate::scratch::{Counters, Scratch};
@@ -52,7 +55,18 @@ pub struct CompiledRoute {
     pub(crate) priority: Priority,
     pub(crate) ttl_millis: Option<u64>,
     pub(crate) sinks: Vec<SinkId>,
+}
+
+/// What matching needs of a route, apart from the rest: many routes of these fit into a cache.
+#[derive(Clone, Debug)]
+pub(crate) struct Hot {
     pub(crate) when: When,
+    /// Where its code goes on if the index has said the first part.
+    behind_first: u32,
+    pub(crate) priority: Priority,
+    pub(crate) ttl_millis: Option<u64>,
+    /// Its part of the table's list of sinks.
+    pub(crate) sinks: Range<u32>,
 }
 
 /// When a route whose source fits matches.
@@ -98,6 +112,8 @@ pub struct RouteTable {
     pub(crate) limits: Limits,
     sinks: Vec<Sink>,
     pub(crate) routes: Vec<CompiledRoute>,
+    hot: Vec<Hot>,
+    route_sinks: Vec<SinkId>,
     pub(crate) topics: Topics,
     groups: Vec<Group>,
     pub(crate) slots: Slots,
@@ -113,6 +129,9 @@ struct Group {
     index: Index,
     /// Routes that no index finds; each is asked.
     asked: Vec<RouteId>,
+    /// What is to be indexed if there is enough of it; empty in a finished table.
+    ways: Vec<Found>,
+    boxes: Option<Boxes>,
     reads_body: bool,
     reads_slots: bool,
 }
@@ -184,19 +203,19 @@ impl RouteTable {
         let groups = std::mem::take(&mut scratch.groups);
         let reads_body = groups.iter().any(|group| self.groups[*group as usize].reads_body);
         let reads_slots = groups.iter().any(|group| self.groups[*group as usize].reads_slots);
-        let body = if reads_slots { self.fill(message, reads_body, scratch) } else { Body::NOT_READ };
+        let body = if reads_slots { self.fill(message, reads_body, scratch) } else { Body::NotRead };
         scratch.found.begin(self.sinks.len());
         for group in &groups {
             self.match_group(&self.groups[*group as usize], message, body, scratch);
         }
         scratch.groups = groups;
-        scratch.found.take(matches);
+        scratch.found.take(&self.hot, matches);
     }
 
     /// Fills all slots; the body first, because properties can shadow it.
-    fn fill(&self, message: &Message<'_>, reads_body: bool, scratch: &mut Scratch) -> Body {
+    fn fill<'t>(&self, message: &Message<'t>, reads_body: bool, scratch: &mut Scratch) -> Body<'t> {
         scratch.filled.begin(&self.slots);
-        let body = if reads_body { body::fill(self, message, scratch) } else { Body::NOT_READ };
+        let body = if reads_body { body::fill(self, message, scratch) } else { Body::NotRead };
         self.slots.fill(message, &mut scratch.filled, &mut scratch.name);
         body
     }
@@ -208,12 +227,12 @@ impl RouteTable {
         let mut machine = Machine {
             program: &self.program,
             message,
-            body: body.text(message, &scratch.decoded),
+            body: body.text(&scratch.decoded),
             missing: body.missing(self.mode),
             filled: &scratch.filled,
             stack: &mut scratch.stack,
         };
-        machine.asked(&self.routes[route.0 as usize].when)
+        machine.asked(&self.hot(route).when)
     }
 
     /// A table with one route that has this condition; the condition may be empty.
@@ -235,41 +254,108 @@ impl RouteTable {
             Err(faults) => Err(faults.into_iter().map(|fault| fault.in_route("condition", text)).collect()),
             Ok(condition) => {
                 let source = Source::Path("/*".into());
-                compiler.install(&spec, &source, &condition, Vec::new());
+                compiler.install(&spec, &source, condition, Vec::new());
                 Ok(compiler.table)
             }
         }
     }
 
-    fn match_group(&self, group: &Group, message: &Message<'_>, body: Body, scratch: &mut Scratch) {
+    fn hot(&self, route: RouteId) -> &Hot {
+        &self.hot[route.0 as usize]
+    }
+
+    fn match_group(&self, group: &Group, message: &Message<'_>, body: Body<'_>, scratch: &mut Scratch) {
         for &id in &group.always {
-            scratch.found.add(id, &self.routes[id.0 as usize]);
+            scratch.found.add(id, self.hot(id), &self.route_sinks);
         }
-        if group.index.is_empty() && group.asked.is_empty() {
+        if group.index.is_empty() && group.asked.is_empty() && group.boxes.is_none() {
             return;
         }
         let mut machine = Machine {
             program: &self.program,
             message,
-            body: body.text(message, &scratch.decoded),
+            body: body.text(&scratch.decoded),
             missing: body.missing(self.mode),
             filled: &scratch.filled,
             stack: &mut scratch.stack,
         };
         scratch.candidates.clear();
         group.index.find(&machine, &mut scratch.candidates);
+        if let Some(boxes) = &group.boxes {
+            boxes.find(&machine, &mut scratch.bits, &mut scratch.candidates);
+        }
         for candidate in &scratch.candidates {
-            let route = &self.routes[candidate.route()];
-            if candidate.is_exact() || machine.asked(&route.when) == Some(true) {
-                scratch.found.add(RouteId(candidate.route() as u32), route);
+            let id = candidate.route();
+            let hot = self.hot(id);
+            let holds = match (candidate.said(), &hot.when) {
+                (Said::All, _) => true,
+                (Said::First, When::Holds(code)) => {
+                    machine.truth_behind_first(code, hot.behind_first) == Some(true)
+                }
+                (_, when) => machine.asked(when) == Some(true),
+            };
+            if holds {
+                scratch.found.add(id, hot, &self.route_sinks);
             }
         }
         for &id in &group.asked {
-            let route = &self.routes[id.0 as usize];
-            if machine.asked(&route.when) == Some(true) {
-                scratch.found.add(id, route);
+            if machine.asked(&self.hot(id).when) == Some(true) {
+                scratch.found.add(id, self.hot(id), &self.route_sinks);
             }
         }
+    }
+}
+
+/// How a route of a group can be found, until its index is built.
+#[derive(Debug)]
+struct Found {
+    id: RouteId,
+    way: Way,
+    said: Said,
+    /// Its bounds, if it has several and nothing better.
+    bounds: Option<(Vec<Bound>, bool)>,
+}
+
+/// From this many routes with several bounds on, they are worth rows of bits.
+const BOXED_MIN: usize = if cfg!(test) { 2 } else { 16 };
+
+/// From this many routes of one source on an index is faster than asking each, and worth its memory.
+const INDEXED_MIN: usize = if cfg!(test) { 1 } else { 5 };
+
+impl Group {
+    fn finish(&mut self) {
+        let mut ways = std::mem::take(&mut self.ways);
+        if ways.len() < INDEXED_MIN {
+            self.asked.extend(ways.iter().map(|found| found.id));
+            return;
+        }
+        self.finish_boxes(&mut ways);
+        for Found { id, way, said, .. } in &ways {
+            self.index.add(way, *id, *said);
+        }
+        self.index.finish();
+    }
+
+    /// Takes the routes with several bounds out of `ways`, if there are enough of them and few enough sides.
+    fn finish_boxes(&mut self, ways: &mut Vec<Found>) {
+        let bounds = || ways.iter().filter_map(|found| found.bounds.as_ref());
+        let sides: FxHashSet<_> =
+            bounds().flat_map(|(bounds, _)| bounds.iter().map(|bound| (bound.key, bound.side))).collect();
+        if bounds().count() < BOXED_MIN || sides.len() > SIDES_MAX {
+            return;
+        }
+        let (boxed, rest): (Vec<Found>, Vec<Found>) =
+            ways.drain(..).partition(|found| found.bounds.is_some());
+        *ways = rest;
+        let boxed: Vec<(Candidate, Vec<Bound>)> = boxed
+            .into_iter()
+            .filter_map(|found| {
+                let (bounds, exact) = found.bounds?;
+                let said = if exact { Said::All } else { Said::Nothing };
+                Some((Candidate::new(found.id, said), bounds))
+            })
+            .collect();
+        self.boxes = Some(Boxes::new(&boxed));
     }
 }
 
@@ -285,6 +371,8 @@ impl Compiler {
             limits: options.limits.clone(),
             sinks: Vec::new(),
             routes: Vec::new(),
+            hot: Vec::new(),
+            route_sinks: Vec::new(),
             topics: Topics::default(),
             groups: Vec::new(),
             slots: Slots::default(),
@@ -305,35 +393,47 @@ impl Compiler {
                 return Err(condition.err().into_iter().chain(sinks.err()).flatten().collect());
             }
         };
-        self.install(spec, &parsed.source, &condition, sinks);
+        self.install(spec, &parsed.source, condition, sinks);
         Ok(())
     }
 
-    fn install(&mut self, spec: &RouteSpec, source: &Source, condition: &Node, sinks: Vec<SinkId>) {
+    fn install(&mut self, spec: &RouteSpec, source: &Source, mut condition: Node, sinks: Vec<SinkId>) {
         let table = &mut self.table;
         let id = RouteId(table.routes.len() as u32);
-        let when = match condition {
+        let way = best_way(&mut condition);
+        let when = match &condition {
             Node::Constant(Constant::Bool(truth)) => When::Constant(Some(*truth)),
             Node::Constant(_) => When::Constant(None),
             condition => When::Holds(table.program.emit_route(condition)),
         };
+        let behind_first = match &when {
+            When::Constant(_) => 0,
+            When::Holds(code) => table.program.behind_first(code),
+        };
         let always = matches!(when, When::Constant(Some(true)));
         let never = matches!(when, When::Constant(None | Some(false)));
+        let first = table.route_sinks.len() as u32;
+        table.route_sinks.extend(&sinks);
+        let sinks_range = first..table.route_sinks.len() as u32;
+        let (priority, ttl_millis) = (spec.priority, spec.ttl_millis);
+        table.hot.push(Hot { when, behind_first, priority, ttl_millis, sinks: sinks_range });
         table.routes.push(CompiledRoute {
             name: spec.name.clone(),
             text: spec.text.clone(),
             priority: spec.priority,
             ttl_millis: spec.ttl_millis,
             sinks,
-            when,
         });
         let group = table.topics.add(source) as usize;
         table.groups.resize_with(table.topics.groups() as usize, Group::default);
         if !never {
             let group = &mut table.groups[group];
-            match best_way(condition) {
+            match way {
                 _ if always => group.always.push(id),
-                Some((way, exact)) => group.index.add(&way, id.0, exact),
+                Some((way, said)) => {
+                    let bounds = if way.is_bound() { bounds(&condition) } else { None };
+                    group.ways.push(Found { id, way, said, bounds });
+                }
                 None => group.asked.push(id),
             }
             let slots = condition.slots();
@@ -347,7 +447,7 @@ impl Compiler {
     }
 
     fn finish(mut self) -> RouteTable {
-        self.table.groups.iter_mut().for_each(|group| group.index.finish());
+        self.table.groups.iter_mut().for_each(Group::finish);
         self.table
     }
 
@@ -427,10 +527,10 @@ impl Machine<'_> {
     }
 }
 
-impl Body {
+impl Body<'_> {
     fn missing(self, mode: Mode) -> Value {
         match (mode, self) {
-            (Mode::EdgeHub, Body::AsItCame | Body::Decoded) => Value::Null,
+            (Mode::EdgeHub, Body::AsItCame(_) | Body::Decoded) => Value::Null,
             _ => Value::Undefined,
         }
     }

@@ -17,9 +17,14 @@ pub(crate) struct Topics {
     groups: u32,
 }
 
+/// Nodes with at most this many children are searched one by one, which also takes less memory.
+const FEW: usize = 4;
+
 #[derive(Debug, Default)]
 struct Node {
-    children: FxHashMap<Box<str>, u32>,
+    children: Vec<(Box<str>, u32)>,
+    /// Filled when there are more than [`FEW`] children.
+    by_name: Option<Box<FxHashMap<Box<str>, u32>>>,
     /// The child of `+`.
     any: Option<u32>,
     /// The group of the filter that ends here.
@@ -105,7 +110,7 @@ impl Topics {
             Some((level, rest)) => (level, Some(rest)),
             None => (rest, None),
         };
-        if let Some(&child) = node.children.get(level) {
+        if let Some(child) = node.child(level) {
             self.find_filters(child, rest, false, groups);
         }
         if let (Some(child), false) = (node.any, reserved) {
@@ -117,8 +122,8 @@ impl Topics {
         let mut node = &self.paths[0];
         groups.extend(node.group);
         for segment in segments(path.strip_suffix('/').unwrap_or(path)) {
-            match node.children.get(segment) {
-                Some(&child) => node = &self.paths[child as usize],
+            match node.child(segment) {
+                Some(child) => node = &self.paths[child as usize],
                 None => return,
             }
             groups.extend(node.group);
@@ -143,12 +148,39 @@ fn push(nodes: &mut Vec<Node>) -> u32 {
 }
 
 fn child(nodes: &mut Vec<Node>, at: usize, level: &str) -> usize {
-    if let Some(&child) = nodes[at].children.get(level) {
+    if let Some(child) = nodes[at].child(level) {
         return child as usize;
     }
     let child = push(nodes);
-    nodes[at].children.insert(level.into(), child);
+    nodes[at].add(level, child);
     child as usize
+}
+
+impl Node {
+    fn child(&self, level: &str) -> Option<u32> {
+        match &self.by_name {
+            Some(by_name) => by_name.get(level).copied(),
+            None => self.children.iter().find(|(name, _)| **name == *level).map(|(_, child)| *child),
+        }
+    }
+
+    fn add(&mut self, level: &str, child: u32) {
+        match &mut self.by_name {
+            Some(by_name) => {
+                by_name.insert(level.into(), child);
+            }
+            None if self.children.len() == FEW => {
+                let mut by_name: FxHashMap<_, _> = self.children.drain(..).collect();
+                by_name.insert(level.into(), child);
+                self.by_name = Some(Box::new(by_name));
+            }
+            None => {
+                // One at a time: most nodes never get a second child.
+                self.children.reserve_exact(1);
+                self.children.push((level.into(), child));
+            }
+        }
+    }
 }
 
 fn next(groups: &mut u32) -> u32 {

@@ -72,7 +72,7 @@ fn a_usage_error_ends_with_2() {
 fn check_prints_a_plan() {
     let files = Files::new();
     let text = "[uplink.cloud]\nurl = 'mqtt://plant.example:2883'\npace_messages_per_sec = 50\n[routes]\n\
-                alarms = { route = 'FROM /messages/* INTO $upstream', priority = 0, ttl_secs = 60, \
+                alarms = { route = 'FROM /messages/* INTO $upstream', priority = 0, ttl = 60, \
                 durability = 'memory' }\n";
     let config = files.add("c.toml", text);
     let (exit, out, err) = run(&["check", "--config", &config, "--profile", "quickstart"]);

@@ -193,7 +193,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// The segments of a dotted TOML key, quoted ones included (`routes."a.b".ttl_secs`); `None` if it is none.
+/// The segments of a dotted TOML key, quoted ones included (`routes."a.b".ttl`); `None` if it is none.
 pub(super) fn split_key(text: &str) -> Option<Vec<String>> {
     let document = format!("{text} = 0");
     let table = DeTable::parse(&document).ok()?;

@@ -258,11 +258,11 @@ pub(super) static ROUTE_PRIORITY: Key = key(
     "Which messages go upstream first when more wait than the link takes: 0 is the most urgent.",
 );
 pub(super) static ROUTE_TTL_SECS: Key = integer(
-    "routes.*.ttl_secs",
+    "routes.*.ttl",
     0,
     4_294_967_295,
     0,
-    "How long a message may wait for its sink before it is dropped and counted. 0 means for ever.",
+    "Seconds that a message may wait for its sink before it is dropped and counted. 0 means for ever.",
 );
 pub(super) static ROUTE_DURABILITY: Key = key(
     "routes.*.durability",

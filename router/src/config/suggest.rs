@@ -72,10 +72,12 @@ fn slips(key: &[&str], written: &[String]) -> Option<usize> {
     })
 }
 
-/// The only key of the same section that begins like this one, as in `ttl` for `ttl_secs`.
+/// The only key of the same section with or without a unit, as in `keep_alive` for `keep_alive_secs`, `ttl_secs` for `ttl`.
 fn without_unit(path: &[String]) -> Option<String> {
     let (last, section) = path.split_last()?;
-    let mut longer = keys_of(section).into_iter().filter(|key| key.starts_with(last.as_str()));
+    let mut longer = keys_of(section)
+        .into_iter()
+        .filter(|key| key.starts_with(last.as_str()) || last.starts_with(&format!("{key}_")));
     match (longer.next(), longer.next()) {
         (Some(only), None) => {
             let section = section.iter().map(String::as_str);

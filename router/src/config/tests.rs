@@ -158,7 +158,7 @@ fn flags_take_bare_text_quoted_text_and_tables() {
         "uplink.up.topic_prefix=\"plant = 7/\"",
         "routes.a=FROM /messages/* WHERE x = 1 INTO $upstream",
         "routes.\"b.c\"={ route = \"FROM /messages/* INTO $upstream\", priority = 3 }",
-        "routes.\"b.c\".ttl_secs=60",
+        "routes.\"b.c\".ttl=60",
         "log.format=json",
         " shards =2",
     ];
@@ -234,7 +234,7 @@ fn a_line_that_is_not_toml_does_not_hide_the_others_and_invents_none() {
 #[test]
 fn a_file_cut_or_damaged_anywhere_is_judged_without_a_panic() {
     let text = "shards = 2 # two\n[listener.tcp]\nbind = \"[::1]:0\"\n[uplink.'ü p']\nurl = 'mqtt://h'\n\
-                [routes]\na = { route = \"FROM /messages/* INTO $upstream\", ttl_secs = 1_0 }\n";
+                [routes]\na = { route = \"FROM /messages/* INTO $upstream\", ttl = 1_0 }\n";
     for at in (0..text.len()).filter(|at| text.is_char_boundary(*at)) {
         for damage in ["", "\"", "=", "[", "}", "\n", "\u{0}", "€"] {
             for rest in ["", &text[at..]] {
@@ -385,7 +385,7 @@ fn a_key_that_does_not_exist_is_refused_with_the_nearest_one() {
         ("anonymous", "did you mean auth.anonymous?"),
         ("uplink.a.keep_alive", "did you mean uplink.a.keep_alive_secs?"),
         ("uplink.a.clientid", "did you mean uplink.a.client_id?"),
-        ("routes.a.ttl", "did you mean routes.a.ttl_secs?"),
+        ("routes.a.ttl_secs", "did you mean routes.a.ttl?"),
         ("limits.conections_max", "did you mean limits.connections_max?"),
         ("entirely.unlike", ""),
     ] {
@@ -507,7 +507,7 @@ fn routes_are_judged_by_every_key() {
     let with = |more: &str| format!("uplink.a.url = 'mqtt://h'\nroutes.r = {{ {route}, {more} }}");
     refused(&with("priority = 10"), "routes.r.priority", "from 0 to 9", "");
     refused(&with("priority = -1"), "routes.r.priority", "from 0 to 9", "");
-    refused(&with("ttl_secs = -1"), "routes.r.ttl_secs", "from 0 to 4294967295", "");
+    refused(&with("ttl = -1"), "routes.r.ttl", "from 0 to 4294967295", "");
     refused(
         &with("durability = 'disc'"),
         "routes.r.durability",
@@ -517,7 +517,7 @@ fn routes_are_judged_by_every_key() {
     refused("routes.r = { priority = 1 }", "routes.r.route", "the text of a route", "");
     refused("routes.r = 5", "routes.r", "the text of a route", "quotes");
     refused("routes.r = ''", "routes.r", "the text of a route", "");
-    let config = good(&with("priority = 0, ttl_secs = 7, durability = 'memory'"), &[], &[]);
+    let config = good(&with("priority = 0, ttl = 7, durability = 'memory'"), &[], &[]);
     let route = &config.routes[0];
     assert_eq!((route.spec.priority.get(), route.spec.ttl_millis), (0, Some(7_000)));
     assert_eq!(route.durability, Durability::Memory);

@@ -75,7 +75,13 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// Accepts for ever, handing sockets to the shards in turn.
-pub async fn serve(bound: Bound, mailboxes: Vec<Arc<Mailbox>>, open: Arc<AtomicU32>, connections_max: u32, refused: Arc<AtomicU64>) {
+pub async fn serve(
+    bound: Bound,
+    mailboxes: Vec<Arc<Mailbox>>,
+    open: Arc<AtomicU32>,
+    connections_max: u32,
+    refused: Arc<AtomicU64>,
+) {
     let mut turn = 0;
     loop {
         let (stream, peer) = match bound.listener.accept().await {

@@ -36,7 +36,17 @@ impl Socket {
     /// A socket whose first bytes may already have been read.
     pub fn new(conn: ConnId, stream: TcpStream, unread: Vec<u8>) -> Socket {
         let held_back = !unread.is_empty();
-        Socket { conn, stream, unread, held_back, waker: None, blocked: false, closing: false, expired: false, shut: false }
+        Socket {
+            conn,
+            stream,
+            unread,
+            held_back,
+            waker: None,
+            blocked: false,
+            closing: false,
+            expired: false,
+            shut: false,
+        }
     }
 
     /// Reads once; the number of bytes, 0 at the end of the stream.

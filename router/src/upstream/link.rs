@@ -104,7 +104,9 @@ impl Uplink {
         for (lane, priority) in &setup.lanes {
             match reader.lane_state(*lane) {
                 Ok(state) => lanes.add(*lane, *priority, state.head, state.tail),
-                Err(error) => error!(%error, %lane, "a lane cannot be read; its messages stay where they are"),
+                Err(error) => {
+                    error!(%error, %lane, "a lane cannot be read; its messages stay where they are")
+                }
             }
         }
         Uplink {
@@ -138,14 +140,16 @@ impl Uplink {
 
     async fn try_carry(&mut self) -> Result<std::convert::Infallible, Ended> {
         let stream = self.connect().await?;
-        let mut link = Link::open(link_setup(&self.setup.config, &self.limits), self.clock.now(), &mut self.out)?;
+        let mut link =
+            Link::open(link_setup(&self.setup.config, &self.limits), self.clock.now(), &mut self.out)?;
         let mut buffer = vec![0; 64 << 10];
         let mut unread = Vec::new();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             self.fill(&mut link)?;
-            let pace_is_short = self.allowance.is_some() && link.room() > 0 && self.lanes.most_urgent().is_some();
+            let pace_is_short =
+                self.allowance.is_some() && link.room() > 0 && self.lanes.most_urgent().is_some();
             tokio::select! {
                 biased;
                 () = stopped(&mut self.stop) => {
@@ -216,7 +220,15 @@ impl Uplink {
         let read = self.reader.read_lane(lane, from, limits, now.timestamp, &mut records);
         let mut sent = 0;
         for record in records.records() {
-            let outcome = link.send(&mut self.lanes, index, record.seq, record.bytes, record.expires, now, &mut self.out);
+            let outcome = link.send(
+                &mut self.lanes,
+                index,
+                record.seq,
+                record.bytes,
+                record.expires,
+                now,
+                &mut self.out,
+            );
             match outcome {
                 Sent::InFlight => sent += 1,
                 Sent::Impossible(why) => self.pass_over(index, record.seq, why),
@@ -260,7 +272,13 @@ impl Uplink {
         self.delivered.extend(delivered);
     }
 
-    fn read(&mut self, stream: &TcpStream, link: &mut Link, buffer: &mut [u8], unread: &mut Vec<u8>) -> Result<(), Ended> {
+    fn read(
+        &mut self,
+        stream: &TcpStream,
+        link: &mut Link,
+        buffer: &mut [u8],
+        unread: &mut Vec<u8>,
+    ) -> Result<(), Ended> {
         let len = match stream.try_read(buffer) {
             Ok(0) => return Err(Ended::Closed),
             Ok(len) => len,

@@ -33,13 +33,20 @@ pub struct UplinkSetup {
 }
 
 /// Runs all uplinks on this thread until `stop` says so.
-pub fn run(uplinks: Vec<UplinkSetup>, reader: &store::Reader, limits: &Limits, stop: watch::Receiver<bool>) -> std::io::Result<()> {
+pub fn run(
+    uplinks: Vec<UplinkSetup>,
+    reader: &store::Reader,
+    limits: &Limits,
+    stop: watch::Receiver<bool>,
+) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async move {
         let links: Vec<_> = uplinks
             .into_iter()
-            .map(|setup| tokio::task::spawn_local(link::run(setup, reader.clone(), limits.clone(), stop.clone())))
+            .map(|setup| {
+                tokio::task::spawn_local(link::run(setup, reader.clone(), limits.clone(), stop.clone()))
+            })
             .collect();
         for link in links {
             if let Err(error) = link.await {

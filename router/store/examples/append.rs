@@ -96,7 +96,10 @@ fn median(values: &mut [f64]) -> f64 {
 
 fn append(root: &Path, rounds: usize) {
     println!("\nappend + sync, {rounds} rounds; k msg/s (median ms per group)");
-    println!("{:>6} {:>18} {:>18} {:>18} {:>8} {:>18}", "group", "plain file", "one lane", "eight lanes", "share", "not synced");
+    println!(
+        "{:>6} {:>18} {:>18} {:>18} {:>8} {:>18}",
+        "group", "plain file", "one lane", "eight lanes", "share", "not synced"
+    );
     for group in [1, 32, 256, 1024] {
         let mut results = [const { Vec::new() }; 4];
         let mut latencies = [const { Vec::new() }; 4];
@@ -180,7 +183,9 @@ impl<'o, I: Iterator<Item = store::Record<'o>>> LastSeq for I {
 }
 
 fn drain(root: &Path) {
-    println!("\ndrain, k msg/s: reading in order, every record checked, cursor advanced, space reclaimed every 100 ms");
+    println!(
+        "\ndrain, k msg/s: reading in order, every record checked, cursor advanced, space reclaimed every 100 ms"
+    );
     for (what, messages, group, lanes) in [
         ("150 k messages, still in memory", 150_000, 1_024, 1),
         ("2 M messages, from sorted files", 2_000_000, 1_024, 1),
@@ -200,7 +205,10 @@ fn drain(root: &Path) {
         let mut out = ReadOut::new();
         let limits = ReadLimits { messages_max: 1, bytes_max: 1 };
         log.read_lane(lanes[0], next, limits, NOW, &mut out).expect("it is readable");
-        println!("{what:>40}: {rate:.0} ({drained} read; next message after the drain in {:.2} ms)", first.elapsed().as_secs_f64() * 1e3);
+        println!(
+            "{what:>40}: {rate:.0} ({drained} read; next message after the drain in {:.2} ms)",
+            first.elapsed().as_secs_f64() * 1e3
+        );
         drop(log);
         std::fs::remove_dir_all(&path).expect("our own directory");
     }
@@ -208,7 +216,9 @@ fn drain(root: &Path) {
 
 /// A healthy uplink: what comes in goes out a moment later. Bytes to the disk per byte of payload.
 fn steady(root: &Path) {
-    println!("\nsteady in and out for 8 s: k msg/s, bytes to the disk per payload byte, space on disk at the end");
+    println!(
+        "\nsteady in and out for 8 s: k msg/s, bytes to the disk per payload byte, space on disk at the end"
+    );
     for (group, sync) in [(1, true), (32, true), (256, true), (1_024, true), (256, false)] {
         let path = root.join("steady");
         let mut log = open(&path, sync);
@@ -239,7 +249,12 @@ fn steady(root: &Path) {
         let rate = sent as f64 / begun.elapsed().as_secs_f64() / 1e3;
         let share = (written_bytes() - written) as f64 / (sent * RECORD_BYTES) as f64;
         let stats = log.reader().stats().expect("numbers");
-        println!("{group:>6} {} {rate:>8.1} {share:>6.2} {:>6} MiB (sorted {} MiB)", if sync { "synced" } else { "not   " }, stats.disk_bytes >> 20, stats.sorted_bytes >> 20);
+        println!(
+            "{group:>6} {} {rate:>8.1} {share:>6.2} {:>6} MiB (sorted {} MiB)",
+            if sync { "synced" } else { "not   " },
+            stats.disk_bytes >> 20,
+            stats.sorted_bytes >> 20
+        );
         drop(log);
         std::fs::remove_dir_all(&path).expect("our own directory");
     }
@@ -256,10 +271,19 @@ fn backlog(root: &Path) {
     let groups = gigabytes * (1 << 30) / (512 * RECORD_BYTES);
     (0..groups).for_each(|_| append_group(&mut log, &lanes, &mut payloads, 512));
     let seconds = begun.elapsed().as_secs_f64();
-    println!("\nbacklog of {gigabytes} GiB in four lanes: {:.0} k msg/s in, resident {} MiB", groups as f64 * 512.0 / seconds / 1e3, resident_mib());
+    println!(
+        "\nbacklog of {gigabytes} GiB in four lanes: {:.0} k msg/s in, resident {} MiB",
+        groups as f64 * 512.0 / seconds / 1e3,
+        resident_mib()
+    );
     let report = |log: &Log, what: &str| {
         let stats = log.reader().stats().expect("numbers");
-        println!("  {what}: {} MiB on disk, sorted {} MiB, resident {} MiB", stats.disk_bytes >> 20, stats.sorted_bytes >> 20, resident_mib());
+        println!(
+            "  {what}: {} MiB on disk, sorted {} MiB, resident {} MiB",
+            stats.disk_bytes >> 20,
+            stats.sorted_bytes >> 20,
+            resident_mib()
+        );
     };
     report(&log, "filled");
     drop(log);

@@ -55,7 +55,8 @@ impl BlockBuilder {
     #[inline]
     pub(crate) fn has_room(&self, record_bytes: usize) -> bool {
         self.count == 0
-            || (usize::from(self.count) < BLOCK_RECORDS_MAX && self.bytes.len() + record_bytes <= BLOCK_BYTES_MAX)
+            || (usize::from(self.count) < BLOCK_RECORDS_MAX
+                && self.bytes.len() + record_bytes <= BLOCK_BYTES_MAX)
     }
 
     /// Adds the record for the next place.
@@ -114,7 +115,8 @@ impl<'b> Block<'b> {
         let (lane, last) = keys::parse_block(key)?;
         let last = last.get();
         let (header, body) = value.split_at_checked(HEADER_BYTES)?;
-        let sound = record::checksum(lane, last, &header[CHECKED_FROM..]).to_le_bytes() == header[..CHECKED_FROM];
+        let sound =
+            record::checksum(lane, last, &header[CHECKED_FROM..]).to_le_bytes() == header[..CHECKED_FROM];
         let count = u64::from(u16::from_le_bytes(header[6..8].try_into().ok()?));
         let u64_at = |at: usize| Some(u64::from_le_bytes(header[at..at + 8].try_into().ok()?));
         let first = u64_at(8)?;

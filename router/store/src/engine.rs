@@ -57,8 +57,9 @@ impl Engine {
 
     /// Opens it for reading; changes nothing on the disk.
     pub(crate) fn open_read_only(options: &Options, path: &Path) -> Result<Engine, OpenError> {
-        let db = DB::open_cf_descriptors_read_only(&database_options(options), path, families(options), false)
-            .map_err(|e| OpenError::from_engine(&options.path, e))?;
+        let db =
+            DB::open_cf_descriptors_read_only(&database_options(options), path, families(options), false)
+                .map_err(|e| OpenError::from_engine(&options.path, e))?;
         let engine = Engine { db };
         engine.check_format(&options.path)?;
         Ok(engine)
@@ -73,8 +74,17 @@ impl Engine {
     ///
     /// `delivered_too` leaves out the work of hiding dropped ranges: for readers, who never look before the head,
     /// and everything dropped is before the head.
-    #[expect(deprecated, reason = "RocksDB calls it needless without range tombstones; we write them, see retention")]
-    pub(crate) fn range(&self, family: &str, from: &[u8], to: &[u8], delivered_too: bool) -> DBRawIterator<'_> {
+    #[expect(
+        deprecated,
+        reason = "RocksDB calls it needless without range tombstones; we write them, see retention"
+    )]
+    pub(crate) fn range(
+        &self,
+        family: &str,
+        from: &[u8],
+        to: &[u8],
+        delivered_too: bool,
+    ) -> DBRawIterator<'_> {
         let mut read = ReadOptions::default();
         read.set_iterate_lower_bound(from);
         read.set_iterate_upper_bound(to);
@@ -89,8 +99,10 @@ impl Engine {
 
     /// The format is in the marker and in the database; a directory put together from two stores differs.
     fn check_format(&self, root: &Path) -> Result<(), OpenError> {
-        let found =
-            self.db.get_cf(self.family(FAMILY_META), KEY_FORMAT).map_err(|e| OpenError::from_engine(root, e))?;
+        let found = self
+            .db
+            .get_cf(self.family(FAMILY_META), KEY_FORMAT)
+            .map_err(|e| OpenError::from_engine(root, e))?;
         match found.as_deref().map(<[u8; 4]>::try_from) {
             Some(Ok(bytes)) => match u32::from_be_bytes(bytes) {
                 found if found > FORMAT_VERSION => {

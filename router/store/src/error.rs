@@ -97,7 +97,9 @@ pub enum StoreError {
         up_to: Seq,
     },
     /// The group would become larger than `commit_bytes_max`. Nothing was added: commit, then append again.
-    #[error("{staged_bytes} bytes wait for a commit, {record_bytes} more are over the limit of {limit_bytes}")]
+    #[error(
+        "{staged_bytes} bytes wait for a commit, {record_bytes} more are over the limit of {limit_bytes}"
+    )]
     CommitFull {
         /// Bytes appended since the last commit.
         staged_bytes: u64,
@@ -218,7 +220,9 @@ impl OpenError {
     pub(crate) fn from_io(path: &std::path::Path, error: std::io::Error) -> OpenError {
         let (path, detail) = (path.to_owned(), error.to_string());
         match error.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => OpenError::NoSpace { path, detail },
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                OpenError::NoSpace { path, detail }
+            }
             _ => OpenError::Io { path, detail },
         }
     }

@@ -14,6 +14,9 @@ use std::ops::ControlFlow;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Space(pub u8);
 
+/// Is shown a key and its value; says whether to go on.
+pub type StateVisitor<'v> = &'v mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
+
 /// What a commit made durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Committed<'l> {
@@ -145,12 +148,7 @@ pub trait CommitLog {
     fn state_get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
 
     /// Visits all committed keys of a space that start with `prefix`, in ascending order, until `visit` breaks.
-    fn state_scan(
-        &self,
-        space: Space,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError>;
+    fn state_scan(&self, space: Space, prefix: &[u8], visit: StateVisitor<'_>) -> Result<(), StoreError>;
 
     /// Panics if something that must always hold does not. For tests.
     fn invariants(&self);

@@ -54,7 +54,9 @@ impl Home {
     pub(crate) fn enter_existing(root: &Path) -> Result<Home, OpenError> {
         match look(root)? {
             Found::Store => {}
-            Found::Nothing | Found::UnfinishedStore => return Err(OpenError::Missing { path: root.to_owned() }),
+            Found::Nothing | Found::UnfinishedStore => {
+                return Err(OpenError::Missing { path: root.to_owned() });
+            }
             Found::Other(found) => return Err(OpenError::NotAStore { path: root.to_owned(), found }),
         }
         let marker = root.join(MARKER);
@@ -85,7 +87,9 @@ impl Home {
     pub(crate) fn finish(&mut self) -> Result<(), OpenError> {
         if self.unfinished {
             let rename = fs::rename(self.root.join(MARKER_UNFINISHED), self.root.join(MARKER));
-            rename.and_then(|()| sync_directory(&self.root)).map_err(|e| OpenError::from_io(&self.root, e))?;
+            rename
+                .and_then(|()| sync_directory(&self.root))
+                .map_err(|e| OpenError::from_io(&self.root, e))?;
             self.unfinished = false;
         }
         Ok(())

@@ -157,7 +157,9 @@ fn verify_lane(
                 }
                 verify_block(&block, head, &mut walked, report);
             }
-            None => report.problem(format!("lane {lane}: the header of the block that ends at place {last} is damaged")),
+            None => report.problem(format!(
+                "lane {lane}: the header of the block that ends at place {last} is damaged"
+            )),
         }
         walked.blocks += 1;
         next = next.max(last + 1);
@@ -183,7 +185,8 @@ fn verify_block(block: &Block<'_>, head: u64, walked: &mut Walked, report: &mut 
         }
     }
     if next <= block.last {
-        report.problem(format!("lane {lane}: places {next} to {} cannot be found in their block", block.last));
+        report
+            .problem(format!("lane {lane}: places {next} to {} cannot be found in their block", block.last));
     }
 }
 

@@ -48,7 +48,10 @@ pub(crate) fn lane_end(lane: LaneId) -> [u8; BLOCK_KEY_BYTES] {
 pub(crate) fn parse_block(key: &[u8]) -> Option<(LaneId, Seq)> {
     let key: &[u8; BLOCK_KEY_BYTES] = key.try_into().ok()?;
     let (lane, last) = key.split_at(4);
-    Some((LaneId(u32::from_be_bytes(lane.try_into().ok()?)), Seq::new(u64::from_be_bytes(last.try_into().ok()?))?))
+    Some((
+        LaneId(u32::from_be_bytes(lane.try_into().ok()?)),
+        Seq::new(u64::from_be_bytes(last.try_into().ok()?))?,
+    ))
 }
 
 /// Where the name of a lane is kept.

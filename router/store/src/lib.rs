@@ -30,7 +30,7 @@ mod stats;
 
 pub use block::{BLOCK_BYTES_MAX, BLOCK_RECORDS_MAX};
 pub use error::{Fault, FaultKind, OpenError, StoreError};
-pub use face::{CommitLog, Committed, Lost, Reclaimed, Space};
+pub use face::{CommitLog, Committed, Lost, Reclaimed, Space, StateVisitor};
 pub use home::FORMAT_VERSION;
 pub use inspect::{Inspection, LaneReport, VerifyReport};
 pub use keys::LANE_NAME_BYTES_MAX;

@@ -7,7 +7,7 @@
 
 use crate::engine::Engine;
 use crate::error::{Fault, OpenError, StoreError};
-use crate::face::{CommitLog, Committed, Lost, Reclaimed, Space};
+use crate::face::{CommitLog, Committed, Lost, Reclaimed, Space, StateVisitor};
 use crate::home::Home;
 use crate::keys::{self, FAMILY_LANES, FAMILY_LOG, FAMILY_STATE, KEY_NEXT_LANE, LANE_NAME_BYTES_MAX};
 use crate::lanes::{Lane, LaneState};
@@ -20,7 +20,6 @@ use crate::staging::Staging;
 use crate::stats;
 use model::{LaneId, Seq, Timestamp};
 use rocksdb::{WriteBatch, WriteOptions};
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// The commit log and the small durable state in a directory, open for writing. See [`CommitLog`] for what it does.
@@ -250,7 +249,7 @@ impl CommitLog for Log {
             return Ok(Committed { records, bytes, lanes: &self.committed });
         }
         self.staging.close_all(self.reader.shared.engine()?.family(FAMILY_LOG));
-        let mut batch = std::mem::take(&mut self.staging.batch);
+        let mut batch = self.staging.take_batch();
         self.put_moved_heads(&mut batch)?;
         self.write(batch, self.options.sync)?;
         for growth in self.staging.growth() {
@@ -340,19 +339,17 @@ impl CommitLog for Log {
         self.reader.state_get(space, key)
     }
 
-    fn state_scan(
-        &self,
-        space: Space,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
+    fn state_scan(&self, space: Space, prefix: &[u8], visit: StateVisitor<'_>) -> Result<(), StoreError> {
         self.reader.state_scan(space, prefix, visit)
     }
 
     fn invariants(&self) {
         self.reader.shared.lanes.invariants();
         for growth in self.staging.growth() {
-            assert!(growth.tail == growth.lane.tail() + growth.records, "places are handed out without a hole");
+            assert!(
+                growth.tail == growth.lane.tail() + growth.records,
+                "places are handed out without a hole"
+            );
         }
         assert!(self.staging.bytes() <= self.options.commit_bytes_max);
         let _ = record::NEVER;

@@ -7,7 +7,7 @@
 
 use crate::block::{BLOCK_BYTES_MAX, BLOCK_RECORDS_MAX, HEADER_BYTES};
 use crate::error::{Fault, FaultKind, StoreError};
-use crate::face::{CommitLog, Committed, Lost, Reclaimed, Space};
+use crate::face::{CommitLog, Committed, Lost, Reclaimed, Space, StateVisitor};
 use crate::keys::LANE_NAME_BYTES_MAX;
 use crate::lanes::LaneState;
 use crate::read::{ReadLimits, ReadOut};
@@ -15,7 +15,6 @@ use crate::record::{self, RECORD_OVERHEAD_BYTES};
 use crate::recovery::FIRST_LANE;
 use model::{LaneId, Seq, Timestamp};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// See the charter.
@@ -124,7 +123,8 @@ impl MemoryLog {
 
     fn check_write(&mut self) -> Result<(), StoreError> {
         if self.failing && self.poison.is_none() {
-            self.poison = Some(Fault { kind: FaultKind::NoSpace, detail: "as the simulation asked for".into() });
+            self.poison =
+                Some(Fault { kind: FaultKind::NoSpace, detail: "as the simulation asked for".into() });
         }
         self.check_poison()
     }
@@ -379,7 +379,11 @@ impl CommitLog for MemoryLog {
             head: record::seq(head),
             tail: record::seq(self.tail(lane)),
             bytes: self.blocks(lane, head).map(|block| block.bytes_from(head)).sum(),
-            oldest: self.blocks(lane, head).flat_map(|block| block.from(head)).next().map(|(_, entry)| entry.enqueued),
+            oldest: self
+                .blocks(lane, head)
+                .flat_map(|block| block.from(head))
+                .next()
+                .map(|(_, entry)| entry.enqueued),
         })
     }
 
@@ -391,12 +395,7 @@ impl CommitLog for MemoryLog {
         Ok(self.kept.state.get(&(space, key.to_vec())).cloned())
     }
 
-    fn state_scan(
-        &self,
-        space: Space,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
+    fn state_scan(&self, space: Space, prefix: &[u8], visit: StateVisitor<'_>) -> Result<(), StoreError> {
         let found = self.kept.state.range((space, prefix.to_vec())..);
         for ((_, key), value) in found.take_while(|((at, key), _)| *at == space && key.starts_with(prefix)) {
             if visit(key, value).is_break() {

@@ -64,7 +64,7 @@ impl Options {
         2 * self.memtable_bytes                 // records: one filling, one being written out
             + 2 * 2 * self.side_memtable_bytes() // cursors and state, likewise
             + self.cache_bytes
-            + 3 * self.commit_bytes_max         // open blocks, the batch, the write-ahead log's buffer
+            + 3 * self.commit_bytes_max // open blocks, the batch, the write-ahead log's buffer
     }
 
     /// Bytes collected in memory for cursors, and the same for state.

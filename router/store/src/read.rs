@@ -8,7 +8,7 @@
 use crate::block::Block;
 use crate::engine::Engine;
 use crate::error::StoreError;
-use crate::face::Space;
+use crate::face::{Space, StateVisitor};
 use crate::keys::{self, FAMILY_LOG, FAMILY_STATE};
 use crate::lanes::{Front, Lane, LaneState, LaneTable};
 use crate::record::{self, RECORD_OVERHEAD_BYTES};
@@ -123,7 +123,8 @@ impl ReadOut {
 
     pub(crate) fn is_full(&self, limits: ReadLimits, record_bytes: usize) -> bool {
         !self.entries.is_empty()
-            && (self.entries.len() >= limits.messages_max || self.bytes.len() + record_bytes > limits.bytes_max)
+            && (self.entries.len() >= limits.messages_max
+                || self.bytes.len() + record_bytes > limits.bytes_max)
     }
 
     /// Adds a record; `bytes` has the record's header and payload.
@@ -236,12 +237,7 @@ impl Reader {
     }
 
     /// As [`crate::CommitLog::state_scan`].
-    pub fn state_scan(
-        &self,
-        space: Space,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
+    pub fn state_scan(&self, space: Space, prefix: &[u8], visit: StateVisitor<'_>) -> Result<(), StoreError> {
         let engine = self.shared.engine()?;
         let from = state_key(space, prefix);
         let mut entries = engine.db.raw_iterator_cf(engine.family(FAMILY_STATE));
@@ -281,7 +277,8 @@ pub(crate) fn front_of(engine: &Engine, lane: &Lane) -> Result<Option<Front>, St
     if let Some(front) = known.filter(|front| front.head == head) {
         return Ok(Some(front));
     }
-    let mut blocks = engine.range(FAMILY_LOG, &keys::block(lane.id, record::seq(head)), &keys::lane_end(lane.id), true);
+    let mut blocks =
+        engine.range(FAMILY_LOG, &keys::block(lane.id, record::seq(head)), &keys::lane_end(lane.id), true);
     blocks.seek_to_first();
     let front = blocks.item().and_then(|(key, value)| Block::parse(key, value)).map(|block| {
         let (before_head, oldest) = block.position(head);
@@ -322,7 +319,8 @@ fn walk(
     now: Timestamp,
     out: &mut ReadOut,
 ) -> Result<(), StoreError> {
-    let mut blocks = engine.range(FAMILY_LOG, &keys::block(lane.id, record::seq(from)), &keys::lane_end(lane.id), true);
+    let mut blocks =
+        engine.range(FAMILY_LOG, &keys::block(lane.id, record::seq(from)), &keys::lane_end(lane.id), true);
     blocks.seek_to_first();
     let mut next = from;
     let mut expired_blocks = 0;

@@ -68,8 +68,10 @@ fn load_names(engine: &Engine, root: &Path) -> Result<(BTreeMap<LaneId, Known>, 
     while let Some((key, value)) = entries.item() {
         match keys::parse_lane_entry(key) {
             Some(LaneEntry::NextLane) => {
-                next_lane =
-                    value.try_into().map(u32::from_be_bytes).map_err(|_| corrupt("the next lane is no number"))?;
+                next_lane = value
+                    .try_into()
+                    .map(u32::from_be_bytes)
+                    .map_err(|_| corrupt("the next lane is no number"))?;
             }
             Some(LaneEntry::Head(id)) => {
                 let head = value.try_into().map(u64::from_be_bytes).unwrap_or(0);
@@ -106,8 +108,8 @@ fn load_ends(engine: &Engine, root: &Path) -> Result<BTreeMap<LaneId, End>, Open
             return Err(OpenError::Corrupt { path: root.to_owned(), detail });
         };
         // A damaged header costs the byte count, not the place: that is in the key.
-        let appended_bytes =
-            Block::parse(key, value).map_or(0, |block| block.bytes_before.saturating_add(block.record_bytes()));
+        let appended_bytes = Block::parse(key, value)
+            .map_or(0, |block| block.bytes_before.saturating_add(block.record_bytes()));
         ends.insert(lane, End { last: last.get(), appended_bytes });
         blocks.seek_for_prev(keys::lane_start(lane));
     }

@@ -38,8 +38,8 @@ pub(crate) struct Retention {
     /// Lanes whose head may be behind what is dropped, each once.
     due: VecDeque<LaneId>,
     lanes: FxHashMap<LaneId, Dropped>,
-    /// Where the round over all lanes, looking for expired blocks, goes on.
-    round_at: u32,
+    /// Lanes that are still to be looked at for expired blocks in this round.
+    round: Vec<Arc<Lane>>,
     /// Lanes removed in the commit that is being collected, and in earlier ones: their files may go.
     removing: Vec<LaneId>,
     removed: Vec<LaneId>,
@@ -130,26 +130,28 @@ impl Log {
 
     /// Moves heads over blocks that are wholly expired: the round goes on where the last call stopped.
     fn expire(&mut self, now: Timestamp, reclaimed: &mut Reclaimed) -> Result<(), StoreError> {
-        let lanes = self.reader.shared.lanes.all();
-        let start = lanes.partition_point(|lane| lane.id.0 < self.retention.round_at);
+        if self.retention.round.is_empty() {
+            self.retention.round = self.reader.shared.lanes.all();
+        }
         let mut blocks_left = EXPIRED_BLOCKS_PER_CALL;
-        for lane in lanes[start..].iter().chain(&lanes[..start]).take(LANES_PER_CALL) {
-            self.retention.round_at = lane.id.0 + 1;
+        for _ in 0..LANES_PER_CALL {
+            let Some(lane) = self.retention.round.pop() else { break };
             let engine = self.reader.shared.engine()?;
             let expired = |front: crate::lanes::Front| record::is_expired(front.expires_max, now);
-            if !front_of(&engine, lane)?.is_some_and(expired) {
+            // The list is as old as the round: a lane may be gone by now.
+            let is_there = self.reader.shared.lanes.get(lane.id).is_ok();
+            if !is_there || !front_of(&engine, &lane)?.is_some_and(expired) {
                 continue;
             }
-            let before = blocks_left;
-            let lost = lose_blocks(&engine, lane, before, |_, block| {
+            let lost = lose_blocks(&engine, &lane, blocks_left, |_, block| {
                 let wanted = block.is_expired(now);
                 blocks_left -= usize::from(wanted);
                 wanted
             })?;
             drop(engine);
-            reclaimed.expired.extend(self.pass(lane, lost)?);
+            reclaimed.expired.extend(self.pass(&lane, lost)?);
             if blocks_left == 0 {
-                self.retention.round_at = lane.id.0;
+                self.retention.round.push(lane);
                 reclaimed.more = true;
                 break;
             }
@@ -176,7 +178,8 @@ impl Log {
         let family = engine.family(FAMILY_LOG);
         for _ in 0..self.retention.due.len().min(LANES_PER_CALL) {
             let Some(id) = self.retention.due.pop_front() else { break };
-            let (Ok(lane), Some(dropped)) = (self.reader.shared.lanes.get(id), self.retention.lanes.get_mut(&id))
+            let (Ok(lane), Some(dropped)) =
+                (self.reader.shared.lanes.get(id), self.retention.lanes.get_mut(&id))
             else {
                 continue; // removed meanwhile
             };
@@ -198,7 +201,8 @@ impl Log {
                 batch.put_cf(engine.family(FAMILY_LANES), keys::lane_head(id), head.to_be_bytes());
             }
             dropped.below = head;
-            let bytes_below = front_of(&engine, &lane)?.map_or(lane.appended_bytes(), |front| front.bytes_before);
+            let bytes_below =
+                front_of(&engine, &lane)?.map_or(lane.appended_bytes(), |front| front.bytes_before);
             if bytes_below.saturating_sub(dropped.files_below_bytes) >= 2 * self.options.sorted_file_bytes {
                 dropped.files_below_bytes = bytes_below;
                 files.push((id, head));
@@ -265,7 +269,8 @@ fn lose_blocks(
 ) -> Result<Option<Lost>, StoreError> {
     let (head, tail) = (lane.head(), lane.tail());
     let mut lost: Option<Lost> = None;
-    let mut blocks = engine.range(FAMILY_LOG, &keys::block(lane.id, record::seq(head)), &keys::lane_end(lane.id), true);
+    let mut blocks =
+        engine.range(FAMILY_LOG, &keys::block(lane.id, record::seq(head)), &keys::lane_end(lane.id), true);
     blocks.seek_to_first();
     for _ in 0..blocks_max {
         let Some((key, value)) = blocks.item() else { break };
@@ -276,7 +281,12 @@ fn lose_blocks(
         if !wanted(bytes, &block) {
             break;
         }
-        let so_far = lost.get_or_insert(Lost { lane: lane.id, from: record::seq(from), up_to: record::seq(from), bytes: 0 });
+        let so_far = lost.get_or_insert(Lost {
+            lane: lane.id,
+            from: record::seq(from),
+            up_to: record::seq(from),
+            bytes: 0,
+        });
         so_far.up_to = record::seq(block.last);
         so_far.bytes += bytes;
         blocks.next();

@@ -15,6 +15,8 @@ use std::sync::Arc;
 
 /// Buffers kept from one commit to the next.
 const POOL_BLOCKS: usize = 16;
+/// Most bytes that the next batch starts with.
+const BATCH_BYTES_KEPT: usize = 1 << 20;
 
 /// See the charter.
 #[derive(Default)]
@@ -154,6 +156,7 @@ impl Staging {
 
     /// Starts over, keeping a bounded number of buffers.
     pub(crate) fn clear(&mut self) {
+        self.batch.clear();
         for block in &mut self.blocks[..self.used] {
             block.lane = None;
         }
@@ -169,6 +172,11 @@ impl Staging {
             self.slots = FxHashMap::default();
         }
         self.bytes = 0;
-        self.batch = WriteBatch::default();
+    }
+
+    /// Hands over the batch; the next one starts as large as this one was, since growing copies it again and again.
+    pub(crate) fn take_batch(&mut self) -> WriteBatch {
+        let next = WriteBatch::with_capacity_bytes(self.batch.size_in_bytes().min(BATCH_BYTES_KEPT));
+        std::mem::replace(&mut self.batch, next)
     }
 }

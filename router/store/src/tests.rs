@@ -4,10 +4,12 @@
 
 mod behaviour;
 mod damage;
+mod document;
 mod kill;
 mod model;
 mod poison;
 mod space;
+mod threads;
 
 use crate::{CommitLog, Log, Options, ReadLimits, ReadOut, Seq, StoreError, Timestamp};
 use ::model::LaneId;
@@ -38,8 +40,16 @@ fn payload(lane: LaneId, place: u64, length: usize) -> Vec<u8> {
     .collect()
 }
 
+/// Places and their bytes.
+type Places = Vec<(u64, Vec<u8>)>;
+
 /// Reads everything from `from` on, in small portions; also gives how many had expired.
-fn read_all(log: &dyn CommitLog, lane: LaneId, from: Seq, now: Timestamp) -> Result<(Vec<(u64, Vec<u8>)>, u64), StoreError> {
+fn read_all(
+    log: &dyn CommitLog,
+    lane: LaneId,
+    from: Seq,
+    now: Timestamp,
+) -> Result<(Places, u64), StoreError> {
     let (mut all, mut expired, mut from) = (Vec::new(), 0, from);
     let mut out = ReadOut::new();
     loop {

@@ -50,7 +50,8 @@ fn text() -> BoxedStrategy<String> {
             (pick(&["lower", "upper"]), inner.clone()).prop_map(|(f, x)| format!("{f}({x})")),
             (inner.clone(), number()).prop_map(|(x, n)| format!("substring({x}, {n})")),
             (inner.clone(), number(), number()).prop_map(|(x, n, m)| format!("substring({x}, {n}, {m})")),
-            (inner.clone(), inner.clone(), inner.clone()).prop_map(|(x, y, z)| format!("concat({x}, {y}, {z})")),
+            (inner.clone(), inner.clone(), inner.clone())
+                .prop_map(|(x, y, z)| format!("concat({x}, {y}, {z})")),
             (inner.clone(), inner).prop_map(|(l, r)| format!("({l} ?? {r})")),
         ]
     })
@@ -58,7 +59,8 @@ fn text() -> BoxedStrategy<String> {
 }
 
 fn any_value() -> BoxedStrategy<String> {
-    prop_oneof![4 => number(), 4 => text(), 1 => pick(&["null", "undefined", "true", "false", "$body.t"])].boxed()
+    prop_oneof![4 => number(), 4 => text(), 1 => pick(&["null", "undefined", "true", "false", "$body.t"])]
+        .boxed()
 }
 
 fn comparison() -> BoxedStrategy<String> {
@@ -100,8 +102,10 @@ fn indexable() -> BoxedStrategy<String> {
     let word = || pick(&["'x'", "'1'", "'xy'", "'é😀'", "'t'", "'t/u'"]);
     let named = || pick(&["s", "$sys", "$body.s", "$body.o.y", "$topic", "$s", "{$s}"]);
     let part = prop_oneof![
-        (value(), pick(&["=", "<", "<=", ">", ">=", "!="]), constant()).prop_map(|(l, op, r)| format!("{l} {op} {r}")),
-        (constant(), pick(&["=", "<", "<=", ">", ">="]), value()).prop_map(|(l, op, r)| format!("{l} {op} {r}")),
+        (value(), pick(&["=", "<", "<=", ">", ">=", "!="]), constant())
+            .prop_map(|(l, op, r)| format!("{l} {op} {r}")),
+        (constant(), pick(&["=", "<", "<=", ">", ">="]), value())
+            .prop_map(|(l, op, r)| format!("{l} {op} {r}")),
         (named(), pick(&["=", "!=", "<"]), word()).prop_map(|(l, op, r)| format!("{l} {op} {r}")),
         (value(), constant(), constant()).prop_map(|(x, l, h)| format!("{x} BETWEEN {l} AND {h}")),
         (value(), constant(), constant()).prop_map(|(x, l, h)| format!("{x} > {l} AND {x} <= {h}")),
@@ -255,7 +259,8 @@ fn agree(texts: &[(String, i64)], mode: Mode, messages: &[Sent]) -> Result<(), T
     let probe = Message::new("t", b"");
     for (at, (text, priority)) in texts.iter().enumerate() {
         let priority = Priority::new(*priority).unwrap_or_default();
-        let spec = RouteSpec { name: at.to_string(), text: text.clone(), priority, ttl_millis: Some(at as u64) };
+        let spec =
+            RouteSpec { name: at.to_string(), text: text.clone(), priority, ttl_millis: Some(at as u64) };
         let options = Options { mode, ..Options::default() };
         let compiles = RouteTable::compile(std::slice::from_ref(&spec), &options);
         let legal = parser::parse(text, mode, &Limits::DEFAULT)
@@ -290,12 +295,17 @@ fn agree(texts: &[(String, i64)], mode: Mode, messages: &[Sent]) -> Result<(), T
 }
 
 fn sink() -> impl Strategy<Value = String> {
-    pick(&["$upstream", "BrokeredEndpoint(\"/modules/m/inputs/i\")", "BrokeredEndpoint(\"/modules/n/inputs/i\")"])
+    pick(&[
+        "$upstream",
+        "BrokeredEndpoint(\"/modules/m/inputs/i\")",
+        "BrokeredEndpoint(\"/modules/n/inputs/i\")",
+    ])
 }
 
 fn route(condition: BoxedStrategy<String>) -> impl Strategy<Value = (String, i64)> {
-    (source(), condition, sink(), -1..4i64)
-        .prop_map(|(source, condition, sink, priority)| (format!("FROM {source} WHERE {condition} INTO {sink}"), priority))
+    (source(), condition, sink(), -1..4i64).prop_map(|(source, condition, sink, priority)| {
+        (format!("FROM {source} WHERE {condition} INTO {sink}"), priority)
+    })
 }
 
 proptest! {
@@ -312,7 +322,7 @@ proptest! {
 
     #[test]
     fn the_index_finds_what_the_naive_evaluator_finds(
-        routes in vec(route(indexable()), 1..30),
+        routes in vec(route(indexable()), 1..60),
         mode in mode(),
         messages in vec(sent(), 1..8),
     ) {

@@ -295,7 +295,8 @@ fn a_newer_format_is_refused_and_left_as_it_is() {
     let directory = tempfile::tempdir().unwrap();
     let options = options(&directory);
     drop(open(&directory));
-    fs::write(options.path.join(crate::home::MARKER), "millrace store\nformat 2\nsomething we do not know\n").unwrap();
+    fs::write(options.path.join(crate::home::MARKER), "millrace store\nformat 2\nsomething we do not know\n")
+        .unwrap();
     let before = snapshot(&options.path);
     let error = Log::open(&options).err().unwrap();
     assert!(matches!(error, OpenError::NewerFormat { found: 2, supported: 1, .. }), "{error}");

@@ -36,7 +36,8 @@ fn read_around(log: &Log, lane: LaneId) -> (Vec<u64>, Vec<(u64, u64)>) {
     let (mut read, mut lost, mut from) = (Vec::new(), Vec::new(), seq(1));
     loop {
         let mut out = ReadOut::new();
-        match log.read_lane(lane, from, ReadLimits { messages_max: 1_000, bytes_max: 1 << 20 }, NOW, &mut out) {
+        match log.read_lane(lane, from, ReadLimits { messages_max: 1_000, bytes_max: 1 << 20 }, NOW, &mut out)
+        {
             Ok(()) if out.is_empty() && out.next() <= from => return (read, lost),
             Ok(()) => {
                 for record in out.records() {
@@ -113,7 +114,10 @@ fn a_sound_store_has_no_problems_and_a_running_one_is_not_inspected() {
     assert!(matches!(Log::open(&options(&directory)), Err(crate::OpenError::LockedByAnother { .. })));
     drop(inspection);
     let log = open(&directory);
-    assert!(matches!(Inspection::open(options(&directory).path), Err(crate::OpenError::LockedByAnother { .. })));
+    assert!(matches!(
+        Inspection::open(options(&directory).path),
+        Err(crate::OpenError::LockedByAnother { .. })
+    ));
     assert_eq!(log.reader().verify().unwrap().problems_total, 0);
 }
 

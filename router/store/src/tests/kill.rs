@@ -30,7 +30,8 @@ fn the_child() {
         }
         log.state_put(crate::Space(9), b"round", &round.to_be_bytes()).unwrap();
         let committed = log.commit().unwrap();
-        let tails: Vec<String> = committed.lanes.iter().map(|(lane, last)| format!("{lane}={last}")).collect();
+        let tails: Vec<String> =
+            committed.lanes.iter().map(|(lane, last)| format!("{lane}={last}")).collect();
         writeln!(out, "durable {round} {}", tails.join(" ")).unwrap();
         if round % 3 == 0 {
             log.reclaim(Timestamp(round * 1_000)).unwrap();
@@ -73,7 +74,11 @@ fn what_was_confirmed_survives_kill_9() {
             let (lane, last) = word.split_once('=').unwrap();
             let lane = LaneId(lane.parse().unwrap());
             let state = log.lane_state(lane).unwrap();
-            assert!(state.tail.get() > last.parse().unwrap(), "lane {lane} ends at {}, confirmed {last}", state.tail);
+            assert!(
+                state.tail.get() > last.parse().unwrap(),
+                "lane {lane} ends at {}, confirmed {last}",
+                state.tail
+            );
             let (records, _) = read_all(&log, lane, seq(1), Timestamp(0)).unwrap();
             let expected: Vec<u64> = (state.head.get()..state.tail.get()).collect();
             assert_eq!(records.iter().map(|(place, _)| *place).collect::<Vec<_>>(), expected);

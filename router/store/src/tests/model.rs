@@ -4,7 +4,7 @@
 //! `drop_oldest` take. There it judges what they say: from the head on, only what may go, and gone afterwards.
 
 use super::*;
-use crate::{Lost, MemoryLog, Space};
+use crate::{Lost, MemoryLog, Space, StateVisitor};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -99,7 +99,12 @@ impl Model {
         for lane in self.lanes.values_mut() {
             lane.staged.clear();
             let head = log.lane_state(lane.id.unwrap()).unwrap().head.get();
-            assert!(lane.kept_head <= head && head <= lane.head, "{} ≤ {head} ≤ {}", lane.kept_head, lane.head);
+            assert!(
+                lane.kept_head <= head && head <= lane.head,
+                "{} ≤ {head} ≤ {}",
+                lane.kept_head,
+                lane.head
+            );
             lane.head = head;
         }
     }
@@ -108,9 +113,15 @@ impl Model {
         let lane = self.lanes.values_mut().find(|lane| lane.id == Some(lost.lane)).unwrap();
         assert_eq!(lost.from.get(), lane.head);
         let gone = &lane.records[lane.head as usize - 1..lost.up_to.get() as usize];
-        assert_eq!(lost.bytes, gone.iter().map(|(length, _)| (length + crate::RECORD_OVERHEAD_BYTES) as u64).sum::<u64>());
+        assert_eq!(
+            lost.bytes,
+            gone.iter().map(|(length, _)| (length + crate::RECORD_OVERHEAD_BYTES) as u64).sum::<u64>()
+        );
         if let Some(now) = now {
-            assert!(gone.iter().all(|(_, expires)| expires.is_some_and(|at| at <= now)), "only what has expired");
+            assert!(
+                gone.iter().all(|(_, expires)| expires.is_some_and(|at| at <= now)),
+                "only what has expired"
+            );
         }
         lane.head = lost.up_to.get() + 1;
     }
@@ -169,7 +180,8 @@ impl Model {
         assert_eq!(out.expired_messages(), expired);
         assert!(out.len() <= limits.messages_max.max(1));
         assert!(out.len() == 1 || bytes <= limits.bytes_max || out.is_empty());
-        let full = out.len() >= limits.messages_max || next < tail && bytes + lane.records[next as usize - 1].0 + 24 > limits.bytes_max;
+        let full = out.len() >= limits.messages_max
+            || next < tail && bytes + lane.records[next as usize - 1].0 + 24 > limits.bytes_max;
         assert!(next == tail || full, "it stops only at the end or when full");
     }
 }
@@ -195,7 +207,10 @@ fn run(steps: &[Step], log: &mut Box<dyn CommitLog>, mut reopen: impl FnMut(&mut
                     let place = (lane.records.len() + lane.staged.len()) as u64 + 1;
                     let bytes = payload(id, place, length);
                     let parts = bytes.split_at(length / 3);
-                    assert_eq!(log.append(id, &[parts.0, parts.1], Timestamp(model.now), expires), Ok(seq(place)));
+                    assert_eq!(
+                        log.append(id, &[parts.0, parts.1], Timestamp(model.now), expires),
+                        Ok(seq(place))
+                    );
                     lane.staged.push((length, expires));
                 }
             }
@@ -253,7 +268,8 @@ fn run(steps: &[Step], log: &mut Box<dyn CommitLog>, mut reopen: impl FnMut(&mut
     }
     // What the lanes end with is what went in.
     for (name, lane) in &model.lanes {
-        let (records, expired) = read_all(log.as_ref(), lane.id.unwrap(), seq(1), Timestamp(model.now)).unwrap();
+        let (records, expired) =
+            read_all(log.as_ref(), lane.id.unwrap(), seq(1), Timestamp(model.now)).unwrap();
         assert_eq!(records.len() as u64 + expired, lane.records.len() as u64 + 1 - lane.head, "lane {name}");
     }
 }
@@ -311,7 +327,13 @@ impl CommitLog for Shared {
     fn find_lane(&self, name: &str) -> Option<LaneId> {
         self.0.borrow().find_lane(name)
     }
-    fn append(&mut self, lane: LaneId, parts: &[&[u8]], at: Timestamp, expires: Option<Timestamp>) -> Result<Seq, StoreError> {
+    fn append(
+        &mut self,
+        lane: LaneId,
+        parts: &[&[u8]],
+        at: Timestamp,
+        expires: Option<Timestamp>,
+    ) -> Result<Seq, StoreError> {
         self.0.borrow_mut().append(lane, parts, at, expires)
     }
     fn staged_bytes(&self) -> u64 {
@@ -343,7 +365,14 @@ impl CommitLog for Shared {
     fn state_delete(&mut self, space: Space, key: &[u8]) -> Result<(), StoreError> {
         self.0.borrow_mut().state_delete(space, key)
     }
-    fn read_lane(&self, lane: LaneId, from: Seq, limits: ReadLimits, now: Timestamp, out: &mut ReadOut) -> Result<(), StoreError> {
+    fn read_lane(
+        &self,
+        lane: LaneId,
+        from: Seq,
+        limits: ReadLimits,
+        now: Timestamp,
+        out: &mut ReadOut,
+    ) -> Result<(), StoreError> {
         self.0.borrow().read_lane(lane, from, limits, now, out)
     }
     fn lane_state(&self, lane: LaneId) -> Result<crate::LaneState, StoreError> {
@@ -355,7 +384,7 @@ impl CommitLog for Shared {
     fn state_get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         self.0.borrow().state_get(space, key)
     }
-    fn state_scan(&self, space: Space, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<(), StoreError> {
+    fn state_scan(&self, space: Space, prefix: &[u8], visit: StateVisitor<'_>) -> Result<(), StoreError> {
         self.0.borrow().state_scan(space, prefix, visit)
     }
     fn invariants(&self) {

@@ -28,7 +28,8 @@ fn the_child() {
     };
     assert!(confirmed > 0);
     let StoreError::Poisoned(fault) = &error else { panic!("{error}") };
-    let expected = if std::env::var_os("MILLRACE_STORE_FULL").is_some() { FaultKind::NoSpace } else { FaultKind::Io };
+    let expected =
+        if std::env::var_os("MILLRACE_STORE_FULL").is_some() { FaultKind::NoSpace } else { FaultKind::Io };
     assert_eq!(fault.kind, expected, "{fault}");
     // Nothing more is written …
     assert!(matches!(log.commit(), Err(StoreError::Poisoned(_))));
@@ -72,7 +73,8 @@ fn after_a_failed_write_nothing_is_confirmed_and_reading_goes_on() {
     let path = directory.path().join("store");
     // 4 MiB per file (512-byte units in sh): the write-ahead log hits it first.
     let output = run_child("trap '' XFSZ; ulimit -f 8192;", &path);
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.contains("done"), "{text}");
 
     // The next process finds what was confirmed; the failed commit is there whole or not at all.
@@ -95,7 +97,8 @@ fn a_full_disk_is_told_from_other_faults_and_recovered_from() {
     );
     let output = run_child(&setup, &directory.path().join("store"));
     let unmounted = Command::new("umount").arg(directory.path()).status().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.contains("done"), "{text}");
     assert!(unmounted.success());
 }

@@ -26,14 +26,21 @@ fn settle(log: &mut Log, now: Timestamp) {
 }
 
 fn small(directory: &tempfile::TempDir) -> Options {
-    Options { memtable_bytes: 1 << 20, sorted_file_bytes: 1 << 20, wal_bytes_max: 4 << 20, sync: false, ..options(directory) }
+    Options {
+        memtable_bytes: 1 << 20,
+        sorted_file_bytes: 1 << 20,
+        wal_bytes_max: 4 << 20,
+        sync: false,
+        ..options(directory)
+    }
 }
 
 #[test]
 fn delivered_expired_and_removed_lanes_leave_nothing_behind() {
     let directory = tempfile::tempdir().unwrap();
     let mut log = Log::open(&small(&directory)).unwrap();
-    let lanes: Vec<LaneId> = ["delivered", "expired", "removed", "kept"].iter().map(|name| log.lane(name).unwrap()).collect();
+    let lanes: Vec<LaneId> =
+        ["delivered", "expired", "removed", "kept"].iter().map(|name| log.lane(name).unwrap()).collect();
     fill(&mut log, &[lanes[0], lanes[2]], 6 << 20, None);
     fill(&mut log, &[lanes[1]], 6 << 20, Some(Timestamp(2_000)));
     fill(&mut log, &[lanes[3]], 1 << 20, None);

@@ -1,0 +1,95 @@
+# Every command of the project. `make run` and `make test` set up what they need on a fresh Debian machine.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/millrace
+# One target directory outside the checkout: a fresh clone on a used machine builds only what is new.
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+# RocksDB's C++ is compiled once for a version of the crate, whatever profile or feature set needs it later.
+ROCKSDB_VERSION := $(shell sed -n '/^name = "librocksdb-sys"/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
+export ROCKSDB_LIB_DIR := $(CACHE)/rocksdb-$(ROCKSDB_VERSION)
+export ROCKSDB_STATIC := 1
+export MILLRACE_BIN := $(CARGO_TARGET_DIR)/release/millrace
+TOOLS := $(CACHE)/tools
+CARGO_DENY_VERSION := 0.20.2
+
+PURE := -p millrace-model -p millrace-wire -p millrace-routes -p millrace-broker -p millrace-loadgen
+LINKED := -p millrace-store -p millrace
+BINARIES := -p millrace -p millrace-loadgen
+
+.PHONY: help run test bench crash sim fuzz lint fmt deny docs build setup setup-test release clean
+
+help: ## What can be made
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+run: build ## The quickstart: gateway, plant, WAN and a small fleet on this machine
+	@$(CARGO_TARGET_DIR)/release/loadgen quickstart --millrace $(MILLRACE_BIN) $(ARGS)
+
+test: setup-test lint deny docs build ## Everything fast: lints, unit tests, real processes, a short crash test
+	cargo test --locked $(PURE)
+	cargo test --locked --release $(LINKED)
+	cargo test --locked --release -p millrace-bench
+	cargo test --locked --release -p millrace-tests --test tidy
+	cargo test --locked --release -p millrace-tests --test it
+	cargo test --locked --release -p millrace-tests --test crash
+
+crash: setup-test build ## kill -9 under load, again and again (MILLRACE_CRASH_ROUNDS, MILLRACE_SEED)
+	MILLRACE_CRASH_ROUNDS=$${MILLRACE_CRASH_ROUNDS:-200} cargo test --locked --release -p millrace-tests --test crash -- --nocapture
+
+sim: setup ## The simulation over many seeds (MILLRACE_SIM_SEEDS)
+	MILLRACE_SIM_SEEDS=$${MILLRACE_SIM_SEEDS:-20000} cargo test --locked --release -p millrace-broker sim -- --nocapture
+
+bench: setup-test build ## The comparison with mosquitto, durable throughput, and the micro benches (about 15 minutes)
+	cargo build --locked --release -p millrace-bench
+	$(CARGO_TARGET_DIR)/release/bench compare $(ARGS)
+	$(CARGO_TARGET_DIR)/release/bench durable
+	cargo bench --locked -p millrace-bench
+
+lint: setup
+	cargo fmt --all --check
+	cargo clippy --locked $(PURE) --all-targets -- -D warnings
+	cargo clippy --locked --release $(LINKED) -p millrace-bench -p millrace-tests --all-targets -- -D warnings
+
+docs: setup
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --release --workspace --document-private-items
+
+# Advisories need their database from the network. Where that cannot be had, it is said, and the rest is checked.
+deny: $(TOOLS)/bin/cargo-deny-$(CARGO_DENY_VERSION)
+	$(TOOLS)/bin/cargo-deny check bans licenses sources
+	@if $(TOOLS)/bin/cargo-deny fetch db >/dev/null 2>&1; then \
+	  $(TOOLS)/bin/cargo-deny check advisories; \
+	else \
+	  echo "WARNING: ADVISORIES WERE NOT CHECKED: the advisory database cannot be fetched from this machine."; \
+	fi
+
+$(TOOLS)/bin/cargo-deny-$(CARGO_DENY_VERSION):
+	@echo "== installing cargo-deny $(CARGO_DENY_VERSION) once, about 5 minutes on 2 cores"
+	env -u ROCKSDB_LIB_DIR cargo install cargo-deny --locked --version $(CARGO_DENY_VERSION) --root $(TOOLS)
+	touch $@
+
+build: setup
+	cargo build --locked --release $(BINARIES)
+
+fmt: ## Format all code
+	cargo fmt --all
+
+clean: ## Forget builds, RocksDB included
+	rm -rf $(CACHE)
+
+# --- what a fresh machine needs -------------------------------------------------------------------------------------
+
+setup: $(ROCKSDB_LIB_DIR)/librocksdb.a
+
+setup-test: setup
+	@packaging/install-packages mosquitto mosquitto_sub -- mosquitto mosquitto-clients "the peer and the foreign clients of the tests"
+
+$(ROCKSDB_LIB_DIR)/librocksdb.a:
+	@packaging/install-packages clang clang++ '/usr/lib/llvm-*/lib/libclang*.so*' -- clang libclang-dev "RocksDB: clang compiles it, libclang reads its header for the Rust bindings"
+	@echo "== building RocksDB $(ROCKSDB_VERSION) from its bundled source, once: about 11 minutes on 2 cores"
+	env -u ROCKSDB_LIB_DIR -u ROCKSDB_STATIC cargo build --locked --release -p librocksdb-sys --target-dir $(CACHE)/rocksdb-build
+	mkdir -p $(ROCKSDB_LIB_DIR)
+	cp $(CACHE)/rocksdb-build/release/build/librocksdb-sys-*/out/librocksdb.a $@.new
+	mv $@.new $@
+	rm -rf $(CACHE)/rocksdb-build

@@ -1,0 +1,410 @@
+//! What a route sends: the body without some of its parts, with others renamed, computed or hidden.
+//!
+//! Knows: how a JSON body is rewritten. May use: `syntax`, `check`, `paths`, `program`, `scan`, `body`, `table`.
+//! In:  a `SELECT`; then a matched message. Out: a JSON object in a buffer of the caller.
+//! Invariant: what is excepted never appears in the output, however its key is written; a body that cannot be
+//! read is not sent at all, rather than sent whole.
+
+use std::io::Write;
+
+use model::{Limits, Message, RouteId};
+
+use crate::Mode;
+use crate::body::Body;
+use crate::check::check_value;
+use crate::diagnostic::Fault;
+use crate::paths::{self, Step};
+use crate::program::{Code, Machine, Program};
+use crate::scan::{plain_end, unescape};
+use crate::scratch::Scratch;
+use crate::slots::{SlotId, Slots};
+use crate::syntax::{ExceptStep, ExprKind, Select};
+use crate::table::RouteTable;
+use crate::types::Node;
+use crate::value::Value;
+
+/// A compiled `SELECT`.
+#[derive(Debug, Clone)]
+pub(crate) struct Projection {
+    /// What is left out of the whole body; `None` if only the items are sent.
+    except: Option<Except>,
+    items: Vec<Item>,
+}
+
+#[derive(Debug, Clone)]
+struct Item {
+    name: String,
+    value: ItemValue,
+}
+
+#[derive(Debug, Clone)]
+enum ItemValue {
+    /// A part of the body, as it is written there.
+    Part(Vec<Step>),
+    Computed(Code),
+}
+
+/// A tree of what is left out.
+#[derive(Debug, Clone, Default)]
+struct Except {
+    removed: bool,
+    steps: Vec<(ExceptStep, Except)>,
+}
+
+/// Why a selection could not be made; the message is then not sent to that sink, and that is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProjectError {
+    /// The body is no JSON object, or beyond the limits of what is read.
+    #[error("the body cannot be read as a JSON object, so nothing can be selected from it")]
+    Body,
+}
+
+/// What [`RouteTable::project`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Projected {
+    /// The route sends bodies as they came; the buffer is empty.
+    Unchanged,
+    /// The buffer holds the new body.
+    Rewritten,
+}
+
+impl Projection {
+    pub(crate) fn compile(
+        select: &Select,
+        mode: Mode,
+        limits: &Limits,
+        slots: &mut Slots,
+        program: &mut Program,
+    ) -> Result<Projection, Vec<Fault>> {
+        let except = select.everything_except.as_ref().map(|paths| {
+            let mut except = Except::default();
+            paths.iter().for_each(|(path, _)| except.add(path));
+            except
+        });
+        let (mut items, mut faults) = (Vec::new(), Vec::new());
+        for item in &select.items {
+            if let Some(path) = part(&item.value.kind, limits) {
+                items.push(Item { name: item.name.clone(), value: ItemValue::Part(path) });
+                continue;
+            }
+            match check_value(&item.value, mode, limits, slots) {
+                Ok(node) => {
+                    let value = ItemValue::Computed(program.emit_route(&node));
+                    items.push(Item { name: item.name.clone(), value });
+                }
+                Err(more) => faults.extend(more),
+            }
+        }
+        if faults.is_empty() { Ok(Projection { except, items }) } else { Err(faults) }
+    }
+
+    fn replaces(&self, key: &str) -> bool {
+        self.items.iter().any(|item| item.name == key)
+    }
+}
+
+/// A plain body path is copied as it is, objects and arrays too.
+fn part(value: &ExprKind, limits: &Limits) -> Option<Vec<Step>> {
+    let (ExprKind::Dollar(name) | ExprKind::Escaped(name)) = value else { return None };
+    let path = name.get(..6).filter(|prefix| prefix.eq_ignore_ascii_case("$body."))?;
+    paths::parse(&name[path.len()..], limits.body_path_names_max).ok()
+}
+
+impl Except {
+    fn add(&mut self, path: &[ExceptStep]) {
+        let Some((first, rest)) = path.split_first() else {
+            self.removed = true;
+            return;
+        };
+        let at = self.steps.iter().position(|(step, _)| step == first).unwrap_or_else(|| {
+            self.steps.push((first.clone(), Except::default()));
+            self.steps.len() - 1
+        });
+        self.steps[at].1.add(rest);
+    }
+}
+
+impl RouteTable {
+    /// Writes what `route` sends of `message` into `out`, which is cleared first.
+    ///
+    /// Errors: a body that is no JSON object; then nothing may be sent, because what the route hides is in there.
+    /// Cost: about two passes over the body, and one more for each part that is selected by a plain path.
+    /// Source: `router/docs/routes.md` §7.
+    pub fn project(
+        &self,
+        route: RouteId,
+        message: &Message<'_>,
+        scratch: &mut Scratch,
+        out: &mut Vec<u8>,
+    ) -> Result<Projected, ProjectError> {
+        out.clear();
+        let Some(projection) = self.projection(route) else { return Ok(Projected::Unchanged) };
+        let body = self.fill(message, true, scratch);
+        // A binary body is read by conditions, but a selection writes JSON from JSON.
+        let text = match body {
+            Body::AsItCame(text) => text,
+            Body::Decoded => scratch.decoded.as_str(),
+            _ => return Err(ProjectError::Body),
+        };
+        let mut machine = Machine {
+            program: &self.program,
+            message,
+            body: text,
+            missing: Value::Undefined,
+            filled: &scratch.filled,
+            stack: &mut scratch.stack,
+        };
+        out.push(b'{');
+        if let Some(except) = &projection.except {
+            copy_root(text, except, projection, out);
+        }
+        for item in &projection.items {
+            write_item(item, text, &mut machine, out);
+        }
+        out.push(b'}');
+        Ok(Projected::Rewritten)
+    }
+}
+
+fn write_item(item: &Item, body: &str, machine: &mut Machine<'_>, out: &mut Vec<u8>) {
+    let start = out.len();
+    separate(out);
+    write_text(&item.name, out);
+    out.push(b':');
+    let written = match &item.value {
+        ItemValue::Part(path) => find(body, path).map(|part| out.extend_from_slice(part.as_bytes())),
+        ItemValue::Computed(code) => {
+            let value = machine.run(code);
+            write_value(value, machine, out)
+        }
+    };
+    // What is undefined is left out, like a field that is not there.
+    if written.is_none() {
+        out.truncate(start);
+    }
+}
+
+fn write_value(value: Value, machine: &Machine<'_>, out: &mut Vec<u8>) -> Option<()> {
+    match value {
+        Value::Missing | Value::Undefined => return None,
+        Value::Null => out.extend_from_slice(b"null"),
+        Value::Bool(value) => out.extend_from_slice(if value { b"true" } else { b"false" }),
+        Value::Number(number) if number.is_finite() => {
+            write!(out, "{number}").expect("writing to a Vec cannot fail");
+        }
+        Value::Number(_) => return None,
+        Value::Text(text) => write_text(machine.text(text), out),
+    }
+    Some(())
+}
+
+/// A JSON string (RFC 8259 §7).
+pub(crate) fn write_text(text: &str, out: &mut Vec<u8>) {
+    out.push(b'"');
+    let mut rest = text;
+    while let Some(at) = rest.find(|c: char| c == '"' || c == '\\' || c < ' ') {
+        out.extend_from_slice(&rest.as_bytes()[..at]);
+        match rest.as_bytes()[at] {
+            byte @ (b'"' | b'\\') => out.extend_from_slice(&[b'\\', byte]),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            byte => write!(out, "\\u{byte:04x}").expect("writing to a Vec cannot fail"),
+        }
+        rest = &rest[at + 1..];
+    }
+    out.extend_from_slice(rest.as_bytes());
+    out.push(b'"');
+}
+
+fn separate(out: &mut Vec<u8>) {
+    if !matches!(out.last(), Some(b'{' | b'[')) {
+        out.push(b',');
+    }
+}
+
+// ---- walking a body that is known to be well-formed ----
+
+/// A place in a well-formed document.
+struct Walker<'b> {
+    body: &'b str,
+    at: usize,
+}
+
+impl<'b> Walker<'b> {
+    fn peek(&self) -> u8 {
+        self.body.as_bytes().get(self.at).copied().unwrap_or(0)
+    }
+
+    fn blank(&mut self) {
+        while matches!(self.peek(), b' ' | b'\n' | b'\r' | b'\t') {
+            self.at += 1;
+        }
+    }
+
+    /// Takes a string; gives what stands between its quotes, escapes and all.
+    fn text(&mut self) -> &'b str {
+        let start = self.at + 1;
+        self.at = start;
+        loop {
+            self.at = plain_end(self.body.as_bytes(), self.at);
+            match self.peek() {
+                b'\\' => self.at += 2,
+                _ => break,
+            }
+        }
+        let text = &self.body[start..self.at];
+        self.at += 1;
+        text
+    }
+
+    /// Takes any value; gives it as written.
+    fn value(&mut self) -> &'b str {
+        let (start, mut depth) = (self.at, 0);
+        loop {
+            match self.peek() {
+                b'"' => {
+                    self.text();
+                }
+                b'{' | b'[' => {
+                    depth += 1;
+                    self.at += 1;
+                }
+                b'}' | b']' => {
+                    depth -= 1;
+                    self.at += 1;
+                }
+                b',' | b':' | b' ' | b'\n' | b'\r' | b'\t' => self.at += 1,
+                _ => self.word(),
+            }
+            if depth == 0 || self.at >= self.body.len() {
+                return &self.body[start..self.at];
+            }
+        }
+    }
+
+    /// Takes a number, `true`, `false` or `null`.
+    fn word(&mut self) {
+        while !matches!(self.peek(), b',' | b'}' | b']' | b' ' | b'\n' | b'\r' | b'\t' | 0) {
+            self.at += 1;
+        }
+    }
+
+    /// Takes an opening bracket and calls `with` at each member: its key or index comes as an argument, the
+    /// walker stands before its value, which `with` must take.
+    fn members(&mut self, mut with: impl FnMut(&mut Walker<'b>, Member<'_>)) {
+        let object = self.peek() == b'{';
+        self.at += 1;
+        let mut index = 0;
+        loop {
+            self.blank();
+            match self.peek() {
+                b'}' | b']' | 0 => {
+                    self.at += 1;
+                    return;
+                }
+                b',' => {
+                    self.at += 1;
+                    continue;
+                }
+                _ => {}
+            }
+            if object {
+                let raw = self.text();
+                self.blank();
+                self.at += 1;
+                self.blank();
+                let mut plain = String::new();
+                let key = if raw.contains('\\') {
+                    unescape(raw, &mut plain);
+                    plain.as_str()
+                } else {
+                    raw
+                };
+                with(self, Member::Key { raw, key });
+            } else {
+                with(self, Member::Index(index));
+                index += 1;
+            }
+        }
+    }
+}
+
+enum Member<'m> {
+    Key { raw: &'m str, key: &'m str },
+    Index(u32),
+}
+
+/// The part at `path`, of duplicate keys the last.
+fn find<'b>(body: &'b str, path: &[Step]) -> Option<&'b str> {
+    let mut walker = Walker { body, at: 0 };
+    walker.blank();
+    let mut found = Some(&body[walker.at..]);
+    for step in path {
+        let within = found?;
+        let mut walker = Walker { body: within, at: 0 };
+        if !matches!((walker.peek(), step), (b'{', Step::Key(_)) | (b'[', Step::Index(_))) {
+            return None;
+        }
+        found = None;
+        walker.members(|walker, member| {
+            let value = walker.value();
+            match (member, step) {
+                (Member::Key { key, .. }, Step::Key(wanted)) if key == wanted => found = Some(value),
+                (Member::Index(index), Step::Index(wanted)) if index == *wanted => found = Some(value),
+                _ => {}
+            }
+        });
+    }
+    found
+}
+
+/// Copies the members of the root that are neither excepted nor replaced by an item.
+fn copy_root(body: &str, except: &Except, projection: &Projection, out: &mut Vec<u8>) {
+    let mut walker = Walker { body, at: 0 };
+    walker.blank();
+    let excepts = [except];
+    walker.members(|walker, member| match member {
+        Member::Key { key, .. } if projection.replaces(key) => {
+            walker.value();
+        }
+        member => copy_member(walker, &member, &excepts, out),
+    });
+}
+
+/// Recursion is bounded by `Limits::body_depth_max`: the body has been scanned.
+fn copy_member(walker: &mut Walker<'_>, member: &Member<'_>, excepts: &[&Except], out: &mut Vec<u8>) {
+    // `$body.a.x` and `$body.*.y` can both apply below `a`.
+    let below: Vec<&Except> = excepts
+        .iter()
+        .flat_map(|except| &except.steps)
+        .filter(|(step, _)| match (step, member) {
+            (ExceptStep::Key(wanted), Member::Key { key, .. }) => wanted == key,
+            (ExceptStep::AnyKey, Member::Key { .. }) | (ExceptStep::AnyIndex, Member::Index(_)) => true,
+            (ExceptStep::Index(wanted), Member::Index(index)) => wanted == index,
+            _ => false,
+        })
+        .map(|(_, except)| except)
+        .collect();
+    if below.iter().any(|except| except.removed) {
+        walker.value();
+        return;
+    }
+    separate(out);
+    if let Member::Key { raw, .. } = member {
+        out.push(b'"');
+        out.extend_from_slice(raw.as_bytes());
+        out.extend_from_slice(b"\":");
+    }
+    let bracket = walker.peek();
+    if below.is_empty() || !matches!(bracket, b'{' | b'[') {
+        out.extend_from_slice(walker.value().as_bytes());
+        return;
+    }
+    out.push(bracket);
+    walker.members(|walker, member| copy_member(walker, &member, &below, out));
+    out.push(if bracket == b'{' { b'}' } else { b']' });
+}
+
+/// The slots that the computed items of a projection read.
+pub(crate) fn slots_of(node: &Node) -> Vec<SlotId> {
+    node.slots()
+}
