@@ -1,2 +1,271 @@
-//! stub
-fn main() {}
+//! The end-to-end comparison driver: what Millrace costs beside a peer, a raw relay and a plain file.
+//!
+//! Knows: arguments, where results go, exit codes. May use: every other file. Never: figures of its own.
+//! Exit codes: 0 measured, all promises kept · 1 a promise of MQTT was broken · 2 it could not be measured.
+//! Reading order: `rows` (the questions), `compare`, `durable`, `contestants`, `load`, `relay`, `stats`, `machine`,
+//! `child`, `page`.
+
+mod child;
+mod compare;
+mod contestants;
+mod durable;
+mod load;
+mod machine;
+mod page;
+mod relay;
+mod rows;
+mod stats;
+
+use std::cell::Cell;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::rc::Rc;
+
+use anyhow::bail;
+use clap::{Args, Parser, Subcommand};
+
+use crate::contestants::Binaries;
+use crate::durable::Durable;
+use crate::machine::Facts;
+use crate::page::Results;
+use crate::rows::{ROWS, Row};
+
+/// The same as in loadgen: an allocator that differs would make the load differ.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Measures Millrace beside its peers: the same load, in turn, on the same machine.
+#[derive(Parser)]
+#[command(name = "bench", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// CPU, rate, latency and memory beside mosquitto and a raw relay; writes README.md and results.json.
+    Compare {
+        #[command(flatten)]
+        common: Common,
+        /// Only these rows. Repeatable.
+        #[arg(long, value_name = "ROW")]
+        only: Vec<String>,
+        /// The mosquitto binary, if it is not in the path.
+        #[arg(long, value_name = "PATH")]
+        mosquitto: Option<PathBuf>,
+    },
+    /// Acknowledgements that wait for the disk, beside a plain file; writes durable.md and durable.json.
+    Durable {
+        #[command(flatten)]
+        common: Common,
+        /// Publishers. Repeatable.
+        #[arg(long, value_name = "COUNT", default_values_t = [1, 10, 100])]
+        publishers: Vec<u32>,
+        /// Messages of one publisher under way.
+        #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_535))]
+        window: u32,
+    },
+    /// The rows of `compare` and what they ask.
+    List,
+    /// The raw TCP relay, as `compare` starts it.
+    #[command(hide = true)]
+    Relay {
+        /// Threads that copy.
+        #[arg(long, default_value_t = 2)]
+        threads: u32,
+        /// Where the address is written, as JSON.
+        #[arg(long)]
+        ready_file: PathBuf,
+    },
+}
+
+#[derive(Args)]
+struct Common {
+    /// Rounds; figures are medians of them.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    rounds: u32,
+    /// Length of one measured run, after one second of warm-up.
+    #[arg(long, value_name = "SECS", default_value_t = 2.0)]
+    seconds: f64,
+    /// Folder for the results [default: bench/results/DATE-COMMIT].
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// The millrace binary [default: beside this one].
+    #[arg(long, value_name = "PATH")]
+    millrace: Option<PathBuf>,
+    /// Shards of Millrace, threads of the relay.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    shards: u32,
+    /// Where stores are put while they are measured [default: the folder for temporary files].
+    #[arg(long, value_name = "FOLDER")]
+    data: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Relay { threads, ready_file } => relay::run(threads, &ready_file).map(|()| ExitCode::SUCCESS),
+        Command::List => {
+            ROWS.iter().for_each(|row| println!("{}\n    {}", row.name, row.question));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Compare { common, only, mosquitto } => {
+            let rows = chosen(&only)?;
+            let binaries = common.binaries(mosquitto)?;
+            if binaries.mosquitto.is_none() {
+                bail!("mosquitto is not installed: run `make bench`, which installs it");
+            }
+            with_interrupt(|interrupted| compare(common, rows, binaries, interrupted))
+        }
+        Command::Durable { common, publishers, window } => {
+            let binaries = common.binaries(None)?;
+            with_interrupt(|interrupted| durable(common, publishers, window, binaries, interrupted))
+        }
+    }
+}
+
+fn chosen(only: &[String]) -> anyhow::Result<Vec<&'static Row>> {
+    let known = |name: &String| ROWS.iter().any(|row| row.name == *name);
+    if let Some(unknown) = only.iter().find(|name| !known(name)) {
+        let names: Vec<_> = ROWS.iter().map(|row| row.name).collect();
+        bail!("--only {unknown}: there are {}", names.join(", "));
+    }
+    Ok(ROWS.iter().filter(|row| only.is_empty() || only.iter().any(|name| name == row.name)).collect())
+}
+
+/// Whether somebody pressed Ctrl-C.
+type Interrupted = Rc<Cell<bool>>;
+
+/// Runs on a runtime that notes Ctrl-C: the load ends early, children are stopped, what is whole is written.
+fn with_interrupt<F: Future<Output = anyhow::Result<ExitCode>>>(
+    body: impl FnOnce(Interrupted) -> F,
+) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let interrupted = Interrupted::default();
+    let noted = Rc::clone(&interrupted);
+    let body = body(interrupted);
+    let local = tokio::task::LocalSet::new();
+    local.spawn_local(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            noted.set(true);
+        }
+    });
+    local.block_on(&runtime, body)
+}
+
+async fn compare(
+    common: Common,
+    rows: Vec<&'static Row>,
+    binaries: Binaries,
+    interrupted: Interrupted,
+) -> anyhow::Result<ExitCode> {
+    let (facts, settings) = common.begin(&binaries);
+    let mut findings = Vec::new();
+    for row in rows {
+        eprintln!("{}: {} rounds", row.name, common.rounds);
+        let progress = |sample: &load::Sample| {
+            eprintln!(
+                "  round {} {:9} {:>10.0}/s, CPU {:.3} s/10⁶, p50 {} µs, p99 {} µs, noise {:.0} %",
+                sample.round,
+                sample.system.name(),
+                sample.delivered_per_sec,
+                sample.cpu_secs_per_million,
+                sample.latency.p50,
+                sample.latency.p99,
+                sample.others_percent + sample.stolen_percent
+            );
+        };
+        let finding =
+            compare::run(row, &binaries, common.rounds, common.seconds, progress, || interrupted.get()).await?;
+        if let Some(finding) = finding {
+            println!("{}", page::table(&finding));
+            findings.push(finding);
+        }
+        if interrupted.get() {
+            break;
+        }
+    }
+    let broken: Vec<String> = findings.iter().flat_map(compare::Finding::broken).collect();
+    common.finish(&facts, &settings, &findings, None, "README.md", "results.json")?;
+    Ok(if broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+async fn durable(
+    common: Common,
+    publishers: Vec<u32>,
+    window: u32,
+    binaries: Binaries,
+    interrupted: Interrupted,
+) -> anyhow::Result<ExitCode> {
+    let (facts, settings) = common.begin(&binaries);
+    let file_system = machine::file_system(&common.data.clone().unwrap_or_else(std::env::temp_dir));
+    if file_system == "tmpfs" {
+        eprintln!("bench: the store is on tmpfs, where a sync costs nothing; choose a disk with --data");
+    }
+    let mut found = Durable { question: durable::question(window, &file_system), groups: Vec::new() };
+    println!("\ndurable — {}", found.question);
+    for publishers in publishers {
+        let stop = || interrupted.get();
+        let group = durable::run(publishers, window, &binaries, common.rounds, common.seconds, stop).await?;
+        if let Some(group) = group {
+            println!("{}", page::durable_lines(&group));
+            found.groups.push(group);
+        }
+        if interrupted.get() {
+            break;
+        }
+    }
+    found.target_lines().iter().for_each(|line| println!("  {line}"));
+    let lost: u64 = found.groups.iter().map(|group| group.lost).sum();
+    common.finish(&facts, &settings, &[], Some(&found), "durable.md", "durable.json")?;
+    Ok(if lost == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+impl Common {
+    fn binaries(&self, mosquitto: Option<PathBuf>) -> anyhow::Result<Binaries> {
+        if !(0.1..=3_600.0).contains(&self.seconds) {
+            bail!("--seconds {}: from 0.1 to 3600 are possible", self.seconds);
+        }
+        Binaries::find(self.millrace.clone(), mosquitto, self.shards, self.data.clone())
+    }
+
+    fn begin(&self, binaries: &Binaries) -> (Facts, Vec<String>) {
+        let (facts, settings) = (Facts::here(), binaries.settings());
+        println!("{}", facts.line());
+        settings.iter().for_each(|line| println!("{line}"));
+        (facts, settings)
+    }
+
+    fn finish(
+        &self,
+        facts: &Facts,
+        settings: &[String],
+        findings: &[compare::Finding],
+        durable: Option<&Durable>,
+        readme: &str,
+        json: &str,
+    ) -> anyhow::Result<()> {
+        if findings.is_empty() && durable.is_none_or(|durable| durable.groups.is_empty()) {
+            bail!("nothing was measured to the end");
+        }
+        let folder = match &self.out {
+            Some(folder) => folder.clone(),
+            None => machine::source_root().join("bench/results").join(facts.folder()),
+        };
+        let Common { rounds, seconds, .. } = *self;
+        let results = Results { facts, settings, rounds, seconds, compare: findings, durable };
+        results.write_to(&folder, json, readme)?;
+        println!("written to {}", folder.join(readme).display());
+        Ok(())
+    }
+}

@@ -74,6 +74,9 @@ struct RunArgs {
     /// Write the report as JSON to this file; - is standard output.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write the ledger (ranges sent, acknowledged, arrived) as JSON to this file.
+    #[arg(long, value_name = "FILE")]
+    ledger: Option<PathBuf>,
     /// Process id of the broker, to measure its CPU, memory and context switches.
     #[arg(long, value_name = "PID")]
     broker_pid: Option<u32>,
@@ -186,10 +189,12 @@ async fn run(args: RunArgs) -> End {
     if !to_stdout {
         print!("{}", report.text());
     }
-    if let Some(file) = &args.json
-        && let Err(error) = write_json(&report, file)
-    {
-        return End::NoRun(error);
+    let json = args.json.as_ref().map(|file| write_json(&report, file));
+    let ledger = args.ledger.as_ref().map(|file| write_json(&report.ledger, file));
+    for written in [json, ledger].into_iter().flatten() {
+        if let Err(error) = written {
+            return End::NoRun(error);
+        }
     }
     match (report.kept(), report.valid) {
         (false, _) => End::Broken,

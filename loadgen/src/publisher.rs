@@ -66,7 +66,7 @@ struct Publisher {
     frames: Frames,
     qos: Qos,
     batch: u32,
-    window: u64,
+    ahead: u64,
     messages_max: u64,
     copies: u64,
     gated: bool,
@@ -108,7 +108,7 @@ impl Publisher {
             login: plan.endpoint.login.clone(),
             keep_alive: run.keep_alive,
         };
-        let window = if plan.qos == Qos::AtMostOnce { 0 } else { plan.window as u16 };
+        let window = if plan.qos == Qos::AtMostOnce { 0 } else { plan.window };
         let copies = worker.shared.audience.copies.get(index as usize).copied().unwrap_or(0);
         Ok(Publisher {
             id: PublisherId(number),
@@ -117,7 +117,7 @@ impl Publisher {
             hello,
             qos: plan.qos,
             batch: plan.batch,
-            window: u64::from(plan.window),
+            ahead: u64::from(plan.ahead),
             messages_max: plan.messages.unwrap_or(u64::MAX),
             copies,
             gated: !worker.shared.gates.is_empty() && copies > 0,
@@ -280,15 +280,15 @@ impl Publisher {
 
     /// How many more messages may be under way.
     fn room(&mut self, cx: &mut Context<'_>) -> u64 {
-        if self.qos == Qos::AtLeastOnce {
-            return self.inflight.room();
-        }
-        if !self.gated {
-            return u64::MAX;
-        }
+        let room = if self.qos == Qos::AtLeastOnce { self.inflight.room() } else { u64::MAX };
+        if self.gated && room > 0 { room.min(self.room_ahead(cx)) } else { room }
+    }
+
+    /// How many more messages may be sent and not have arrived.
+    fn room_ahead(&mut self, cx: &mut Context<'_>) -> u64 {
         let gate = &self.worker.shared.gates[self.index];
         let gone = self.sequence * self.copies;
-        let limit = self.window * self.copies;
+        let limit = self.ahead * self.copies;
         let open = |written_off| limit.saturating_sub(gone.saturating_sub(gate.arrived() + written_off));
         if self.stall.is_none() && open(self.written_off) > 0 {
             return open(self.written_off).div_ceil(self.copies);

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::ledger::Verdict;
+use crate::ledger::{Ledger, Verdict};
 use crate::measure::Mark;
 use crate::process::Usage;
 use crate::run::Outcome;
@@ -65,6 +65,9 @@ pub struct Report {
     pub machine: Machine,
     /// The scenario as used, overrides applied.
     pub config: toml::Table,
+    /// What the verdict is about; not part of the JSON, see `--ledger`.
+    #[serde(skip)]
+    pub ledger: Ledger,
 }
 
 /// Messages counted.
@@ -259,6 +262,7 @@ impl Report {
             scenario: scenario.name.clone(),
             description: scenario.description.clone(),
             config: scenario.source.clone(),
+            ledger: outcome.ledger.clone(),
         };
         report.judge(&scenario, interrupted);
         report

@@ -106,9 +106,10 @@ impl Run {
         {
             return Err(RunError::OpenFiles { connections, allowed });
         }
-        let gated = scenario.publishers.as_ref().is_some_and(|publishers| {
-            publishers.pacing == Pacing::Max && publishers.qos == Qos::AtMostOnce && publishers.window > 0
-        });
+        let gated = scenario
+            .publishers
+            .as_ref()
+            .is_some_and(|publishers| publishers.pacing == Pacing::Max && publishers.ahead > 0);
         let threads = scenario.run.threads;
         let shared = Arc::new(Shared::new(scenario, run_id(clock.now()), clock, gated));
         let mut workers = Vec::new();

@@ -20,6 +20,10 @@ mod section;
 
 use section::Section;
 
+/// A closed loop at most so far ahead of its subscribers: far enough for large batches, and 50 publishers of 256 B
+/// stay below the queues that brokers usually have.
+const AHEAD_DEFAULT: u32 = 1024;
+
 /// A load to offer, as used: every value is within its bounds.
 #[derive(Clone, Debug)]
 pub struct Scenario {
@@ -96,9 +100,11 @@ pub struct Publishers {
     pub pacing: Pacing,
     /// Most frames written at once.
     pub batch: u32,
-    /// Most messages of one publisher under way: unacknowledged at QoS 1; at QoS 0 and `rate = "max"`, sent and
-    /// not yet arrived at any subscriber of this process. 0 at QoS 0: no bound but TCP's.
-    pub window: u32,
+    /// Most unacknowledged messages of one publisher; only at QoS 1.
+    pub window: u16,
+    /// Most messages of one publisher that were sent and have not arrived at the subscribers of this process; only
+    /// in a closed loop. 0: no bound but TCP's, and whatever queues the broker has will overflow.
+    pub ahead: u32,
     /// Messages per publisher, if the run is bounded by a count.
     pub messages: Option<u64>,
     /// What is in them.
@@ -323,11 +329,14 @@ fn check_publishers(mut section: Section<'_>, defaults: &Defaults) -> Option<Pub
     let qos = section.qos("qos");
     let batch = section.number("batch", 1..=65_535).unwrap_or(64);
     let pacing = check_pacing(&mut section, count, batch);
-    let window_default = if qos == Some(Qos::AtMostOnce) { 0 } else { 100 };
-    let window = section.number("window", 0..=65_535).unwrap_or(window_default);
-    if window == 0 && qos == Some(Qos::AtLeastOnce) {
-        section.error("window", "0 is only possible at qos = 0; at QoS 1 give 1 to 65535");
+    if qos == Some(Qos::AtMostOnce) && section.has("window") {
+        section.error("window", "means nothing at qos = 0; with rate = \"max\" see ahead");
     }
+    let window = section.number("window", 1..=65_535).unwrap_or(100);
+    if pacing.is_some_and(|pacing| pacing != Pacing::Max) && section.has("ahead") {
+        section.error("ahead", "only means something with rate = \"max\": a schedule waits for nobody");
+    }
+    let ahead = section.number("ahead", 0..=1_000_000).unwrap_or(AHEAD_DEFAULT);
     let retain = section.flag("retain").unwrap_or(false);
     let messages = section.number("messages", 1..=i64::MAX);
     let payload = section.section("payload").and_then(check_payload);
@@ -342,6 +351,7 @@ fn check_publishers(mut section: Section<'_>, defaults: &Defaults) -> Option<Pub
         pacing: pacing?,
         batch,
         window,
+        ahead,
         messages,
         payload: payload?,
     })

@@ -24,7 +24,6 @@ slip_max_percent = 100
 count = 4
 topic = "load/{publisher}"
 rate = "max"
-window = 64
 messages = 3000
 [subscribers]
 count = 4
@@ -99,10 +98,10 @@ fn lost_messages_are_seen() {
     let faults = Faults { lose_every: 100, ..Faults::default() };
     let report = run(faults, &["publishers.qos=1", "subscribers.qos=1", "run.drain_secs=1"]);
     assert_eq!(report.verdict.broken, ["120 acknowledged and lost"]);
-    let report = run(faults, &["publishers.count=1", "publishers.messages=12000"]);
+    let report = run(faults, &["publishers.ahead=64"]);
     assert!(report.kept(), "QoS 0 promises nothing");
     assert_eq!(report.verdict.lost_qos0, 120, "and the window does not wait for what is lost");
-    let report = run(faults, &["run.expect_qos0=true", "publishers.window=1000"]);
+    let report = run(faults, &["run.expect_qos0=true", "publishers.ahead=1000"]);
     assert_eq!(report.verdict.broken, ["120 lost at QoS 0 (expect_qos0 = true)"]);
 }
 

@@ -8,8 +8,8 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -18,12 +18,12 @@ use broker::{Plan, Setup, SinkPlan, decode_session};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use model::{LaneId, Priority, ShardId};
 use store::CommitLog as _;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::clock::entropy;
-use crate::config::{Config, Durability};
+use crate::config::{Config, ConfigErrors, Durability};
 use crate::disk::{Disk, DiskState, Job, ReadJob, SESSIONS, run_lane_reader};
 use crate::http::{Overview, RouteStatus};
 use crate::mail::{Mail, Mailbox};
@@ -39,29 +39,61 @@ const READS_MAX: usize = 1_024;
 /// Stack of our threads. Nothing below recurses deeper than a topic has levels or a route has nesting.
 const STACK_BYTES: usize = 1 << 20;
 
+/// Reads the configuration anew, from the same sources as at the start.
+pub type Reload<'a> = &'a dyn Fn() -> Result<Config, ConfigErrors>;
+
 /// Runs the router until SIGTERM or SIGINT. `ready_file` is written once every listener accepts.
-pub fn run(config: Config, ready_file: Option<&Path>) -> anyhow::Result<()> {
+///
+/// SIGHUP reads the configuration anew through `reload`: routes are replaced as a whole, clients stay connected; a
+/// configuration with any mistake changes nothing and is reported in the log and in `/status`.
+pub fn run(config: Config, ready_file: Option<&Path>, reload: Reload<'_>) -> anyhow::Result<()> {
     start_logging(&config.log);
     for warning in &config.warnings {
         warn!("{warning}");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let router = Router::start(config, ready_file).await?;
-        wait_for_signal().await?;
+        // Before the start, so that no signal finds nobody.
+        let mut signals = Signals::new()?;
+        let mut router = Router::start(config, ready_file).await?;
+        while signals.next().await == Told::Reload {
+            router.reload(reload);
+        }
         router.stop();
         Ok(())
     })
 }
 
-async fn wait_for_signal() -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => info!("SIGTERM: stopping"),
-        _ = interrupt.recv() => info!("SIGINT: stopping"),
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Reload,
+    Stop,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
-    Ok(())
+
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.terminate.recv() => info!("SIGTERM: stopping"),
+            _ = self.interrupt.recv() => info!("SIGINT: stopping"),
+            _ = self.hangup.recv() => return Told::Reload,
+        }
+        Told::Stop
+    }
 }
 
 /// A running router.
@@ -75,6 +107,7 @@ struct Router {
     stop_upstream: watch::Sender<bool>,
     overview: Arc<Overview>,
     started: Instant,
+    config: Config,
 }
 
 impl Router {
@@ -83,7 +116,7 @@ impl Router {
         let mut log = open_store(&config)?;
         let mut tails = Tails::default();
         let uplinks = uplinks(&config, &mut log, &mut tails)?;
-        let plan = Arc::new(plan(&config, &mut log)?);
+        let plan = Arc::new(plan(&config, &log.reader()));
         log.commit().context("the lanes of the routes cannot be written")?;
         let sessions = stored_sessions(&config, &log)?;
 
@@ -106,10 +139,56 @@ impl Router {
         let (stop_upstream, stop) = watch::channel(false);
         let upstream = start_upstream(uplinks, &config, &overview, stop)?;
 
-        let router =
-            Router { mailboxes, shards, upstream, disk, reader, jobs, stop_upstream, overview, started };
-        router.announce(listeners, http, &config, ready_file)?;
+        let router = Router {
+            mailboxes,
+            shards,
+            upstream,
+            disk,
+            reader,
+            jobs,
+            stop_upstream,
+            overview,
+            started,
+            config,
+        };
+        router.announce(listeners, http, ready_file)?;
         Ok(router)
+    }
+
+    /// Replaces the routes by those of a configuration read anew, or says why not.
+    fn reload(&mut self, load: Reload<'_>) {
+        notify_systemd("RELOADING=1");
+        match load() {
+            Ok(config) => self.take_over(config),
+            Err(errors) => {
+                error!("SIGHUP: the new configuration has mistakes; nothing was changed\n{errors}");
+                self.overview.set_reload_error(Some(errors.to_string()));
+            }
+        }
+        notify_systemd("READY=1");
+    }
+
+    fn take_over(&mut self, config: Config) {
+        for key in self.config.differs_beyond_routes(&config) {
+            warn!("SIGHUP: {key} has changed; that takes effect at the next start");
+        }
+        // Everything but the routes stays as it was: sinks are resolved against the uplinks that really run.
+        let config = Config { routes: config.routes, table: config.table, ..self.config.clone() };
+        let unknown = config.routes_without_uplink();
+        if !unknown.is_empty() {
+            let text = format!("routes lead to uplinks that need a restart: {}", unknown.join(", "));
+            error!("SIGHUP: {text}; nothing was changed");
+            self.overview.set_reload_error(Some(text));
+            return;
+        }
+        let plan = Arc::new(plan(&config, &self.overview.reader));
+        for mailbox in &self.mailboxes {
+            send(mailbox, Mail::Plan(Arc::clone(&plan)));
+        }
+        self.overview.set_routes(route_statuses(&config));
+        self.overview.set_reload_error(None);
+        info!(routes = config.routes.len(), "SIGHUP: routes replaced");
+        self.config = config;
     }
 
     /// Lets listeners accept, and says so everywhere.
@@ -117,7 +196,6 @@ impl Router {
         &self,
         listeners: Vec<net::Bound>,
         http: Option<http::Bound>,
-        config: &Config,
         ready_file: Option<&Path>,
     ) -> anyhow::Result<()> {
         let addresses: Vec<_> = listeners.iter().map(|bound| (bound.name.clone(), bound.address)).collect();
@@ -125,7 +203,7 @@ impl Router {
         for bound in listeners {
             let open = Arc::clone(&self.overview.open);
             let refused = Arc::clone(&self.overview.refused);
-            let connections_max = config.limits.connections_max;
+            let connections_max = self.config.limits.connections_max;
             tokio::spawn(net::serve(bound, self.mailboxes.clone(), open, connections_max, refused));
         }
         if let Some(bound) = http {
@@ -136,7 +214,7 @@ impl Router {
             write_ready_file(path, &addresses, http_address)?;
         }
         let listed: Vec<_> = addresses.iter().map(|(name, address)| format!("{name}={address}")).collect();
-        let (millis, shards) = (self.started.elapsed().as_millis() as u64, config.shards);
+        let (millis, shards) = (self.started.elapsed().as_millis() as u64, self.config.shards);
         let http = http_address.map_or("off".to_owned(), |address| address.to_string());
         info!(listeners = listed.join(" "), http, shards, start_ms = millis, "ready");
         notify_systemd("READY=1");
@@ -149,11 +227,7 @@ impl Router {
         self.overview.ready.store(false, Ordering::Relaxed);
         self.stop_upstream.send_replace(true);
         for mailbox in &self.mailboxes {
-            let mut mail = Mail::Stop;
-            while let Err(back) = mailbox.send(mail) {
-                mail = back;
-                std::thread::sleep(std::time::Duration::from_millis(1));
-            }
+            send(mailbox, Mail::Stop);
         }
         for shard in self.shards {
             join(shard, "shard");
@@ -166,6 +240,15 @@ impl Router {
         join(self.disk, "disk");
         join(self.reader, "lane reader");
         info!("stopped");
+    }
+}
+
+/// Puts mail into a box that may be full for a moment.
+fn send(mailbox: &Mailbox, mail: Mail) {
+    let mut mail = mail;
+    while let Err(back) = mailbox.send(mail) {
+        mail = back;
+        std::thread::sleep(std::time::Duration::from_millis(1));
     }
 }
 
@@ -187,25 +270,17 @@ fn lane_name(uplink: &str, priority: Priority) -> String {
     format!("u/{uplink}/{priority}")
 }
 
-/// Every uplink with the lanes it has in the store; also those of routes that are gone, so that what they left drains.
+/// Every uplink with a lane for each priority, whether or not a route uses it now: a reload needs no new lanes, and what
+/// a route that is gone has left behind drains.
 fn uplinks(config: &Config, log: &mut store::Log, tails: &mut Tails) -> anyhow::Result<Vec<UplinkSetup>> {
-    for (index, route) in config.routes.iter().enumerate() {
-        for uplink in config.sinks(index).filter_map(|sink| config.uplink(sink)) {
-            log.lane(&lane_name(&uplink.name, route.spec.priority))?;
-        }
-    }
     let mut setups = Vec::new();
     for uplink in &config.uplinks {
         let bell = Arc::new(Bell::default());
         let mut lanes = Vec::new();
-        for priority in (0..=9)
-            .chain([i64::from(Priority::DEFAULT.get())])
-            .filter_map(|number| Priority::new(number).ok())
-        {
-            if let Some(lane) = log.find_lane(&lane_name(&uplink.name, priority)) {
-                tails.add(lane, Arc::clone(&bell));
-                lanes.push((lane, priority));
-            }
+        for priority in Priority::all() {
+            let lane = log.lane(&lane_name(&uplink.name, priority))?;
+            tails.add(lane, Arc::clone(&bell));
+            lanes.push((lane, priority));
         }
         setups.push(UplinkSetup {
             config: uplink.clone(),
@@ -217,10 +292,14 @@ fn uplinks(config: &Config, log: &mut store::Log, tails: &mut Tails) -> anyhow::
     Ok(setups)
 }
 
-fn plan(config: &Config, log: &mut store::Log) -> anyhow::Result<Plan> {
+fn plan(config: &Config, reader: &store::Reader) -> Plan {
     let table = Arc::clone(&config.table);
+    let number =
+        |name: &str| config.uplinks.iter().position(|uplink| uplink.name == name).unwrap_or_default() as u32;
     let sinks = table.sinks().iter().map(|sink| match config.uplink(sink) {
-        Some(uplink) => SinkPlan::Lanes(lanes_of(log, &uplink.name)),
+        Some(uplink) => {
+            SinkPlan::Lanes { uplink: number(&uplink.name), lanes: lanes_of(reader, &uplink.name) }
+        }
         None => SinkPlan::Topic,
     });
     let sinks = sinks.collect();
@@ -228,14 +307,12 @@ fn plan(config: &Config, log: &mut store::Log) -> anyhow::Result<Plan> {
         Durability::Disk => broker::Durability::Disk,
         Durability::Memory => broker::Durability::Memory,
     });
-    Ok(Plan { sinks, durabilities: durabilities.collect(), table, ttl_millis: None })
+    Plan { sinks, durabilities: durabilities.collect(), table, ttl_millis: None }
 }
 
-fn lanes_of(log: &store::Log, uplink: &str) -> Vec<(Priority, LaneId)> {
-    (0..=9)
-        .chain([i64::from(Priority::DEFAULT.get())])
-        .filter_map(|number| Priority::new(number).ok())
-        .filter_map(|priority| Some((priority, log.find_lane(&lane_name(uplink, priority))?)))
+fn lanes_of(reader: &store::Reader, uplink: &str) -> Vec<(Priority, LaneId)> {
+    Priority::all()
+        .filter_map(|priority| Some((priority, reader.find_lane(&lane_name(uplink, priority))?)))
         .collect()
 }
 
@@ -268,11 +345,6 @@ struct StoredSessions {
 }
 
 fn overview(config: &Config, log: &store::Log, uplinks: &[UplinkSetup], started: Instant) -> Arc<Overview> {
-    let route_status = |(index, route): (usize, &crate::config::Route)| RouteStatus {
-        name: route.spec.name.clone(),
-        route: route.spec.text.clone(),
-        promise: promise(config, index, route),
-    };
     Arc::new(Overview {
         started,
         ready: AtomicBool::new(false),
@@ -282,8 +354,18 @@ fn overview(config: &Config, log: &store::Log, uplinks: &[UplinkSetup], started:
         reader: log.reader(),
         open: Arc::new(AtomicU32::new(0)),
         refused: Arc::new(AtomicU64::new(0)),
-        routes: config.routes.iter().enumerate().map(route_status).collect(),
+        routes: Mutex::new(route_statuses(config)),
+        reload_error: Mutex::new(None),
     })
+}
+
+fn route_statuses(config: &Config) -> Vec<RouteStatus> {
+    let status = |(index, route): (usize, &crate::config::Route)| RouteStatus {
+        name: route.spec.name.clone(),
+        route: route.spec.text.clone(),
+        promise: promise(config, index, route),
+    };
+    config.routes.iter().enumerate().map(status).collect()
 }
 
 /// What an acknowledgement of a message on this route means, for people.

@@ -6,7 +6,7 @@ use model::{Instant, Now, Timestamp};
 
 /// Both clocks, read together.
 #[derive(Clone, Copy, Debug)]
-pub struct Clock {
+pub(crate) struct Clock {
     start: std::time::Instant,
 }
 
@@ -19,7 +19,7 @@ impl Default for Clock {
 impl Clock {
     /// The time now. A wall clock before 1970 counts as 1970.
     #[inline]
-    pub fn now(&self) -> Now {
+    pub(crate) fn now(&self) -> Now {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Now {
             instant: Instant(self.start.elapsed().as_micros() as u64),
@@ -29,7 +29,7 @@ impl Clock {
 }
 
 /// A number that nobody outside can guess, for seeds and jitter.
-pub fn entropy() -> u64 {
+pub(crate) fn entropy() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     // The standard library seeds its hasher from the operating system.
     std::collections::hash_map::RandomState::new().build_hasher().finish()

@@ -22,14 +22,14 @@ use crate::mail::{Mail, Mailbox};
 use crate::upstream::Tails;
 
 /// Where stored sessions stand in the small durable state.
-pub const SESSIONS: Space = Space(1);
+pub(crate) const SESSIONS: Space = Space(1);
 
 /// How often delivered and expired data is given back, and cursors of an idle store are written.
 const HOUSEKEEPING: Duration = Duration::from_millis(200);
 
 /// A job for the disk thread.
 #[derive(Debug)]
-pub enum Job {
+pub(crate) enum Job {
     /// Make this durable.
     Append {
         /// Whose.
@@ -52,7 +52,7 @@ pub enum Job {
 
 /// What the disk thread lets others see.
 #[derive(Debug, Default)]
-pub struct DiskState {
+pub(crate) struct DiskState {
     /// A write failed; nothing is acknowledged any more.
     pub poisoned: AtomicBool,
     /// Group commits since the start.
@@ -66,7 +66,7 @@ pub struct DiskState {
 }
 
 /// The disk thread.
-pub struct Disk {
+pub(crate) struct Disk {
     log: store::Log,
     jobs: Receiver<Job>,
     reader: Sender<ReadJob>,
@@ -85,7 +85,7 @@ pub struct Disk {
 
 impl Disk {
     /// A disk thread's state; [`Disk::run`] is the thread.
-    pub fn new(
+    pub(crate) fn new(
         log: store::Log,
         jobs: Receiver<Job>,
         reader: Sender<ReadJob>,
@@ -110,7 +110,7 @@ impl Disk {
     }
 
     /// Runs until told to stop, or until every sender is gone. The log is closed at the end.
-    pub fn run(mut self) {
+    pub(crate) fn run(mut self) {
         let mut housekeeping = Instant::now();
         while !self.stopping {
             self.send_unsent();
@@ -310,13 +310,13 @@ impl Disk {
 }
 
 /// The lane of a stored session.
-pub fn session_lane_name(client_id: &str) -> String {
+pub(crate) fn session_lane_name(client_id: &str) -> String {
     format!("s/{client_id}")
 }
 
 /// Read on in a session's lane.
 #[derive(Debug)]
-pub struct ReadJob {
+pub(crate) struct ReadJob {
     shard: ShardId,
     session: broker::SessionKey,
     generation: u32,
@@ -328,7 +328,7 @@ pub struct ReadJob {
 type ReadRecord = (Seq, Option<model::Timestamp>, Box<[u8]>);
 
 /// The thread that reads sessions' lanes, so that neither a shard nor the disk thread waits for old data.
-pub fn run_lane_reader(
+pub(crate) fn run_lane_reader(
     reader: &store::Reader,
     jobs: &Receiver<ReadJob>,
     mailboxes: &[Arc<Mailbox>],

@@ -3,8 +3,8 @@
 //! In: GET requests. Out: numbers as last published. Never: a change, a secret, a wait for a shard.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use axum::Json;
@@ -19,7 +19,7 @@ use crate::telemetry::{ShardReport, total};
 use crate::upstream::LinkStatus;
 
 /// Everything that can be asked about.
-pub struct Overview {
+pub(crate) struct Overview {
     /// When the process started.
     pub started: Instant,
     /// Every listener accepts.
@@ -37,12 +37,14 @@ pub struct Overview {
     /// Connections refused because there were too many.
     pub refused: Arc<AtomicU64>,
     /// What each route promises, for people.
-    pub routes: Vec<RouteStatus>,
+    pub routes: Mutex<Vec<RouteStatus>>,
+    /// Why the last reload changed nothing.
+    pub reload_error: Mutex<Option<String>>,
 }
 
 /// One route and what its acknowledgements mean.
 #[derive(Clone, Debug, Serialize)]
-pub struct RouteStatus {
+pub(crate) struct RouteStatus {
     /// Its name.
     pub name: String,
     /// Its text.
@@ -53,7 +55,7 @@ pub struct RouteStatus {
 
 /// The answer to `/status`.
 #[derive(Debug, Serialize)]
-pub struct Status {
+pub(crate) struct Status {
     version: &'static str,
     uptime_ms: u64,
     ready: bool,
@@ -69,6 +71,7 @@ pub struct Status {
     lanes: Vec<LaneReport>,
     store: StoreReport,
     routes: Vec<RouteStatus>,
+    reload_error: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -107,7 +110,7 @@ struct StoreReport {
 
 impl Overview {
     /// The numbers now. Lanes of sessions are summed up in one line, so that the answer stays small.
-    pub fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         let numbers = total(self.shards.iter().map(|report| &**report));
         let counters: std::collections::BTreeMap<_, _> = numbers.counters.each().collect();
         let dropped =
@@ -127,8 +130,19 @@ impl Overview {
             uplinks: self.uplinks.iter().map(|(name, status)| uplink_report(name, status)).collect(),
             lanes: self.lanes(),
             store: self.store(),
-            routes: self.routes.clone(),
+            routes: lock(&self.routes).clone(),
+            reload_error: lock(&self.reload_error).clone(),
         }
+    }
+
+    /// The routes were replaced.
+    pub(crate) fn set_routes(&self, routes: Vec<RouteStatus>) {
+        *lock(&self.routes) = routes;
+    }
+
+    /// The last reload failed, or did not.
+    pub(crate) fn set_reload_error(&self, error: Option<String>) {
+        *lock(&self.reload_error) = error;
     }
 
     fn lanes(&self) -> Vec<LaneReport> {
@@ -143,7 +157,8 @@ impl Overview {
                 sessions.backlog += backlog;
                 sessions.backlog_bytes += state.bytes;
                 sessions.oldest_ms = sessions.oldest_ms.max(oldest_ms);
-            } else {
+            } else if state.tail > model::Seq::FIRST {
+                // Lanes that nothing ever went through are not worth a line.
                 reports.push(LaneReport {
                     name: state.name.to_string(),
                     backlog,
@@ -182,6 +197,10 @@ impl Overview {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn uplink_report(name: &str, status: &LinkStatus) -> UplinkReport {
     let (state, last_error) = status.get();
     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -200,14 +219,14 @@ fn uplink_report(name: &str, status: &LinkStatus) -> UplinkReport {
 }
 
 /// A bound HTTP listener.
-pub struct Bound {
+pub(crate) struct Bound {
     /// The address it really has.
     pub address: SocketAddr,
     listener: tokio::net::TcpListener,
 }
 
 /// Takes the address.
-pub async fn bind(address: SocketAddr) -> anyhow::Result<Bound> {
+pub(crate) async fn bind(address: SocketAddr) -> anyhow::Result<Bound> {
     let listener = tokio::net::TcpListener::bind(address).await.map_err(|error| {
         anyhow::anyhow!("http.bind = \"{address}\": {error}; choose another port (0 takes any free one)")
     })?;
@@ -215,7 +234,7 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<Bound> {
 }
 
 /// Answers for ever.
-pub async fn serve(bound: Bound, overview: Arc<Overview>) {
+pub(crate) async fn serve(bound: Bound, overview: Arc<Overview>) {
     let app = axum::Router::new()
         .route("/healthz", get(async || "alive\n"))
         .route("/readyz", get(readyz))

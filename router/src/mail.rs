@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 /// One message to a shard.
 #[derive(Debug)]
-pub enum Mail {
+pub(crate) enum Mail {
     /// A connection was accepted for it.
     Accepted {
         /// The socket.
@@ -66,7 +66,7 @@ pub enum Mail {
 
 /// The box of one shard.
 #[derive(Debug)]
-pub struct Mailbox {
+pub(crate) struct Mailbox {
     queue: ArrayQueue<Mail>,
     bell: Notify,
     durable: CachePadded<Durable>,
@@ -81,19 +81,19 @@ struct Durable {
 
 impl Mailbox {
     /// An empty box for at most `capacity` messages.
-    pub fn new(capacity: usize) -> Mailbox {
+    pub(crate) fn new(capacity: usize) -> Mailbox {
         Mailbox { queue: ArrayQueue::new(capacity), bell: Notify::new(), durable: CachePadded::default() }
     }
 
     /// Puts a message in and rings; gives it back if the box is full.
-    pub fn send(&self, mail: Mail) -> Result<(), Mail> {
+    pub(crate) fn send(&self, mail: Mail) -> Result<(), Mail> {
         let result = self.queue.push(mail);
         self.bell.notify_one();
         result
     }
 
     /// Reports that everything up to `ticket` is durable, `bytes` since the start, and rings.
-    pub fn durable(&self, ticket: Ticket, bytes: u64) {
+    pub(crate) fn durable(&self, ticket: Ticket, bytes: u64) {
         self.durable.bytes.store(bytes, Ordering::Relaxed);
         // Release: who sees the ticket sees the bytes that belong to it.
         self.durable.ticket.store(ticket.0, Ordering::Release);
@@ -101,33 +101,28 @@ impl Mailbox {
     }
 
     /// How far the disk is: the highest durable ticket, and the bytes up to it.
-    pub fn durable_up_to(&self) -> (Ticket, u64) {
+    pub(crate) fn durable_up_to(&self) -> (Ticket, u64) {
         let ticket = Ticket(self.durable.ticket.load(Ordering::Acquire));
         (ticket, self.durable.bytes.load(Ordering::Relaxed))
     }
 
     /// Takes the oldest message.
-    pub fn take(&self) -> Option<Mail> {
+    pub(crate) fn take(&self) -> Option<Mail> {
         self.queue.pop()
     }
 
-    /// Messages waiting.
-    pub fn len(&self) -> usize {
-        self.queue.len()
-    }
-
     /// Whether nothing waits.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
 
     /// Waits until somebody rings; returns at once if that happened since the last wait.
-    pub async fn wait(&self) {
+    pub(crate) async fn wait(&self) {
         self.bell.notified().await;
     }
 
     /// Rings without a message: look around again.
-    pub fn ring(&self) {
+    pub(crate) fn ring(&self) {
         self.bell.notify_one();
     }
 }

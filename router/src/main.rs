@@ -39,9 +39,10 @@ fn run(cli: &Cli) -> anyhow::Result<Exit> {
 }
 
 fn run_router(args: &RunArgs) -> anyhow::Result<Exit> {
-    match config::load(&args.config, config::environment()) {
+    let load = || config::load(&args.config, config::environment());
+    match load() {
         Ok(config) => {
-            app::run(config, args.ready_file.as_deref())?;
+            app::run(config, args.ready_file.as_deref(), &load)?;
             Ok(Exit::Done)
         }
         Err(errors) => {

@@ -24,7 +24,7 @@ struct Name {
 }
 
 /// The text of one scrape.
-pub fn encode(overview: &Overview) -> Result<String, std::fmt::Error> {
+pub(crate) fn encode(overview: &Overview) -> Result<String, std::fmt::Error> {
     let mut registry = Registry::with_prefix("millrace");
     shards(&mut registry, overview);
     uplinks(&mut registry, overview);
@@ -98,6 +98,9 @@ fn lanes(registry: &mut Registry, overview: &Overview) {
         // One series per lane, but not per client: a thousand clients would be a thousand series.
         if state.name.starts_with("s/") {
             sessions = (sessions.0 + state.messages(), sessions.1 + state.bytes);
+            continue;
+        }
+        if state.tail == model::Seq::FIRST {
             continue;
         }
         let label = Name { name: state.name.to_string() };

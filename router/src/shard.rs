@@ -31,6 +31,8 @@ use crate::telemetry::ShardReport;
 const READS_PER_TURN: u32 = 4;
 /// Mail taken in one wake-up.
 const MAIL_PER_TURN: usize = 256;
+/// When to look again at a queue that was full.
+const RETRY: Duration = Duration::from_millis(1);
 /// How often time passes for the broker, and numbers are published.
 const TICK: Duration = Duration::from_millis(250);
 /// How long a closing connection may take to take its last packet.
@@ -39,7 +41,7 @@ const LINGER_MILLIS: u64 = 2_000;
 const GOODBYE: Duration = Duration::from_secs(2);
 
 /// What a shard needs from the rest of the process.
-pub struct ShardSetup {
+pub(crate) struct ShardSetup {
     /// For the broker.
     pub broker: Setup,
     /// Sessions that are at home here, from the store.
@@ -55,7 +57,7 @@ pub struct ShardSetup {
 }
 
 /// A session as the store had it.
-pub struct StoredSession {
+pub(crate) struct StoredSession {
     /// Whose.
     pub client_id: String,
     /// What it is.
@@ -67,7 +69,7 @@ pub struct StoredSession {
 }
 
 /// Runs a shard on this thread until it is told to stop.
-pub fn run(setup: ShardSetup) -> std::io::Result<()> {
+pub(crate) fn run(setup: ShardSetup) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let local = LocalSet::new();
     let mailbox = Arc::clone(&setup.mailboxes[usize::from(setup.broker.shard.0)]);
@@ -76,7 +78,11 @@ pub fn run(setup: ShardSetup) -> std::io::Result<()> {
         spawn_local(flusher(Rc::clone(&shard)));
         spawn_local(ticker(Rc::clone(&shard)));
         loop {
-            mailbox.wait().await;
+            let owing = shard.borrow().owes();
+            tokio::select! {
+                () = mailbox.wait() => {}
+                () = tokio::time::sleep(RETRY), if owing => shard.borrow_mut().turn_end(),
+            }
             let accepted = shard.borrow_mut().take_mail(&mailbox);
             for (stream, peer, unread) in accepted {
                 accept(&shard, stream, peer, unread);
@@ -95,7 +101,14 @@ pub fn run(setup: ShardSetup) -> std::io::Result<()> {
             // Promises that are kept by now may still be told.
             shard.borrow_mut().take_mail(&mailbox);
         }
-        shard.borrow_mut().turn_end();
+        let mut shard = shard.borrow_mut();
+        shard.turn_end();
+        // What was accepted must reach the disk, even if that takes a moment: nobody is served meanwhile.
+        for job in std::mem::take(&mut shard.jobs) {
+            if shard.disk.send(job).is_err() {
+                warn!("the disk thread is gone; what it did not take was not acknowledged");
+            }
+        }
     });
     Ok(())
 }
@@ -138,6 +151,7 @@ impl Shard {
             let StoredSession { client_id, record, head, next } = session;
             broker.restore(&client_id, record, head, next, clock.now(), &mut effects);
         }
+        broker.restored(&mut effects);
         Shard {
             id,
             broker,
@@ -347,6 +361,7 @@ impl Shard {
                 Ok(()) => {}
                 Err(TrySendError::Full(job)) => {
                     self.jobs.push_front(job);
+                    self.mailboxes[usize::from(shard.0)].ring();
                     return;
                 }
                 Err(TrySendError::Disconnected(_)) => {
@@ -364,17 +379,27 @@ impl Shard {
         }
         for (batch, unsent) in self.effects.handoffs.iter_mut().zip(&mut self.unsent) {
             if !batch.bytes.is_empty() {
-                unsent.push_back(Mail::Handoff { from: self.id, batch: std::mem::take(batch) });
+                unsent.push_back(Mail::Handoff { from: self.id, batch: batch.take() });
             }
         }
+        let mut full = false;
         for (unsent, mailbox) in self.unsent.iter_mut().zip(&self.mailboxes) {
             while let Some(mail) = unsent.pop_front() {
                 if let Err(mail) = mailbox.send(mail) {
                     unsent.push_front(mail);
+                    full = true;
                     break;
                 }
             }
         }
+        if full {
+            self.mailboxes[usize::from(self.id.0)].ring();
+        }
+    }
+
+    /// Whether something waits for room in a queue.
+    fn owes(&self) -> bool {
+        !self.jobs.is_empty() || self.unsent.iter().any(|unsent| !unsent.is_empty())
     }
 
     /// Whether disk or other shards are so far behind that nothing may be read.

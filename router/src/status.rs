@@ -103,5 +103,8 @@ fn write(status: &Value, out: &mut impl Write) -> std::io::Result<()> {
             text(route, "promise")
         )?;
     }
+    if let Some(error) = status["reload_error"].as_str() {
+        writeln!(out, "the last reload changed nothing:\n{error}")?;
+    }
     Ok(())
 }

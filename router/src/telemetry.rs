@@ -10,13 +10,13 @@ use crate::config::{Log, LogFormat};
 
 /// What one shard publishes, a few times a second.
 #[derive(Debug, Default)]
-pub struct ShardReport {
+pub(crate) struct ShardReport {
     latest: Mutex<ShardNumbers>,
 }
 
 /// The numbers of one shard, or of all.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct ShardNumbers {
+pub(crate) struct ShardNumbers {
     /// Everything counted.
     pub counters: Counters,
     /// Connections now.
@@ -27,7 +27,7 @@ pub struct ShardNumbers {
 
 impl ShardReport {
     /// Replaces the numbers by the broker's.
-    pub fn publish(&self, broker: &Broker) {
+    pub(crate) fn publish(&self, broker: &Broker) {
         let numbers = ShardNumbers {
             counters: *broker.counters(),
             connections: broker.connections(),
@@ -37,13 +37,13 @@ impl ShardReport {
     }
 
     /// The numbers as last published.
-    pub fn numbers(&self) -> ShardNumbers {
+    pub(crate) fn numbers(&self) -> ShardNumbers {
         *self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The sum over all shards.
-pub fn total<'a>(reports: impl IntoIterator<Item = &'a ShardReport>) -> ShardNumbers {
+pub(crate) fn total<'a>(reports: impl IntoIterator<Item = &'a ShardReport>) -> ShardNumbers {
     let mut total = ShardNumbers::default();
     for report in reports {
         let numbers = report.numbers();
@@ -55,14 +55,14 @@ pub fn total<'a>(reports: impl IntoIterator<Item = &'a ShardReport>) -> ShardNum
 }
 
 /// Sends log lines to standard error, as configured. An invalid filter was refused with the configuration.
-pub fn start_logging(log: &Log) {
+pub(crate) fn start_logging(log: &Log) {
     let filter = EnvFilter::try_new(&log.filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
     // Only a second call fails, and the first one's choice stands.
-    let _ = match log.format {
+    drop(match log.format {
         LogFormat::Text => builder.with_target(false).try_init(),
         LogFormat::Json => builder.json().try_init(),
-    };
+    });
 }

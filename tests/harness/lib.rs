@@ -1,1 +1,35 @@
-//! Starts and stops real processes for the tests.
+//! What the tests over real processes lean on: routers to start and kill, clients to talk to them, an upstream to break.
+//!
+//! Knows: how `millrace` is started, MQTT as `wire` writes it, HTTP as far as `/status` needs it.
+//! May use: `wire` and `model` for bytes; processes, sockets and threads of the standard library. Never: the insides of
+//! the router: what cannot be seen from outside is tested beside the code.
+//! Always: every wait has a deadline ([`PATIENCE`]) and says what it waited for; a process never outlives its value;
+//! ports are chosen by the system, files live in a directory of their own, so that tests run side by side.
+
+mod binary;
+mod client;
+pub mod foreign;
+mod http;
+mod process;
+mod proxy;
+mod random;
+mod recorder;
+mod router;
+mod wait;
+
+pub use binary::{millrace, run};
+pub use client::{Client, Connection, Incoming, Received, v3, v5};
+pub use process::{Finished, Process, Signal};
+pub use proxy::Proxy;
+pub use random::Random;
+pub use recorder::Recorder;
+pub use router::{Router, Setup};
+pub use wait::{PATIENCE, until, within};
+
+pub use model::Qos;
+pub use wire::{BlockBuilder, Connect, OutgoingPublish, PublishProperties, ReasonCode, Version};
+
+/// Every QoS that the router offers.
+pub const QOS_0: Qos = Qos::AtMostOnce;
+/// At least once.
+pub const QOS_1: Qos = Qos::AtLeastOnce;

@@ -11,22 +11,22 @@ use model::{ConnId, ShardId, Ticket};
 
 /// Proof that a publication is as safe as its routes and subscribers demand; only this module can make one.
 #[derive(Debug)]
-pub struct Kept(());
+pub(crate) struct Kept(());
 
 /// What must come true before an answer may leave.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Promise {
+pub(crate) struct Promise {
     /// Our own writes up to here are durable; 0 if none is needed.
-    pub ticket: Ticket,
+    pub(crate) ticket: Ticket,
     /// The shards (one bit each) that must have kept what we handed them.
-    pub shards: u64,
+    pub(crate) shards: u64,
     /// Our handoff number they must have reached.
-    pub handoff: u64,
+    pub(crate) handoff: u64,
 }
 
 /// What leaves when a promise is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// A PUBACK for this packet identifier.
     PubAck(NonZeroU16),
     /// The answer that its connection holds back, see `Connection::held`.
@@ -35,7 +35,7 @@ pub enum Answer {
 
 /// Everything that waits, in order.
 #[derive(Debug)]
-pub struct Acks {
+pub(crate) struct Acks {
     waiting: VecDeque<(ConnId, Promise, Answer)>,
     durable: Ticket,
     /// Handoff number that each shard has kept, indexed by shard.
@@ -44,43 +44,48 @@ pub struct Acks {
 
 impl Acks {
     /// Nothing waits yet.
-    pub fn new(shards: u16) -> Acks {
+    pub(crate) fn new(shards: u16) -> Acks {
         Acks { waiting: VecDeque::new(), durable: Ticket(0), kept: vec![0; usize::from(shards)] }
     }
 
     /// The proof, if the promise is already kept.
     #[inline]
-    pub fn check(&self, promise: &Promise) -> Option<Kept> {
+    pub(crate) fn check(&self, promise: &Promise) -> Option<Kept> {
         (promise.ticket <= self.durable && self.shards_have_kept(promise)).then_some(Kept(()))
     }
 
     /// Puts an answer behind the others.
-    pub fn wait(&mut self, conn: ConnId, promise: Promise, answer: Answer) {
+    pub(crate) fn wait(&mut self, conn: ConnId, promise: Promise, answer: Answer) {
         self.waiting.push_back((conn, promise, answer));
     }
 
     /// Everything of ours up to this ticket is durable.
-    pub fn durable(&mut self, up_to: Ticket) {
+    pub(crate) fn durable(&mut self, up_to: Ticket) {
         self.durable = self.durable.max(up_to);
     }
 
     /// The highest durable ticket.
-    pub fn durable_ticket(&self) -> Ticket {
+    pub(crate) fn durable_ticket(&self) -> Ticket {
         self.durable
     }
 
     /// A shard has kept all we handed it up to this number.
-    pub fn kept(&mut self, by: ShardId, up_to: u64) {
+    pub(crate) fn kept(&mut self, by: ShardId, up_to: u64) {
         let mark = &mut self.kept[usize::from(by.0)];
         *mark = up_to.max(*mark);
     }
 
     /// The next answer whose promise is kept, with the proof.
-    pub fn release(&mut self) -> Option<(ConnId, Answer, Kept)> {
+    pub(crate) fn release(&mut self) -> Option<(ConnId, Answer, Kept)> {
         let (conn, promise, answer) = *self.waiting.front()?;
         let kept = self.check(&promise)?;
         self.waiting.pop_front();
         Some((conn, answer, kept))
+    }
+
+    /// The connections that wait for a PUBACK, once for each.
+    pub(crate) fn pubacks(&self) -> impl Iterator<Item = ConnId> {
+        self.waiting.iter().filter(|(_, _, answer)| matches!(answer, Answer::PubAck(_))).map(|(conn, ..)| *conn)
     }
 
     fn shards_have_kept(&self, promise: &Promise) -> bool {

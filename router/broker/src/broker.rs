@@ -14,7 +14,8 @@ use slab::Slab;
 use crate::acks::{Acks, Answer, Kept};
 use crate::connections::{Connection, Connections, Phase};
 use crate::counters::Counters;
-use crate::dispatch::FrameCache;
+use crate::delivery::FrameCache;
+use crate::dispatch::Forward;
 use crate::effects::{Control, Effects, HandoffBatch, Request, Write};
 use crate::plan::Plan;
 use crate::sessions::record::{SessionRecord, encode_session};
@@ -100,6 +101,8 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Broker {
     pub(crate) setup: Setup,
+    /// `setup.plan`, behind a count of our own: the shared one would be written by every shard for every message.
+    pub(crate) plan: Rc<Arc<Plan>>,
     pub(crate) connections: Connections,
     pub(crate) sessions: Slab<Session>,
     pub(crate) by_client: HashMap<Rc<str>, SessionKey, FixedState>,
@@ -109,11 +112,20 @@ pub struct Broker {
     /// Bytes put on the append tray, and how many of them are durable.
     pub(crate) appended_bytes: u64,
     pub(crate) durable_bytes: u64,
+    /// Bytes of messages that wait for clients, in outboxes and queues, and our share of their bound.
+    pub(crate) waiting_bytes: usize,
+    pub(crate) waiting_bytes_max: usize,
+    /// Other shards (one bit each) whose stored sessions we do not know yet: until then nothing is read.
+    pub(crate) unknown_shards: u64,
     /// Our number of the last publication handed to any shard.
     pub(crate) handoff: u64,
     /// What others handed us that waits for our disk: ticket, who, their number.
     pub(crate) marks_owed: std::collections::VecDeque<(Ticket, ShardId, u64)>,
     pub(crate) generation: u32,
+    /// Numbers the reads of lanes.
+    pub(crate) reads: u32,
+    /// Sessions that ended while their lane was being opened, by generation.
+    pub(crate) ended_opening: Vec<(u32, Rc<str>)>,
     pub(crate) ids_assigned: u64,
     pub(crate) last_fault: Option<String>,
     pub(crate) scratch: Scratch,
@@ -124,6 +136,7 @@ pub struct Broker {
 pub(crate) struct Scratch {
     pub(crate) found: Found,
     pub(crate) matches: Vec<Match>,
+    pub(crate) forwards: Vec<Forward>,
     pub(crate) routes: routes::Scratch,
     pub(crate) frames: FrameCache,
     pub(crate) topic: String,
@@ -134,7 +147,14 @@ impl Broker {
     /// A shard without connections.
     pub fn new(setup: Setup) -> Broker {
         assert!(setup.shards >= 1 && setup.shards <= 64, "shards are one bit each in a u64");
+        let shards = u64::from(setup.shards);
         Broker {
+            plan: Rc::new(Arc::clone(&setup.plan)),
+            waiting_bytes: 0,
+            waiting_bytes_max: (setup.limits.waiting_bytes_max / shards) as usize,
+            unknown_shards: (u64::MAX >> (64 - shards)) & !(1 << setup.shard.0),
+            reads: 0,
+            ended_opening: Vec::new(),
             connections: Connections::default(),
             sessions: Slab::new(),
             by_client: HashMap::with_hasher(FixedState::with_seed(setup.seed)),
@@ -159,21 +179,38 @@ impl Broker {
     }
 
     /// Brings a stored session back at start; before the first connection. The caller gives it to its home.
+    ///
+    /// Once all are back, call [`Broker::restored`].
     pub fn restore(&mut self, client_id: &str, record: SessionRecord, head: Seq, next: Seq, now: Now, effects: &mut Effects) {
         // A client that was connected when the process ended may have been sent anything there was.
         let sent_before = record.sent_before.unwrap_or(next);
         let stored = Stored { sent_before, ..Stored::new(record.lane, head, next) };
         let mut session = self.new_session(client_id, Keeping::Stored(stored));
         session.expiry_secs = record.expiry_secs;
-        session.disconnected_at = record.disconnected_at;
+        // A client that was connected has not been away yet: its expiry counts from now.
+        session.disconnected_at = if record.sent_before.is_some() { record.disconnected_at } else { now.timestamp };
         session.ends_at = ends_at(&session, now);
         session.subscriptions = record.subscriptions;
         let filters: Vec<_> = session.subscriptions.iter().map(|(filter, options)| (filter.clone(), *options)).collect();
         let key = self.adopt(session);
         for (filter, options) in filters {
-            self.subscriptions.insert(&filter, options.entry(key));
+            self.subscriptions.insert(&filter, options.entry(key, true));
             self.announce(&filter, None, effects);
         }
+    }
+
+    /// Every stored session is back. No shard reads a socket before all shards have said so: a publication accepted
+    /// earlier would be acknowledged and pass by the stored sessions of the others.
+    pub fn restored(&mut self, effects: &mut Effects) {
+        for shard in self.others() {
+            effects.controls.push((shard, Control::Restored { from: self.setup.shard }));
+        }
+    }
+
+    /// The other shards.
+    fn others(&self) -> impl Iterator<Item = ShardId> + use<> {
+        let own = self.setup.shard;
+        (0..self.setup.shards).map(ShardId).filter(move |shard| *shard != own)
     }
 
     /// A socket was accepted.
@@ -197,8 +234,11 @@ impl Broker {
     pub fn wrote(&mut self, conn: ConnId, count: usize, now: Now, effects: &mut Effects) {
         let Some(connection) = self.connections.find(conn) else { return };
         connection.outbox.advance(count);
+        connection.count_outbox(&mut self.waiting_bytes);
+        let limits = &self.setup.limits;
+        connection.resume(limits, &mut effects.resumed);
         if let Phase::Open(session) = connection.phase
-            && connection.outbox.len() <= self.setup.limits.outbox_bytes_max as usize / 2
+            && connection.outbox.len() <= limits.outbox_bytes_max as usize / 2
         {
             self.pump(session, now, effects);
         }
@@ -209,16 +249,16 @@ impl Broker {
         if self.is_saturated() {
             return false;
         }
-        let receive_max = u32::from(self.setup.limits.receive_max);
         let Some(connection) = self.connections.find(conn) else { return false };
-        let owed = connection.acks_owed >= receive_max;
-        connection.stalled |= owed;
-        !owed && connection.held.is_none() && connection.phase != Phase::Closing
+        let stalled = connection.is_stalled(&self.setup.limits);
+        connection.stalled |= stalled;
+        !stalled && connection.held.is_none() && connection.phase != Phase::Closing
     }
 
-    /// Whether the disk is so far behind that no socket of this shard may be read.
+    /// Whether no socket of this shard may be read: the disk is too far behind, or other shards are not ready.
     pub fn is_saturated(&self) -> bool {
-        self.appended_bytes - self.durable_bytes > u64::from(self.setup.limits.commit_bytes_max)
+        self.unknown_shards != 0
+            || self.appended_bytes - self.durable_bytes > u64::from(self.setup.limits.commit_bytes_max)
     }
 
     /// Something happened outside.
@@ -228,7 +268,7 @@ impl Broker {
             Event::Handoff { from, batch } => self.on_handoff(from, &batch, now, effects),
             Event::Control(control) => self.on_control(control, now, effects),
             Event::LaneOpened { session, generation, lane, head, next } => {
-                self.on_lane_opened(session, generation, Stored::new(lane, head, next), now, effects);
+                self.on_lane_opened(session, generation, (lane, head, next), now, effects);
             }
             Event::LaneRead { session, generation, records, next } => {
                 self.on_lane_read(session, generation, records, next, now, effects);
@@ -248,6 +288,7 @@ impl Broker {
         for key in over {
             self.end_session(key, effects);
         }
+        self.read_what_fell_behind(now, effects);
     }
 
     /// What was counted so far.
@@ -275,12 +316,13 @@ impl Broker {
 
     /// Replaces routes, between turns.
     pub fn replace_plan(&mut self, plan: Arc<Plan>) {
+        self.plan = Rc::new(Arc::clone(&plan));
         self.setup.plan = plan;
     }
 
     /// Every connection that should be told that the server goes away.
     pub fn shut_down(&mut self, now: Now, effects: &mut Effects) {
-        let open: Vec<ConnId> = self.connections.iter_mut().map(|connection| connection.id).collect();
+        let open: Vec<ConnId> = self.connections.iter().map(|connection| connection.id).collect();
         for conn in open {
             self.say_goodbye(conn, wire::ReasonCode::SERVER_SHUTTING_DOWN, now, effects);
         }
@@ -293,6 +335,24 @@ impl Broker {
         }
         assert!(self.durable_bytes <= self.appended_bytes, "nothing is durable that was not appended");
         assert_eq!(self.by_client.len(), self.sessions.len(), "every session has one client identifier");
+        let queued: usize = self.sessions.iter().map(|(_, session)| session.queue_bytes).sum();
+        let written: usize = self.connections.iter().map(|connection| connection.counted).sum();
+        assert_eq!(self.waiting_bytes, queued + written, "bytes that wait for clients are counted");
+        for connection in self.connections.iter() {
+            assert!(connection.counted <= connection.outbox.len(), "what was written is in the outbox");
+            if let Some(key) = connection.session {
+                let session = self.sessions.get(key.0 as usize);
+                assert!(session.is_some_and(|session| session.conn == Some(connection.id)), "they know each other");
+            }
+        }
+        let mut acks_owed: HashMap<ConnId, u32, FixedState> = HashMap::default();
+        for conn in self.acks.pubacks() {
+            *acks_owed.entry(conn).or_default() += 1;
+        }
+        for connection in self.connections.iter() {
+            let waiting = acks_owed.get(&connection.id).copied().unwrap_or_default();
+            assert_eq!(connection.acks_owed, waiting, "what is owed waits");
+        }
     }
 
     fn on_durable(&mut self, up_to: Ticket, bytes: u64, now: Now, effects: &mut Effects) {
@@ -315,6 +375,7 @@ impl Broker {
                     effects.controls.push((from, Control::Known { waiting }));
                 }
             }
+            Control::Restored { from } => self.unknown_shards &= !(1 << from.0),
             Control::Known { waiting } => self.let_go(waiting, now, effects),
             Control::Kept { from, up_to } => {
                 self.acks.kept(from, up_to);
@@ -334,33 +395,12 @@ impl Broker {
     }
 
     fn acknowledge_late(&mut self, conn: ConnId, packet_id: std::num::NonZeroU16, kept: Kept, effects: &mut Effects) {
-        let receive_max = u32::from(self.setup.limits.receive_max);
         let Some(connection) = self.connections.find(conn) else { return };
         connection.acks_owed -= 1;
-        if connection.stalled && connection.acks_owed <= receive_max / 2 {
-            connection.stalled = false;
-            effects.resumed.push(conn);
-        }
+        connection.resume(&self.setup.limits, &mut effects.resumed);
         if connection.phase != Phase::Closing {
             self.counters.acknowledged += 1;
             puback(connection, packet_id, kept, effects);
-        }
-    }
-
-    /// One of the things that the held answer of `conn` waits for came true.
-    pub(crate) fn let_go(&mut self, conn: ConnId, now: Now, effects: &mut Effects) {
-        let Some(connection) = self.connections.find(conn) else { return };
-        let Some(held) = &mut connection.held else { return };
-        held.needs -= 1;
-        if held.needs > 0 {
-            return;
-        }
-        let Some(held) = connection.held.take() else { return };
-        connection.write(&mut effects.dirty).extend_from_slice(&held.bytes);
-        effects.resumed.push(conn);
-        if let Phase::Joining(session) = connection.phase {
-            connection.phase = Phase::Open(session);
-            self.pump(session, now, effects);
         }
     }
 
@@ -371,7 +411,7 @@ impl Broker {
             return 0;
         }
         let (any, kept) = self.presence(filter);
-        for shard in (0..self.setup.shards).map(ShardId).filter(|shard| *shard != self.setup.shard) {
+        for shard in self.others() {
             let from = self.setup.shard;
             effects.controls.push((shard, Control::Filter { from, filter: filter.into(), any, kept, waiting }));
         }
@@ -381,10 +421,7 @@ impl Broker {
     /// Whether this shard has a subscription at `filter`, and whether one belongs to a stored session.
     pub(crate) fn presence(&self, filter: &str) -> (bool, bool) {
         let entries = self.subscriptions.entries(filter);
-        let kept = entries
-            .iter()
-            .any(|entry| self.sessions.get(entry.session.0 as usize).is_some_and(Session::is_stored));
-        (!entries.is_empty(), kept)
+        (!entries.is_empty(), entries.iter().any(|entry| entry.stored))
     }
 
     pub(crate) fn new_session(&mut self, client_id: &str, keeping: Keeping) -> Session {
@@ -407,13 +444,16 @@ impl Broker {
         for filter in session.subscriptions.keys() {
             let before = self.presence(filter);
             self.subscriptions.remove(filter, key);
-            if self.presence(filter) != before || session.is_stored() {
+            if self.presence(filter) != before {
                 self.announce(filter, None, effects);
             }
         }
         match session.keeping {
             Keeping::Clean => Ticket(0),
-            Keeping::Opening => self.delete_record(&session, effects),
+            Keeping::Opening => {
+                self.ended_opening.push((session.generation, Rc::clone(&session.client_id)));
+                self.delete_record(&session, effects)
+            }
             Keeping::Stored(stored) => {
                 effects.requests.push(Request::RemoveLane { lane: stored.lane });
                 self.delete_record(&session, effects)
@@ -485,13 +525,14 @@ pub(crate) fn puback(connection: &mut Connection, packet_id: std::num::NonZeroU1
 
 impl crate::sessions::SubscriptionOptions {
     /// The entry for the index.
-    pub(crate) fn entry(&self, session: SessionKey) -> Entry {
+    pub(crate) fn entry(&self, session: SessionKey, stored: bool) -> Entry {
         Entry {
             session,
             qos: self.qos,
             no_local: self.no_local,
             retain_as_published: self.retain_as_published,
             subscription_id: self.subscription_id,
+            stored,
         }
     }
 }

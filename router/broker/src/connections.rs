@@ -12,22 +12,24 @@ use crate::subscriptions::SessionKey;
 
 /// The message that a connection leaves behind if it ends without DISCONNECT (MQTT 5.0 §3.1.2.5).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Will {
+pub(crate) struct Will {
     /// Where to.
-    pub topic: Box<str>,
+    pub(crate) topic: Box<str>,
     /// What.
-    pub payload: Box<[u8]>,
+    pub(crate) payload: Box<[u8]>,
     /// How surely.
-    pub qos: Qos,
+    pub(crate) qos: Qos,
     /// The RETAIN flag.
-    pub retain: bool,
+    pub(crate) retain: bool,
+    /// How long it is worth delivering once it is published, in seconds.
+    pub(crate) expiry_secs: Option<u32>,
     /// Raw MQTT 5 properties that pass through.
-    pub properties: Box<[u8]>,
+    pub(crate) properties: Box<[u8]>,
 }
 
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// Its first packet, CONNECT, has not come.
     Greeting,
     /// CONNECT came; the answer waits (for a lane, for the disk).
@@ -40,52 +42,52 @@ pub enum Phase {
 
 /// An answer that waits for something; its connection is not read meanwhile.
 #[derive(Debug)]
-pub struct Held {
+pub(crate) struct Held {
     /// The encoded answer.
-    pub bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
     /// How many things it waits for.
-    pub needs: u32,
+    pub(crate) needs: u32,
 }
 
 /// One connection.
 #[derive(Debug)]
-pub struct Connection {
+pub(crate) struct Connection {
     /// Its name.
-    pub id: ConnId,
+    pub(crate) id: ConnId,
     /// How far it is.
-    pub phase: Phase,
+    pub(crate) phase: Phase,
     /// Its session, from an accepted CONNECT to the very end.
-    pub session: Option<SessionKey>,
+    pub(crate) session: Option<SessionKey>,
     /// Version of its CONNECT.
-    pub version: Version,
+    pub(crate) version: Version,
     /// What its socket has not taken yet.
-    pub outbox: Outbox,
+    pub(crate) outbox: Outbox,
+    /// How much of the outbox is part of `Broker::waiting_bytes`.
+    pub(crate) counted: usize,
     /// Whether the outbox was used since the last tick.
-    pub wrote: bool,
+    pub(crate) wrote: bool,
     /// Already on the tray of dirty connections.
-    pub dirty: bool,
+    pub(crate) dirty: bool,
     /// When it was accepted.
-    pub opened: Instant,
+    pub(crate) opened: Instant,
     /// When something last came from it.
-    pub heard: Instant,
+    pub(crate) heard: Instant,
     /// One and a half times its keep-alive, in milliseconds; 0 for none.
-    pub silence_millis_max: u64,
+    pub(crate) silence_millis_max: u64,
     /// QoS 1 publications that wait for the disk.
-    pub acks_owed: u32,
-    /// It was not read because of `acks_owed`.
-    pub stalled: bool,
+    pub(crate) acks_owed: u32,
+    /// It was not read because of `acks_owed` or because it does not take its answers.
+    pub(crate) stalled: bool,
     /// QoS 1 messages we may have in flight to it.
-    pub window: u16,
+    pub(crate) window: u16,
     /// Largest packet it takes.
-    pub packet_bytes_max: u32,
-    /// Whether it wants reason strings (MQTT 5.0 §3.1.2.11.7).
-    pub problem_information: bool,
+    pub(crate) packet_bytes_max: u32,
     /// Session expiry interval of its CONNECT, in seconds; DISCONNECT may not raise it from 0.
-    pub expiry_secs: u32,
+    pub(crate) expiry_secs: u32,
     /// An answer that waits.
-    pub held: Option<Held>,
+    pub(crate) held: Option<Held>,
     /// What it leaves behind.
-    pub will: Option<Will>,
+    pub(crate) will: Option<Will>,
 }
 
 impl Connection {
@@ -96,6 +98,7 @@ impl Connection {
             session: None,
             version: Version::V3,
             outbox: Outbox::default(),
+            counted: 0,
             wrote: false,
             dirty: false,
             opened: now,
@@ -105,7 +108,6 @@ impl Connection {
             stalled: false,
             window: limits.session_inflight_max,
             packet_bytes_max: u32::MAX,
-            problem_information: true,
             expiry_secs: 0,
             held: None,
             will: None,
@@ -114,7 +116,7 @@ impl Connection {
 
     /// The outbox, put on the tray if it was not there. Always write through this.
     #[inline]
-    pub fn write(&mut self, dirty: &mut Vec<ConnId>) -> &mut Vec<u8> {
+    pub(crate) fn write(&mut self, dirty: &mut Vec<ConnId>) -> &mut Vec<u8> {
         self.wrote = true;
         if !self.dirty {
             self.dirty = true;
@@ -122,11 +124,38 @@ impl Connection {
         }
         self.outbox.tail()
     }
+
+    /// Brings `total`, the bytes that wait for all clients, up to date with what the outbox holds now.
+    #[inline]
+    pub(crate) fn count_outbox(&mut self, total: &mut usize) {
+        let len = self.outbox.len();
+        *total = *total + len - self.counted;
+        self.counted = len;
+    }
+
+    /// Whether so much is owed, by us or by a peer that does not read, that it must not send more.
+    #[inline]
+    pub(crate) fn is_stalled(&self, limits: &Limits) -> bool {
+        // Twice: messages stop at the bound itself, so what lies above it are answers alone.
+        self.acks_owed >= u32::from(limits.receive_max) || self.outbox.len() / 2 > limits.outbox_bytes_max as usize
+    }
+
+    /// Puts it on the tray of connections to read again, once enough of what stalled it is gone.
+    #[inline]
+    pub(crate) fn resume(&mut self, limits: &Limits, resumed: &mut Vec<ConnId>) {
+        if self.stalled
+            && self.acks_owed <= u32::from(limits.receive_max) / 2
+            && self.outbox.len() <= limits.outbox_bytes_max as usize
+        {
+            self.stalled = false;
+            resumed.push(self.id);
+        }
+    }
 }
 
 /// All connections of a shard.
 #[derive(Debug, Default)]
-pub struct Connections {
+pub(crate) struct Connections {
     slots: Vec<Slot>,
     free: Vec<u32>,
 }
@@ -139,7 +168,7 @@ struct Slot {
 
 impl Connections {
     /// Makes room for a new connection and names it.
-    pub fn open(&mut self, now: Instant, limits: &Limits) -> ConnId {
+    pub(crate) fn open(&mut self, now: Instant, limits: &Limits) -> ConnId {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot { generation: NonZeroU32::MIN, connection: None });
             (self.slots.len() - 1) as u32
@@ -151,7 +180,7 @@ impl Connections {
     }
 
     /// Forgets a connection; it is returned for what remains to be done.
-    pub fn remove(&mut self, id: ConnId) -> Option<Box<Connection>> {
+    pub(crate) fn remove(&mut self, id: ConnId) -> Option<Box<Connection>> {
         self.find(id)?;
         let slot = &mut self.slots[id.0 as u32 as usize];
         // Wraps after 4 billion connections in one slot; the id then lies far in the past of every holder.
@@ -162,7 +191,7 @@ impl Connections {
 
     /// The connection with this name, if it still exists.
     #[inline]
-    pub fn find(&mut self, id: ConnId) -> Option<&mut Connection> {
+    pub(crate) fn find(&mut self, id: ConnId) -> Option<&mut Connection> {
         let slot = self.slots.get_mut(id.0 as u32 as usize)?;
         (slot.generation.get() == (id.0 >> 32) as u32).then_some(())?;
         slot.connection.as_deref_mut()
@@ -170,19 +199,24 @@ impl Connections {
 
     /// The same, to look at.
     #[inline]
-    pub fn get(&self, id: ConnId) -> Option<&Connection> {
+    pub(crate) fn get(&self, id: ConnId) -> Option<&Connection> {
         let slot = self.slots.get(id.0 as u32 as usize)?;
         (slot.generation.get() == (id.0 >> 32) as u32).then_some(())?;
         slot.connection.as_deref()
     }
 
+    /// Every connection, to look at.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Connection> {
+        self.slots.iter().filter_map(|slot| slot.connection.as_deref())
+    }
+
     /// Every connection.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Connection> {
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Connection> {
         self.slots.iter_mut().filter_map(|slot| slot.connection.as_deref_mut())
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 }

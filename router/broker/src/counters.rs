@@ -35,6 +35,8 @@ counters! {
     closed_connect_timeout,
     /// Connections closed because another one took over the client identifier.
     closed_taken_over,
+    /// Wills published because a connection ended without a goodbye.
+    wills,
     /// PUBLISH packets received.
     received,
     /// Payload bytes received.
@@ -55,6 +57,8 @@ counters! {
     dropped_outbox_full,
     /// QoS 1 messages dropped because a connected clean session's queue is full.
     dropped_queue_full,
+    /// Messages without a place on disk dropped because all clients together hold the maximum in memory.
+    dropped_memory_full,
     /// QoS 1 messages dropped because a stored session has its maximum waiting.
     dropped_session_full,
     /// Messages dropped because they exceed the subscriber's maximum packet size.

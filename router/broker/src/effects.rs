@@ -57,6 +57,15 @@ impl Effects {
             && self.requests.is_empty()
             && self.advances.is_empty()
     }
+
+    /// Notes that all of a lane up to here is delivered; acknowledgements of one turn become one entry.
+    #[inline]
+    pub(crate) fn advance(&mut self, lane: LaneId, up_to: Seq) {
+        match self.advances.last_mut() {
+            Some((last, done)) if *last == lane => *done = up_to,
+            _ => self.advances.push((lane, up_to)),
+        }
+    }
 }
 
 /// Writes for the commit log, in the order they must become durable.
@@ -79,9 +88,7 @@ impl AppendTray {
     /// Takes everything off the tray; `last` stays, it only ever grows.
     #[must_use]
     pub fn take(&mut self) -> AppendTray {
-        let bytes = std::mem::take(&mut self.bytes);
-        let writes = std::mem::take(&mut self.writes);
-        AppendTray { bytes, writes, last: self.last }
+        AppendTray { bytes: take_like(&mut self.bytes), writes: take_like(&mut self.writes), last: self.last }
     }
 }
 
@@ -124,6 +131,22 @@ pub struct HandoffBatch {
     pub wants_mark: bool,
 }
 
+impl HandoffBatch {
+    /// Takes the batch; the next one starts empty.
+    #[must_use]
+    pub fn take(&mut self) -> HandoffBatch {
+        let wants_mark = std::mem::take(&mut self.wants_mark);
+        HandoffBatch { bytes: take_like(&mut self.bytes), last: self.last, wants_mark }
+    }
+}
+
+/// Takes what is in `full` and leaves room for about as much: a tray that is filled every turn grows once, not by
+/// doubling. At most 256 KiB, so that a burst is not remembered for ever.
+fn take_like<T>(full: &mut Vec<T>) -> Vec<T> {
+    let room = full.len().min((256 << 10) / size_of::<T>());
+    std::mem::replace(full, Vec::with_capacity(room))
+}
+
 /// Small messages between shards; in order per pair of shards.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Control {
@@ -144,6 +167,11 @@ pub enum Control {
     Known {
         /// The connection that waits.
         waiting: ConnId,
+    },
+    /// The sender has told of every filter of the sessions it brought back at start.
+    Restored {
+        /// Who says so.
+        from: ShardId,
     },
     /// Every publication handed to the sender of this up to the number is as safe as its subscribers need.
     Kept {
@@ -170,7 +198,7 @@ pub enum Request {
     ReadLane {
         /// Whose.
         session: SessionKey,
-        /// Distinguishes this session from an earlier one with the same key.
+        /// The number of this read; the answer carries it back.
         generation: u32,
         /// Which lane.
         lane: LaneId,

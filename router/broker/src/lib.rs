@@ -9,13 +9,14 @@ mod acks;
 mod broker;
 mod connections;
 mod counters;
+mod delivery;
 mod dispatch;
-pub mod effects;
+mod effects;
 mod envelope;
 mod heads;
 mod outbox;
 mod plan;
-pub mod sessions;
+mod sessions;
 mod subscriptions;
 pub mod uplink;
 
@@ -25,4 +26,10 @@ pub use effects::{AppendTray, Control, Effects, HandoffBatch, Request, Write};
 pub use envelope::{Envelope, InvalidEnvelope};
 pub use plan::{Durability, Plan, SinkPlan};
 pub use sessions::record::{InvalidRecord, SessionRecord, decode_session};
+pub use sessions::SubscriptionOptions;
 pub use subscriptions::SessionKey;
+
+#[cfg(test)]
+mod testbench;
+#[cfg(test)]
+mod tests;

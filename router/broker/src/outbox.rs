@@ -10,7 +10,7 @@ const KEEP_BYTES: usize = 1 << 10;
 
 /// Encoded packets on their way to one socket.
 #[derive(Debug, Default)]
-pub struct Outbox {
+pub(crate) struct Outbox {
     bytes: Vec<u8>,
     taken: usize,
 }
@@ -18,30 +18,30 @@ pub struct Outbox {
 impl Outbox {
     /// Bytes not yet taken by the socket.
     #[inline]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.bytes.len() - self.taken
     }
 
     /// Whether the socket has taken everything.
     #[inline]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// What the socket should be offered next.
     #[inline]
-    pub fn pending(&self) -> &[u8] {
+    pub(crate) fn pending(&self) -> &[u8] {
         &self.bytes[self.taken..]
     }
 
     /// The buffer to append whole packets to; only append.
     #[inline]
-    pub fn tail(&mut self) -> &mut Vec<u8> {
+    pub(crate) fn tail(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
 
     /// Notes that the socket took the first `count` bytes of [`Outbox::pending`].
-    pub fn advance(&mut self, count: usize) {
+    pub(crate) fn advance(&mut self, count: usize) {
         self.taken += count;
         assert!(self.taken <= self.bytes.len(), "a socket cannot take more than it was offered");
         if self.is_empty() {
@@ -56,7 +56,7 @@ impl Outbox {
     }
 
     /// Gives memory back; called when a connection has been quiet for a while.
-    pub fn trim(&mut self) {
+    pub(crate) fn trim(&mut self) {
         if self.is_empty() && self.bytes.capacity() > KEEP_BYTES {
             self.bytes = Vec::new();
             self.taken = 0;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use model::{LaneId, Priority, RouteId, SinkId};
+use model::{LaneId, Match, Priority, RouteId};
 use routes::RouteTable;
 
 /// What an acknowledgement of a message on a route means (DESIGN §4).
@@ -18,8 +18,13 @@ pub enum Durability {
 /// Where one sink of the table leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SinkPlan {
-    /// To an uplink: one lane for each priority that some route gives it.
-    Lanes(Vec<(Priority, LaneId)>),
+    /// To an uplink.
+    Lanes {
+        /// Which one: sinks with the same number lead to the same uplink, which gets a message once.
+        uplink: u32,
+        /// One lane for each priority that some route gives it.
+        lanes: Vec<(Priority, LaneId)>,
+    },
     /// Back into the local topic space, by the sink's template.
     Topic,
 }
@@ -29,7 +34,7 @@ pub enum SinkPlan {
 pub struct Plan {
     /// The compiled routes.
     pub table: Arc<RouteTable>,
-    /// Indexed by [`SinkId`].
+    /// Indexed by [`model::SinkId`].
     pub sinks: Vec<SinkPlan>,
     /// Indexed by [`RouteId`].
     pub durabilities: Vec<Durability>,
@@ -43,12 +48,9 @@ impl Plan {
         Plan { table: Arc::new(RouteTable::empty()), sinks: Vec::new(), durabilities: Vec::new(), ttl_millis: None }
     }
 
-    /// The lane of `sink` for `priority`; `None` if the sink is no uplink.
-    pub(crate) fn lane(&self, sink: SinkId, priority: Priority) -> Option<LaneId> {
-        match self.sinks.get(sink.0 as usize)? {
-            SinkPlan::Lanes(lanes) => lanes.iter().find(|(have, _)| *have == priority).map(|(_, lane)| *lane),
-            SinkPlan::Topic => None,
-        }
+    /// Where a match leads.
+    pub(crate) fn sink(&self, found: &Match) -> Option<&SinkPlan> {
+        self.sinks.get(found.sink.0 as usize)
     }
 
     /// What `route` promises.

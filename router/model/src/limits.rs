@@ -31,6 +31,9 @@ pub struct Limits {
     pub session_expiry_secs_max: u32,
     /// Bytes encoded for one socket that it has not taken yet; QoS 0 above it is dropped and counted.
     pub outbox_bytes_max: u32,
+    /// Bytes of messages that wait for all clients together, in outboxes and queues; above it QoS 0 and clean sessions'
+    /// messages are dropped and counted, and stored sessions wait on disk.
+    pub waiting_bytes_max: u64,
     /// Bytes read from one socket in one turn.
     pub turn_read_bytes_max: u32,
     /// Publications that one client may have waiting for the disk (our Receive Maximum).
@@ -78,6 +81,7 @@ impl Limits {
         session_stored_messages_max: 1_000_000,
         session_expiry_secs_max: 30 * 24 * 3600,
         outbox_bytes_max: 4 << 20,
+        waiting_bytes_max: 256 << 20,
         turn_read_bytes_max: 256 << 10,
         receive_max: 4_096,
         commit_bytes_max: 32 << 20,

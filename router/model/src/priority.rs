@@ -18,6 +18,11 @@ impl Priority {
     /// The most urgent priority.
     pub const HIGHEST: Priority = Priority(0);
 
+    /// Every priority there is, most urgent first.
+    pub fn all() -> impl Iterator<Item = Priority> {
+        (0..=9).map(Priority).chain([Priority::DEFAULT])
+    }
+
     /// Accepts 0 to 9 and edgeHub's number for the default.
     pub fn new(number: i64) -> Result<Priority, InvalidPriority> {
         match number {

@@ -7,6 +7,7 @@
 use model::Message;
 
 use crate::Mode;
+use crate::binary::{self, Encoding};
 use crate::scan::{BodyFault, scan};
 use crate::scratch::Scratch;
 use crate::table::RouteTable;
@@ -23,6 +24,8 @@ pub(crate) enum Body<'t> {
     AsItCame(&'t str),
     /// In `Scratch::decoded`.
     Decoded,
+    /// Beside the other texts that could not stay where they were.
+    Binary,
 }
 
 impl<'t> Body<'t> {
@@ -34,7 +37,7 @@ impl<'t> Body<'t> {
         match self {
             Body::AsItCame(text) => text,
             Body::Decoded => decoded,
-            Body::NotRead | Body::Unusable => "",
+            Body::NotRead | Body::Unusable | Body::Binary => "",
         }
     }
 }
@@ -44,6 +47,7 @@ enum Format {
     Json,
     JsonUtf16,
     JsonUtf32,
+    Binary(Encoding),
     Other,
 }
 
@@ -66,6 +70,9 @@ fn try_fill<'t>(table: &RouteTable, message: &Message<'t>, scratch: &mut Scratch
         scratch.counters.bodies_too_long += 1;
         return Body::Unusable;
     }
+    if let Format::Binary(encoding) = format {
+        return fill_binary(table, message, encoding, scratch);
+    }
     let (body, text) = match format {
         Format::Json => match std::str::from_utf8(message.body) {
             Ok(text) => (Body::AsItCame(text), text),
@@ -84,7 +91,7 @@ fn try_fill<'t>(table: &RouteTable, message: &Message<'t>, scratch: &mut Scratch
             decode_utf16(message.body, &mut scratch.decoded);
             (Body::Decoded, scratch.decoded.as_str())
         }
-        Format::JsonUtf32 | Format::Other => {
+        Format::JsonUtf32 | Format::Binary(_) | Format::Other => {
             decode_utf32(message.body, &mut scratch.decoded);
             (Body::Decoded, scratch.decoded.as_str())
         }
@@ -93,20 +100,38 @@ fn try_fill<'t>(table: &RouteTable, message: &Message<'t>, scratch: &mut Scratch
     let dates_are_undefined = table.mode == Mode::EdgeHub;
     let depth = table.limits.body_depth_max;
     let paths = table.slots.paths();
-    match scan(text, paths, depth, dates_are_undefined, &mut scratch.levels, &mut scratch.filled) {
+    let scanned = scan(text, paths, depth, dates_are_undefined, &mut scratch.levels, &mut scratch.filled);
+    finish(table, scanned, body, scratch)
+}
+
+fn fill_binary<'t>(
+    table: &RouteTable,
+    message: &Message<'t>,
+    encoding: Encoding,
+    scratch: &mut Scratch,
+) -> Body<'t> {
+    scratch.counters.bodies_scanned += 1;
+    let (paths, depth) = (table.slots.paths(), table.limits.body_depth_max);
+    let scanned =
+        binary::scan(message.body, encoding, paths, depth, &mut scratch.opened, &mut scratch.filled);
+    finish(table, scanned, Body::Binary, scratch)
+}
+
+fn finish<'t>(
+    table: &RouteTable,
+    scanned: Result<(), BodyFault>,
+    body: Body<'t>,
+    scratch: &mut Scratch,
+) -> Body<'t> {
+    match scanned {
         Ok(()) => {
-            scratch.filled.settle(paths);
-            body
+            scratch.filled.settle(table.slots.paths());
+            return body;
         }
-        Err(BodyFault::Malformed) => {
-            scratch.counters.bodies_malformed += 1;
-            Body::Unusable
-        }
-        Err(BodyFault::TooDeep) => {
-            scratch.counters.bodies_too_deep += 1;
-            Body::Unusable
-        }
+        Err(BodyFault::Malformed) => scratch.counters.bodies_malformed += 1,
+        Err(BodyFault::TooDeep) => scratch.counters.bodies_too_deep += 1,
     }
+    Body::Unusable
 }
 
 fn format(mode: Mode, message: &Message<'_>) -> Format {
@@ -124,11 +149,26 @@ fn format(mode: Mode, message: &Message<'_>) -> Format {
         (Mode::Millrace, Some(kind)) => is_json(kind),
         (Mode::Millrace, None) => true,
     };
+    let binary = match mode {
+        Mode::Millrace => system("contentType").and_then(binary_encoding),
+        Mode::EdgeHub => None,
+    };
     match () {
+        () if binary.is_some() => binary.map_or(Format::Other, Format::Binary),
         () if !json => Format::Other,
         () if is("utf-16") => Format::JsonUtf16,
         () if is("utf-32") => Format::JsonUtf32,
         () => Format::Json,
+    }
+}
+
+/// `application/cbor`, `application/anything+cbor`, `application/msgpack` under its several names.
+fn binary_encoding(kind: &str) -> Option<Encoding> {
+    let kind = kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    match kind.strip_prefix("application/")? {
+        "msgpack" | "x-msgpack" | "vnd.msgpack" => Some(Encoding::MessagePack),
+        cbor if cbor == "cbor" || cbor.ends_with("+cbor") => Some(Encoding::Cbor),
+        other => other.ends_with("+msgpack").then_some(Encoding::MessagePack),
     }
 }
 

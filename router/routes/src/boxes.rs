@@ -117,7 +117,7 @@ impl Side {
             clear(&mut self.free, *place);
             set(&mut held, *place);
         }
-        if self.rows.len() % 64 == 0 {
+        if self.rows.len().is_multiple_of(64) {
             self.held.extend(&held);
         }
     }

@@ -11,7 +11,7 @@ use model::Limits;
 use crate::Mode;
 use crate::diagnostic::{Fault, Span, nearest};
 use crate::functions::{self, Function, Parameter, SIGNATURES, Signature};
-use crate::paths;
+use crate::paths::{self, Step};
 use crate::program;
 use crate::slots::{Origins, Slots};
 use crate::syntax::{ArithmeticOp, BinaryOp, CompareOp, Expr, ExprKind, Literal, LogicOp};
@@ -25,7 +25,7 @@ pub(crate) fn check(
     limits: &Limits,
     slots: &mut Slots,
 ) -> Result<Node, Vec<Fault>> {
-    let mut checker = Checker { mode, limits, slots, faults: Vec::new() };
+    let mut checker = Checker { mode, limits, slots, faults: Vec::new(), scope: None };
     let typed = checker.expr(condition);
     if !checker.faults.is_empty() {
         return Err(checker.faults);
@@ -39,11 +39,34 @@ pub(crate) fn check(
     })
 }
 
+/// Checks an expression whose value is wanted, of whatever type.
+pub(crate) fn check_value(
+    expr: &Expr,
+    mode: Mode,
+    limits: &Limits,
+    slots: &mut Slots,
+) -> Result<Node, Vec<Fault>> {
+    let mut checker = Checker { mode, limits, slots, faults: Vec::new(), scope: None };
+    let typed = checker.expr(expr);
+    if checker.faults.is_empty() { Ok(typed.node) } else { Err(checker.faults) }
+}
+
 struct Checker<'s> {
     mode: Mode,
     limits: &'s Limits,
     slots: &'s mut Slots,
     faults: Vec<Fault>,
+    /// The `ANY` or `ALL` around what is being checked.
+    scope: Option<Scope>,
+}
+
+/// What an `ANY` or `ALL` looks at.
+#[derive(Default)]
+struct Scope {
+    /// The path in front of `[*]`, once one was seen.
+    array: Option<Vec<Step>>,
+    /// The paths behind it.
+    parts: Vec<Vec<Step>>,
 }
 
 /// A checked expression.
@@ -107,6 +130,9 @@ impl Checker<'_> {
     }
 
     fn dollar(&mut self, name: &str, span: &Span) -> Typed {
+        if let Some(path) = body_path(name).filter(|path| self.mode == Mode::Millrace && path.contains("[*]")) {
+            return self.element(path, span);
+        }
         if let Some(path) = body_path(name) {
             let Some(steps) = self.body(path, span) else { return broken(span) };
             // A property's name cannot hold brackets, so such a path is never shadowed.
@@ -138,7 +164,67 @@ impl Checker<'_> {
         Typed::new(Node::Slot(slot), Type::Text, span)
     }
 
-    fn body(&mut self, path: &str, span: &Span) -> Option<Vec<paths::Step>> {
+    /// `$body.list[*].x` within an `ANY` or `ALL`.
+    fn element(&mut self, path: &str, span: &Span) -> Typed {
+        let (array, part) = path.split_once("[*]").unwrap_or((path, ""));
+        let (array, part) = (self.body(array, span), match part.strip_prefix('.') {
+            None if part.is_empty() => Some(Vec::new()),
+            None => self.body(part, span),
+            Some(part) => self.body(part, span),
+        });
+        let (Some(array), Some(part)) = (array, part) else { return broken(span) };
+        let fault = |message: &str| Fault::new(span.clone(), message);
+        let Some(scope) = &mut self.scope else {
+            let help = format!("did you mean ANY($body.{path} = …)?");
+            self.faults.push(fault("'[*]' stands for each element and needs ANY(…) or ALL(…) around it").help(help));
+            return broken(span);
+        };
+        if *scope.array.get_or_insert_with(|| array.clone()) != array {
+            self.faults.push(fault("one ANY or ALL looks at one array; this is another"));
+            return broken(span);
+        }
+        let known = scope.parts.iter().position(|known| *known == part);
+        let number = known.unwrap_or(scope.parts.len());
+        if known.is_none() {
+            scope.parts.push(part);
+        }
+        Typed::new(Node::Element(number as u32), Type::Query, span)
+    }
+
+    fn quantified(&mut self, all: bool, name_span: &Span, arguments: &[Expr], span: &Span) -> Typed {
+        let message = match (arguments.len(), &self.scope) {
+            (1, None) => None,
+            (1, Some(_)) => Some("an ANY or ALL cannot stand in another one"),
+            _ => Some("expected one condition, such as ANY($body.readings[*].value > 50)"),
+        };
+        if let Some(message) = message {
+            self.faults.push(Fault::new(name_span.clone(), message));
+            return broken(span);
+        }
+        self.scope = Some(Scope::default());
+        let condition = self.expr(&arguments[0]);
+        let scope = self.scope.take().unwrap_or_default();
+        let condition = self.coerce(condition, Type::Bool);
+        match (condition.ty, scope.array) {
+            (Type::Broken, _) => broken(span),
+            (Type::Bool | Type::Query, Some(array)) => {
+                let slot = self.slots.intern(Origins::Body(array.clone()));
+                let condition = Box::new(self.bool_of(condition, span).node);
+                let node = Node::Quantified { all, array, slot, parts: scope.parts, condition };
+                Typed::new(node, Type::Bool, span)
+            }
+            (_, array) => {
+                let message = match array {
+                    Some(_) => "expected a condition, such as ANY($body.readings[*].value > 50)",
+                    None => "expected a path with '[*]', such as ANY($body.readings[*].value > 50)",
+                };
+                self.faults.push(Fault::new(name_span.clone(), message));
+                broken(span)
+            }
+        }
+    }
+
+    fn body(&mut self, path: &str, span: &Span) -> Option<Vec<Step>> {
         match paths::parse(path, self.limits.body_path_names_max) {
             Ok(steps) => Some(steps),
             Err(reason) => {
@@ -460,6 +546,9 @@ impl Checker<'_> {
     // ---- functions ----
 
     fn call(&mut self, name: &str, name_span: &Span, arguments: &[Expr], span: &Span) -> Typed {
+        if self.mode == Mode::Millrace && ["any", "all"].iter().any(|known| known.eq_ignore_ascii_case(name)) {
+            return self.quantified(name.eq_ignore_ascii_case("all"), name_span, arguments, span);
+        }
         let arguments: Vec<Typed> = arguments.iter().map(|argument| self.expr(argument)).collect();
         if arguments.iter().any(|argument| argument.ty == Type::Broken) {
             return broken(span);
@@ -471,7 +560,10 @@ impl Checker<'_> {
             }
             return self.bad_arguments(name, name_span, &arguments, span);
         }
-        let mut known = SIGNATURES.iter().filter(|signature| signature.name == lower).peekable();
+        let mode = self.mode;
+        let allowed = |signature: &&Signature| mode == Mode::Millrace || !signature.extension;
+        let mut known =
+            SIGNATURES.iter().filter(allowed).filter(|signature| signature.name == lower).peekable();
         if known.peek().is_none() {
             let mut fault = Fault::new(name_span.clone(), format!("invalid built-in function '{name}'"));
             if let Some(near) = nearest(&lower, functions::names()) {
@@ -719,9 +811,8 @@ fn fold_logic(op: LogicOp, operands: Vec<Node>) -> Node {
 fn children_are_constant(node: &Node) -> bool {
     let constant = |node: &Node| node.constant().is_some();
     match node {
-        Node::Constant(_) | Node::Slot(_) | Node::BodySlot(_) | Node::Loose { .. } | Node::Logic { .. } => {
-            false
-        }
+        Node::Constant(_) | Node::Slot(_) | Node::BodySlot(_) | Node::Loose { .. } | Node::Logic { .. } => false,
+        Node::Element(_) | Node::Quantified { .. } => false,
         Node::Only(_, operand) | Node::Not(operand) | Node::Negate(operand) => constant(operand),
         Node::QueryLogic { left, right, .. }
         | Node::Compare { left, right, .. }

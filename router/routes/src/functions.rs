@@ -36,6 +36,20 @@ pub(crate) enum Function {
     StartsWith,
     EndsWith,
     Contains,
+    /// SHA-256 in hexadecimal digits.
+    Hash,
+    /// The same of the salt and the value.
+    HashSalted,
+    /// Milliseconds since 1970 of a time as text or number.
+    AsTime,
+    Year,
+    Month,
+    Day,
+    /// 1 is Monday.
+    Weekday,
+    Hour,
+    Minute,
+    Second,
 }
 
 /// What edgeHub says one parameter may be.
@@ -53,6 +67,8 @@ pub(crate) struct Signature {
     pub(crate) parameters: &'static [Parameter],
     pub(crate) result: Type,
     pub(crate) function: Function,
+    /// Whether edgeHub does not know it.
+    pub(crate) extension: bool,
 }
 
 use Parameter::{Number as N, NumberOrText as A, Text as T};
@@ -77,6 +93,16 @@ pub(crate) const SIGNATURES: &[Signature] = &[
     signature("starts_with", &[T, T], Type::Bool, Function::StartsWith),
     signature("ends_with", &[T, T], Type::Bool, Function::EndsWith),
     signature("contains", &[T, T], Type::Bool, Function::Contains),
+    extension("hash", &[A], Type::Text, Function::Hash),
+    extension("hash", &[A, T], Type::Text, Function::HashSalted),
+    extension("as_time", &[A], Type::Number, Function::AsTime),
+    extension("year", &[A], Type::Number, Function::Year),
+    extension("month", &[A], Type::Number, Function::Month),
+    extension("day", &[A], Type::Number, Function::Day),
+    extension("weekday", &[A], Type::Number, Function::Weekday),
+    extension("hour", &[A], Type::Number, Function::Hour),
+    extension("minute", &[A], Type::Number, Function::Minute),
+    extension("second", &[A], Type::Number, Function::Second),
 ];
 
 /// The functions that the checker treats by itself.
@@ -88,12 +114,21 @@ const fn signature(
     result: Type,
     function: Function,
 ) -> Signature {
-    Signature { name, parameters, result, function }
+    Signature { name, parameters, result, function, extension: false }
+}
+
+const fn extension(
+    name: &'static str,
+    parameters: &'static [Parameter],
+    result: Type,
+    function: Function,
+) -> Signature {
+    Signature { name, parameters, result, function, extension: true }
 }
 
 /// Every name there is, for proposals.
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {
-    SIGNATURES.iter().map(|signature| signature.name).chain(SPECIAL.iter().copied())
+    SIGNATURES.iter().map(|signature| signature.name).chain(SPECIAL.iter().copied()).chain(["any", "all"])
 }
 
 impl Function {
@@ -105,7 +140,8 @@ impl Function {
             | Function::IndexOf
             | Function::StartsWith
             | Function::EndsWith
-            | Function::Contains => 2,
+            | Function::Contains
+            | Function::HashSalted => 2,
             _ => 1,
         }
     }

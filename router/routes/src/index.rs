@@ -257,7 +257,7 @@ fn way(part: &Node) -> Option<Way> {
             Some(Way::Prefix(key(value)?, prefix))
         }
         Node::Logic { op: LogicOp::Or, operands } => {
-            let ways: Option<Vec<Way>> = operands.iter().map(|operand| simple_way(operand)).collect();
+            let ways: Option<Vec<Way>> = operands.iter().map(simple_way).collect();
             ways.map(Way::Any)
         }
         Node::Not(operand) => Some(Way::Equal(bool_key(operand)?, Constant::Bool(false))),

@@ -8,33 +8,43 @@
 //! `slots`, `scan`, `body`, `value`, `program`, `sink`, `scratch`, `table`.
 #![forbid(unsafe_code)]
 
+mod binary;
 mod body;
 mod boxes;
 mod check;
 #[cfg(test)]
 mod conformance;
 mod diagnostic;
+mod document;
 mod dotnet;
+mod explain;
 mod functions;
+mod gates;
 mod index;
 mod lexer;
 mod parser;
 mod paths;
 mod pattern;
 mod program;
+mod project;
 #[cfg(test)]
 mod reference;
 mod scan;
 mod scratch;
+mod sha256;
 mod sink;
 mod slots;
 mod syntax;
 mod table;
+mod time;
 mod topics;
 mod types;
 mod value;
 
 pub use diagnostic::RouteError;
+pub use explain::{Cost, Explanation, Reason, RouteExplanation, RoutePlan, Verdict};
+pub use gates::State;
+pub use project::{ProjectError, Projected};
 pub use scratch::{Counters, Scratch};
 pub use sink::{RenderError, Sink, TopicTemplate};
 pub use table::{CompiledRoute, Options, RouteSpec, RouteTable};

@@ -26,8 +26,7 @@ pub(crate) fn parse(text: &str, mode: Mode, limits: &Limits) -> Result<Route, Fa
     parser.route()
 }
 
-/// Parses a condition alone, as the truth table of edgeHub does. Nothing at all is `undefined`.
-#[cfg(test)]
+/// Parses a condition alone, as `explain` and the truth table of edgeHub need it. Nothing at all is `undefined`.
 pub(crate) fn parse_condition(text: &str, mode: Mode, limits: &Limits) -> Result<Expr, Fault> {
     let mut parser = Parser { text, tokens: tokens(text), at: 0, mode, depth: 0, limits };
     if parser.kind() == Kind::End {
@@ -71,6 +70,7 @@ enum Infix {
     In,
     Between,
     Like,
+    Glob,
 }
 
 impl Parser<'_> {
@@ -126,23 +126,24 @@ impl Parser<'_> {
             self.advance();
             select.everything_except = Some(self.except()?);
         }
-        let more = !everything || self.kind() == Kind::Comma;
-        if everything && more {
+        if everything && self.kind() != Kind::Comma {
+            return Ok(Some(select));
+        }
+        if everything {
             self.advance();
         }
-        while more {
+        loop {
             let item = self.item()?;
-            if let Some(twice) = select.items.iter().find(|known| known.name == item.name) {
-                let message = format!("two selected values are called '{}'", twice.name);
+            if select.items.iter().any(|known| known.name == item.name) {
+                let message = format!("two selected values are called '{}'", item.name);
                 return Err(Fault::new(item.value.span, message).help("give one of them another name with AS"));
             }
             select.items.push(item);
             if self.kind() != Kind::Comma {
-                break;
+                return Ok(Some(select));
             }
             self.advance();
         }
-        Ok(Some(select))
     }
 
     /// `EXCEPT path, path`: the list goes on as long as plain paths follow.
@@ -234,8 +235,8 @@ impl Parser<'_> {
             return Err(self.unexpected("PER and a time such as 10s"));
         }
         self.advance();
-        let micros = micros(self.slice())
-            .ok_or_else(|| self.unexpected("a time such as 500ms, 10s, 5m or 1h"))?;
+        let micros =
+            micros(self.slice()).ok_or_else(|| self.unexpected("a time such as 500ms, 10s, 5m or 1h"))?;
         self.advance();
         Ok(GateKind::Throttle { messages, micros })
     }
@@ -438,7 +439,7 @@ impl Parser<'_> {
             left = match infix {
                 Infix::Logic(op) => self.logic(left, op, binds, width)?,
                 Infix::Binary(op) => self.binary(left, op, binds, width)?,
-                Infix::In | Infix::Between | Infix::Like => self.membership(left, &infix)?,
+                Infix::In | Infix::Between | Infix::Like | Infix::Glob => self.membership(left, &infix)?,
             };
             self.check_depth(left.1)?;
         }
@@ -502,7 +503,10 @@ impl Parser<'_> {
                     return Err(self
                         .unexpected("a pattern in quotes: '%' stands for any text, '_' for one character"));
                 }
-                let pattern = unescape(inner(self.slice()));
+                let mut pattern = unescape(inner(self.slice()));
+                if matches!(infix, Infix::Glob) {
+                    pattern = glob_as_like(&pattern);
+                }
                 self.advance();
                 (ExprKind::Like { value: boxed, pattern, negated, op_span }, 0)
             }
@@ -766,6 +770,20 @@ impl Parser<'_> {
 const EXPECTED_SINK: &str = "expected a sink: $upstream, BrokeredEndpoint(\"/modules/MODULE/inputs/INPUT\"), \
                              uplink(\"NAME\") or topic \"TOPIC\"";
 
+/// `*` and `?` of a glob as `%` and `_`; what LIKE would read otherwise is escaped.
+fn glob_as_like(glob: &str) -> String {
+    let mut pattern = String::with_capacity(glob.len());
+    for c in glob.chars() {
+        match c {
+            '*' => pattern.push('%'),
+            '?' => pattern.push('_'),
+            '%' | '_' | '\\' => pattern.extend(['\\', c]),
+            c => pattern.push(c),
+        }
+    }
+    pattern
+}
+
 fn is_gate(word: &str) -> bool {
     ["SAMPLE", "THROTTLE", "CHANGED"].iter().any(|known| known.eq_ignore_ascii_case(word))
 }
@@ -821,6 +839,7 @@ fn membership_word(word: &str) -> Option<Infix> {
         () if word.eq_ignore_ascii_case("IN") => Some(Infix::In),
         () if word.eq_ignore_ascii_case("BETWEEN") => Some(Infix::Between),
         () if word.eq_ignore_ascii_case("LIKE") => Some(Infix::Like),
+        () if word.eq_ignore_ascii_case("GLOB") => Some(Infix::Glob),
         () => None,
     }
 }

@@ -10,11 +10,16 @@ use std::ops::Range;
 use model::Message;
 use rustc_hash::FxHashSet;
 
+use crate::document::{self, Walker};
 use crate::dotnet;
 use crate::functions::Function;
+use crate::paths::Step;
 use crate::pattern::Pattern;
+use crate::scan::unescape;
+use crate::sha256;
 use crate::slots::{Filled, SlotId};
 use crate::syntax::{ArithmeticOp, CompareOp, LogicOp};
+use crate::time;
 use crate::types::{Constant, Node, Type};
 use crate::value::{self, Comparing, Origin, TextAt, Truth, Value, compare, lower, upper};
 
@@ -68,6 +73,10 @@ enum Op {
     InEnd,
     Like(u32),
     Call(Function),
+    /// A part of the element at hand.
+    Element(u32),
+    /// Runs the code that follows for each element of an array and goes on behind it.
+    Quantified(u32),
     /// edgeHub's `is_null($body.x)`: false where the body has no x, true for whatever it has, null or not.
     IsNullInverted(SlotId),
 }
@@ -82,6 +91,16 @@ pub(crate) struct Program {
     texts: String,
     sets: Vec<Set>,
     patterns: Vec<Pattern>,
+    quantified: Vec<Quantified>,
+}
+
+/// An `ANY` or `ALL`.
+#[derive(Debug)]
+struct Quantified {
+    all: bool,
+    array: Vec<Step>,
+    parts: Vec<Vec<Step>>,
+    code: Code,
 }
 
 /// The constants of an `IN`.
@@ -156,6 +175,16 @@ impl Program {
             }
             Node::Between { value, low, high, how } => {
                 self.all([&**value, &**low, &**high], Op::Between(*how));
+            }
+            Node::Element(part) => self.ops.push(Op::Element(*part)),
+            Node::Quantified { all, array, parts, condition, .. } => {
+                let at = self.ops.len();
+                self.ops.push(Op::Quantified(0));
+                self.emit(condition);
+                let code = at as u32 + 1..self.ops.len() as u32;
+                self.ops[at] = Op::Quantified(self.quantified.len() as u32);
+                let (array, parts) = (array.clone(), parts.clone());
+                self.quantified.push(Quantified { all: *all, array, parts, code });
             }
             Node::Like { value, pattern } => {
                 self.patterns.push(Pattern::new(pattern));
@@ -251,6 +280,8 @@ pub(crate) fn number_key(number: f64) -> u64 {
 pub(crate) struct Stack {
     values: Vec<Value>,
     computed: String,
+    /// The parts of the element that an `ANY` or `ALL` looks at.
+    element: Vec<Value>,
 }
 
 /// A message with its slots filled, ready to run code.
@@ -277,6 +308,7 @@ impl Machine<'_> {
     /// The same, given that the first operand of the AND is true.
     pub(crate) fn truth_behind_first(&mut self, code: &Code, behind_first: u32) -> Truth {
         self.stack.values.clear();
+        self.stack.computed.clear();
         self.stack.values.push(Value::Bool(true));
         match self.run_on(&(behind_first..code.end)) {
             Value::Bool(value) => Some(value),
@@ -286,11 +318,11 @@ impl Machine<'_> {
 
     pub(crate) fn run(&mut self, code: &Code) -> Value {
         self.stack.values.clear();
+        self.stack.computed.clear();
         self.run_on(code)
     }
 
     fn run_on(&mut self, code: &Code) -> Value {
-        self.stack.computed.clear();
         let program = self.program;
         let (mut at, end) = (code.start as usize, code.end as usize);
         while at < end {
@@ -299,6 +331,13 @@ impl Machine<'_> {
                 if self.top() == Value::Bool(value) {
                     at = target as usize;
                 }
+                continue;
+            }
+            if let Op::Quantified(number) = program.ops[at - 1] {
+                let quantified = &program.quantified[number as usize];
+                let truth = self.quantify(quantified);
+                self.stack.values.push(truth.into());
+                at = quantified.code.end as usize;
                 continue;
             }
             self.step(&program.ops[at - 1]);
@@ -322,7 +361,8 @@ impl Machine<'_> {
                 Value::Number(number) => Value::Number(-number),
                 _ => Value::Undefined,
             },
-            Op::JumpIf { .. } => return,
+            Op::JumpIf { .. } | Op::Quantified(_) => return,
+            Op::Element(part) => self.stack.element.get(part as usize).copied().unwrap_or(Value::Undefined),
             Op::Logic(op) => {
                 let right = self.pop();
                 logic(op, self.pop(), right)
@@ -377,6 +417,65 @@ impl Machine<'_> {
             },
         };
         self.stack.values.push(value);
+    }
+
+    /// Asks for each element until it is decided. What is no array is undefined; no elements are no exception.
+    /// The array is walked for each route that asks: it is not among the slots.
+    fn quantify(&mut self, quantified: &Quantified) -> Truth {
+        let array = document::find(self.body, &quantified.array).filter(|array| array.starts_with('['))?;
+        let (mut truth, kept) = (Some(quantified.all), self.stack.computed.len());
+        let mut walker = Walker::new(array);
+        walker.members(|walker, _| {
+            let element = walker.value();
+            if truth == Some(!quantified.all) {
+                return;
+            }
+            self.load_element(element, &quantified.parts);
+            match self.run_on(&quantified.code) {
+                Value::Bool(value) if value != quantified.all => truth = Some(value),
+                Value::Bool(_) => {}
+                _ => truth = None,
+            }
+            self.stack.computed.truncate(kept);
+        });
+        truth
+    }
+
+    fn load_element(&mut self, element: &str, parts: &[Vec<Step>]) {
+        self.stack.element.clear();
+        for part in parts {
+            let value = match document::find(element, part) {
+                None => Value::Undefined,
+                Some(text) => self.scalar(text),
+            };
+            self.stack.element.push(value);
+        }
+    }
+
+    /// The value of a piece of the body, which is known to be well-formed.
+    fn scalar(&mut self, text: &str) -> Value {
+        match text.as_bytes().first() {
+            Some(b't') => Value::Bool(true),
+            Some(b'f') => Value::Bool(false),
+            Some(b'n') => Value::Null,
+            Some(b'"') => self.quoted(&text[1..text.len() - 1]),
+            Some(b'{' | b'[') | None => Value::Undefined,
+            Some(_) => Value::number(text.parse().unwrap_or(f64::NAN)),
+        }
+    }
+
+    fn quoted(&mut self, raw: &str) -> Value {
+        if !raw.contains('\\') {
+            // Where it lies in the body: the piece is a slice of it.
+            let start = raw.as_ptr() as usize - self.body.as_ptr() as usize;
+            return Value::Text(TextAt { origin: Origin::Body, start: start as u32, length: raw.len() as u32 });
+        }
+        let start = self.stack.computed.len();
+        if start + raw.len() > COMPUTED_BYTES_MAX {
+            return Value::Undefined;
+        }
+        unescape(raw, &mut self.stack.computed);
+        self.computed_since(start)
     }
 
     fn top(&self) -> Value {
@@ -542,6 +641,15 @@ impl Machine<'_> {
                 Value::Text(text) => Value::Number(utf16_length(self.text(text)) as f64),
                 _ => Value::Undefined,
             },
+            Function::Hash => self.hash(operand, None),
+            Function::AsTime
+            | Function::Year
+            | Function::Month
+            | Function::Day
+            | Function::Weekday
+            | Function::Hour
+            | Function::Minute
+            | Function::Second => self.time(function, operand),
             Function::Lower => self.mapped(operand, lower),
             Function::Upper => self.mapped(operand, upper),
             _ => tests_of_kind(function, operand),
@@ -553,6 +661,7 @@ impl Machine<'_> {
             (Function::Power, Value::Number(base), Value::Number(exponent)) => {
                 Value::number(base.powf(exponent))
             }
+            (Function::HashSalted, value, Value::Text(salt)) => self.hash(value, Some(salt)),
             (Function::SubstringFrom, text, start) => self.substring(text, start, None),
             (_, Value::Text(text), Value::Text(part)) => {
                 let (text, part) = (self.text(text), self.text(part));
@@ -565,6 +674,47 @@ impl Machine<'_> {
             }
             _ => Value::Undefined,
         }
+    }
+
+    /// SHA-256 of salt and value; a number is hashed as it is written in JSON.
+    fn hash(&mut self, value: Value, salt: Option<TextAt>) -> Value {
+        let start = self.stack.computed.len();
+        let mut hex = String::with_capacity(64);
+        let salt = salt.map_or("", |salt| self.text(salt));
+        match value {
+            Value::Text(text) => sha256::hex_into(&[salt.as_bytes(), self.text(text).as_bytes()], &mut hex),
+            Value::Number(number) => {
+                sha256::hex_into(&[salt.as_bytes(), number.to_string().as_bytes()], &mut hex);
+            }
+            _ => return Value::Undefined,
+        }
+        if start + hex.len() > COMPUTED_BYTES_MAX {
+            return Value::Undefined;
+        }
+        self.stack.computed.push_str(&hex);
+        self.computed_since(start)
+    }
+
+    fn time(&self, function: Function, operand: Value) -> Value {
+        let millis = match operand {
+            Value::Number(millis) => Some(millis),
+            Value::Text(text) => time::parse(self.text(text)),
+            _ => None,
+        };
+        let Some(millis) = millis else { return Value::Undefined };
+        if function == Function::AsTime {
+            return Value::number(millis);
+        }
+        let Some(parts) = time::parts(millis) else { return Value::Undefined };
+        Value::Number(match function {
+            Function::Year => parts.year,
+            Function::Month => parts.month,
+            Function::Day => parts.day,
+            Function::Weekday => parts.weekday,
+            Function::Hour => parts.hour,
+            Function::Minute => parts.minute,
+            _ => parts.second,
+        })
     }
 
     fn mapped(&mut self, operand: Value, map: fn(char) -> char) -> Value {

@@ -13,15 +13,14 @@ use crate::Mode;
 use crate::body::Body;
 use crate::check::check_value;
 use crate::diagnostic::Fault;
+use crate::document::{Member, Walker, find};
 use crate::paths::{self, Step};
 use crate::program::{Code, Machine, Program};
-use crate::scan::{plain_end, unescape};
 use crate::scratch::Scratch;
-use crate::slots::{SlotId, Slots};
+use crate::slots::{Origins, SlotId, Slots};
 use crate::syntax::{ExceptStep, ExprKind, Select};
 use crate::table::RouteTable;
-use crate::types::Node;
-use crate::value::Value;
+use crate::value::{Value, folded};
 
 /// A compiled `SELECT`.
 #[derive(Debug, Clone)]
@@ -41,6 +40,8 @@ struct Item {
 enum ItemValue {
     /// A part of the body, as it is written there.
     Part(Vec<Step>),
+    /// A bare name: the property, or else the part of the body.
+    Named(SlotId, Option<Vec<Step>>),
     Computed(Code),
 }
 
@@ -85,6 +86,12 @@ impl Projection {
         for item in &select.items {
             if let Some(path) = part(&item.value.kind, limits) {
                 items.push(Item { name: item.name.clone(), value: ItemValue::Part(path) });
+                continue;
+            }
+            if let ExprKind::Name(name) = &item.value.kind {
+                let property = slots.intern(Origins::Property(folded(name)));
+                let path = paths::parse(name, limits.body_path_names_max).ok();
+                items.push(Item { name: item.name.clone(), value: ItemValue::Named(property, path) });
                 continue;
             }
             match check_value(&item.value, mode, limits, slots) {
@@ -172,7 +179,12 @@ fn write_item(item: &Item, body: &str, machine: &mut Machine<'_>, out: &mut Vec<
     write_text(&item.name, out);
     out.push(b':');
     let written = match &item.value {
-        ItemValue::Part(path) => find(body, path).map(|part| out.extend_from_slice(part.as_bytes())),
+        ItemValue::Part(path) => write_part(body, path, out),
+        ItemValue::Named(property, path) => {
+            let value = machine.slot(*property, false);
+            let property = write_value(value, machine, out);
+            property.or_else(|| path.as_ref().and_then(|path| write_part(body, path, out)))
+        }
         ItemValue::Computed(code) => {
             let value = machine.run(code);
             write_value(value, machine, out)
@@ -182,6 +194,11 @@ fn write_item(item: &Item, body: &str, machine: &mut Machine<'_>, out: &mut Vec<
     if written.is_none() {
         out.truncate(start);
     }
+}
+
+fn write_part(body: &str, path: &[Step], out: &mut Vec<u8>) -> Option<()> {
+    out.extend_from_slice(find(body, path)?.as_bytes());
+    Some(())
 }
 
 fn write_value(value: Value, machine: &Machine<'_>, out: &mut Vec<u8>) -> Option<()> {
@@ -221,146 +238,9 @@ fn separate(out: &mut Vec<u8>) {
     }
 }
 
-// ---- walking a body that is known to be well-formed ----
-
-/// A place in a well-formed document.
-struct Walker<'b> {
-    body: &'b str,
-    at: usize,
-}
-
-impl<'b> Walker<'b> {
-    fn peek(&self) -> u8 {
-        self.body.as_bytes().get(self.at).copied().unwrap_or(0)
-    }
-
-    fn blank(&mut self) {
-        while matches!(self.peek(), b' ' | b'\n' | b'\r' | b'\t') {
-            self.at += 1;
-        }
-    }
-
-    /// Takes a string; gives what stands between its quotes, escapes and all.
-    fn text(&mut self) -> &'b str {
-        let start = self.at + 1;
-        self.at = start;
-        loop {
-            self.at = plain_end(self.body.as_bytes(), self.at);
-            match self.peek() {
-                b'\\' => self.at += 2,
-                _ => break,
-            }
-        }
-        let text = &self.body[start..self.at];
-        self.at += 1;
-        text
-    }
-
-    /// Takes any value; gives it as written.
-    fn value(&mut self) -> &'b str {
-        let (start, mut depth) = (self.at, 0);
-        loop {
-            match self.peek() {
-                b'"' => {
-                    self.text();
-                }
-                b'{' | b'[' => {
-                    depth += 1;
-                    self.at += 1;
-                }
-                b'}' | b']' => {
-                    depth -= 1;
-                    self.at += 1;
-                }
-                b',' | b':' | b' ' | b'\n' | b'\r' | b'\t' => self.at += 1,
-                _ => self.word(),
-            }
-            if depth == 0 || self.at >= self.body.len() {
-                return &self.body[start..self.at];
-            }
-        }
-    }
-
-    /// Takes a number, `true`, `false` or `null`.
-    fn word(&mut self) {
-        while !matches!(self.peek(), b',' | b'}' | b']' | b' ' | b'\n' | b'\r' | b'\t' | 0) {
-            self.at += 1;
-        }
-    }
-
-    /// Takes an opening bracket and calls `with` at each member: its key or index comes as an argument, the
-    /// walker stands before its value, which `with` must take.
-    fn members(&mut self, mut with: impl FnMut(&mut Walker<'b>, Member<'_>)) {
-        let object = self.peek() == b'{';
-        self.at += 1;
-        let mut index = 0;
-        loop {
-            self.blank();
-            match self.peek() {
-                b'}' | b']' | 0 => {
-                    self.at += 1;
-                    return;
-                }
-                b',' => {
-                    self.at += 1;
-                    continue;
-                }
-                _ => {}
-            }
-            if object {
-                let raw = self.text();
-                self.blank();
-                self.at += 1;
-                self.blank();
-                let mut plain = String::new();
-                let key = if raw.contains('\\') {
-                    unescape(raw, &mut plain);
-                    plain.as_str()
-                } else {
-                    raw
-                };
-                with(self, Member::Key { raw, key });
-            } else {
-                with(self, Member::Index(index));
-                index += 1;
-            }
-        }
-    }
-}
-
-enum Member<'m> {
-    Key { raw: &'m str, key: &'m str },
-    Index(u32),
-}
-
-/// The part at `path`, of duplicate keys the last.
-fn find<'b>(body: &'b str, path: &[Step]) -> Option<&'b str> {
-    let mut walker = Walker { body, at: 0 };
-    walker.blank();
-    let mut found = Some(&body[walker.at..]);
-    for step in path {
-        let within = found?;
-        let mut walker = Walker { body: within, at: 0 };
-        if !matches!((walker.peek(), step), (b'{', Step::Key(_)) | (b'[', Step::Index(_))) {
-            return None;
-        }
-        found = None;
-        walker.members(|walker, member| {
-            let value = walker.value();
-            match (member, step) {
-                (Member::Key { key, .. }, Step::Key(wanted)) if key == wanted => found = Some(value),
-                (Member::Index(index), Step::Index(wanted)) if index == *wanted => found = Some(value),
-                _ => {}
-            }
-        });
-    }
-    found
-}
-
 /// Copies the members of the root that are neither excepted nor replaced by an item.
 fn copy_root(body: &str, except: &Except, projection: &Projection, out: &mut Vec<u8>) {
-    let mut walker = Walker { body, at: 0 };
-    walker.blank();
+    let mut walker = Walker::new(body);
     let excepts = [except];
     walker.members(|walker, member| match member {
         Member::Key { key, .. } if projection.replaces(key) => {
@@ -404,7 +284,5 @@ fn copy_member(walker: &mut Walker<'_>, member: &Member<'_>, excepts: &[&Except]
     out.push(if bracket == b'{' { b'}' } else { b']' });
 }
 
-/// The slots that the computed items of a projection read.
-pub(crate) fn slots_of(node: &Node) -> Vec<SlotId> {
-    node.slots()
-}
+#[cfg(test)]
+mod tests;

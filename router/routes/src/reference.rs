@@ -53,7 +53,7 @@ type Out = Result<(T, V), Refused>;
 
 /// Evaluates `condition`.
 pub(crate) fn evaluate(condition: &Expr, mode: Mode, message: &Message<'_>) -> Result<Option<bool>, Refused> {
-    let oracle = Oracle { mode, message, body: read_body(mode, message) };
+    let oracle = Oracle { mode, message, body: read_body(mode, message), element: None };
     Ok(match oracle.expr(condition)? {
         (T::Null, _) => Some(false),
         (T::Bool | T::Query, V::Bool(value)) => Some(value),
@@ -65,6 +65,8 @@ struct Oracle<'m> {
     mode: Mode,
     message: &'m Message<'m>,
     body: Option<Tree>,
+    /// Within ANY and ALL: the element.
+    element: Option<Tree>,
 }
 
 impl Oracle<'_> {
@@ -181,6 +183,10 @@ impl Oracle<'_> {
 
     fn at(&self, steps: &[Step]) -> V {
         let Some(root) = &self.body else { return V::Undefined };
+        self.below(root, steps)
+    }
+
+    fn below(&self, root: &Tree, steps: &[Step]) -> V {
         let found = steps.iter().try_fold(root, |tree, step| match (tree, step) {
             (Tree::Object(members), Step::Key(key)) => {
                 members.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value)
@@ -407,7 +413,43 @@ impl Oracle<'_> {
         Ok((T::Bool, maybe_not(negated, found)))
     }
 
+    /// The elements of the array that the condition looks at.
+    fn quantified(&self, all: bool, condition: &Expr) -> Out {
+        let mut array = None;
+        find_array(condition, &mut array);
+        let steps = paths::parse(&array.ok_or(Refused)?, 32).map_err(|_| Refused)?;
+        let ask = |element: Tree| -> Out {
+            let body = self.body.clone();
+            Oracle { mode: self.mode, message: self.message, body, element: Some(element) }.as_bool(condition)
+        };
+        if !matches!(ask(Tree::Null)?.0, T::Bool | T::Query) {
+            return Err(Refused);
+        }
+        let found = self.body.as_ref().and_then(|root| {
+            steps.iter().try_fold(root, |tree, step| match (tree, step) {
+                (Tree::Object(members), Step::Key(key)) => {
+                    members.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value)
+                }
+                (Tree::Array(items), Step::Index(index)) => items.get(*index as usize),
+                _ => None,
+            })
+        });
+        let Some(Tree::Array(items)) = found else { return Ok((T::Bool, V::Undefined)) };
+        let op = if all { LogicOp::And } else { LogicOp::Or };
+        let mut whole = V::Bool(all);
+        for item in items {
+            whole = kleene(op, whole, bool_only(ask(item.clone())?.1));
+        }
+        Ok((T::Bool, whole))
+    }
+
     fn call(&self, name: &str, arguments: &[Expr]) -> Out {
+        if self.millrace() && matches!(name, "any" | "all") {
+            return match arguments {
+                [condition] if self.element.is_none() => self.quantified(name == "all", condition),
+                _ => Err(Refused),
+            };
+        }
         let values = arguments.iter().map(|argument| self.expr(argument)).collect::<Result<Vec<_>, _>>()?;
         if name == "concat" {
             return if values.len() < 2 { Err(Refused) } else { self.concat(&values) };
@@ -562,9 +604,19 @@ impl Oracle<'_> {
         let shadowed = matches!(argument.kind, ExprKind::Dollar(_))
             && property_present(self.message.properties, name).is_some();
         let steps = paths::parse(&name[6..], Limits::DEFAULT.body_path_names_max).unwrap_or_default();
-        let millrace = Oracle { mode: Mode::Millrace, message: self.message, body: self.body.clone() };
+        let millrace =
+            Oracle { mode: Mode::Millrace, message: self.message, body: self.body.clone(), element: None };
         !shadowed && self.at(&steps) == V::Null && millrace.at(&steps) == V::Undefined
     }
+}
+
+fn find_array(expr: &Expr, array: &mut Option<String>) {
+    if let ExprKind::Dollar(name) = &expr.kind
+        && let Some((path, _)) = name.split_once("[*]")
+    {
+        *array = Some(path[6..].to_owned());
+    }
+    expr.for_each_child(&mut |child| find_array(child, array));
 }
 
 /// Whether both types may be compared, and whether one of them comes from a body.

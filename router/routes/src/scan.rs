@@ -321,7 +321,7 @@ fn number_end(bytes: &[u8], mut at: usize) -> Option<usize> {
 
 /// Where the run of plain characters from `at` ends: at a quote, a backslash, a control character or the end.
 #[inline(always)]
-fn plain_end(bytes: &[u8], mut at: usize) -> usize {
+pub(crate) fn plain_end(bytes: &[u8], mut at: usize) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGHS: u64 = 0x8080_8080_8080_8080;
     let has_zero = |word: u64| word.wrapping_sub(ONES) & !word;

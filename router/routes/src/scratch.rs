@@ -6,6 +6,7 @@
 
 use model::{Match, RouteId, SinkId};
 
+use crate::binary::Open;
 use crate::index::Candidate;
 use crate::program::Stack;
 use crate::scan::Level;
@@ -18,6 +19,7 @@ pub struct Scratch {
     pub(crate) filled: Filled,
     pub(crate) stack: Stack,
     pub(crate) levels: Vec<Level>,
+    pub(crate) opened: Vec<Open>,
     /// Groups of routes that the message concerns.
     pub(crate) groups: Vec<u32>,
     /// Routes of one source that may match.
@@ -54,6 +56,8 @@ pub struct Counters {
     pub bodies_too_deep: u64,
     /// Bodies of a content type that cannot be read.
     pub bodies_other_type: u64,
+    /// Matches that `SAMPLE`, `THROTTLE` or `CHANGED` held back.
+    pub held_back: u64,
 }
 
 /// The best match of each sink.

@@ -246,3 +246,30 @@ impl CompareOp {
         }
     }
 }
+
+impl Expr {
+    /// Calls `with` for every direct child, in the order of the text.
+    pub(crate) fn for_each_child<'e>(&'e self, with: &mut dyn FnMut(&'e Expr)) {
+        match &self.kind {
+            ExprKind::Literal(_) | ExprKind::Name(_) | ExprKind::Dollar(_) | ExprKind::Escaped(_) => {}
+            ExprKind::Not { operand, .. } | ExprKind::Negate { operand, .. } => with(operand),
+            ExprKind::Call { arguments: many, .. } | ExprKind::Logic { operands: many, .. } => {
+                many.iter().for_each(with);
+            }
+            ExprKind::Binary { left, right, .. } => {
+                with(left);
+                with(right);
+            }
+            ExprKind::In { value, set, .. } => {
+                with(value);
+                set.iter().for_each(with);
+            }
+            ExprKind::Between { value, low, high, .. } => {
+                with(value);
+                with(low);
+                with(high);
+            }
+            ExprKind::Like { value, .. } => with(value),
+        }
+    }
+}

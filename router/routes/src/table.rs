@@ -6,21 +6,23 @@
 
 use std::ops::Range;
 
-use model::{Limits, Match, Message, Priority, RouteId, SinkId};
+use model::{Instant, Limits, Match, Message, Priority, RouteId, SinkId};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::Mode;
 use crate::body::{self, Body};
 use crate::boxes::{Bound, Boxes, SIDES_MAX};
-use crate::check::check;
+use crate::check::{check, check_value};
 use crate::diagnostic::{Fault, RouteError};
+use crate::gates::{Gate, State};
 use crate::index::{Candidate, Index, Said, Way, best_way, bounds};
 use crate::parser;
 use crate::program::{Code, Machine, Program};
+use crate::project::Projection;
 use crate::scratch::{Counters, Scratch};
 use crate::sink::{Sink, TopicTemplate};
 use crate::slots::{SlotId, Slots};
-use crate::syntax::{Route, SinkText, Source};
+use crate::syntax::{Expr, Route, SinkText, Source};
 use crate::topics::Topics;
 use crate::types::{Constant, Node};
 use crate::value::{Truth, Value};
@@ -55,6 +57,10 @@ pub struct CompiledRoute {
     pub(crate) priority: Priority,
     pub(crate) ttl_millis: Option<u64>,
     pub(crate) sinks: Vec<SinkId>,
+    pub(crate) projection: Option<Box<Projection>>,
+    gates: Vec<Gate>,
+    /// The routes of the same source.
+    group: u32,
 }
 
 /// What matching needs of a route, apart from the rest: many routes of these fit into a cache.
@@ -63,6 +69,7 @@ pub(crate) struct Hot {
     pub(crate) when: When,
     /// Where its code goes on if the index has said the first part.
     behind_first: u32,
+    gated: bool,
     pub(crate) priority: Priority,
     pub(crate) ttl_millis: Option<u64>,
     /// Its part of the table's list of sinks.
@@ -99,6 +106,16 @@ impl CompiledRoute {
         self.ttl_millis
     }
 
+    /// Whether it sends something else than the body as it came: then ask [`RouteTable::project`].
+    pub fn projects(&self) -> bool {
+        self.projection.is_some()
+    }
+
+    /// Whether it has a `SAMPLE`, `THROTTLE` or `CHANGED` clause.
+    pub fn is_gated(&self) -> bool {
+        !self.gates.is_empty()
+    }
+
     /// Where it leads, ascending, each once.
     pub fn sinks(&self) -> &[SinkId] {
         &self.sinks
@@ -119,7 +136,14 @@ pub struct RouteTable {
     pub(crate) slots: Slots,
     pub(crate) program: Program,
     needs_properties: bool,
+    needs_state: bool,
 }
+
+/// [`check`] or [`check_value`].
+type Check = fn(&Expr, Mode, &Limits, &mut Slots) -> Result<Node, Vec<Fault>>;
+
+/// The time and what was remembered, where a call has them.
+type Memory<'s> = Option<(Instant, &'s mut State)>;
 
 /// The routes of one source.
 #[derive(Debug, Default)]
@@ -132,6 +156,8 @@ struct Group {
     /// What is to be indexed if there is enough of it; empty in a finished table.
     ways: Vec<Found>,
     boxes: Option<Boxes>,
+    /// Whether one of its routes has a clause that depends on earlier messages.
+    gated: bool,
     reads_body: bool,
     reads_slots: bool,
 }
@@ -184,16 +210,47 @@ impl RouteTable {
         self.needs_properties
     }
 
+    /// Whether a route samples, throttles or looks for changes; if not, [`RouteTable::matches`] says the same as
+    /// [`RouteTable::matches_at`].
+    pub fn needs_state(&self) -> bool {
+        self.needs_state
+    }
+
     /// Finds the sinks of `message`.
     ///
     /// `matches` is cleared, then filled in ascending [`SinkId`] order, each sink at most once; if several
     /// routes lead to one sink, the most urgent priority wins, with its time to live, and among equals the
-    /// first route.
+    /// first route. `SAMPLE`, `THROTTLE` and `CHANGED` clauses let everything pass here.
     ///
     /// Cost: one walk down the topic index and at most one scan of the body, for any number of routes.
     /// Never fails: a predicate on a missing field is *undefined*, and undefined does not match.
     /// Source: route rules in `router/docs/routes.md` §3.
     pub fn matches(&self, message: &Message<'_>, scratch: &mut Scratch, matches: &mut Vec<Match>) {
+        self.find(message, None, scratch, matches);
+    }
+
+    /// The same at a time and with a memory, so that `SAMPLE`, `THROTTLE` and `CHANGED` count.
+    ///
+    /// `now` must not go back between calls with one `state`. A route that is held back leaves its sinks to
+    /// other routes. Source: `router/docs/routes.md` §8.
+    pub fn matches_at(
+        &self,
+        message: &Message<'_>,
+        now: Instant,
+        state: &mut State,
+        scratch: &mut Scratch,
+        matches: &mut Vec<Match>,
+    ) {
+        self.find(message, Some((now, state)), scratch, matches);
+    }
+
+    fn find(
+        &self,
+        message: &Message<'_>,
+        mut memory: Memory<'_>,
+        scratch: &mut Scratch,
+        matches: &mut Vec<Match>,
+    ) {
         matches.clear();
         scratch.counters.messages += 1;
         self.topics.find(message.topic, message.source, &mut scratch.name, &mut scratch.groups);
@@ -206,14 +263,23 @@ impl RouteTable {
         let body = if reads_slots { self.fill(message, reads_body, scratch) } else { Body::NotRead };
         scratch.found.begin(self.sinks.len());
         for group in &groups {
-            self.match_group(&self.groups[*group as usize], message, body, scratch);
+            self.match_group(&self.groups[*group as usize], message, body, &mut memory, scratch);
         }
         scratch.groups = groups;
         scratch.found.take(&self.hot, matches);
     }
 
+    pub(crate) fn projection(&self, route: RouteId) -> Option<&Projection> {
+        self.routes.get(route.0 as usize)?.projection.as_deref()
+    }
+
     /// Fills all slots; the body first, because properties can shadow it.
-    fn fill<'t>(&self, message: &Message<'t>, reads_body: bool, scratch: &mut Scratch) -> Body<'t> {
+    pub(crate) fn fill<'t>(
+        &self,
+        message: &Message<'t>,
+        reads_body: bool,
+        scratch: &mut Scratch,
+    ) -> Body<'t> {
         scratch.filled.begin(&self.slots);
         let body = if reads_body { body::fill(self, message, scratch) } else { Body::NotRead };
         self.slots.fill(message, &mut scratch.filled, &mut scratch.name);
@@ -221,56 +287,111 @@ impl RouteTable {
     }
 
     /// What the condition of one route gives, whether or not its source fits.
-    #[cfg(test)]
     pub(crate) fn truth(&self, route: RouteId, message: &Message<'_>, scratch: &mut Scratch) -> Truth {
+        self.with_machine(message, scratch, |machine| machine.asked(&self.hot(route).when))
+    }
+
+    /// Calls `with` with the value of the only route of a table made by [`RouteTable::of_value`], and its text if
+    /// it is one.
+    pub(crate) fn with_value<R>(
+        &self,
+        message: &Message<'_>,
+        scratch: &mut Scratch,
+        with: impl FnOnce(Value, &str) -> R,
+    ) -> R {
+        self.with_machine(message, scratch, |machine| {
+            let value = match &self.hot(RouteId(0)).when {
+                When::Constant(truth) => (*truth).into(),
+                When::Holds(code) => machine.run(code),
+            };
+            let text = if let Value::Text(text) = value { machine.text(text) } else { "" };
+            with(value, text)
+        })
+    }
+
+    fn with_machine<R>(
+        &self,
+        message: &Message<'_>,
+        scratch: &mut Scratch,
+        with: impl FnOnce(&mut Machine<'_>) -> R,
+    ) -> R {
         let body = self.fill(message, true, scratch);
-        let mut machine = Machine {
+        with(&mut Machine {
             program: &self.program,
             message,
             body: body.text(&scratch.decoded),
             missing: body.missing(self.mode),
             filled: &scratch.filled,
             stack: &mut scratch.stack,
-        };
-        machine.asked(&self.hot(route).when)
+        })
     }
 
     /// A table with one route that has this condition; the condition may be empty.
-    #[cfg(test)]
     pub(crate) fn of_condition(text: &str, options: &Options) -> Result<RouteTable, Vec<RouteError>> {
+        RouteTable::of(text, options, check)
+    }
+
+    /// A table with one route whose condition is this expression, of whatever type.
+    pub(crate) fn of_value(text: &str, options: &Options) -> Result<RouteTable, Vec<RouteError>> {
+        RouteTable::of(text, options, check_value)
+    }
+
+    fn of(
+        text: &str,
+        options: &Options,
+        check: Check,
+    ) -> Result<RouteTable, Vec<RouteError>> {
         let mut compiler = Compiler::new(options);
-        let spec = RouteSpec {
-            name: "condition".into(),
-            text: text.into(),
-            priority: Priority::DEFAULT,
-            ttl_millis: None,
-        };
-        let parsed =
-            parser::parse_condition(text, options.mode, &options.limits).map_err(|fault| vec![fault]);
-        let table = &mut compiler.table;
-        let checked =
-            parsed.and_then(|condition| check(&condition, options.mode, &options.limits, &mut table.slots));
-        match checked {
-            Err(faults) => Err(faults.into_iter().map(|fault| fault.in_route("condition", text)).collect()),
-            Ok(condition) => {
-                let source = Source::Path("/*".into());
-                compiler.install(&spec, &source, condition, Vec::new());
-                Ok(compiler.table)
-            }
-        }
+        let (name, text) = ("condition".to_owned(), text.to_owned());
+        let spec = RouteSpec { name, text, priority: Priority::DEFAULT, ttl_millis: None };
+        let slots = &mut compiler.table.slots;
+        let condition = parser::parse_condition(&spec.text, options.mode, &options.limits)
+            .map_err(|fault| vec![fault])
+            .and_then(|parsed| check(&parsed, options.mode, &options.limits, slots))
+            .map_err(|faults| {
+                faults.into_iter().map(|fault| fault.in_route(&spec.name, &spec.text)).collect::<Vec<_>>()
+            })?;
+        let (gates, reads, sinks) = (Vec::new(), Vec::new(), Vec::new());
+        compiler.install(
+            &spec,
+            &Source::Path("/*".into()),
+            Parts { condition, projection: None, gates, reads, sinks },
+        );
+        Ok(compiler.table)
+    }
+
+    /// The groups that a message concerns.
+    pub(crate) fn groups_of(&self, message: &Message<'_>, scratch: &mut Scratch) -> Vec<u32> {
+        let mut groups = Vec::new();
+        self.topics.find(message.topic, message.source, &mut scratch.name, &mut groups);
+        groups
+    }
+
+    pub(crate) fn group_of(&self, route: RouteId) -> u32 {
+        self.routes[route.0 as usize].group
+    }
+
+    pub(crate) fn when(&self, route: RouteId) -> &When {
+        &self.hot(route).when
+    }
+
+    /// Whether a route is asked for every message of its source.
+    pub(crate) fn is_asked(&self, route: RouteId) -> bool {
+        self.groups[self.group_of(route) as usize].asked.contains(&route)
     }
 
     fn hot(&self, route: RouteId) -> &Hot {
         &self.hot[route.0 as usize]
     }
 
-    fn match_group(&self, group: &Group, message: &Message<'_>, body: Body<'_>, scratch: &mut Scratch) {
-        for &id in &group.always {
-            scratch.found.add(id, self.hot(id), &self.route_sinks);
-        }
-        if group.index.is_empty() && group.asked.is_empty() && group.boxes.is_none() {
-            return;
-        }
+    fn match_group(
+        &self,
+        group: &Group,
+        message: &Message<'_>,
+        body: Body<'_>,
+        memory: &mut Memory<'_>,
+        scratch: &mut Scratch,
+    ) {
         let mut machine = Machine {
             program: &self.program,
             message,
@@ -279,11 +400,19 @@ impl RouteTable {
             filled: &scratch.filled,
             stack: &mut scratch.stack,
         };
-        scratch.candidates.clear();
-        group.index.find(&machine, &mut scratch.candidates);
-        if let Some(boxes) = &group.boxes {
-            boxes.find(&machine, &mut scratch.bits, &mut scratch.candidates);
+        let (found, counters) = (&mut scratch.found, &mut scratch.counters);
+        let mut add = |id: RouteId, machine: &mut Machine<'_>| {
+            let hot = self.hot(id);
+            if hot.gated && !self.passes(id, machine, memory) {
+                counters.held_back += 1;
+                return;
+            }
+            found.add(id, hot, &self.route_sinks);
+        };
+        for &id in &group.always {
+            add(id, &mut machine);
         }
+        self.find_candidates(group, &machine, &mut scratch.candidates, &mut scratch.bits);
         for candidate in &scratch.candidates {
             let id = candidate.route();
             let hot = self.hot(id);
@@ -295,14 +424,41 @@ impl RouteTable {
                 (_, when) => machine.asked(when) == Some(true),
             };
             if holds {
-                scratch.found.add(id, hot, &self.route_sinks);
+                add(id, &mut machine);
             }
         }
         for &id in &group.asked {
             if machine.asked(&self.hot(id).when) == Some(true) {
-                scratch.found.add(id, self.hot(id), &self.route_sinks);
+                add(id, &mut machine);
             }
         }
+    }
+
+    fn find_candidates(
+        &self,
+        group: &Group,
+        machine: &Machine<'_>,
+        candidates: &mut Vec<Candidate>,
+        bits: &mut Vec<u64>,
+    ) {
+        candidates.clear();
+        if !group.index.is_empty() {
+            group.index.find(machine, candidates);
+        }
+        if let Some(boxes) = &group.boxes {
+            boxes.find(machine, bits, candidates);
+        }
+        if group.gated {
+            // A route can be found in two ways, but must pass its gates once.
+            candidates.sort_unstable_by_key(|candidate| candidate.route());
+            candidates.dedup_by_key(|candidate| candidate.route());
+        }
+    }
+
+    fn passes(&self, id: RouteId, machine: &mut Machine<'_>, memory: &mut Memory<'_>) -> bool {
+        let Some((now, state)) = memory else { return true };
+        // Every clause must pass, and one that holds back keeps those behind it from counting.
+        self.routes[id.0 as usize].gates.iter().all(|gate| gate.passes(machine, *now, state))
     }
 }
 
@@ -378,6 +534,7 @@ impl Compiler {
             slots: Slots::default(),
             program: Program::default(),
             needs_properties: false,
+            needs_state: false,
         };
         Compiler { table, sinks: FxHashMap::default() }
     }
@@ -385,19 +542,31 @@ impl Compiler {
     fn add(&mut self, spec: &RouteSpec) -> Result<(), Vec<Fault>> {
         let table = &mut self.table;
         let parsed = parser::parse(&spec.text, table.mode, &table.limits).map_err(|fault| vec![fault])?;
-        let checked = check(&parsed.condition, table.mode, &table.limits, &mut table.slots);
-        let sinks = self.sinks_of(&parsed);
-        let (condition, sinks) = match (checked, sinks) {
-            (Ok(condition), Ok(sinks)) => (condition, sinks),
-            (condition, sinks) => {
-                return Err(condition.err().into_iter().chain(sinks.err()).flatten().collect());
+        let (mode, limits) = (table.mode, &table.limits);
+        let mut faults = Vec::new();
+        let mut keep = |more: Vec<Fault>| faults.extend(more);
+        let condition = check(&parsed.condition, mode, limits, &mut table.slots).map_err(&mut keep);
+        let projection = parsed.select.as_ref().map(|select| {
+            Projection::compile(select, mode, limits, &mut table.slots, &mut table.program).map_err(&mut keep)
+        });
+        let mut reads = Vec::new();
+        let names = (spec.name.as_str(), spec.text.as_str());
+        let (slots, program) = (&mut table.slots, &mut table.program);
+        let gates = Gate::compile_all(&parsed.gates, names, (mode, limits), slots, program, &mut reads);
+        let gates = gates.map_err(&mut keep);
+        let sinks = self.sinks_of(&parsed).map_err(&mut keep);
+        match (condition, projection.transpose(), gates, sinks) {
+            (Ok(condition), Ok(projection), Ok(gates), Ok(sinks)) => {
+                let parts = Parts { condition, projection, gates, reads, sinks };
+                self.install(spec, &parsed.source, parts);
+                Ok(())
             }
-        };
-        self.install(spec, &parsed.source, condition, sinks);
-        Ok(())
+            _ => Err(faults),
+        }
     }
 
-    fn install(&mut self, spec: &RouteSpec, source: &Source, mut condition: Node, sinks: Vec<SinkId>) {
+    fn install(&mut self, spec: &RouteSpec, source: &Source, parts: Parts) {
+        let Parts { mut condition, projection, gates, mut reads, sinks } = parts;
         let table = &mut self.table;
         let id = RouteId(table.routes.len() as u32);
         let way = best_way(&mut condition);
@@ -410,40 +579,51 @@ impl Compiler {
             When::Constant(_) => 0,
             When::Holds(code) => table.program.behind_first(code),
         };
-        let always = matches!(when, When::Constant(Some(true)));
-        let never = matches!(when, When::Constant(None | Some(false)));
-        let first = table.route_sinks.len() as u32;
-        table.route_sinks.extend(&sinks);
-        let sinks_range = first..table.route_sinks.len() as u32;
-        let (priority, ttl_millis) = (spec.priority, spec.ttl_millis);
-        table.hot.push(Hot { when, behind_first, priority, ttl_millis, sinks: sinks_range });
-        table.routes.push(CompiledRoute {
-            name: spec.name.clone(),
-            text: spec.text.clone(),
-            priority: spec.priority,
-            ttl_millis: spec.ttl_millis,
-            sinks,
-        });
         let group = table.topics.add(source) as usize;
         table.groups.resize_with(table.topics.groups() as usize, Group::default);
-        if !never {
+        // A condition that is constant and not true never holds.
+        if !matches!(when, When::Constant(None | Some(false))) {
             let group = &mut table.groups[group];
             match way {
-                _ if always => group.always.push(id),
+                _ if matches!(when, When::Constant(_)) => group.always.push(id),
                 Some((way, said)) => {
                     let bounds = if way.is_bound() { bounds(&condition) } else { None };
                     group.ways.push(Found { id, way, said, bounds });
                 }
                 None => group.asked.push(id),
             }
-            let slots = condition.slots();
-            group.reads_slots |= !slots.is_empty();
-            group.reads_body |= slots.iter().any(|slot| table.slots.origins(*slot).is_body());
-            table.needs_properties |= slots.iter().any(|slot| {
-                let origins = table.slots.origins(*slot);
-                origins.is_property() || origins.is_body()
-            });
+            reads.extend(condition.slots());
+            group.gated |= !gates.is_empty();
+            group.reads_slots |= !reads.is_empty();
+            group.reads_body |= reads.iter().any(|slot| table.slots.origins(*slot).is_body());
+            table.needs_state |= !gates.is_empty();
+            // What is sent is decided with the body and perhaps properties too.
+            table.needs_properties |= projection.is_some()
+                || reads.iter().any(|slot| {
+                    let origins = table.slots.origins(*slot);
+                    origins.is_property() || origins.is_body()
+                });
         }
+        let first = table.route_sinks.len() as u32;
+        table.route_sinks.extend(&sinks);
+        table.hot.push(Hot {
+            when,
+            behind_first,
+            gated: !gates.is_empty(),
+            priority: spec.priority,
+            ttl_millis: spec.ttl_millis,
+            sinks: first..table.route_sinks.len() as u32,
+        });
+        table.routes.push(CompiledRoute {
+            name: spec.name.clone(),
+            text: spec.text.clone(),
+            priority: spec.priority,
+            ttl_millis: spec.ttl_millis,
+            sinks,
+            projection: projection.map(Box::new),
+            gates,
+            group: group as u32,
+        });
     }
 
     fn finish(mut self) -> RouteTable {
@@ -479,6 +659,16 @@ impl Compiler {
     }
 }
 
+/// A checked route on its way into the table.
+struct Parts {
+    condition: Node,
+    projection: Option<Projection>,
+    gates: Vec<Gate>,
+    /// Slots that the gates read.
+    reads: Vec<SlotId>,
+    sinks: Vec<SinkId>,
+}
+
 fn understand(sink: &SinkText) -> Result<Sink, Fault> {
     Ok(match sink {
         SinkText::Upstream => Sink::Upstream,
@@ -500,21 +690,6 @@ impl Scratch {
     /// What was counted since this scratch exists.
     pub fn counters(&self) -> Counters {
         self.counters
-    }
-}
-
-/// Slots of a route, kept here because only the table needs them all.
-impl Node {
-    fn slots(&self) -> Vec<SlotId> {
-        let mut slots = Vec::new();
-        self.visit(&mut |node| match node {
-            Node::Slot(slot) | Node::BodySlot(slot) => slots.push(*slot),
-            Node::Loose { property, body, .. } => {
-                slots.extend([Some(*property), *body].into_iter().flatten())
-            }
-            _ => {}
-        });
-        slots
     }
 }
 

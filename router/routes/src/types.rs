@@ -5,6 +5,7 @@
 //! Invariant: operands fit their operation; what is not known until run time ends as undefined there.
 
 use crate::functions::Function;
+use crate::paths::Step;
 use crate::slots::SlotId;
 use crate::syntax::{ArithmeticOp, CompareOp, LogicOp};
 use crate::value::Comparing;
@@ -112,6 +113,16 @@ pub(crate) enum Node {
         value: Box<Node>,
         pattern: String,
     },
+    /// A part of the element that an `ANY` or `ALL` around it looks at, by its number there.
+    Element(u32),
+    /// `ANY(…)` or `ALL(…)`. The slot makes sure that the body is read; the array itself is walked.
+    Quantified {
+        all: bool,
+        array: Vec<Step>,
+        slot: SlotId,
+        parts: Vec<Vec<Step>>,
+        condition: Box<Node>,
+    },
 }
 
 impl Node {
@@ -126,6 +137,19 @@ impl Node {
 }
 
 impl Node {
+    /// The slots that the tree reads; a slot may come twice.
+    pub(crate) fn slots(&self) -> Vec<SlotId> {
+        let mut slots = Vec::new();
+        self.visit(&mut |node| match node {
+            Node::Slot(slot) | Node::BodySlot(slot) | Node::Quantified { slot, .. } => slots.push(*slot),
+            Node::Loose { property, body, .. } => {
+                slots.extend([Some(*property), *body].into_iter().flatten())
+            }
+            _ => {}
+        });
+        slots
+    }
+
     /// Calls `visit` for this node and all below it.
     pub(crate) fn visit(&self, visit: &mut impl FnMut(&Node)) {
         visit(self);
@@ -140,7 +164,12 @@ impl Node {
     /// Calls `with` for every direct child, in the order of evaluation.
     pub(crate) fn for_each_child(&self, with: &mut dyn FnMut(&Node)) {
         match self {
-            Node::Constant(_) | Node::Slot(_) | Node::BodySlot(_) | Node::Loose { .. } => {}
+            Node::Constant(_)
+            | Node::Slot(_)
+            | Node::BodySlot(_)
+            | Node::Loose { .. }
+            | Node::Element(_) => {}
+            Node::Quantified { condition, .. } => with(condition),
             Node::Only(_, operand) | Node::Not(operand) | Node::Negate(operand) => with(operand),
             Node::In { value: operand, .. } | Node::Like { value: operand, .. } => with(operand),
             Node::QueryLogic { left, right, .. }

@@ -244,6 +244,32 @@ impl Config {
         routing::sinks(&self.table, route)
     }
 
+    /// The sections in which `new` differs and that only a start reads: everything but routes and log.
+    pub fn differs_beyond_routes(&self, new: &Config) -> Vec<&'static str> {
+        let sections = [
+            ("shards", self.shards == new.shards),
+            ("listener", self.listeners == new.listeners),
+            ("store", self.store == new.store),
+            ("session", self.session == new.session),
+            ("auth", self.auth == new.auth),
+            ("http", self.http == new.http),
+            ("uplink", self.uplinks == new.uplinks),
+            ("limits", self.limits == new.limits),
+            ("log", self.log == new.log),
+        ];
+        sections.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
+    }
+
+    /// Routes with a sink that is an uplink which this configuration does not have.
+    pub fn routes_without_uplink(&self) -> Vec<String> {
+        let lost = |index: usize| {
+            self.sinks(index)
+                .any(|sink| matches!(sink, Sink::Upstream | Sink::Uplink(_)) && self.uplink(sink).is_none())
+        };
+        let names = self.routes.iter().enumerate().filter(|(index, _)| lost(*index));
+        names.map(|(_, route)| route.spec.name.clone()).collect()
+    }
+
     /// The uplink that a sink leads to; `None` for sinks inside the router.
     ///
     /// `$upstream` is the uplink named `upstream`, or the only one. `check` has made sure that it is there.

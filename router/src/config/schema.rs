@@ -326,6 +326,8 @@ limits! {
     session_expiry_secs_max: u32 = 0..=4_294_967_295, "Longest session expiry granted.";
     outbox_bytes_max: u32 = 1_024..=4_294_967_295,
         "Bytes encoded for one socket that it has not taken yet; QoS 0 above it is dropped and counted.";
+    waiting_bytes_max: u64 = 65_536..=1_099_511_627_776,
+        "Bytes of messages that wait for all clients together; above it QoS 0 and messages for clean sessions are dropped and counted, stored sessions wait on disk.";
     turn_read_bytes_max: u32 = 1_024..=16_777_216, "Bytes read from one socket in one turn.";
     receive_max: u16 = 1..=65_535,
         "Publications that one client may have waiting for the disk (our Receive Maximum).";

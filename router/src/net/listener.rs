@@ -19,7 +19,7 @@ const BACKLOG: i32 = 1_024;
 
 /// Why a listener does not start.
 #[derive(Debug, thiserror::Error)]
-pub enum ListenError {
+pub(crate) enum ListenError {
     /// Somebody else has the port.
     #[error(
         "listener.{name}.bind = \"{address}\": the port is in use by another program; stop that one, or choose another \
@@ -45,7 +45,7 @@ pub enum ListenError {
 
 /// A listener that has its address, and does not accept yet.
 #[derive(Debug)]
-pub struct Bound {
+pub(crate) struct Bound {
     /// Its name.
     pub name: String,
     /// The address it really has.
@@ -54,7 +54,7 @@ pub struct Bound {
 }
 
 /// Takes an address. Clients may connect from now on; they are answered once [`serve`] runs.
-pub fn bind(name: &str, address: SocketAddr) -> Result<Bound, ListenError> {
+pub(crate) fn bind(name: &str, address: SocketAddr) -> Result<Bound, ListenError> {
     let refused = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::AddrInUse => ListenError::InUse { name: name.to_owned(), address },
         _ => ListenError::Refused { name: name.to_owned(), address, error },
@@ -75,7 +75,7 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// Accepts for ever, handing sockets to the shards in turn.
-pub async fn serve(
+pub(crate) async fn serve(
     bound: Bound,
     mailboxes: Vec<Arc<Mailbox>>,
     open: Arc<AtomicU32>,

@@ -3,5 +3,5 @@
 mod listener;
 mod socket;
 
-pub use listener::{Bound, ListenError, bind, serve};
-pub use socket::Socket;
+pub(crate) use listener::{Bound, bind, serve};
+pub(crate) use socket::Socket;

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 /// A connected socket.
 #[derive(Debug)]
-pub struct Socket {
+pub(crate) struct Socket {
     /// Its name in the broker.
     pub conn: ConnId,
     stream: TcpStream,
@@ -34,7 +34,7 @@ pub struct Socket {
 
 impl Socket {
     /// A socket whose first bytes may already have been read.
-    pub fn new(conn: ConnId, stream: TcpStream, unread: Vec<u8>) -> Socket {
+    pub(crate) fn new(conn: ConnId, stream: TcpStream, unread: Vec<u8>) -> Socket {
         let held_back = !unread.is_empty();
         Socket {
             conn,
@@ -50,7 +50,7 @@ impl Socket {
     }
 
     /// Reads once; the number of bytes, 0 at the end of the stream.
-    pub fn poll_read(&mut self, buffer: &mut [u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_read(&mut self, buffer: &mut [u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut buffer = ReadBuf::new(buffer);
         match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
             Poll::Ready(Ok(())) => Poll::Ready(Ok(buffer.filled().len())),
@@ -60,14 +60,14 @@ impl Socket {
     }
 
     /// Writes once; the number of bytes that the socket took.
-    pub fn poll_write(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_write(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
     /// Closes in an orderly way: says that nothing more comes, then waits for the other side to do the same.
     ///
     /// To close at once would reset the connection if anything is unread, and our last packet could be lost with it.
-    pub fn poll_close(&mut self, buffer: &mut [u8], cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_close(&mut self, buffer: &mut [u8], cx: &mut Context<'_>) -> Poll<()> {
         if !std::mem::replace(&mut self.shut, true)
             && socket2::SockRef::from(&self.stream).shutdown(std::net::Shutdown::Write).is_err()
         {
@@ -83,7 +83,7 @@ impl Socket {
     }
 
     /// Notes who is to be woken when there is something to do.
-    pub fn set_waker(&mut self, waker: &Waker) {
+    pub(crate) fn set_waker(&mut self, waker: &Waker) {
         match &mut self.waker {
             Some(known) => known.clone_from(waker),
             None => self.waker = Some(waker.clone()),
@@ -91,14 +91,14 @@ impl Socket {
     }
 
     /// Wakes the connection's task.
-    pub fn wake(&self) {
+    pub(crate) fn wake(&self) {
         if let Some(waker) = &self.waker {
             waker.wake_by_ref();
         }
     }
 
     /// Takes the socket out of this shard's runtime.
-    pub fn into_std(self) -> io::Result<(std::net::TcpStream, Vec<u8>)> {
+    pub(crate) fn into_std(self) -> io::Result<(std::net::TcpStream, Vec<u8>)> {
         Ok((self.stream.into_std()?, self.unread))
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use broker::uplink::{Backoff, Impossible, Lanes, Link, LinkError, LinkState, Sent};
-use model::{LaneId, Limits, Now, Seq};
+use model::{LaneId, Limits, Seq};
 use store::{ReadLimits, ReadOut, Reader, StoreError};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -155,7 +155,7 @@ impl Uplink {
                 () = stopped(&mut self.stop) => {
                     link.close(&mut self.out);
                     // Whether it arrives or not: what is not acknowledged is sent again.
-                    let _ = stream.try_write(&self.out);
+                    drop(stream.try_write(&self.out));
                     return Err(Ended::Stopped);
                 }
                 ready = stream.readable() => {
@@ -294,12 +294,12 @@ impl Uplink {
         self.keep_positions();
         unread.drain(..taken?);
         if was == LinkState::Greeting && link.state() == LinkState::Up {
-            self.on_up(now);
+            self.on_up();
         }
         Ok(())
     }
 
-    fn on_up(&mut self, _now: Now) {
+    fn on_up(&mut self) {
         self.setup.status.connects.fetch_add(1, Ordering::Relaxed);
         self.setup.status.set(UplinkState::Up, None);
         info!(uplink = %self.name, backlog = self.lanes.backlog(), "uplink is up");
@@ -339,11 +339,9 @@ impl Uplink {
         warn!(uplink = %self.name, reason = %ended, retry_in_ms = millis, "uplink is down; messages wait in their lanes");
         self.setup.status.set(UplinkState::Waiting, Some(ended.to_string()));
         let until = Instant::now() + Duration::from_millis(millis);
-        loop {
-            tokio::select! {
-                () = stopped(&mut self.stop) => return true,
-                () = sleep_until(until) => break,
-            }
+        tokio::select! {
+            () = stopped(&mut self.stop) => return true,
+            () = sleep_until(until) => {}
         }
         // What came meanwhile.
         if let Err(error) = self.look_at_tails() {
@@ -356,5 +354,5 @@ impl Uplink {
 /// Returns when the router stops.
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     // An error means that the sender is gone, which is a stop, too.
-    let _ = stop.wait_for(|stop| *stop).await;
+    drop(stop.wait_for(|stop| *stop).await);
 }

@@ -17,11 +17,11 @@ use wire::Version;
 
 use crate::config::{MqttVersion, Uplink};
 
-pub use status::{LinkStatus, UplinkState};
-pub use tails::{Bell, Tails};
+pub(crate) use status::{LinkStatus, UplinkState};
+pub(crate) use tails::{Bell, Tails};
 
 /// One uplink with its lanes.
-pub struct UplinkSetup {
+pub(crate) struct UplinkSetup {
     /// As configured.
     pub config: Uplink,
     /// Every lane that leads to it.
@@ -33,7 +33,7 @@ pub struct UplinkSetup {
 }
 
 /// Runs all uplinks on this thread until `stop` says so.
-pub fn run(
+pub(crate) fn run(
     uplinks: Vec<UplinkSetup>,
     reader: &store::Reader,
     limits: &Limits,

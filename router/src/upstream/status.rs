@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 /// How an uplink is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum UplinkState {
+pub(crate) enum UplinkState {
     /// Trying to connect.
     #[default]
     Connecting,
@@ -17,7 +17,7 @@ pub enum UplinkState {
 
 impl UplinkState {
     /// One word for status and metrics.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             UplinkState::Connecting => "connecting",
             UplinkState::Up => "up",
@@ -28,7 +28,7 @@ impl UplinkState {
 
 /// The numbers of one uplink.
 #[derive(Debug, Default)]
-pub struct LinkStatus {
+pub(crate) struct LinkStatus {
     state: Mutex<(UplinkState, Option<String>)>,
     /// Publications acknowledged by the upstream.
     pub forwarded: AtomicU64,
@@ -48,7 +48,7 @@ pub struct LinkStatus {
 
 impl LinkStatus {
     /// Notes a new state; an error stays until the uplink is up again.
-    pub fn set(&self, state: UplinkState, error: Option<String>) {
+    pub(crate) fn set(&self, state: UplinkState, error: Option<String>) {
         let mut current = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let error = match (state, error) {
             (UplinkState::Up, _) => None,
@@ -62,7 +62,7 @@ impl LinkStatus {
     }
 
     /// The state, and why it is not up.
-    pub fn get(&self) -> (UplinkState, Option<String>) {
+    pub(crate) fn get(&self) -> (UplinkState, Option<String>) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -8,36 +8,36 @@ use tokio::sync::Notify;
 
 /// Wakes one uplink.
 #[derive(Debug, Default)]
-pub struct Bell {
+pub(crate) struct Bell {
     notify: Notify,
 }
 
 impl Bell {
     /// Something changed.
-    pub fn ring(&self) {
+    pub(crate) fn ring(&self) {
         self.notify.notify_one();
     }
 
     /// Waits until somebody rings; returns at once if that happened since the last wait.
-    pub async fn wait(&self) {
+    pub(crate) async fn wait(&self) {
         self.notify.notified().await;
     }
 }
 
 /// Which uplink is woken by which lane. Fixed at start.
 #[derive(Debug, Default)]
-pub struct Tails {
+pub(crate) struct Tails {
     bells: HashMap<LaneId, Arc<Bell>>,
 }
 
 impl Tails {
     /// Lets `bell` ring when `lane` grows.
-    pub fn add(&mut self, lane: LaneId, bell: Arc<Bell>) {
+    pub(crate) fn add(&mut self, lane: LaneId, bell: Arc<Bell>) {
         self.bells.insert(lane, bell);
     }
 
     /// These lanes grew. Lanes of sessions are nobody's business here.
-    pub fn grown(&self, lanes: &[(LaneId, Seq)]) {
+    pub(crate) fn grown(&self, lanes: &[(LaneId, Seq)]) {
         if self.bells.is_empty() {
             return;
         }

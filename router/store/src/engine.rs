@@ -72,23 +72,17 @@ impl Engine {
 
     /// Goes over keys of `family` from `from` (inclusive) to `to` (exclusive).
     ///
-    /// `delivered_too` leaves out the work of hiding dropped ranges: for readers, who never look before the head,
-    /// and everything dropped is before the head.
+    /// `dropped_too` leaves out the work of hiding dropped ranges, which grows with their number: for readers, who never
+    /// look before the head (everything dropped is before the head), and for whoever does not mind.
     #[expect(
         deprecated,
         reason = "RocksDB calls it needless without range tombstones; we write them, see retention"
     )]
-    pub(crate) fn range(
-        &self,
-        family: &str,
-        from: &[u8],
-        to: &[u8],
-        delivered_too: bool,
-    ) -> DBRawIterator<'_> {
+    pub(crate) fn range(&self, family: &str, from: &[u8], to: &[u8], dropped_too: bool) -> DBRawIterator<'_> {
         let mut read = ReadOptions::default();
         read.set_iterate_lower_bound(from);
         read.set_iterate_upper_bound(to);
-        read.set_ignore_range_deletions(delivered_too);
+        read.set_ignore_range_deletions(dropped_too);
         self.db.raw_iterator_cf_opt(self.family(family), read)
     }
 

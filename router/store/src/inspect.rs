@@ -10,7 +10,8 @@ use crate::error::{OpenError, StoreError};
 use crate::home::Home;
 use crate::keys::{self, FAMILY_LOG};
 use crate::options::Options;
-use crate::read::{Reader, Shared};
+use crate::read::{Reader, Shared, readable_from};
+use crate::record::seq;
 use crate::recovery;
 use model::{LaneId, Seq};
 use std::collections::BTreeMap;
@@ -100,7 +101,7 @@ impl Reader {
     /// Reads every block of the store and checks what can be checked: RocksDB's checksums, ours of every block and
     /// record, and that no undelivered place is missing. Cost: the whole store is read once.
     ///
-    /// Fails only where reading cannot go on; everything else is in the report. On a store that is being written,
+    /// Damage is in the report and not an error, also where the disk itself refuses. On a store that is being written,
     /// what comes after the call began is not looked at.
     pub fn verify(&self) -> Result<VerifyReport, StoreError> {
         let lanes = self.shared.lanes.all();
@@ -112,7 +113,6 @@ impl Reader {
         for lane in &lanes {
             let (head, tail) = ends[&lane.id];
             let walked = verify_lane(&engine, lane.id, head, tail, &mut report)?;
-            let seq = crate::record::seq;
             report.lanes.push(LaneReport {
                 id: lane.id,
                 name: lane.name.clone(),
@@ -146,8 +146,21 @@ fn verify_lane(
     let mut walked = Walked::default();
     let mut blocks = engine.range(FAMILY_LOG, &keys::lane_start(lane), &keys::lane_end(lane), false);
     blocks.seek_to_first();
-    let mut next = head;
-    while let Some((key, value)) = blocks.item() {
+    // The place the walk has come to, and the first undelivered one that is not seen yet.
+    let (mut at, mut next) = (1, head);
+    loop {
+        let Some((key, value)) = blocks.item() else {
+            let Err(error) = blocks.status() else { break };
+            let text = error.to_string();
+            let good = readable_from(engine, lane, at, tail.max(at + 1), error)?;
+            report.problem(format!("lane {lane}: places {at} to {} cannot be read: {text}", good - 1));
+            (at, next) = (good, next.max(good));
+            if good >= tail {
+                break;
+            }
+            blocks.seek(keys::block(lane, seq(good)));
+            continue;
+        };
         let last = keys::parse_block(key).map_or(0, |(_, last)| last.get());
         match Block::parse(key, value) {
             Some(block) if block.first >= tail => break, // written since we began
@@ -157,15 +170,17 @@ fn verify_lane(
                 }
                 verify_block(&block, head, &mut walked, report);
             }
-            None => report.problem(format!(
-                "lane {lane}: the header of the block that ends at place {last} is damaged"
-            )),
+            None => {
+                report.problem(format!(
+                    "lane {lane}: the header of the block that ends at place {last} is damaged"
+                ));
+            }
         }
         walked.blocks += 1;
         next = next.max(last + 1);
+        at = last + 1;
         blocks.next();
     }
-    blocks.status().map_err(StoreError::unreadable)?;
     if next < tail {
         report.problem(format!("lane {lane}: places {next} to {} are missing", tail - 1));
     }

@@ -13,7 +13,7 @@ use crate::keys::{self, FAMILY_LANES, FAMILY_LOG, FAMILY_STATE, KEY_NEXT_LANE, L
 use crate::lanes::{Lane, LaneState};
 use crate::options::Options;
 use crate::read::{self, ReadLimits, ReadOut, Reader, Shared};
-use crate::record::{self, RECORD_OVERHEAD_BYTES};
+use crate::record::RECORD_OVERHEAD_BYTES;
 use crate::recovery;
 use crate::retention::Retention;
 use crate::staging::Staging;
@@ -352,6 +352,5 @@ impl CommitLog for Log {
             );
         }
         assert!(self.staging.bytes() <= self.options.commit_bytes_max);
-        let _ = record::NEVER;
     }
 }

@@ -7,7 +7,7 @@
 
 use crate::block::Block;
 use crate::engine::Engine;
-use crate::error::StoreError;
+use crate::error::{Fault, FaultKind, StoreError};
 use crate::face::{Space, StateVisitor};
 use crate::keys::{self, FAMILY_LOG, FAMILY_STATE};
 use crate::lanes::{Front, Lane, LaneState, LaneTable};
@@ -174,6 +174,10 @@ impl Shared {
 
     /// Waits for readers that are at work, then puts `engine` in place of what was there, which is closed.
     pub(crate) fn replace_engine(&self, engine: Option<Engine>) {
+        if let Ok(closing) = self.engine() {
+            // Nobody waits for a merge that `tidy` or RocksDB began; it starts again some day.
+            closing.db.cancel_all_background_work(false);
+        }
         *self.engine.write().unwrap_or_else(PoisonError::into_inner) = engine;
     }
 }
@@ -326,8 +330,11 @@ fn walk(
     let mut expired_blocks = 0;
     while next < tail {
         let Some((key, value)) = blocks.item() else {
-            blocks.status().map_err(StoreError::unreadable)?;
-            return missing(lane, next, tail - 1, out);
+            let last = match blocks.status() {
+                Ok(()) => tail - 1,
+                Err(error) => readable_from(engine, lane.id, next, tail, error)? - 1,
+            };
+            return missing(lane, next, last, out);
         };
         let Some(block) = Block::parse(key, value) else {
             let last = keys::parse_block(key).map_or(tail - 1, |(_, last)| last.get());
@@ -383,10 +390,43 @@ fn copy(
     Ok(ControlFlow::Continue(()))
 }
 
+/// The disk gives no block at `from`: finds the first place from which on it does again, at most `tail`.
+/// Fails with `error` where the fault is not the disk's. Cost: some sixty seeks at most.
+pub(crate) fn readable_from(
+    engine: &Engine,
+    lane: LaneId,
+    from: u64,
+    tail: u64,
+    error: rocksdb::Error,
+) -> Result<u64, StoreError> {
+    let fault = Fault::from(error);
+    if !matches!(fault.kind, FaultKind::Corrupt | FaultKind::Io) {
+        return Err(StoreError::Unreadable(fault));
+    }
+    let is_readable = |place: u64| {
+        let from = keys::block(lane, record::seq(place));
+        let mut blocks = engine.range(FAMILY_LOG, &from, &keys::lane_end(lane), true);
+        blocks.seek_to_first();
+        blocks.item().is_some_and(|(key, value)| Block::parse(key, value).is_some())
+    };
+    let (mut bad, mut good) = (from, from.saturating_add(1));
+    while good < tail && !is_readable(good) {
+        (bad, good) = (good, good.saturating_add(2 * (good - from)));
+    }
+    good = good.min(tail);
+    while good - bad > 1 {
+        let middle = bad + (good - bad) / 2;
+        if is_readable(middle) { good = middle } else { bad = middle }
+    }
+    Ok(good)
+}
+
 /// There should be something at `from`, and there is not.
-fn missing(lane: &Lane, from: u64, up_to: u64, out: &ReadOut) -> Result<(), StoreError> {
+fn missing(lane: &Lane, from: u64, up_to: u64, out: &mut ReadOut) -> Result<(), StoreError> {
     // Dropped meanwhile, because delivered or expired: the head says so, and the next read starts there.
-    if lane.head() > from {
+    let head = lane.head();
+    if head > from {
+        out.next = record::seq(head);
         return Ok(());
     }
     damaged(lane.id, from, record::seq(up_to.max(from)), out)

@@ -56,6 +56,13 @@ struct Dropped {
     queued: bool,
 }
 
+impl Dropped {
+    /// Whether a few blocks have waited long enough. A clock that was set back must not make them wait for ever.
+    fn is_due(&self, now: Timestamp) -> bool {
+        now < self.at || self.at.plus_millis(SMALL_DROP_MILLIS) <= now
+    }
+}
+
 impl Retention {
     /// After opening: every lane that delivered something may have something to drop.
     pub(crate) fn start(&mut self, lanes: &[Arc<Lane>]) {
@@ -189,18 +196,16 @@ impl Log {
             let blocks = keys_between(&engine, &from, &to)?;
             if blocks.len() > SINGLE_DELETES_MAX {
                 batch.delete_range_cf(family, from, to);
-            } else if blocks.is_empty() || dropped.at.plus_millis(SMALL_DROP_MILLIS) <= now {
+            } else if blocks.is_empty() || dropped.is_due(now) {
                 blocks.iter().for_each(|key| batch.delete_cf(family, key));
             } else {
                 dropped.queued = true;
                 self.retention.due.push_back(id);
                 continue;
             }
-            if !blocks.is_empty() {
-                dropped.at = now;
-                batch.put_cf(engine.family(FAMILY_LANES), keys::lane_head(id), head.to_be_bytes());
-            }
+            dropped.at = now;
             dropped.below = head;
+            batch.put_cf(engine.family(FAMILY_LANES), keys::lane_head(id), head.to_be_bytes());
             let bytes_below =
                 front_of(&engine, &lane)?.map_or(lane.appended_bytes(), |front| front.bytes_before);
             if bytes_below.saturating_sub(dropped.files_below_bytes) >= 2 * self.options.sorted_file_bytes {
@@ -295,10 +300,11 @@ fn lose_blocks(
     Ok(lost)
 }
 
-/// The first keys of blocks in a range: one more than are deleted one by one, if there are that many.
+/// The first keys of blocks in a range: one more than are deleted one by one, if there are that many. Blocks that a
+/// tombstone hides are among them; deleting them again is harmless, and looking through tombstones is what costs.
 fn keys_between(engine: &Engine, from: &[u8], to: &[u8]) -> Result<Vec<Vec<u8>>, StoreError> {
     let mut found = Vec::new();
-    let mut blocks = engine.range(FAMILY_LOG, from, to, false);
+    let mut blocks = engine.range(FAMILY_LOG, from, to, true);
     blocks.seek_to_first();
     while let (Some(key), true) = (blocks.key(), found.len() <= SINGLE_DELETES_MAX) {
         found.push(key.to_vec());

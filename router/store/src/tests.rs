@@ -6,6 +6,7 @@ mod behaviour;
 mod damage;
 mod document;
 mod kill;
+mod memory;
 mod model;
 mod poison;
 mod space;

@@ -6,14 +6,14 @@
 //! Invariant of a stored session: `head <= read_to <= next`; what is in flight or queued lies in `head..read_to`.
 
 mod inflight;
-pub mod record;
+pub(crate) mod record;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use model::{ConnId, Instant, LaneId, Qos, Seq, Timestamp};
 
-pub use self::inflight::{Acked, Inflight};
+pub(crate) use self::inflight::{Acked, Inflight};
 
 /// How a client wants one filter (MQTT 5.0 §3.8.3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,52 +30,53 @@ pub struct SubscriptionOptions {
 
 /// A message that waits in memory for its turn.
 #[derive(Clone, Debug)]
-pub struct Queued {
+pub(crate) struct Queued {
     /// The session record: see [`record`].
-    pub record: Rc<[u8]>,
+    pub(crate) record: Rc<[u8]>,
     /// Its place in the session's lane; `None` in a clean session.
-    pub seq: Option<Seq>,
+    pub(crate) seq: Option<Seq>,
     /// When it is worth nothing any more.
-    pub expires: Option<Timestamp>,
+    pub(crate) expires: Option<Timestamp>,
 }
 
 /// The lane of a stored session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stored {
+pub(crate) struct Stored {
     /// Which lane.
-    pub lane: LaneId,
+    pub(crate) lane: LaneId,
     /// First record that the client has not acknowledged.
-    pub head: Seq,
+    pub(crate) head: Seq,
     /// First record not yet brought into memory (queued or in flight).
-    pub read_to: Seq,
+    pub(crate) read_to: Seq,
     /// The place that the next record will get; we are the only one who appends to this lane.
-    pub next: Seq,
+    pub(crate) next: Seq,
     /// Records before this may have been sent on an earlier connection: they go out with DUP.
-    pub sent_before: Seq,
-    /// A read of the lane is under way.
-    pub reading: bool,
+    pub(crate) sent_before: Seq,
+    /// The number of the read of the lane that is under way. An answer to an earlier read is not taken: the client
+    /// may have gone and come back meanwhile, and it would look as if what lies before it had expired.
+    pub(crate) reading: Option<u32>,
 }
 
 impl Stored {
     /// A lane with this much in it.
-    pub fn new(lane: LaneId, head: Seq, next: Seq) -> Stored {
-        Stored { lane, head, read_to: head, next, sent_before: head, reading: false }
+    pub(crate) fn new(lane: LaneId, head: Seq, next: Seq) -> Stored {
+        Stored { lane, head, read_to: head, next, sent_before: head, reading: None }
     }
 
     /// Whether memory holds everything that the lane holds.
-    pub fn is_live(&self) -> bool {
+    pub(crate) fn is_live(&self) -> bool {
         self.read_to == self.next
     }
 
     /// Records that the client has not acknowledged.
-    pub fn backlog(&self) -> u64 {
+    pub(crate) fn backlog(&self) -> u64 {
         self.next.get() - self.head.get()
     }
 }
 
 /// Where the messages of a session are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keeping {
+pub(crate) enum Keeping {
     /// In memory, until the connection ends.
     Clean,
     /// On disk; the lane has been asked for.
@@ -86,34 +87,34 @@ pub enum Keeping {
 
 /// One session.
 #[derive(Debug)]
-pub struct Session {
+pub(crate) struct Session {
     /// Whose.
-    pub client_id: Rc<str>,
+    pub(crate) client_id: Rc<str>,
     /// Distinguishes it from an earlier session with the same key.
-    pub generation: u32,
+    pub(crate) generation: u32,
     /// The connection it has now.
-    pub conn: Option<ConnId>,
+    pub(crate) conn: Option<ConnId>,
     /// Seconds it outlives its connection; 0 ends it with the connection, `u32::MAX` never.
-    pub expiry_secs: u32,
+    pub(crate) expiry_secs: u32,
     /// When it ends, while it has no connection.
-    pub ends_at: Option<Instant>,
+    pub(crate) ends_at: Option<Instant>,
     /// When its last connection ended.
-    pub disconnected_at: Timestamp,
+    pub(crate) disconnected_at: Timestamp,
     /// Its subscriptions by filter.
-    pub subscriptions: BTreeMap<Box<str>, SubscriptionOptions>,
+    pub(crate) subscriptions: BTreeMap<Box<str>, SubscriptionOptions>,
     /// Where its messages are kept.
-    pub keeping: Keeping,
+    pub(crate) keeping: Keeping,
     /// QoS 1 messages sent and not acknowledged.
-    pub inflight: Inflight,
+    pub(crate) inflight: Inflight,
     /// Messages behind those in flight.
-    pub queue: VecDeque<Queued>,
+    pub(crate) queue: VecDeque<Queued>,
     /// Bytes of `queue`.
-    pub queue_bytes: usize,
+    pub(crate) queue_bytes: usize,
 }
 
 impl Session {
     /// A session without subscriptions or messages.
-    pub fn new(client_id: Rc<str>, generation: u32, keeping: Keeping) -> Session {
+    pub(crate) fn new(client_id: Rc<str>, generation: u32, keeping: Keeping) -> Session {
         Session {
             client_id,
             generation,
@@ -130,12 +131,12 @@ impl Session {
     }
 
     /// Whether the session outlives its connection.
-    pub fn is_stored(&self) -> bool {
+    pub(crate) fn is_stored(&self) -> bool {
         !matches!(self.keeping, Keeping::Clean)
     }
 
     /// The lane, once it is open.
-    pub fn stored_mut(&mut self) -> Option<&mut Stored> {
+    pub(crate) fn stored_mut(&mut self) -> Option<&mut Stored> {
         match &mut self.keeping {
             Keeping::Stored(stored) => Some(stored),
             Keeping::Clean | Keeping::Opening => None,
@@ -143,35 +144,38 @@ impl Session {
     }
 
     /// Puts a message behind the others.
-    pub fn enqueue(&mut self, queued: Queued) {
+    pub(crate) fn enqueue(&mut self, queued: Queued) {
         self.queue_bytes += queued.record.len();
         self.queue.push_back(queued);
     }
 
     /// Takes the message whose turn it is.
-    pub fn dequeue(&mut self) -> Option<Queued> {
+    pub(crate) fn dequeue(&mut self) -> Option<Queued> {
         let queued = self.queue.pop_front()?;
         self.queue_bytes -= queued.record.len();
         Some(queued)
     }
 
     /// Forgets what memory holds; a stored session reads it again from its lane when the client comes back.
-    pub fn disconnect(&mut self) {
+    pub(crate) fn disconnect(&mut self) {
         self.conn = None;
+        let unsent = self.queue.front().and_then(|queued| queued.seq);
         self.queue = VecDeque::new();
         self.queue_bytes = 0;
         self.inflight = Inflight::default();
         if let Keeping::Stored(stored) = &mut self.keeping {
-            stored.sent_before = stored.sent_before.max(stored.read_to);
+            stored.sent_before = stored.sent_before.max(unsent.unwrap_or(stored.read_to));
             stored.read_to = stored.head;
-            stored.reading = false;
+            stored.reading = None;
         }
     }
 
     /// Checks what must hold between turns.
-    pub fn invariants(&self) {
+    pub(crate) fn invariants(&self) {
         let queued: usize = self.queue.iter().map(|queued| queued.record.len()).sum();
         assert_eq!(self.queue_bytes, queued, "queue bytes are counted");
+        assert!(self.conn.is_some() || queued == 0 && self.inflight.is_empty(), "memory holds only for who is there");
+        self.inflight.invariants();
         if let Keeping::Stored(stored) = &self.keeping {
             assert!(stored.head <= stored.read_to && stored.read_to <= stored.next, "{stored:?}");
             let in_memory = self.inflight.len() as u64 + self.queue.len() as u64;

@@ -37,7 +37,7 @@ pub struct SessionRecord {
 pub struct InvalidRecord;
 
 /// Appends a session's record to `out`; borrowed parts, so that nothing is copied twice.
-pub fn encode_session(
+pub(crate) fn encode_session(
     out: &mut Vec<u8>,
     lane: LaneId,
     expiry_secs: u32,
@@ -96,7 +96,7 @@ pub fn decode_session(bytes: &[u8]) -> Result<SessionRecord, InvalidRecord> {
 }
 
 /// Appends the head of a message record; the envelope follows.
-pub fn encode_head(out: &mut Vec<u8>, qos: Qos, retain: bool, subscription_ids: &[u32]) {
+pub(crate) fn encode_head(out: &mut Vec<u8>, qos: Qos, retain: bool, subscription_ids: &[u32]) {
     let ids = &subscription_ids[..subscription_ids.len().min(255)];
     out.push(qos.bits() | if retain { RETAIN } else { 0 });
     out.push(ids.len() as u8);
@@ -107,26 +107,26 @@ pub fn encode_head(out: &mut Vec<u8>, qos: Qos, retain: bool, subscription_ids: 
 
 /// The head of a message record, and the envelope behind it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MessageHead<'a> {
+pub(crate) struct MessageHead<'a> {
     /// QoS to deliver with.
-    pub qos: Qos,
+    pub(crate) qos: Qos,
     /// RETAIN flag to deliver with.
-    pub retain: bool,
+    pub(crate) retain: bool,
     /// Subscription identifiers, each four little endian bytes.
     ids: &'a [u8],
     /// The envelope's bytes.
-    pub envelope: &'a [u8],
+    pub(crate) envelope: &'a [u8],
 }
 
 impl MessageHead<'_> {
     /// The subscription identifiers.
-    pub fn subscription_ids(&self) -> impl Iterator<Item = u32> + '_ {
+    pub(crate) fn subscription_ids(&self) -> impl Iterator<Item = u32> + '_ {
         self.ids.chunks_exact(4).map(|id| u32::from_le_bytes([id[0], id[1], id[2], id[3]]))
     }
 }
 
 /// Reads the head of a message record.
-pub fn decode_head(bytes: &[u8]) -> Result<MessageHead<'_>, InvalidRecord> {
+pub(crate) fn decode_head(bytes: &[u8]) -> Result<MessageHead<'_>, InvalidRecord> {
     let mut reader = Reader(bytes);
     let flags = reader.u8()?;
     let count = usize::from(reader.u8()?);

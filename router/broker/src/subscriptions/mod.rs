@@ -19,26 +19,28 @@ pub struct SessionKey(pub u32);
 
 /// One subscription of one session, as its SUBSCRIBE asked for it (MQTT 5.0 §3.8.3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// Whose it is.
-    pub session: SessionKey,
+    pub(crate) session: SessionKey,
     /// Highest QoS to deliver with.
-    pub qos: Qos,
+    pub(crate) qos: Qos,
     /// Do not send the session its own publications.
-    pub no_local: bool,
+    pub(crate) no_local: bool,
     /// Keep the RETAIN flag as published.
-    pub retain_as_published: bool,
+    pub(crate) retain_as_published: bool,
     /// Subscription identifier; 0 for none.
-    pub subscription_id: u32,
+    pub(crate) subscription_id: u32,
+    /// Whether the session is a stored one: other shards' promises wait for its disk.
+    pub(crate) stored: bool,
 }
 
 /// Sets of shards, one bit each. 64 shards are far beyond the gateways Millrace is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Shards {
+pub(crate) struct Shards {
     /// Shards with any subscription.
-    pub any: u64,
+    pub(crate) any: u64,
     /// Those of them where a stored session wants it: the acknowledgement must wait for their disk.
-    pub kept: u64,
+    pub(crate) kept: u64,
 }
 
 /// What stands at one filter.
@@ -56,13 +58,13 @@ impl Place {
 
 /// What a topic name met, in the caller's reused buffer.
 #[derive(Debug, Default)]
-pub struct Found {
+pub(crate) struct Found {
     /// Matching subscriptions; a session may appear once per filter.
-    pub entries: Vec<Entry>,
+    pub(crate) entries: Vec<Entry>,
     /// How many filters they come from; a session can appear twice only if there is more than one.
-    pub places: u32,
+    pub(crate) places: u32,
     /// Other shards to hand the publication to.
-    pub remote: Shards,
+    pub(crate) remote: Shards,
 }
 
 impl Found {
@@ -78,19 +80,19 @@ impl Found {
 
 /// Every subscription that this shard must know.
 #[derive(Debug)]
-pub struct Subscriptions {
+pub(crate) struct Subscriptions {
     exact: HashMap<Box<str>, Place, FixedState>,
     trie: Trie,
 }
 
 impl Subscriptions {
     /// An empty index; `seed` keeps clients from choosing names that collide in its maps.
-    pub fn new(seed: u64) -> Subscriptions {
+    pub(crate) fn new(seed: u64) -> Subscriptions {
         Subscriptions { exact: HashMap::with_hasher(FixedState::with_seed(seed)), trie: Trie::new(seed) }
     }
 
     /// Adds or replaces the subscription of `entry.session` to `filter`.
-    pub fn insert(&mut self, filter: &str, entry: Entry) {
+    pub(crate) fn insert(&mut self, filter: &str, entry: Entry) {
         let entries = &mut self.place_mut(filter).entries;
         match entries.iter_mut().find(|known| known.session == entry.session) {
             Some(known) => *known = entry,
@@ -99,7 +101,7 @@ impl Subscriptions {
     }
 
     /// Removes the subscription of `session` to `filter`; whether there was one.
-    pub fn remove(&mut self, filter: &str, session: SessionKey) -> bool {
+    pub(crate) fn remove(&mut self, filter: &str, session: SessionKey) -> bool {
         self.edit(filter, |place| {
             let before = place.entries.len();
             place.entries.retain(|entry| entry.session != session);
@@ -108,13 +110,13 @@ impl Subscriptions {
     }
 
     /// The sessions of this shard that subscribe to exactly `filter`.
-    pub fn entries(&self, filter: &str) -> &[Entry] {
+    pub(crate) fn entries(&self, filter: &str) -> &[Entry] {
         let place = if has_wildcard(filter) { self.trie.get(filter) } else { self.exact.get(filter) };
         place.map_or(&[], |place| &place.entries)
     }
 
     /// Notes what another shard has at `filter`.
-    pub fn set_remote(&mut self, filter: &str, shard: ShardId, any: bool, kept: bool) {
+    pub(crate) fn set_remote(&mut self, filter: &str, shard: ShardId, any: bool, kept: bool) {
         let bit = 1u64 << shard.0;
         if any {
             let remote = &mut self.place_mut(filter).remote;
@@ -131,7 +133,7 @@ impl Subscriptions {
 
     /// Finds everything that matches `topic`; `found` is cleared first.
     #[inline]
-    pub fn find(&self, topic: &str, found: &mut Found) {
+    pub(crate) fn find(&self, topic: &str, found: &mut Found) {
         found.entries.clear();
         found.places = 0;
         found.remote = Shards::default();

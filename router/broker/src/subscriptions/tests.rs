@@ -11,6 +11,7 @@ fn entry(session: u32) -> Entry {
         no_local: false,
         retain_as_published: false,
         subscription_id: 0,
+        stored: false,
     }
 }
 

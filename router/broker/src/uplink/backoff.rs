@@ -40,9 +40,11 @@ mod tests {
     #[test]
     fn delays_grow_to_the_maximum_and_are_never_zero() {
         let mut backoff = Backoff::new(100, 5_000);
-        let longest: Vec<u64> = (0..9).map(|_| backoff.clone().failed(u64::MAX).max(backoff.failed(0))).collect();
-        assert!(longest.windows(2).all(|pair| pair[0] <= pair[1]), "{longest:?}");
-        assert!((2_500..=5_000).contains(&backoff.failed(17)), "at the maximum, still spread");
+        for ceiling in [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000] {
+            let (least, most) = (backoff.clone().failed(0), backoff.clone().failed(ceiling / 2));
+            assert_eq!((least, most), (ceiling / 2, ceiling));
+            assert!((least..=most).contains(&backoff.failed(u64::MAX)));
+        }
         backoff.succeeded();
         assert!((50..=100).contains(&backoff.failed(3)));
         assert!(Backoff::new(1, 1).failed(0) <= 1);

@@ -77,6 +77,15 @@ fn comparison() -> BoxedStrategy<String> {
             .prop_map(|(f, x, y)| format!("{f}({x}, {y})")),
         2 => (pick(&["is_defined", "is_null", "is_bool", "is_number", "is_string"]), any_value())
             .prop_map(|(f, x)| format!("{f}({x})")),
+        2 => pick(&[
+            "ANY($body.l[*] > 1)",
+            "ALL($body.l[*] = 'x' OR $body.l[*].x < 50)",
+            "ANY($body.o.l[*].y = lower(s) AND is_defined($body.l))",
+            "ANY(concat($body.l[*], 'é') = 'xé' OR concat($body.l[*], $body.l[*].s) LIKE '%y')",
+            "ALL(is_number($body.l[*]))",
+            "ANY($body.l[*])",
+            "s GLOB 'x*'",
+        ]),
         3 => pick(&["true", "false", "undefined", "null", "$body.t", "t", "!t", "!$body.t", "$retain"]),
     ]
     .boxed()
@@ -342,4 +351,17 @@ proptest! {
 /// More with `MILLRACE_PROPTEST_CASES=100000`.
 fn cases() -> u32 {
     std::env::var("MILLRACE_PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(400)
+}
+
+#[test]
+fn dbg_probe() {
+    for text in [
+        "ANY($body.l[*] > 1)",
+        "concat('x', 'x', (substring('x', 1) ?? \"true\")) = ('é😀' ?? $body.s)",
+        "substring('x', ((abs($body.l[0]) - -a) * power(0, as_number($sys)))) = 'x'",
+        "('é😀' ?? $body.s) = 'x'",
+    ] {
+        let expr = parser::parse_condition(text, Mode::Millrace, &Limits::DEFAULT).unwrap();
+        println!("{text}: {:?}", evaluate(&expr, Mode::Millrace, &Message::new("t", b"")));
+    }
 }

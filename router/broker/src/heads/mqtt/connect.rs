@@ -3,14 +3,14 @@
 //! In: a CONNECT. Out: a CONNACK, at once or when the lane or the disk is ready; or the socket for another shard.
 //! Always: a client identifier has one session and at most one connection [MQTT-3.1.4-3].
 
-use model::{ConnId, Now, Qos, ShardId, Ticket};
+use model::{ConnId, LaneId, Now, Qos, Seq, ShardId, Ticket};
 use wire::{ConnAck, Connect, ReasonCode, Version};
 
 use crate::acks::{Answer, Promise};
 use crate::broker::{Broker, home};
 use crate::connections::{Held, Phase, Will};
 use crate::effects::{Effects, Request};
-use crate::sessions::{Keeping, Stored};
+use crate::sessions::{Keeping, Session, Stored};
 use crate::subscriptions::SessionKey;
 
 impl Broker {
@@ -30,68 +30,87 @@ impl Broker {
             return true;
         }
         self.take_over(&connect.client_id, now, effects);
-        let (key, session_present, ticket) = self.join(&connect, effects);
+        let (key, session_present, ended) = self.join(&connect, effects);
         self.describe(conn, key, &connect, now);
         let ack = self.connack(&connect, session_present, assigned);
         let mut bytes = Vec::new();
         let encoded = wire::encode_connack(&mut bytes, connect.version, &ack);
         debug_assert!(encoded.is_ok(), "our own CONNACK can be encoded");
         self.counters.connects_accepted += 1;
-        self.hold_connack(conn, key, bytes, ticket, now, effects);
+        // Saved: what is sent from now on may have been sent when it is sent again after a crash.
+        let ticket = ended.max(self.save_session(key, effects));
+        let opening = self.sessions[key.0 as usize].keeping == Keeping::Opening;
+        self.hold(conn, bytes, u32::from(opening), ticket, now, effects);
         true
     }
 
-    /// CONNACK leaves when the session's lane is open and an earlier session's end is durable.
-    fn hold_connack(&mut self, conn: ConnId, key: SessionKey, bytes: Vec<u8>, ticket: Ticket, now: Now, effects: &mut Effects) {
-        let mut needs = 0;
-        if let Some(session) = self.sessions.get(key.0 as usize)
-            && session.keeping == Keeping::Opening
-        {
-            needs += 1;
-            let (generation, client_id) = (session.generation, (*session.client_id).into());
-            effects.requests.push(Request::OpenLane { session: key, generation, client_id });
-        }
+    /// Sends an answer once `ticket` is durable and `needs` more things have come true; until then its connection is
+    /// not read.
+    pub(super) fn hold(
+        &mut self, conn: ConnId, bytes: Vec<u8>, mut needs: u32, ticket: Ticket, now: Now, effects: &mut Effects,
+    ) {
         let promise = Promise { ticket, ..Promise::default() };
         if self.acks.check(&promise).is_none() {
             needs += 1;
             self.acks.wait(conn, promise, Answer::Held);
         }
-        self.hold(conn, bytes, needs, effects);
-        if needs == 0 {
-            self.enter(conn, key, now, effects);
-        }
-    }
-
-    /// Sends an answer, or keeps it until `needs` things have come true.
-    pub(super) fn hold(&mut self, conn: ConnId, bytes: Vec<u8>, needs: u32, effects: &mut Effects) {
         let Some(connection) = self.connections.find(conn) else { return };
+        connection.held = Some(Held { bytes, needs });
         if needs == 0 {
-            connection.write(&mut effects.dirty).extend_from_slice(&bytes);
-        } else {
-            connection.held = Some(Held { bytes, needs });
+            self.answer(conn, now, effects);
         }
     }
 
-    /// The client is connected: what waited for it may go.
-    fn enter(&mut self, conn: ConnId, key: SessionKey, now: Now, effects: &mut Effects) {
-        if let Some(connection) = self.connections.find(conn) {
+    /// One of the things that the held answer of `conn` waits for came true.
+    pub(crate) fn let_go(&mut self, conn: ConnId, now: Now, effects: &mut Effects) {
+        let Some(held) = self.connections.find(conn).and_then(|connection| connection.held.as_mut()) else { return };
+        held.needs -= 1;
+        if held.needs == 0 {
+            effects.resumed.push(conn);
+            self.answer(conn, now, effects);
+        }
+    }
+
+    /// The held answer leaves; behind CONNACK, what waited for the client.
+    fn answer(&mut self, conn: ConnId, now: Now, effects: &mut Effects) {
+        let Some(connection) = self.connections.find(conn) else { return };
+        let Some(held) = connection.held.take() else { return };
+        connection.write(&mut effects.dirty).extend_from_slice(&held.bytes);
+        if let Phase::Joining(key) = connection.phase {
             connection.phase = Phase::Open(key);
             self.pump(key, now, effects);
         }
     }
 
     /// The lane of a new stored session is open.
-    pub(crate) fn on_lane_opened(&mut self, key: SessionKey, generation: u32, stored: Stored, now: Now, effects: &mut Effects) {
-        let Some(session) = self.sessions.get_mut(key.0 as usize).filter(|have| have.generation == generation) else {
-            // The session ended while its lane was opened.
-            effects.requests.push(Request::RemoveLane { lane: stored.lane });
+    pub(crate) fn on_lane_opened(
+        &mut self, key: SessionKey, generation: u32, (lane, head, next): (LaneId, Seq, Seq), now: Now, effects: &mut Effects,
+    ) {
+        let opened = self.sessions.get_mut(key.0 as usize).filter(|session| session.generation == generation);
+        let Some(session) = opened.filter(|session| session.keeping == Keeping::Opening) else {
+            self.on_lane_unwanted(generation, lane, effects);
             return;
         };
-        session.keeping = Keeping::Stored(stored);
+        // The session is new. What is in its lane belongs to an earlier one, which ended just before a crash.
+        session.keeping = Keeping::Stored(Stored::new(lane, next, next));
         let conn = session.conn;
+        if let Some(last) = Seq::new(next.get() - 1).filter(|last| *last >= head) {
+            effects.advance(lane, last);
+        }
         self.save_session(key, effects);
         if let Some(conn) = conn {
             self.let_go(conn, now, effects);
+        }
+    }
+
+    /// The session ended while its lane was being opened. Lanes are found by client identifier: if the client has a
+    /// stored session again, this is its lane now.
+    fn on_lane_unwanted(&mut self, generation: u32, lane: LaneId, effects: &mut Effects) {
+        let Some(at) = self.ended_opening.iter().position(|(have, _)| *have == generation) else { return };
+        let (_, client_id) = self.ended_opening.swap_remove(at);
+        let again = self.by_client.get(&client_id).and_then(|key| self.sessions.get(key.0 as usize));
+        if !again.is_some_and(Session::is_stored) {
+            effects.requests.push(Request::RemoveLane { lane });
         }
     }
 
@@ -108,6 +127,12 @@ impl Broker {
         }
         if connect.will.as_ref().is_some_and(|will| will.qos == Qos::ExactlyOnce) {
             return Some(ReasonCode::QOS_NOT_SUPPORTED); // [MQTT-3.2.2-12]
+        }
+        if let Some(will) = &connect.will {
+            let levels = will.topic.bytes().filter(|byte| *byte == b'/').count();
+            if will.topic.len() > limits.topic_bytes_max as usize || levels >= limits.topic_levels_max as usize {
+                return Some(ReasonCode::TOPIC_NAME_INVALID);
+            }
         }
         let known = self.by_client.contains_key(connect.client_id.as_str());
         let sessions_max = limits.sessions_max.div_ceil(u32::from(self.setup.shards)) as usize;
@@ -139,14 +164,23 @@ impl Broker {
     fn join(&mut self, connect: &Connect, effects: &mut Effects) -> (SessionKey, bool, Ticket) {
         let mut ticket = Ticket(0);
         if let Some(&key) = self.by_client.get(connect.client_id.as_str()) {
+            let opening = self.sessions[key.0 as usize].keeping == Keeping::Opening;
             if !connect.clean_start {
-                return (key, true, ticket);
+                // While its lane is being opened nobody was told of the session, and an end before it may not be
+                // durable yet.
+                return (key, !opening, if opening { effects.appends.last } else { ticket });
             }
             ticket = self.end_session(key, effects); // [MQTT-3.1.2-4]
         }
         let keeping = if self.expiry_secs(connect) > 0 { Keeping::Opening } else { Keeping::Clean };
         let session = self.new_session(&connect.client_id, keeping);
-        (self.adopt(session), false, ticket)
+        let generation = session.generation;
+        let key = self.adopt(session);
+        if keeping == Keeping::Opening {
+            let client_id = connect.client_id.as_str().into();
+            effects.requests.push(Request::OpenLane { session: key, generation, client_id });
+        }
+        (key, false, ticket)
     }
 
     /// Notes what CONNECT agreed on.
@@ -165,13 +199,13 @@ impl Broker {
         connection.silence_millis_max = u64::from(connect.keep_alive_secs) * 1_500;
         connection.window = connect.receive_max.get().min(self.setup.limits.session_inflight_max);
         connection.packet_bytes_max = connect.packet_bytes_max.map_or(u32::MAX, |bytes| bytes.get());
-        connection.problem_information = connect.request_problem_information;
         connection.expiry_secs = expiry_secs;
         connection.will = connect.will.as_ref().map(|will| Will {
             topic: will.topic.as_str().into(),
             payload: will.payload.as_slice().into(),
             qos: will.qos,
             retain: will.retain,
+            expiry_secs: will.expiry_secs,
             properties: will.properties.as_slice().into(),
         });
     }

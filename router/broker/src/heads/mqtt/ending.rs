@@ -18,17 +18,22 @@ impl Broker {
     /// The socket of `conn` is gone: nothing of the connection remains but its session.
     pub fn closed(&mut self, conn: ConnId, now: Now, effects: &mut Effects) {
         self.detach(conn, now, effects);
-        self.connections.remove(conn);
+        if let Some(connection) = self.connections.remove(conn) {
+            self.waiting_bytes -= connection.counted;
+        }
     }
 
-    /// Parts a connection from its session: the will is published, the session goes its own way.
+    /// Parts a connection from its session: the session goes its own way, then the will is published, so that a client
+    /// that subscribes to its own will gets it in its next life or not at all.
     fn detach(&mut self, conn: ConnId, now: Now, effects: &mut Effects) {
         let Some(connection) = self.connections.find(conn) else { return };
         let will = connection.will.take();
         let Some(key) = connection.session.take() else { return };
         let Some(session) = self.sessions.get(key.0 as usize).filter(|session| session.conn == Some(conn)) else { return };
+        let client_id = std::rc::Rc::clone(&session.client_id);
+        self.leave(key, now, effects);
         if let Some(will) = will {
-            let client_id = std::rc::Rc::clone(&session.client_id);
+            self.counters.wills += 1;
             let envelope = Envelope {
                 topic: &will.topic,
                 client_id: &client_id,
@@ -37,14 +42,15 @@ impl Broker {
                 properties: &will.properties,
                 payload: &will.payload,
             };
-            self.dispatch(&Publication { envelope, expires: None }, now, effects);
+            let expires = will.expiry_secs.map(|secs| now.timestamp.plus_millis(u64::from(secs) * 1_000));
+            self.dispatch(&Publication { envelope, expires, now }, effects);
         }
-        self.leave(key, now, effects);
     }
 
     /// A session loses its connection.
     fn leave(&mut self, key: SessionKey, now: Now, effects: &mut Effects) {
         let Some(session) = self.sessions.get_mut(key.0 as usize) else { return };
+        self.waiting_bytes -= session.queue_bytes;
         session.disconnect();
         session.disconnected_at = now.timestamp;
         if session.expiry_secs == 0 {
@@ -69,8 +75,8 @@ impl Broker {
                 session.expiry_secs = granted;
             }
         }
-        if disconnect.reason != ReasonCode::DISCONNECT_WITH_WILL_MESSAGE {
-            connection.will = None; // [MQTT-3.14.4-3]
+        if disconnect.reason == ReasonCode::NORMAL_DISCONNECTION {
+            connection.will = None; // [MQTT-3.14.4-3]; any other reason is not a goodbye
         }
         self.close(conn, now, effects);
         Ok(())
@@ -127,11 +133,16 @@ impl Broker {
 
     /// Ends what has been silent for too long, and gives idle memory back.
     pub(crate) fn end_silent_connections(&mut self, now: Now, effects: &mut Effects) {
+        let saturated = self.is_saturated();
+        let receive_max = u32::from(self.setup.limits.receive_max);
         let connect_timeout = self.setup.limits.connect_timeout_millis;
         let mut silent = Vec::new();
         for connection in self.connections.iter_mut() {
             if !std::mem::take(&mut connection.wrote) {
                 connection.outbox.trim();
+            }
+            if saturated || connection.held.is_some() || connection.acks_owed >= receive_max {
+                connection.heard = now.instant; // we do not listen: the silence is ours
             }
             let quiet = now.instant.millis_since(connection.heard);
             let limit = connection.silence_millis_max;

@@ -79,8 +79,8 @@ impl Broker {
                 }
                 Ok(())
             }
-            Packet::Subscribe(subscribe) => self.on_subscribe(conn, key, &subscribe, effects),
-            Packet::Unsubscribe(unsubscribe) => self.on_unsubscribe(conn, key, &unsubscribe, effects),
+            Packet::Subscribe(subscribe) => self.on_subscribe(conn, key, &subscribe, now, effects),
+            Packet::Unsubscribe(unsubscribe) => self.on_unsubscribe(conn, key, &unsubscribe, now, effects),
             Packet::Disconnect(disconnect) => self.on_disconnect(conn, key, &disconnect, now, effects),
             Packet::Connect(_) => Err(Fault::Peer(PeerFault::ConnectedTwice)),
             Packet::PubRec(_) | Packet::PubRel(_) | Packet::PubComp(_) => Err(Fault::Peer(PeerFault::QosNotSupported)),
@@ -110,12 +110,13 @@ impl Broker {
                 payload: publish.payload,
             },
             expires: publish.properties.expiry_secs().map(|secs| now.timestamp.plus_millis(u64::from(secs) * 1_000)),
+            now,
         };
-        let promise = self.dispatch(&publication, now, effects);
-        match publish.packet_id {
-            Some(packet_id) => self.owe(conn, packet_id, promise, effects),
-            None => Ok(()),
+        let promise = self.dispatch(&publication, effects);
+        if let Some(packet_id) = publish.packet_id {
+            self.owe(conn, packet_id, promise, effects);
         }
+        Ok(())
     }
 
     fn check_publish(&self, publish: &Publish<'_>) -> Result<(), Fault> {
@@ -126,6 +127,9 @@ impl Broker {
         if publish.properties.topic_alias().is_some() || publish.topic.is_empty() {
             return Err(Fault::Peer(PeerFault::TopicAlias));
         }
+        if publish.properties.has_subscription_ids() {
+            return Err(Fault::Peer(PeerFault::SubscriptionId));
+        }
         let limits = &self.setup.limits;
         let levels = || publish.topic.bytes().filter(|byte| *byte == b'/').count();
         if publish.topic.len() > limits.topic_bytes_max as usize || levels() >= limits.topic_levels_max as usize {
@@ -135,26 +139,25 @@ impl Broker {
     }
 
     /// Acknowledges a publication, now if its promise is kept and nothing waits before it.
+    ///
+    /// A client never gets beyond our Receive Maximum: with that much owed it is not read ([`Broker::may_read`]).
     #[inline]
-    fn owe(&mut self, conn: ConnId, packet_id: NonZeroU16, promise: Promise, effects: &mut Effects) -> Result<(), Fault> {
-        let receive_max = u32::from(self.setup.limits.receive_max);
-        let Some(connection) = self.connections.find(conn) else { return Ok(()) };
+    fn owe(&mut self, conn: ConnId, packet_id: NonZeroU16, promise: Promise, effects: &mut Effects) {
+        let Some(connection) = self.connections.find(conn) else { return };
         if connection.acks_owed == 0
             && let Some(kept) = self.acks.check(&promise)
         {
             self.counters.acknowledged += 1;
             puback(connection, packet_id, kept, effects);
-            return Ok(());
-        }
-        if connection.version == Version::V5 && connection.acks_owed >= receive_max {
-            return Err(Fault::Peer(PeerFault::ReceiveMaximum));
+            return;
         }
         connection.acks_owed += 1;
         self.acks.wait(conn, promise, Answer::PubAck(packet_id));
-        Ok(())
     }
 
-    fn on_subscribe(&mut self, conn: ConnId, key: SessionKey, subscribe: &Subscribe, effects: &mut Effects) -> Result<(), Fault> {
+    fn on_subscribe(
+        &mut self, conn: ConnId, key: SessionKey, subscribe: &Subscribe, now: Now, effects: &mut Effects,
+    ) -> Result<(), Fault> {
         let id = subscribe.subscription_id.map_or(0, std::num::NonZeroU32::get);
         let mut needs = 0;
         let mut reasons = Vec::with_capacity(subscribe.subscriptions.len());
@@ -169,7 +172,7 @@ impl Broker {
         let mut bytes = Vec::new();
         wire::encode_suback(&mut bytes, version, &SubAck::new(subscribe.packet_id, reasons))
             .map_err(|_| Fault::Bug("SUBACK"))?;
-        self.answer_when_saved(conn, key, bytes, needs, effects);
+        self.answer_when_saved(conn, key, bytes, needs, now, effects);
         Ok(())
     }
 
@@ -185,6 +188,7 @@ impl Broker {
             return ReasonCode::TOPIC_FILTER_INVALID;
         }
         let Some(session) = self.sessions.get_mut(key.0 as usize) else { return ReasonCode::UNSPECIFIED_ERROR };
+        let stored = session.is_stored();
         let known = session.subscriptions.contains_key(wanted.filter.as_str());
         if !known && session.subscriptions.len() >= limits.subscriptions_per_session_max as usize {
             return ReasonCode::QUOTA_EXCEEDED;
@@ -196,37 +200,38 @@ impl Broker {
             subscription_id,
         };
         session.subscriptions.insert(wanted.filter.as_str().into(), options); // [MQTT-3.8.4-3]
-        self.subscriptions.insert(&wanted.filter, options.entry(key));
+        self.subscriptions.insert(&wanted.filter, options.entry(key, stored));
         ReasonCode::granted(options.qos)
     }
 
     fn on_unsubscribe(
-        &mut self, conn: ConnId, key: SessionKey, unsubscribe: &Unsubscribe, effects: &mut Effects,
+        &mut self, conn: ConnId, key: SessionKey, unsubscribe: &Unsubscribe, now: Now, effects: &mut Effects,
     ) -> Result<(), Fault> {
         let mut reasons = Vec::with_capacity(unsubscribe.filters.len());
         for filter in &unsubscribe.filters {
             let known = self.sessions[key.0 as usize].subscriptions.remove(filter.as_str()).is_some();
             if known {
+                let before = self.presence(filter);
                 self.subscriptions.remove(filter, key);
-                self.announce(filter, None, effects);
+                if self.presence(filter) != before {
+                    self.announce(filter, None, effects);
+                }
             }
             reasons.push(if known { ReasonCode::SUCCESS } else { ReasonCode::NO_SUBSCRIPTION_EXISTED });
         }
         let mut bytes = Vec::new();
         wire::encode_unsuback(&mut bytes, self.version(conn), &UnsubAck::new(unsubscribe.packet_id, reasons))
             .map_err(|_| Fault::Bug("UNSUBACK"))?;
-        self.answer_when_saved(conn, key, bytes, 0, effects);
+        self.answer_when_saved(conn, key, bytes, 0, now, effects);
         Ok(())
     }
 
     /// Sends an answer once the session's record is durable and `needs` more things have come true.
-    fn answer_when_saved(&mut self, conn: ConnId, key: SessionKey, bytes: Vec<u8>, mut needs: u32, effects: &mut Effects) {
-        let promise = Promise { ticket: self.save_session(key, effects), ..Promise::default() };
-        if self.acks.check(&promise).is_none() {
-            needs += 1;
-            self.acks.wait(conn, promise, Answer::Held);
-        }
-        self.hold(conn, bytes, needs, effects);
+    fn answer_when_saved(
+        &mut self, conn: ConnId, key: SessionKey, bytes: Vec<u8>, needs: u32, now: Now, effects: &mut Effects,
+    ) {
+        let ticket = self.save_session(key, effects);
+        self.hold(conn, bytes, needs, ticket, now, effects);
     }
 
     fn version(&self, conn: ConnId) -> Version {

@@ -39,9 +39,9 @@ pub(crate) enum PeerFault {
     /// [MQTT-3.3.2-8]: we grant no aliases.
     #[error("a topic alias, although none was granted")]
     TopicAlias,
-    /// [MQTT-3.3.4-9]
-    #[error("more unacknowledged publications than Receive Maximum")]
-    ReceiveMaximum,
+    /// [MQTT-3.3.4-6]
+    #[error("a PUBLISH with a subscription identifier, which only servers send")]
+    SubscriptionId,
     /// MQTT 5.0 §3.14.2.2.2
     #[error("DISCONNECT sets a session expiry although CONNECT set none")]
     ExpiryRaised,
@@ -63,11 +63,11 @@ impl Fault {
             Fault::Peer(fault) => match fault {
                 PeerFault::QosNotSupported => ReasonCode::QOS_NOT_SUPPORTED,
                 PeerFault::TopicAlias => ReasonCode::TOPIC_ALIAS_INVALID,
-                PeerFault::ReceiveMaximum => ReasonCode::RECEIVE_MAXIMUM_EXCEEDED,
                 PeerFault::TopicTooLong => ReasonCode::TOPIC_NAME_INVALID,
                 PeerFault::NotConnected
                 | PeerFault::ConnectedTwice
                 | PeerFault::NotForServers
+                | PeerFault::SubscriptionId
                 | PeerFault::ExpiryRaised
                 | PeerFault::UnexpectedAuth => ReasonCode::PROTOCOL_ERROR,
             },

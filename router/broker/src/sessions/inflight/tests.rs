@@ -51,3 +51,25 @@ fn what_is_skipped_moves_the_head_when_its_turn_comes() {
     assert_eq!(inflight.skip(seq(9)), None, "8 is still open");
     assert_eq!(inflight.acknowledge(packet_id), Acked::Known { head: Some(seq(10)) });
 }
+
+#[test]
+fn a_gap_in_the_lane_does_not_shift_identifiers() {
+    let mut inflight = Inflight::default();
+    assert_eq!(inflight.push(Some(seq(5))), id(5));
+    assert_eq!(inflight.push(Some(seq(9))), id(9), "6 to 8 expired on disk");
+    assert_eq!(inflight.open(), 2);
+    assert_eq!(inflight.acknowledge(id(7)), Acked::Unknown, "nobody was sent 7");
+    assert_eq!(inflight.acknowledge(id(5)), Acked::Known { head: Some(seq(9)) });
+    assert_eq!(inflight.acknowledge(id(9)), Acked::Known { head: Some(seq(10)) });
+    inflight.invariants();
+}
+
+#[test]
+fn two_open_messages_never_share_an_identifier() {
+    let mut inflight = Inflight::default();
+    inflight.push(Some(seq(1)));
+    assert!(inflight.has_place(Some(seq(65_535))));
+    assert!(!inflight.has_place(Some(seq(65_536))), "it would be 1 again");
+    inflight.acknowledge(id(1));
+    assert!(inflight.has_place(Some(seq(65_536))));
+}

@@ -1,0 +1,304 @@
+//! What is measured: Millrace, mosquitto, and a relay that does not parse. Each is started fresh for each run.
+//!
+//! Knows: their command lines and the settings that make them comparable. May use: `child`. Never: load.
+//! In:  a [`System`] and where its binary is. Out: a [`Running`] one at a loopback address, gone when dropped.
+
+use std::fmt::Write;
+use std::io::{Read, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+
+use crate::child::{Child, free_port};
+
+/// Routes on topics of their own: what a table costs a message that it does not concern.
+const ROUTES_ELSEWHERE: u32 = 90;
+/// Routes on every topic, with a predicate on a property that the load does not have: what asking costs.
+const ROUTES_ASKED: u32 = 10;
+/// How often a port may be taken from under us.
+const PORT_ATTEMPTS: u32 = 5;
+/// How long `/metrics` may take.
+const HTTP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// mosquitto's settings: nothing that bounds it below what the load needs, nothing written, nothing logged.
+const MOSQUITTO_SETTINGS: &str = "\
+allow_anonymous true
+persistence false
+max_queued_messages 0
+max_queued_bytes 0
+max_inflight_messages 0
+max_inflight_bytes 0
+max_connections -1
+set_tcp_nodelay true
+sys_interval 0
+log_dest none
+connection_messages false
+";
+
+/// Who is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum System {
+    /// The product.
+    Millrace,
+    /// The broker of the Debian package.
+    Mosquitto,
+    /// A TCP relay between each publisher and its subscriber, without parsing: what the kernel takes at least.
+    Relay,
+}
+
+impl System {
+    /// Its name in tables.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            System::Millrace => "millrace",
+            System::Mosquitto => "mosquitto",
+            System::Relay => "relay",
+        }
+    }
+}
+
+/// Routes that Millrace has while it is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Routes {
+    /// None.
+    None,
+    /// A hundred that are asked and do not match.
+    Hundred,
+    /// One that takes everything into the lane of an uplink that is down; an acknowledgement waits for the disk.
+    AllDurable,
+}
+
+/// Where the binaries are, and what can be chosen about them.
+#[derive(Clone, Debug)]
+pub(crate) struct Binaries {
+    pub(crate) millrace: PathBuf,
+    pub(crate) mosquitto: Option<PathBuf>,
+    pub(crate) shards: u32,
+    /// Where stores are put; the system's folder for temporary files if `None`.
+    pub(crate) data: Option<PathBuf>,
+}
+
+/// A contestant that accepts connections.
+pub(crate) struct Running {
+    child: Child,
+    pub(crate) address: SocketAddr,
+    http: Option<SocketAddr>,
+    // After the child: the folder goes when nobody writes into it any more.
+    folder: TempDir,
+}
+
+impl Binaries {
+    /// Finds what there is. Fails if Millrace is not there.
+    pub(crate) fn find(
+        millrace: Option<PathBuf>,
+        mosquitto: Option<PathBuf>,
+        shards: u32,
+        data: Option<PathBuf>,
+    ) -> anyhow::Result<Binaries> {
+        let millrace = match millrace {
+            Some(path) => path,
+            None => beside_us("millrace")?,
+        };
+        if !millrace.is_file() {
+            bail!("{} is not there: cargo build --release -p millrace, or name it with --millrace", millrace.display());
+        }
+        let mosquitto = mosquitto.or_else(|| find_program("mosquitto"));
+        Ok(Binaries { millrace, mosquitto, shards, data })
+    }
+
+    /// Their versions and settings, one line each, for the head of a result.
+    pub(crate) fn settings(&self) -> Vec<String> {
+        let version = |program: &Path, flag: &str| {
+            let output = Command::new(program).arg(flag).output().ok()?;
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            text.lines().next().map(str::to_owned)
+        };
+        let mut lines = vec![format!(
+            "millrace: {}; shards = {}, everything else as the defaults are",
+            version(&self.millrace, "--version").unwrap_or_else(|| "version unknown".to_owned()),
+            self.shards
+        )];
+        if let Some(mosquitto) = &self.mosquitto {
+            lines.push(format!(
+                "mosquitto: {}; {}",
+                version(mosquitto, "-h").unwrap_or_else(|| "version unknown".to_owned()),
+                MOSQUITTO_SETTINGS.lines().collect::<Vec<_>>().join(", ")
+            ));
+        }
+        lines.push(format!(
+            "relay: {} threads of tokio, one connection pair per task, 64 KiB copy buffers, no parsing",
+            self.shards
+        ));
+        lines
+    }
+
+    /// Starts one, fresh.
+    pub(crate) fn start(&self, system: System, routes: Routes) -> anyhow::Result<Running> {
+        let folder = match &self.data {
+            Some(data) => tempfile::Builder::new().prefix("millrace-bench-").tempdir_in(data),
+            None => tempfile::Builder::new().prefix("millrace-bench-").tempdir(),
+        };
+        let folder = folder.context("a folder for the store cannot be made")?;
+        match system {
+            System::Millrace => self.start_millrace(folder, routes),
+            System::Mosquitto => self.start_mosquitto(folder),
+            System::Relay => self.start_relay(folder),
+        }
+    }
+
+    fn start_millrace(&self, folder: TempDir, routes: Routes) -> anyhow::Result<Running> {
+        let (config, ready) = (folder.path().join("millrace.toml"), folder.path().join("ready.json"));
+        std::fs::write(&config, millrace_config(self.shards, &folder.path().join("store"), routes))?;
+        let arguments = ["run", "--config", &text(&config), "--ready-file", &text(&ready)].map(str::to_owned);
+        let child = Child::start("millrace", &self.millrace, &arguments, folder.path().join("log"))?;
+        Running::when_ready(child, folder, &ready)
+    }
+
+    fn start_relay(&self, folder: TempDir) -> anyhow::Result<Running> {
+        let ready = folder.path().join("ready.json");
+        let own = std::env::current_exe().context("our own binary cannot be found")?;
+        let threads = self.shards.to_string();
+        let arguments = ["relay", "--threads", &threads, "--ready-file", &text(&ready)].map(str::to_owned);
+        let child = Child::start("relay", &own, &arguments, folder.path().join("log"))?;
+        Running::when_ready(child, folder, &ready)
+    }
+
+    fn start_mosquitto(&self, folder: TempDir) -> anyhow::Result<Running> {
+        let Some(mosquitto) = &self.mosquitto else {
+            bail!("mosquitto is not installed: run `make bench`, which installs it");
+        };
+        let config = folder.path().join("mosquitto.conf");
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+            let listener = format!("listener {} {}\n", address.port(), address.ip());
+            std::fs::write(&config, listener + MOSQUITTO_SETTINGS)?;
+            let arguments = ["-c".to_owned(), text(&config)];
+            let mut child = Child::start("mosquitto", mosquitto, &arguments, folder.path().join("log"))?;
+            match child.accepts(address) {
+                Ok(()) => return Ok(Running { child, address, http: None, folder }),
+                Err(error) if attempt == PORT_ATTEMPTS => return Err(error),
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+impl Running {
+    fn when_ready(mut child: Child, folder: TempDir, file: &Path) -> anyhow::Result<Running> {
+        let ready = child.ready(file)?;
+        let tcp = ready.listeners.iter().find(|listener| listener.name == "tcp");
+        let address = tcp.context("the ready file names no listener \"tcp\"")?.address;
+        Ok(Running { child, address, http: ready.http, folder })
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.pid()
+    }
+
+    /// Fails if it has ended.
+    pub(crate) fn check(&mut self) -> anyhow::Result<()> {
+        self.child.check()
+    }
+
+    /// The folder of its store.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// What Millrace counts, by the names of its `/metrics`; fails for others.
+    pub(crate) fn metrics(&self) -> anyhow::Result<Metrics> {
+        let address = self.http.context("it serves no metrics")?;
+        let mut stream = TcpStream::connect_timeout(&address, HTTP_PATIENCE)?;
+        stream.set_read_timeout(Some(HTTP_PATIENCE))?;
+        stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(Metrics(answer))
+    }
+}
+
+/// The text of one scrape.
+pub(crate) struct Metrics(String);
+
+impl Metrics {
+    /// The value of a metric without labels; `None` if it is not there.
+    pub(crate) fn value(&self, name: &str) -> Option<f64> {
+        self.0.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+    }
+}
+
+fn millrace_config(shards: u32, store: &Path, routes: Routes) -> String {
+    let mut config = format!(
+        "shards = {shards}\n[listener.tcp]\nbind = \"127.0.0.1:0\"\n[http]\nbind = \"127.0.0.1:0\"\n\
+         [auth]\nanonymous = true\n[store]\npath = {:?}\n[log]\nlevel = \"error\"\n",
+        text(store)
+    );
+    if routes != Routes::None {
+        // Port 9, discard: nobody listens there, so messages stay in their lanes.
+        config += "[uplink.cloud]\nurl = \"mqtt://127.0.0.1:9\"\n[routes]\n";
+    }
+    let mut route = |number: u32, text: &str| {
+        writeln!(config, "r{number} = '{text}'").expect("writing to memory cannot fail");
+    };
+    match routes {
+        Routes::None => {}
+        Routes::Hundred => {
+            for number in 0..ROUTES_ELSEWHERE {
+                route(number, &format!("FROM \"plant/{number}/#\" WHERE $body.temperature > {number} INTO $upstream"));
+            }
+            for number in ROUTES_ELSEWHERE..ROUTES_ELSEWHERE + ROUTES_ASKED {
+                route(number, &format!("FROM /messages/* WHERE temperature > {number} INTO $upstream"));
+            }
+        }
+        Routes::AllDurable => route(0, "FROM /messages/* INTO $upstream"),
+    }
+    config
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn beside_us(name: &str) -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("our own binary cannot be found")?;
+    Ok(own.parent().unwrap_or(Path::new(".")).join(name))
+}
+
+/// Like the shell, and in the places where Debian puts daemons even if an ordinary user's path lacks them.
+fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from));
+    folders.map(|folder| folder.join(name)).find(|program| program.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metric_is_found_by_its_whole_name() {
+        let metrics = Metrics(
+            "HTTP/1.0 200 OK\r\n\r\n# TYPE a counter\na_syncs 7\na_syncs_total 12\nlabelled{x=\"y\"} 3\n".to_owned(),
+        );
+        assert_eq!(metrics.value("a_syncs_total"), Some(12.0));
+        assert_eq!(metrics.value("a_syncs"), Some(7.0));
+        assert_eq!((metrics.value("a"), metrics.value("labelled")), (None, None));
+    }
+
+    #[test]
+    fn the_hundred_routes_are_a_hundred() {
+        let config = millrace_config(2, Path::new("/tmp/with \"quotes\""), Routes::Hundred);
+        assert_eq!(config.lines().filter(|line| line.starts_with('r') && line.contains("FROM")).count(), 100);
+        assert!(config.contains(r#"path = "/tmp/with \"quotes\"""#));
+        assert!(!millrace_config(2, Path::new("/x"), Routes::None).contains("uplink"));
+    }
+}

@@ -1,0 +1,268 @@
+//! Findings as text: a table for the terminal, a page and JSON for `bench/results/`.
+//!
+//! Knows: how figures are read best. Never: how they came about.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use anyhow::Context;
+use serde::Serialize;
+
+use crate::compare::{Finding, Ratio, Summary};
+use crate::contestants::System;
+use crate::durable::{Durable, Group};
+use crate::machine::Facts;
+use crate::stats::Spread;
+
+/// Everything that one call has found.
+#[derive(Serialize)]
+pub(crate) struct Results<'r> {
+    pub(crate) facts: &'r Facts,
+    /// Versions and settings of the contestants.
+    pub(crate) settings: &'r [String],
+    pub(crate) rounds: u32,
+    pub(crate) seconds: f64,
+    pub(crate) compare: &'r [Finding],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) durable: Option<&'r Durable>,
+}
+
+impl Results<'_> {
+    /// Writes `README.md` and `results.json` into `folder`, which is made.
+    pub(crate) fn write_to(&self, folder: &Path, json: &str, readme: &str) -> anyhow::Result<()> {
+        let failed = || format!("cannot write results into {}", folder.display());
+        std::fs::create_dir_all(folder).with_context(failed)?;
+        std::fs::write(folder.join(json), serde_json::to_string_pretty(self)? + "\n").with_context(failed)?;
+        std::fs::write(folder.join(readme), self.page()).with_context(failed)
+    }
+
+    /// The page for people who were not there.
+    fn page(&self) -> String {
+        let mut out = String::new();
+        self.write_page(&mut out).expect("writing to memory cannot fail");
+        out
+    }
+
+    fn write_page(&self, out: &mut String) -> std::fmt::Result {
+        writeln!(out, "# Results of {}, commit {}\n", self.facts.date, self.facts.commit)?;
+        writeln!(out, "- Machine: {}", self.facts.line())?;
+        for line in self.settings {
+            writeln!(out, "- {line}")?;
+        }
+        writeln!(
+            out,
+            "- Method: {} rounds of {} s after 1 s of warm-up; the contestants take turns within each round, each \
+             started fresh; load, contestant and everything else share the machine over loopback. Figures are medians \
+             of the rounds with minimum and maximum; ratios are taken within a round, Millrace by the peer. *CPU* is \
+             user and system time of the contestant per 10⁶ delivered messages. *Noise* is the share of the machine \
+             that neither load nor contestant used, in the worst round.",
+            self.rounds, self.seconds
+        )?;
+        writeln!(out, "- Again: `make bench`, or `bench compare`, `bench durable` (release build, `--help` says more).")?;
+        for finding in self.compare {
+            write_finding(out, finding)?;
+        }
+        if let Some(durable) = self.durable {
+            write_durable(out, durable)?;
+        }
+        Ok(())
+    }
+}
+
+fn write_finding(out: &mut String, finding: &Finding) -> std::fmt::Result {
+    writeln!(out, "\n## {}\n\n{}\n", finding.row, finding.question)?;
+    writeln!(out, "| | delivered/s | CPU s/10⁶ | p50 µs | p99 µs | p99.9 µs | RSS MiB | lost | noise |")?;
+    writeln!(out, "|---|---|---|---|---|---|---|---|---|")?;
+    for summary in &finding.systems {
+        let Summary { delivered_per_sec, cpu_secs_per_million, rss_bytes, .. } = summary;
+        writeln!(
+            out,
+            "| {}{} | {} | {} | {} | {} | {} | {} | {} | {:.0} % |",
+            summary.system.name(),
+            if summary.invalid_rounds > 0 { " *" } else { "" },
+            whole(delivered_per_sec),
+            decimals(cpu_secs_per_million, 3),
+            whole(&summary.p50_micros),
+            whole(&summary.p99_micros),
+            whole(&summary.p999_micros),
+            decimals(&scaled(rss_bytes, 1.0 / 1_048_576.0), 1),
+            summary.lost,
+            summary.noise_percent_max,
+        )?;
+    }
+    writeln!(out)?;
+    for ratio in &finding.ratios {
+        writeln!(out, "- {}", ratio_line(ratio))?;
+    }
+    for line in verdict_lines(finding) {
+        writeln!(out, "- {line}")?;
+    }
+    Ok(())
+}
+
+/// One row for the terminal.
+pub(crate) fn table(finding: &Finding) -> String {
+    let mut out = format!("\n{} — {}\n", finding.row, finding.question);
+    write_table(&mut out, finding).expect("writing to memory cannot fail");
+    out
+}
+
+fn write_table(out: &mut String, finding: &Finding) -> std::fmt::Result {
+    writeln!(
+        out,
+        "  {:11}{:>30}{:>22}{:>26}{:>26}{:>10}{:>9}{:>8}{:>7}",
+        "", "delivered/s", "CPU s/10⁶", "p50 µs", "p99 µs", "p99.9 µs", "RSS MiB", "lost", "noise"
+    )?;
+    for summary in &finding.systems {
+        let name = format!("{}{}", summary.system.name(), if summary.invalid_rounds > 0 { " *" } else { "" });
+        writeln!(
+            out,
+            "  {name:11}{:>30}{:>22}{:>26}{:>26}{:>10}{:>9.1}{:>8}{:>5.0} %",
+            whole(&summary.delivered_per_sec),
+            decimals(&summary.cpu_secs_per_million, 3),
+            whole(&summary.p50_micros),
+            whole(&summary.p99_micros),
+            grouped(summary.p999_micros.median),
+            summary.rss_bytes.median / 1_048_576.0,
+            summary.lost,
+            summary.noise_percent_max,
+        )?;
+    }
+    for ratio in &finding.ratios {
+        writeln!(out, "  {}", ratio_line(ratio))?;
+    }
+    for line in verdict_lines(finding) {
+        writeln!(out, "  {line}")?;
+    }
+    Ok(())
+}
+
+fn ratio_line(ratio: &Ratio) -> String {
+    format!(
+        "{} / {}: CPU {} ×, delivered {} ×, p50 {} ×, p99 {} ×",
+        System::Millrace.name(),
+        ratio.peer.name(),
+        decimals(&ratio.cpu, 3),
+        decimals(&ratio.delivered, 2),
+        decimals(&ratio.p50, 2),
+        decimals(&ratio.p99, 2)
+    )
+}
+
+fn verdict_lines(finding: &Finding) -> Vec<String> {
+    let mut lines: Vec<String> = finding
+        .targets
+        .iter()
+        .map(|result| {
+            let word = if result.reached { "reached" } else { "MISSED" };
+            format!("target {}: {word} ({:.3})", result.target, result.found)
+        })
+        .collect();
+    for summary in finding.systems.iter().filter(|summary| summary.duplicated + summary.out_of_order > 0) {
+        lines.push(format!(
+            "{}: {} duplicated, {} out of order",
+            summary.system.name(),
+            summary.duplicated,
+            summary.out_of_order
+        ));
+    }
+    lines.extend(finding.broken().into_iter().map(|broken| format!("BROKEN {broken}")));
+    lines.extend(finding.remarks().into_iter().map(|remark| format!("* {remark}")));
+    lines
+}
+
+fn write_durable(out: &mut String, durable: &Durable) -> std::fmt::Result {
+    writeln!(out, "\n## durable\n\n{}\n", durable.question)?;
+    writeln!(
+        out,
+        "| publishers | PUBACK/s | p50 µs | p99 µs | CPU s/10⁶ | records per sync | plain file/s | its p50 µs | \
+         Millrace / plain | lost |"
+    )?;
+    writeln!(out, "|---|---|---|---|---|---|---|---|---|---|")?;
+    for group in &durable.groups {
+        writeln!(
+            out,
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            group.publishers,
+            whole(&group.pubacks_per_sec),
+            whole(&group.p50_micros),
+            whole(&group.p99_micros),
+            decimals(&group.cpu_secs_per_million, 3),
+            whole(&group.records_per_sync),
+            whole(&group.plain_per_sec),
+            whole(&group.plain_p50_micros),
+            decimals(&group.ratio, 2),
+            group.lost
+        )?;
+    }
+    writeln!(out)?;
+    for line in durable.target_lines() {
+        writeln!(out, "- {line}")?;
+    }
+    Ok(())
+}
+
+/// One group of the durable bench for the terminal.
+pub(crate) fn durable_lines(group: &Group) -> String {
+    format!(
+        "  {:>4} publishers: {} PUBACK/s, p50 {} µs, p99 {} µs, CPU {} s/10⁶, {} records per sync\n\
+         \x20      plain file, same group: {} messages/s, p50 {} µs per group; Millrace / plain {} ×{}",
+        group.publishers,
+        whole(&group.pubacks_per_sec),
+        whole(&group.p50_micros),
+        whole(&group.p99_micros),
+        decimals(&group.cpu_secs_per_million, 3),
+        whole(&group.records_per_sync),
+        whole(&group.plain_per_sec),
+        whole(&group.plain_p50_micros),
+        decimals(&group.ratio, 2),
+        if group.lost > 0 { format!("; LOST {}", group.lost) } else { String::new() }
+    )
+}
+
+fn scaled(spread: &Spread, factor: f64) -> Spread {
+    Spread { median: spread.median * factor, min: spread.min * factor, max: spread.max * factor }
+}
+
+/// `1 234 (1 200–1 300)`; the median alone if all rounds agree.
+fn whole(spread: &Spread) -> String {
+    write_spread(spread, grouped)
+}
+
+fn decimals(spread: &Spread, places: usize) -> String {
+    write_spread(spread, |value| format!("{value:.places$}"))
+}
+
+fn write_spread(spread: &Spread, write: impl Fn(f64) -> String) -> String {
+    let (median, min, max) = (write(spread.median), write(spread.min), write(spread.max));
+    if min == max { median } else { format!("{median} ({min}–{max})") }
+}
+
+/// A whole number with groups: 1234567 becomes "1 234 567".
+fn grouped(number: f64) -> String {
+    let digits = format!("{:.0}", number.max(0.0));
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(' ');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spread_shows_its_extremes_unless_they_agree() {
+        assert_eq!(whole(&Spread { median: 1_234.4, min: 999.0, max: 1_000_000.0 }), "1 234 (999–1 000 000)");
+        assert_eq!(decimals(&Spread { median: 0.5, min: 0.5, max: 0.5 }, 2), "0.50");
+    }
+
+    #[test]
+    fn numbers_are_grouped_for_people() {
+        assert_eq!((grouped(0.0), grouped(1_234_567.0)), ("0".to_owned(), "1 234 567".to_owned()));
+    }
+}

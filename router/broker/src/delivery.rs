@@ -1,0 +1,460 @@
+//! Station 5, this shard's part: one publication into the outbox, the queue or the lane of each of its subscribers.
+//!
+//! In: a publication and the subscriptions it met; acknowledgements; what was read back from a lane.
+//! Out: bytes in outboxes, records on the append tray, reads of lanes, and the ticket that a promise must wait for.
+//! Always: a session gets a publication once, at the highest QoS of its matching filters; several subscription
+//! identifiers travel together (MQTT 5.0 §3.3.4). Per session, QoS 1 leaves in the order in which it came.
+
+use std::num::NonZeroU16;
+use std::rc::Rc;
+
+use model::{Limits, Now, Qos, Seq, Ticket};
+use wire::{OutgoingPublish, Placed, Version};
+
+use crate::Counters;
+use crate::acks::Promise;
+use crate::broker::{Broker, RecordRead, append};
+use crate::connections::{Connection, Phase};
+use crate::dispatch::Publication;
+use crate::effects::{Effects, Request, Write};
+use crate::envelope::Envelope;
+use crate::sessions::record::{decode_head, encode_head};
+use crate::sessions::{Acked, Keeping, Queued, Session, Stored};
+use crate::subscriptions::{Entry, Found, SessionKey};
+
+/// A PUBLISH encoded once per class for all receivers of one publication.
+///
+/// Class: version, QoS and RETAIN flag. The packet identifier is patched into each copy.
+#[derive(Debug, Default)]
+pub(crate) struct FrameCache {
+    frames: [(Vec<u8>, Option<Placed>); 8],
+    valid: u8,
+}
+
+impl FrameCache {
+    /// Forgets the last publication, not its buffers.
+    fn clear(&mut self) {
+        self.valid = 0;
+    }
+
+    /// The frame of a class; `None` if it is longer than MQTT can say.
+    #[inline]
+    fn frame(&mut self, version: Version, qos: Qos, retain: bool, publication: &Publication<'_>) -> Option<(&[u8], Placed)> {
+        let class = usize::from(version == Version::V5) << 2 | usize::from(qos != Qos::AtMostOnce) << 1 | usize::from(retain);
+        let (bytes, placed) = &mut self.frames[class];
+        if self.valid & 1 << class == 0 {
+            self.valid |= 1 << class;
+            bytes.clear();
+            let outgoing = outgoing(publication, qos, retain, publication.now);
+            *placed = wire::encode_publish(bytes, version, &outgoing).ok();
+        }
+        placed.map(|placed| (&bytes[..], placed))
+    }
+}
+
+/// How one session is to get a publication.
+#[derive(Clone, Copy, Debug)]
+struct Terms<'a> {
+    qos: Qos,
+    retain: bool,
+    subscription_ids: &'a [u32],
+}
+
+impl Broker {
+    /// Sends a publication to the subscribers of this shard; `found` is what its topic met.
+    pub(crate) fn deliver_all(
+        &mut self, found: &mut Found, publication: &Publication<'_>, promise: &mut Promise, effects: &mut Effects,
+    ) {
+        self.subscriptions.find(publication.envelope.topic, found);
+        self.scratch.frames.clear();
+        if found.places > 1 {
+            found.entries.sort_unstable_by_key(|entry| entry.session);
+        }
+        for entries in found.entries.chunk_by(|one, other| one.session == other.session) {
+            let ticket = self.deliver(entries, publication, effects);
+            promise.ticket = promise.ticket.max(ticket);
+        }
+    }
+
+    /// Sends it to one session; the ticket of its record, if it is kept on disk.
+    fn deliver(&mut self, entries: &[Entry], publication: &Publication<'_>, effects: &mut Effects) -> Ticket {
+        let key = entries[0].session;
+        let Some(session) = self.sessions.get(key.0 as usize) else {
+            self.counters.bugs += 1;
+            return Ticket(0);
+        };
+        let mut ids = std::mem::take(&mut self.scratch.ids);
+        ids.clear();
+        let mut ticket = Ticket(0);
+        if let Some((granted, retain)) = agree(entries, session, &publication.envelope, &mut ids) {
+            let qos = publication.envelope.qos.min(granted);
+            let terms = Terms { qos, retain, subscription_ids: &ids };
+            match (qos, session.keeping) {
+                (Qos::AtMostOnce, _) => self.deliver_now(key, publication, terms, effects),
+                (_, Keeping::Clean) => self.deliver_clean(key, publication, terms, effects),
+                (_, Keeping::Stored(stored)) => ticket = self.deliver_stored(key, stored, publication, terms, effects),
+                // A session has no subscription before its lane is open.
+                (_, Keeping::Opening) => self.counters.bugs += 1,
+            }
+        }
+        self.scratch.ids = ids;
+        ticket
+    }
+
+    /// Whether clients together hold as much as they may.
+    #[inline]
+    fn is_memory_full(&self) -> bool {
+        self.waiting_bytes > self.waiting_bytes_max
+    }
+
+    /// QoS 0: to the socket or nowhere.
+    #[inline]
+    fn deliver_now(&mut self, key: SessionKey, publication: &Publication<'_>, terms: Terms<'_>, effects: &mut Effects) {
+        let full = self.is_memory_full();
+        let session = &self.sessions[key.0 as usize];
+        let Some(connection) = session.conn.and_then(|conn| self.connections.find(conn)) else { return };
+        if !matches!(connection.phase, Phase::Open(_)) {
+            return; // nothing goes before CONNACK or after DISCONNECT
+        }
+        if full {
+            self.counters.dropped_memory_full += 1;
+        } else if connection.outbox.len() > self.setup.limits.outbox_bytes_max as usize {
+            self.counters.dropped_outbox_full += 1;
+        } else if send(connection, publication, terms, None, &mut self.scratch.frames, effects) {
+            connection.count_outbox(&mut self.waiting_bytes);
+            self.counters.delivered += 1;
+        } else {
+            self.counters.dropped_too_large += 1;
+        }
+    }
+
+    /// QoS 1 to a clean session: in flight, or in its queue, or dropped and counted.
+    #[inline]
+    fn deliver_clean(&mut self, key: SessionKey, publication: &Publication<'_>, terms: Terms<'_>, effects: &mut Effects) {
+        if self.is_memory_full() {
+            self.counters.dropped_memory_full += 1;
+            return;
+        }
+        let limits = &self.setup.limits;
+        let session = &mut self.sessions[key.0 as usize];
+        let Some(connection) = session.conn.and_then(|conn| self.connections.find(conn)) else { return };
+        if session.queue.is_empty() && has_room(connection, session, None, limits) {
+            let packet_id = session.inflight.push(None);
+            if send(connection, publication, terms, Some(packet_id), &mut self.scratch.frames, effects) {
+                connection.count_outbox(&mut self.waiting_bytes);
+                self.counters.delivered += 1;
+            } else {
+                // As if sent and acknowledged: it will never fit [MQTT-3.1.2-25].
+                session.inflight.acknowledge(packet_id);
+                self.counters.dropped_too_large += 1;
+            }
+        } else if fits_queue(session, limits) {
+            let record = session_record(publication, terms);
+            self.waiting_bytes += record.len();
+            session.enqueue(Queued { record, seq: None, expires: publication.expires });
+        } else {
+            self.counters.dropped_queue_full += 1;
+        }
+    }
+
+    /// QoS 1 to a stored session: on disk first, and in flight or in its queue if there is room.
+    fn deliver_stored(
+        &mut self, key: SessionKey, stored: Stored, publication: &Publication<'_>, terms: Terms<'_>, effects: &mut Effects,
+    ) -> Ticket {
+        if stored.backlog() >= self.setup.limits.session_stored_messages_max {
+            self.counters.dropped_session_full += 1;
+            return Ticket(0);
+        }
+        let (seq, lane) = (stored.next, stored.lane);
+        self.counters.appended += 1;
+        let start = effects.appends.bytes.len();
+        let ticket = append(&mut self.appended_bytes, effects, |bytes| {
+            encode_head(bytes, terms.qos, terms.retain, terms.subscription_ids);
+            publication.envelope.encode(bytes);
+            let len = (bytes.len() - start) as u32;
+            Write::Record { lane, len, enqueued: publication.now.timestamp, expires: publication.expires }
+        });
+        let full = self.is_memory_full();
+        let limits = &self.setup.limits;
+        let session = &mut self.sessions[key.0 as usize];
+        let connection = session.conn.and_then(|conn| self.connections.find(conn));
+        let live = stored.is_live() && !full && connection.is_some() && fits_queue(session, limits);
+        if let Some(stored) = session.stored_mut() {
+            stored.next = seq.next();
+            if live {
+                stored.read_to = stored.next;
+            }
+        }
+        let Some(connection) = connection.filter(|_| live) else { return ticket };
+        if !session.queue.is_empty() || !has_room(connection, session, Some(seq), limits) {
+            let record: Rc<[u8]> = effects.appends.bytes[start..].into();
+            self.waiting_bytes += record.len();
+            session.enqueue(Queued { record, seq: Some(seq), expires: publication.expires });
+            return ticket;
+        }
+        let packet_id = session.inflight.push(Some(seq));
+        if send(connection, publication, terms, Some(packet_id), &mut self.scratch.frames, effects) {
+            connection.count_outbox(&mut self.waiting_bytes);
+            self.counters.delivered += 1;
+        } else {
+            self.counters.dropped_too_large += 1; // [MQTT-3.1.2-25]
+            settle(session, packet_id, effects);
+        }
+        ticket
+    }
+
+    /// Sends what waits for a session, as far as its window and its socket allow; then reads on from its lane.
+    pub(crate) fn pump(&mut self, key: SessionKey, now: Now, effects: &mut Effects) {
+        let full = self.is_memory_full();
+        let limits = &self.setup.limits;
+        let Some(session) = self.sessions.get_mut(key.0 as usize) else { return };
+        let Some(connection) = session.conn.and_then(|conn| self.connections.find(conn)) else { return };
+        if !matches!(connection.phase, Phase::Open(_)) {
+            return;
+        }
+        while let Some(next) = session.queue.front()
+            && has_room(connection, session, next.seq, limits)
+            && let Some(queued) = session.dequeue()
+        {
+            self.waiting_bytes -= queued.record.len();
+            if queued.expires.is_some_and(|at| at <= now.timestamp) {
+                self.counters.dropped_expired += 1;
+                skip(session, &queued, effects);
+            } else {
+                send_queued(connection, session, &queued, now, &mut self.counters, effects);
+            }
+        }
+        connection.count_outbox(&mut self.waiting_bytes);
+        if let Keeping::Stored(stored) = &mut session.keeping
+            && session.queue.is_empty()
+            && !stored.is_live()
+            && stored.reading.is_none()
+            && !full
+        {
+            self.reads = self.reads.wrapping_add(1);
+            stored.reading = Some(self.reads);
+            effects.requests.push(Request::ReadLane {
+                session: key,
+                generation: self.reads,
+                lane: stored.lane,
+                from: stored.read_to,
+                bytes_max: limits.session_queue_bytes_max / 4,
+            });
+        }
+    }
+
+    /// Asks again for lanes of connected sessions that nothing else would ask for: the last answer was empty (the disk
+    /// is not that far), or there was no memory to read into.
+    pub(crate) fn read_what_fell_behind(&mut self, now: Now, effects: &mut Effects) {
+        let behind = |session: &Session| match &session.keeping {
+            Keeping::Stored(stored) => session.conn.is_some() && !stored.is_live() && stored.reading.is_none(),
+            Keeping::Clean | Keeping::Opening => false,
+        };
+        let keys: Vec<SessionKey> =
+            self.sessions.iter().filter(|(_, session)| behind(session)).map(|(key, _)| SessionKey(key as u32)).collect();
+        for key in keys {
+            self.pump(key, now, effects);
+        }
+    }
+
+    /// The client acknowledged a QoS 1 message.
+    #[inline]
+    pub(crate) fn on_puback(&mut self, key: SessionKey, packet_id: NonZeroU16, now: Now, effects: &mut Effects) {
+        let session = &mut self.sessions[key.0 as usize];
+        if settle(session, packet_id, effects) {
+            if session.is_stored() || !session.queue.is_empty() {
+                self.pump(key, now, effects);
+            }
+        } else {
+            self.counters.unexpected_acks += 1;
+        }
+    }
+
+    /// The lane of a stored session was read.
+    pub(crate) fn on_lane_read(
+        &mut self, key: SessionKey, read: u32, records: Vec<RecordRead>, next: Seq, now: Now, effects: &mut Effects,
+    ) {
+        let Some(session) = self.sessions.get_mut(key.0 as usize) else { return };
+        let Some(stored) = session.stored_mut().filter(|stored| stored.reading == Some(read)) else { return };
+        stored.reading = None;
+        let (from, end) = (stored.read_to, stored.next);
+        let mut read_to = from;
+        for RecordRead { seq, expires, bytes } in records {
+            if seq < read_to || seq >= end {
+                self.counters.bugs += 1;
+                continue;
+            }
+            self.counters.dropped_expired += seq.get() - read_to.get();
+            read_to = seq.next();
+            self.waiting_bytes += bytes.len();
+            session.enqueue(Queued { record: bytes, seq: Some(seq), expires });
+        }
+        let next = next.min(end).max(read_to);
+        self.counters.dropped_expired += next.get() - read_to.get();
+        if next == from {
+            return; // the disk is not that far; time will tell, and not a loop
+        }
+        if let Some(stored) = session.stored_mut() {
+            stored.read_to = next;
+        }
+        advance(session, None, effects);
+        self.pump(key, now, effects);
+    }
+}
+
+/// What the matching subscriptions of a session agree on: QoS and RETAIN flag, identifiers into `ids`.
+/// `None` if the session must not get its own publication [MQTT-3.8.3-3].
+#[inline]
+fn agree(entries: &[Entry], session: &Session, envelope: &Envelope<'_>, ids: &mut Vec<u32>) -> Option<(Qos, bool)> {
+    let mut granted = None;
+    let mut retain = false;
+    for entry in entries {
+        if entry.no_local && *session.client_id == *envelope.client_id {
+            continue;
+        }
+        granted = granted.max(Some(entry.qos));
+        retain |= entry.retain_as_published && envelope.retain;
+        if entry.subscription_id != 0 {
+            ids.push(entry.subscription_id);
+        }
+    }
+    granted.map(|qos| (qos, retain))
+}
+
+/// Whether a QoS 1 message may go to the socket now.
+#[inline]
+fn has_room(connection: &Connection, session: &Session, seq: Option<Seq>, limits: &Limits) -> bool {
+    matches!(connection.phase, Phase::Open(_))
+        && session.inflight.open() < usize::from(connection.window)
+        && session.inflight.has_place(seq)
+        && connection.outbox.len() <= limits.outbox_bytes_max as usize
+}
+
+fn fits_queue(session: &Session, limits: &Limits) -> bool {
+    session.queue.len() < limits.session_queue_messages_max as usize
+        && session.queue_bytes < limits.session_queue_bytes_max as usize
+}
+
+/// Encodes a publication into a connection's outbox; `false` if it exceeds what the client takes.
+#[inline]
+fn send(
+    connection: &mut Connection, publication: &Publication<'_>, terms: Terms<'_>, packet_id: Option<NonZeroU16>,
+    frames: &mut FrameCache, effects: &mut Effects,
+) -> bool {
+    if !terms.subscription_ids.is_empty() && connection.version == Version::V5 {
+        let mut outgoing = outgoing(publication, terms.qos, terms.retain, publication.now);
+        outgoing.subscription_ids = terms.subscription_ids;
+        outgoing.packet_id = packet_id;
+        return send_alone(connection, &outgoing, effects);
+    }
+    let Some((frame, placed)) = frames.frame(connection.version, terms.qos, terms.retain, publication) else {
+        return false;
+    };
+    if frame.len() > connection.packet_bytes_max as usize {
+        return false; // [MQTT-3.1.2-24]
+    }
+    let out = connection.write(&mut effects.dirty);
+    let start = out.len();
+    out.extend_from_slice(frame);
+    if let Some(packet_id) = packet_id {
+        placed.patch(&mut out[start..], packet_id);
+    }
+    true
+}
+
+/// Encodes one PUBLISH that nobody else gets; `false` if it exceeds what the client takes.
+fn send_alone(connection: &mut Connection, outgoing: &OutgoingPublish<'_>, effects: &mut Effects) -> bool {
+    let (version, packet_bytes_max) = (connection.version, connection.packet_bytes_max as usize);
+    let out = connection.write(&mut effects.dirty);
+    let start = out.len();
+    let encoded = wire::encode_publish(out, version, outgoing);
+    let fits = encoded.is_ok() && out.len() - start <= packet_bytes_max;
+    if !fits {
+        out.truncate(start); // [MQTT-3.1.2-24]
+    }
+    fits
+}
+
+/// Sends a message from the queue; what can never be sent to this client is counted and passed over.
+fn send_queued(
+    connection: &mut Connection, session: &mut Session, queued: &Queued, now: Now, counters: &mut Counters, effects: &mut Effects,
+) {
+    let parts = decode_head(&queued.record).ok().and_then(|head| Some((Envelope::decode(head.envelope).ok()?, head)));
+    let Some((envelope, head)) = parts else {
+        counters.dropped_unreadable += 1;
+        return skip(session, queued, effects);
+    };
+    let resent = match (&session.keeping, queued.seq) {
+        (Keeping::Stored(stored), Some(seq)) => seq < stored.sent_before,
+        _ => false,
+    };
+    let publication = Publication { envelope, expires: queued.expires, now };
+    let ids: Vec<u32> = head.subscription_ids().collect();
+    let packet_id = session.inflight.push(queued.seq);
+    let mut outgoing = outgoing(&publication, head.qos, head.retain, now);
+    outgoing.packet_id = Some(packet_id);
+    outgoing.subscription_ids = &ids;
+    outgoing.dup = resent; // [MQTT-3.3.1-1]
+    if send_alone(connection, &outgoing, effects) {
+        counters.delivered += 1;
+        counters.redelivered += u64::from(resent);
+    } else {
+        counters.dropped_too_large += 1; // [MQTT-3.1.2-25]
+        settle(session, packet_id, effects);
+    }
+}
+
+/// A message from the queue will not be sent: its place in the lane is done.
+fn skip(session: &mut Session, queued: &Queued, effects: &mut Effects) {
+    if let Some(seq) = queued.seq {
+        let head = session.inflight.skip(seq);
+        advance(session, head, effects);
+    }
+}
+
+/// A message in flight is done; `false` if none has this identifier.
+#[inline]
+fn settle(session: &mut Session, packet_id: NonZeroU16, effects: &mut Effects) -> bool {
+    match session.inflight.acknowledge(packet_id) {
+        Acked::Unknown => false,
+        Acked::Known { head } => {
+            advance(session, head, effects);
+            true
+        }
+    }
+}
+
+/// Moves the head of a stored session's lane: to `head`, or to all that was read once nothing of it is left.
+#[inline]
+fn advance(session: &mut Session, head: Option<Seq>, effects: &mut Effects) {
+    let nothing_left = session.inflight.is_empty() && session.queue.is_empty();
+    let Some(stored) = session.stored_mut() else { return };
+    // What lies behind the last acknowledged place, up to `read_to`, has expired.
+    let Some(head) = (if nothing_left { Some(stored.read_to) } else { head }) else { return };
+    if head > stored.head {
+        stored.head = head;
+        let done = Seq::new(head.get() - 1).expect("a head above another is above 1");
+        effects.advance(stored.lane, done);
+    }
+}
+
+fn session_record(publication: &Publication<'_>, terms: Terms<'_>) -> Rc<[u8]> {
+    let mut bytes = Vec::with_capacity(publication.envelope.encoded_len() + 2 + 4 * terms.subscription_ids.len());
+    encode_head(&mut bytes, terms.qos, terms.retain, terms.subscription_ids);
+    publication.envelope.encode(&mut bytes);
+    bytes.into()
+}
+
+fn outgoing<'a>(publication: &Publication<'a>, qos: Qos, retain: bool, now: Now) -> OutgoingPublish<'a> {
+    let left = |at: model::Timestamp| at.0.saturating_sub(now.timestamp.0).div_ceil(1_000).min(u64::from(u32::MAX));
+    OutgoingPublish {
+        topic: publication.envelope.topic,
+        qos,
+        retain,
+        payload: publication.envelope.payload,
+        properties: publication.envelope.properties,
+        // [MQTT-3.3.2-6]: the time it may still wait.
+        expiry_secs: publication.expires.map(|at| left(at) as u32),
+        ..OutgoingPublish::default()
+    }
+}

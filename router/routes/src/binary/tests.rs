@@ -1,0 +1,85 @@
+//! CBOR and MessagePack, by the examples of their specifications and against random bytes.
+
+use proptest::prelude::*;
+
+use model::{Limits, Message, Property, RouteId};
+
+use super::*;
+use crate::table::RouteTable;
+use crate::{Options, Scratch};
+
+#[track_caller]
+fn check(kind: &str, body: &[u8], condition: &str, expected: Option<bool>) {
+    let table =
+        RouteTable::of_condition(condition, &Options::default()).unwrap_or_else(|e| panic!("{}", e[0]));
+    let system = [Property { name: "contentType", value: Some(kind) }];
+    let message = Message { system: &system, ..Message::new("t", body) };
+    assert_eq!(table.truth(RouteId(0), &message, &mut Scratch::new()), expected, "{kind} {condition}");
+}
+
+/// `{"a": 1, "n": -500, "s": "é", "f": 1.5, "t": true, "z": null, "l": [10, {"x": 2}], "b": h'00'}`
+const CBOR: &[u8] = b"\xA8\x61a\x01\x61n\x39\x01\xF3\x61s\x62\xC3\xA9\x61f\xF9\x3E\x00\x61t\xF5\x61z\xF6\
+    \x61l\x82\x0A\xA1\x61x\x02\x61b\x41\x00";
+const MESSAGE_PACK: &[u8] =
+    b"\x88\xA1a\x01\xA1n\xD1\xFE\x0C\xA1s\xA2\xC3\xA9\xA1f\xCA\x3F\xC0\x00\x00\xA1t\xC3\xA1z\xC0\
+    \xA1l\x92\x0A\x81\xA1x\x02\xA1b\xC4\x01\x00";
+
+#[test]
+fn both_formats_fill_the_same_slots() {
+    for (kind, body) in [
+        ("application/cbor", CBOR),
+        ("application/senml+cbor", CBOR),
+        ("application/msgpack", MESSAGE_PACK),
+        ("application/vnd.msgpack", MESSAGE_PACK),
+        ("application/x-msgpack; v=5", MESSAGE_PACK),
+    ] {
+        check(kind, body, "$body.a = 1 AND $body.n = -500 AND $body.f = 1.5", Some(true));
+        check(kind, body, "$body.s = 'é' AND $body.t AND $body.z = null", Some(true));
+        check(kind, body, "$body.l[0] = 10 AND $body.l[1].x = 2", Some(true));
+        check(kind, body, "is_defined($body.b) OR is_defined($body.l) OR is_defined($body.q)", Some(false));
+    }
+}
+
+#[test]
+fn indefinite_lengths_and_tags_are_understood() {
+    check(
+        "application/cbor",
+        b"\xBF\x61a\x9F\x01\x02\xFF\x61b\xC1\x18\x64\xFF",
+        "$body.a[1] = 2 AND $body.b = 100",
+        Some(true),
+    );
+    check("application/cbor", b"\xA1\x61a\x7F\x61x\x61y\xFF", "is_defined($body.a)", Some(false));
+}
+
+#[test]
+fn a_broken_body_is_undefined() {
+    for body in [
+        &b"\xA1\x61a"[..],
+        b"\xA1\x61a\x01\x00",
+        b"\x01",
+        b"\xBB\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF",
+        b"",
+        b"\xA1\x61a\xFF",
+    ] {
+        check("application/cbor", body, "$body.a = 1", None);
+    }
+    check("application/msgpack", b"\x81\xA1a", "$body.a = 1", None);
+    let deep = [b"\xA1\x61a".to_vec(), vec![0x81; 100], vec![0x00]].concat();
+    check("application/cbor", &deep, "$body.a = 1", None);
+}
+
+proptest! {
+    #[test]
+    fn random_bytes_never_panic_and_stay_within_bounds(
+        body in prop::collection::vec(prop_oneof![any::<u8>(), 0x60..0x64u8, 0x80..0xC0u8], 0..200),
+        message_pack: bool,
+    ) {
+        let encoding = if message_pack { Encoding::MessagePack } else { Encoding::Cbor };
+        let (mut opened, mut filled) = (Vec::new(), Filled::default());
+        let depth = Limits::DEFAULT.body_depth_max;
+        // Only that it comes back counts here.
+        let found = scan(&body, encoding, &Paths::default(), depth, &mut opened, &mut filled);
+        prop_assert!(found.is_ok() || found.is_err());
+        prop_assert!(opened.capacity() <= 256);
+    }
+}

@@ -1,0 +1,153 @@
+//! Programs by other people: Debian's `mosquitto_pub`, `mosquitto_sub` and `mosquitto`.
+//!
+//! In: an address and what to do there. Out: what they printed. A program that is missing is a failure that says what
+//! to install, never a skip: a suite that is silently smaller proves nothing.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::Version;
+use crate::process::{Finished, Process};
+use crate::wait::until;
+
+/// Finds a program that a Debian package brings.
+#[track_caller]
+fn program(name: &str, package: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // `mosquitto` lies in sbin, which ordinary users do not have in their PATH.
+    let places = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
+    let found = places.map(|place| place.join(name)).find(|place| place.is_file());
+    found.unwrap_or_else(|| {
+        panic!("{name} is missing: run `make test`, which installs {package} (apt-get install {package})")
+    })
+}
+
+const fn version_flag(version: Version) -> &'static str {
+    match version {
+        Version::V3 => "mqttv311",
+        Version::V5 => "mqttv5",
+    }
+}
+
+fn client(name: &str, address: SocketAddr, version: Version) -> Command {
+    let mut command = Command::new(program(name, "mosquitto-clients"));
+    command.arg("-h").arg(address.ip().to_string()).arg("-p").arg(address.port().to_string());
+    command.arg("-V").arg(version_flag(version)).stdin(Stdio::null());
+    command
+}
+
+/// Runs `mosquitto_pub` with these further arguments; it must succeed.
+#[track_caller]
+pub fn publish(address: SocketAddr, version: Version, arguments: &[&str]) {
+    let output = client("mosquitto_pub", address, version).args(arguments).output();
+    Finished::of(output.expect("mosquitto_pub can be started")).expect(0);
+}
+
+/// Runs `mosquitto_sub` to its end with these further arguments, which must make it end.
+#[track_caller]
+pub fn subscribe(address: SocketAddr, version: Version, arguments: &[&str]) -> Finished {
+    let output = client("mosquitto_sub", address, version).args(arguments).output();
+    Finished::of(output.expect("mosquitto_sub can be started"))
+}
+
+/// A `mosquitto_sub` that runs and has its subscriptions.
+#[derive(Debug)]
+pub struct Subscriber {
+    process: Process,
+    _home: TempDir,
+}
+
+/// Begins every line that is a message.
+const MARK: &str = "message|";
+
+impl Subscriber {
+    /// Starts it with these further arguments and waits for its SUBACK.
+    ///
+    /// It ends by itself after `count` messages.
+    #[track_caller]
+    pub fn start(address: SocketAddr, version: Version, count: usize, arguments: &[&str]) -> Subscriber {
+        let home = tempfile::tempdir().expect("a directory for the test");
+        // It writes through a buffer when nobody watches; `stdbuf` makes it write line by line.
+        let mut command = Command::new("stdbuf");
+        command.arg("-oL").arg(program("mosquitto_sub", "mosquitto-clients"));
+        command.arg("-h").arg(address.ip().to_string()).arg("-p").arg(address.port().to_string());
+        command.arg("-V").arg(version_flag(version)).arg("-d").arg("-C").arg(count.to_string());
+        command.arg("-F").arg(format!("{MARK}%t|%q|%p")).args(arguments);
+        let process = Process::start("mosquitto_sub", &mut command, &home.path().join("log"));
+        until("the subscription of mosquitto_sub", || process.log().contains("SUBACK").then_some(()));
+        Subscriber { process, _home: home }
+    }
+
+    /// Waits for its end; the messages as `topic|qos|payload`.
+    #[track_caller]
+    pub fn messages(mut self) -> Vec<String> {
+        let status = self.process.wait();
+        assert!(status.success(), "mosquitto_sub: {status}\n{}", self.process.log());
+        self.process.log().lines().filter_map(|line| line.strip_prefix(MARK)).map(str::to_owned).collect()
+    }
+}
+
+/// Debian's broker.
+#[derive(Debug)]
+pub struct Mosquitto {
+    process: Process,
+    address: SocketAddr,
+    home: TempDir,
+}
+
+impl Mosquitto {
+    /// Starts it on a free port, open to everybody on this machine.
+    #[track_caller]
+    pub fn start() -> Mosquitto {
+        let home = tempfile::tempdir().expect("a directory for the test");
+        // It cannot be told to take any free port. The system hands the same one out again only much later.
+        let address = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a free port");
+        let process = Mosquitto::spawn(address, &home);
+        let mut broker = Mosquitto { process, address, home };
+        broker.wait();
+        broker
+    }
+
+    #[track_caller]
+    fn spawn(address: SocketAddr, home: &TempDir) -> Process {
+        let path = home.path().join("mosquitto.conf");
+        let text = format!(
+            "listener {} 127.0.0.1\nallow_anonymous true\nmax_inflight_messages 1000\nmax_queued_messages 0\n",
+            address.port()
+        );
+        std::fs::write(&path, text).expect("a configuration can be written");
+        let mut command = Command::new(program("mosquitto", "mosquitto"));
+        command.arg("-c").arg(&path);
+        Process::start("mosquitto", &mut command, &home.path().join("log"))
+    }
+
+    #[track_caller]
+    fn wait(&mut self) {
+        until("mosquitto to accept", || {
+            assert!(self.process.has_ended().is_none(), "mosquitto ended:\n{}", self.process.log());
+            TcpStream::connect(self.address).ok()
+        });
+    }
+
+    /// Where to connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Kills it.
+    #[track_caller]
+    pub fn kill(&mut self) {
+        self.process.signal(crate::Signal::Kill);
+        self.process.wait();
+    }
+
+    /// Starts it again on its port; what it had is gone.
+    #[track_caller]
+    pub fn start_again(&mut self) {
+        self.process = Mosquitto::spawn(self.address, &self.home);
+        self.wait();
+    }
+}

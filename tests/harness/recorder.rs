@@ -1,0 +1,180 @@
+//! An upstream that writes down every PUBLISH in the order it came, and acknowledges as it is told.
+//!
+//! In: MQTT connections, one thread each. Out: the record. It may fall silent (reads and answers nothing), withhold
+//! acknowledgements, or end every connection: what an upstream does on a bad day.
+
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::num::{NonZeroU16, NonZeroU32};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{sleep, spawn};
+use std::time::Duration;
+
+use wire::{ConnAck, ReasonCode, SubAck, Version};
+
+use crate::client::{Connection, Incoming, Received};
+use crate::wait::until;
+
+/// How long a connection's thread waits for bytes before it looks at what it is told.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// The upstream; its threads end with it.
+#[derive(Debug)]
+pub struct Recorder {
+    address: SocketAddr,
+    state: Arc<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    record: Mutex<Vec<Received>>,
+    open: Mutex<Vec<TcpStream>>,
+    connects: AtomicU64,
+    silent: AtomicBool,
+    withhold: AtomicBool,
+    over: AtomicBool,
+    receive_max: NonZeroU16,
+    packet_bytes_max: Option<NonZeroU32>,
+}
+
+impl Recorder {
+    /// An upstream that takes everything.
+    #[track_caller]
+    pub fn start() -> Recorder {
+        Recorder::with_limits(NonZeroU16::MAX, None)
+    }
+
+    /// An upstream that says this in its CONNACK (5.0).
+    #[track_caller]
+    pub fn with_limits(receive_max: NonZeroU16, packet_bytes_max: Option<NonZeroU32>) -> Recorder {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        let state = Arc::new(State {
+            record: Mutex::new(Vec::new()),
+            open: Mutex::new(Vec::new()),
+            connects: AtomicU64::new(0),
+            silent: AtomicBool::new(false),
+            withhold: AtomicBool::new(false),
+            over: AtomicBool::new(false),
+            receive_max,
+            packet_bytes_max,
+        });
+        let shared = Arc::clone(&state);
+        spawn(move || accept(&shared, &listener));
+        Recorder { address, state }
+    }
+
+    /// Where to connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Everything that came, in order.
+    pub fn record(&self) -> MutexGuard<'_, Vec<Received>> {
+        self.state.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until that much came; a copy of all of it.
+    #[track_caller]
+    pub fn wait_for(&self, count: usize) -> Vec<Received> {
+        until(&format!("{count} messages upstream"), || {
+            let record = self.record();
+            (record.len() >= count).then(|| record.clone())
+        })
+    }
+
+    /// CONNECTs accepted so far.
+    pub fn connects(&self) -> u64 {
+        self.state.connects.load(Ordering::SeqCst)
+    }
+
+    /// Reads and answers nothing, or does so again.
+    pub fn silent(&self, yes: bool) {
+        self.state.silent.store(yes, Ordering::SeqCst);
+    }
+
+    /// Writes down and does not acknowledge, or does so again for what comes from now on.
+    pub fn withhold(&self, yes: bool) {
+        self.state.withhold.store(yes, Ordering::SeqCst);
+    }
+
+    /// Ends every connection.
+    pub fn end_connections(&self) {
+        self.state.end_connections();
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.state.over.store(true, Ordering::SeqCst);
+        self.state.end_connections();
+        // Wakes the thread that accepts, so that it sees that it is over.
+        let _ = TcpStream::connect(self.address);
+    }
+}
+
+impl State {
+    fn end_connections(&self) {
+        for stream in self.open.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // It may be closed already.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
+    }
+}
+
+fn accept(state: &Arc<State>, listener: &TcpListener) {
+    while let Ok((stream, _)) = listener.accept() {
+        if state.is_over() {
+            return;
+        }
+        let Ok(copy) = stream.try_clone() else { continue };
+        state.open.lock().unwrap_or_else(PoisonError::into_inner).push(copy);
+        let state = Arc::clone(state);
+        // A connection that breaks is the test's wish.
+        spawn(move || serve(&state, stream).unwrap_or_default());
+    }
+}
+
+fn serve(state: &State, stream: TcpStream) -> std::io::Result<()> {
+    // Until CONNECT says otherwise: it is read the same in both.
+    let mut connection = Connection::over(stream, Version::V5)?;
+    while !state.is_over() {
+        if state.silent.load(Ordering::SeqCst) {
+            sleep(LOOK);
+            continue;
+        }
+        let Some(packet) = connection.receive(LOOK)? else { continue };
+        let version = connection.version();
+        let mut out = Vec::new();
+        match packet {
+            Incoming::Connect(connect) => {
+                connection.set_version(connect.version);
+                let mut ack = ConnAck::new(false, ReasonCode::SUCCESS);
+                ack.receive_max = state.receive_max;
+                ack.packet_bytes_max = state.packet_bytes_max;
+                wire::encode_connack(&mut out, connect.version, &ack).map_err(std::io::Error::other)?;
+                state.connects.fetch_add(1, Ordering::SeqCst);
+            }
+            Incoming::Publish(message) => {
+                let packet_id = message.packet_id;
+                state.record.lock().unwrap_or_else(PoisonError::into_inner).push(message);
+                if let Some(packet_id) = packet_id.filter(|_| !state.withhold.load(Ordering::SeqCst)) {
+                    wire::encode_ack(&mut out, version, wire::AckKind::PubAck, packet_id, ReasonCode::SUCCESS);
+                }
+            }
+            Incoming::Subscribe(subscribe) => {
+                let reasons = vec![ReasonCode::GRANTED_QOS_1; subscribe.subscriptions.len()];
+                wire::encode_suback(&mut out, version, &SubAck::new(subscribe.packet_id, reasons))
+                    .map_err(std::io::Error::other)?;
+            }
+            Incoming::PingReq => wire::encode_pingresp(&mut out),
+            _ => return Ok(()),
+        }
+        connection.write(&out)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,146 @@
+//! What a PUBACK promises: it comes after the disk has the message, and nothing that was acknowledged is lost.
+
+use harness::{Connect, OutgoingPublish, QOS_0, QOS_1, Recorder, Router, Setup, Version, until, v5};
+
+fn lasting(client_id: &str) -> Connect {
+    Connect { clean_start: false, session_expiry_secs: 86_400, ..v5(client_id) }
+}
+
+/// A router with a stored session that subscribes to everything and is away.
+#[track_caller]
+fn with_absent_subscriber(shards: usize) -> Router {
+    let router = Router::with_shards(shards);
+    let mut client = router.connect(&lasting("absent"));
+    client.subscribe("#", QOS_1);
+    client.disconnect();
+    router
+}
+
+#[test]
+fn a_puback_comes_after_a_sync_that_holds_the_message() {
+    for shards in 1..=3 {
+        let router = with_absent_subscriber(shards);
+        let mut publisher = router.connect(&v5("publisher"));
+        for _ in 0..10 {
+            let (records, syncs) = (router.number("/store/records"), router.number("/store/syncs"));
+            publisher.publish("a", "x", QOS_1);
+            assert!(router.number("/store/records") > records, "acknowledged before it was written");
+            assert!(router.number("/store/syncs") > syncs, "acknowledged before it was synced");
+        }
+    }
+}
+
+#[test]
+fn a_message_for_live_clean_sessions_alone_costs_no_write() {
+    let router = Router::with_shards(2);
+    let mut subscriber = router.connect(&v5("subscriber"));
+    subscriber.subscribe("a", QOS_1);
+    let mut publisher = router.connect(&v5("publisher"));
+    publisher.publish("a", "first", QOS_1);
+    let records = router.number("/store/records");
+    publisher.publish_all("a", ["x"; 100]);
+    subscriber.messages(101);
+    assert_eq!(router.number("/store/records"), records);
+}
+
+#[test]
+fn every_acknowledged_message_is_there_after_a_kill_right_after_the_puback() {
+    for shards in 1..=3 {
+        let mut router = with_absent_subscriber(shards);
+        // Several publishers, so that the one that writes and the one that keeps are different shards.
+        for publisher in 0..6 {
+            let mut client = router.connect(&v5(&format!("publisher-{publisher}")));
+            client.publish_all("a", (0..50).map(|number| format!("{publisher}/{number}")));
+        }
+        router.kill();
+        router.start_again();
+        let texts = router.connect(&lasting("absent")).texts(300);
+        for publisher in 0..6 {
+            let expected: Vec<_> = (0..50).map(|number| format!("{publisher}/{number}")).collect();
+            let mine = texts.iter().filter(|text| text.starts_with(&format!("{publisher}/")));
+            assert!(mine.eq(&expected), "publisher {publisher} on {shards} shards");
+        }
+    }
+}
+
+#[test]
+fn every_acknowledged_message_is_there_after_a_graceful_stop_in_the_middle_of_traffic() {
+    let mut router = with_absent_subscriber(2);
+    let address = router.address();
+    let acknowledged = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut connection = harness::Client::connect(address, &v5("publisher")).into_connection();
+            for number in 0_usize.. {
+                let payload = number.to_string();
+                let packet_id = std::num::NonZeroU16::new((number % 60_000) as u16 + 1);
+                let publish = OutgoingPublish {
+                    topic: "a",
+                    payload: payload.as_bytes(),
+                    qos: QOS_1,
+                    packet_id,
+                    ..Default::default()
+                };
+                if connection.publish(&publish).is_err() {
+                    return;
+                }
+                match connection.receive(harness::PATIENCE) {
+                    Ok(Some(harness::Incoming::PubAck(..))) => {
+                        acknowledged.store(number + 1, std::sync::atomic::Ordering::SeqCst);
+                    }
+                    _ => return,
+                }
+            }
+        });
+        until("some traffic", || (acknowledged.load(std::sync::atomic::Ordering::SeqCst) >= 100).then_some(()));
+        assert_eq!(router.terminate().code(), Some(0));
+    });
+    let acknowledged = acknowledged.into_inner();
+    router.start_again();
+    let texts = router.connect(&lasting("absent")).texts(acknowledged);
+    assert!(texts.iter().enumerate().all(|(number, text)| *text == number.to_string()), "all, in order");
+}
+
+#[test]
+fn a_graceful_stop_says_goodbye_and_exits_with_0() {
+    let mut router = Router::with_shards(2);
+    let mut new = router.connect(&v5("new"));
+    let mut old = router.connect(&harness::v3("old"));
+    assert_eq!(router.terminate().code(), Some(0));
+    assert_eq!(new.ending().reason, Some(harness::ReasonCode::SERVER_SHUTTING_DOWN));
+    assert_eq!(old.ending().reason, None, "3.1.1 has no DISCONNECT from servers");
+}
+
+#[test]
+fn a_graceful_stop_does_not_wait_for_a_client_that_reads_nothing() {
+    let mut router = Router::with_shards(2);
+    let mut deaf = router.connect(&v5("deaf"));
+    deaf.subscribe("a", QOS_0);
+    let mut publisher = router.connect(&v5("publisher"));
+    let payload = vec![b'x'; 500_000];
+    for _ in 0..30 {
+        publisher.publish("a", &payload, QOS_0);
+    }
+    publisher.ping();
+    assert_eq!(router.terminate().code(), Some(0));
+}
+
+#[test]
+fn what_waits_for_an_uplink_is_there_after_stop_and_kill() {
+    let upstream = Recorder::start();
+    upstream.silent(true);
+    let route = r#"FROM "factory/#" INTO $upstream"#;
+    let mut router = Setup::new().uplink(upstream.address(), Version::V5).set("routes.all", route).start();
+    router.connect(&v5("publisher")).publish_all("factory/a", (0..100).map(|it| it.to_string()));
+    router.terminate();
+    router.start_again();
+    router.connect(&v5("publisher")).publish_all("factory/a", (100..200).map(|it| it.to_string()));
+    router.kill();
+    router.start_again();
+    assert_eq!(router.backlog(), 200);
+    upstream.silent(false);
+    upstream.end_connections();
+    let record = upstream.wait_for(200);
+    let expected: Vec<_> = (0..200).map(|it| it.to_string()).collect();
+    assert_eq!(record.iter().map(harness::Received::text).collect::<Vec<_>>(), expected);
+}

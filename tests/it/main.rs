@@ -1,0 +1,21 @@
+//! Behaviour of a real router over real sockets: one file per promise, every test named by what a user can rely on.
+//!
+//! Knows: what `harness` shows of a router from outside. Never: its insides.
+//! Always: a store and ports of its own per test, so that all run side by side; every wait has a deadline; nothing that
+//! is missing on the machine makes a test pass.
+
+mod commands;
+mod configuration;
+mod connections;
+mod durability;
+mod foreign;
+mod malformed;
+mod properties;
+mod routes;
+mod scale;
+mod sessions;
+mod shards;
+mod stores;
+mod subscriptions;
+mod uplink;
+mod wills;
