@@ -175,23 +175,26 @@ fn write_durable(out: &mut String, durable: &Durable) -> std::fmt::Result {
     writeln!(out, "\n## durable\n\n{}\n", durable.question)?;
     writeln!(
         out,
-        "| publishers | PUBACK/s | p50 µs | p99 µs | CPU s/10⁶ | records per sync | plain file/s | its p50 µs | \
-         Millrace / plain | lost |"
+        "| publishers | PUBACK/s | p50 µs | p99 µs | CPU s/10⁶ | records per sync | append/s | its p50 µs | \
+         overwrite/s | its p50 µs | Millrace / append | Millrace / overwrite | lost |"
     )?;
-    writeln!(out, "|---|---|---|---|---|---|---|---|---|---|")?;
+    writeln!(out, "|---|---|---|---|---|---|---|---|---|---|---|---|---|")?;
     for group in &durable.groups {
         writeln!(
             out,
-            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             group.publishers,
             whole(&group.pubacks_per_sec),
             whole(&group.p50_micros),
             whole(&group.p99_micros),
             decimals(&group.cpu_secs_per_million, 3),
             whole(&group.records_per_sync),
-            whole(&group.plain_per_sec),
-            whole(&group.plain_p50_micros),
-            decimals(&group.ratio, 2),
+            whole(&group.append_per_sec),
+            whole(&group.append_p50_micros),
+            whole(&group.overwrite_per_sec),
+            whole(&group.overwrite_p50_micros),
+            decimals(&group.ratio_append, 2),
+            decimals(&group.ratio_overwrite, 2),
             group.lost
         )?;
     }
@@ -206,16 +209,19 @@ fn write_durable(out: &mut String, durable: &Durable) -> std::fmt::Result {
 pub(crate) fn durable_lines(group: &Group) -> String {
     format!(
         "  {:>4} publishers: {} PUBACK/s, p50 {} µs, p99 {} µs, CPU {} s/10⁶, {} records per sync\n\
-         \x20      plain file, same group: {} messages/s, p50 {} µs per group; Millrace / plain {} ×{}",
+         \x20      plain file, append: {}/s, p50 {} µs per group, Millrace / plain {} ×; overwrite: {}/s, p50 {} µs, {} ×{}",
         group.publishers,
         whole(&group.pubacks_per_sec),
         whole(&group.p50_micros),
         whole(&group.p99_micros),
         decimals(&group.cpu_secs_per_million, 3),
         whole(&group.records_per_sync),
-        whole(&group.plain_per_sec),
-        whole(&group.plain_p50_micros),
-        decimals(&group.ratio, 2),
+        whole(&group.append_per_sec),
+        whole(&group.append_p50_micros),
+        decimals(&group.ratio_append, 2),
+        whole(&group.overwrite_per_sec),
+        whole(&group.overwrite_p50_micros),
+        decimals(&group.ratio_overwrite, 2),
         if group.lost > 0 { format!("; LOST {}", group.lost) } else { String::new() }
     )
 }

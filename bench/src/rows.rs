@@ -47,7 +47,7 @@ count = 50
 qos = 0
 rate = "max"
 batch = 64
-window = 256
+ahead = 256
 payload = { kind = "binary", bytes = 256 }
 [subscribers]
 count = 50
@@ -93,7 +93,7 @@ topic = "load/all"
 qos = 0
 rate = "max"
 batch = 64
-window = 256
+ahead = 256
 payload = { kind = "binary", bytes = 256 }
 [subscribers]
 count = 200
@@ -117,7 +117,7 @@ count = 50
 qos = 0
 rate = "max"
 batch = 64
-window = 128
+ahead = 128
 payload = { kind = "binary", bytes = 256 }
 [subscribers]
 count = 1
@@ -133,7 +133,7 @@ keep_alive_secs = 0
     Row {
         name: "single-write",
         question: "50 publishers to 50 subscribers in pairs, QoS 1, 256 B, every message a write of its own: each \
-                   publisher sends the next when the one before is acknowledged, closed loop (window 1).",
+                   publisher sends the next when the one before is acknowledged and has arrived, closed loop.",
         scenario: r#"
 name = "single-write"
 [publishers]
@@ -142,6 +142,7 @@ qos = 1
 rate = "max"
 batch = 1
 window = 1
+ahead = 1
 payload = { kind = "binary", bytes = 256 }
 [subscribers]
 count = 50

@@ -43,9 +43,14 @@ pub(crate) async fn run(worker: Rc<Worker>, index: u32) {
         if *phase.borrow() == Phase::Closing {
             break;
         }
-        Counters::add(&worker.counters.lost_connections, 1);
-        if !worker.shared.scenario.run.reconnect {
+        if std::mem::take(&mut publisher.up) {
+            Counters::add(&worker.counters.lost_connections, 1);
+        }
+        let reconnect = worker.shared.scenario.run.reconnect;
+        if !reconnect || *phase.borrow() == Phase::Connecting {
             worker.shared.note_error(format!("publisher {}: {error}", publisher.id.0));
+        }
+        if !reconnect {
             break;
         }
         publisher.blocked = true;
@@ -86,6 +91,8 @@ struct Publisher {
     written_off: u64,
     stall: Option<(Pin<Box<Sleep>>, u64)>,
     was_ready: bool,
+    /// Whether the connection is up.
+    up: bool,
     stopped: bool,
     finished: bool,
 }
@@ -135,6 +142,7 @@ impl Publisher {
             written_off: 0,
             stall: None,
             was_ready: false,
+            up: false,
             stopped: false,
             finished: false,
             worker,
@@ -186,6 +194,7 @@ impl Publisher {
             Counters::add(&counters.ready, 1);
         }
         self.was_ready = true;
+        self.up = true;
     }
 
     fn begin(&mut self) {

@@ -186,6 +186,8 @@ impl Scene {
         let (plant, ready) = start("plant", options, "127.0.0.1:0", &[]).await?;
         let plant_address = ready.tcp().ok_or(QuickstartError::NoListener("the plant"))?;
         let wan = Wan::start("127.0.0.1:0", &plant_address.to_string()).await?;
+        println!("plant    mqtt://{plant_address}, log {}", data.join("plant.log").display());
+        println!("WAN      {} → plant", wan.address());
         let mut uplink = vec![
             format!("uplink.plant.url=mqtt://{}", wan.address()),
             // A demonstration should show the drain at once, not after the minute that suits a fleet in the field.
@@ -195,6 +197,10 @@ impl Scene {
         uplink.extend(options.gateway_set.iter().cloned());
         let (gateway, ready) = start("gateway", options, bind, &uplink).await?;
         let gateway_address = ready.tcp().ok_or(QuickstartError::NoListener("the gateway"))?;
+
+        let http =
+            ready.http.as_ref().map_or_else(String::new, |http| format!(", status http://{http}/status"));
+        println!("gateway  mqtt://{gateway_address}{http}, log {}", data.join("gateway.log").display());
 
         let (tell, status) = watch::channel(Err("the gateway has not been asked yet".to_owned()));
         let asking = tokio::spawn(ask(ready.http, tell));

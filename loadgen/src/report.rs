@@ -455,4 +455,59 @@ mod tests {
         assert_eq!(thousands(999.6), "1 000");
         assert_eq!(thousands(1_234_567.0), "1 234 567");
     }
+
+    /// A report of a run of which `slipped` of 1 000 messages left late.
+    fn report(overrides: &[&str], live: crate::stats::Live) -> Report {
+        let text = "[run]\nduration_secs = 1\n[publishers]\nrate = 1000\n[subscribers]";
+        let overrides: Vec<String> = overrides.iter().map(|&text| text.to_owned()).collect();
+        let scenario = Scenario::parse("s.toml", text, &overrides).unwrap();
+        let mark = |at, live| Mark { at: crate::clock::Micros(at), live, broker: None, own: None };
+        let window = Window { from: mark(0, crate::stats::Live::default()), to: mark(2_000_000, live) };
+        let histogram = crate::stats::histogram;
+        let outcome = Outcome {
+            ledger: Ledger::new(),
+            live,
+            latency: histogram(),
+            ack: histogram(),
+            lateness: histogram(),
+            errors: vec!["publisher 1: gone".to_owned()],
+        };
+        Report::new(scenario, &window, Vec::new(), &outcome, false)
+    }
+
+    #[test]
+    fn more_slip_than_allowed_makes_a_run_invalid() {
+        let live = |slipped| crate::stats::Live { scheduled: 1_000, slipped, ..Default::default() };
+        assert!(report(&[], live(10)).valid);
+        let late = report(&[], live(11));
+        assert!(
+            !late.valid
+                && late.remarks[0].starts_with("INVALID: 1.10 % of the messages left more than 10 ms")
+        );
+        assert!(report(&["run.slip_max_percent=2"], live(11)).valid);
+    }
+
+    #[test]
+    fn what_the_broker_did_not_take_is_its_own_doing() {
+        let report = report(&[], crate::stats::Live { scheduled: 1_000, blocked: 500, ..Default::default() });
+        assert!(
+            report.valid
+                && report.remarks[0].starts_with("the broker did not take the offered load: 500 of 1000")
+        );
+    }
+
+    #[test]
+    fn lost_connections_make_a_run_invalid_unless_it_may_reconnect() {
+        let live = crate::stats::Live { lost_connections: 1, ..Default::default() };
+        assert_eq!(report(&[], live).remarks, ["INVALID: 1 connections were lost: publisher 1: gone"]);
+        assert!(report(&["run.reconnect=true"], live).valid);
+    }
+
+    #[test]
+    fn a_closed_loop_is_named_and_rates_are_those_of_the_interval() {
+        let live = crate::stats::Live { arrived: 5_000, ..Default::default() };
+        let report = report(&["publishers.rate=max"], live);
+        assert_eq!((report.load_model, report.rates.arrived_per_sec), ("closed", 2_500.0));
+        assert!(report.text().contains("(closed loop)"));
+    }
 }

@@ -134,7 +134,7 @@ impl Run {
             if live.ready == self.connections {
                 return Ok(());
             }
-            let hopeless = live.lost_connections > 0 && !self.shared.scenario.run.reconnect;
+            let hopeless = !self.shared.scenario.run.reconnect && !self.shared.errors().is_empty();
             if hopeless || self.shared.clock.now() > give_up || self.workers_are_gone() {
                 let errors = self.shared.errors();
                 return Err(RunError::NotReady { ready: live.ready, wanted: self.connections, errors });

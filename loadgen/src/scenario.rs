@@ -100,10 +100,10 @@ pub struct Publishers {
     pub pacing: Pacing,
     /// Most frames written at once.
     pub batch: u32,
-    /// Most unacknowledged messages of one publisher; only at QoS 1.
+    /// Most unacknowledged messages of one publisher; means nothing at QoS 0.
     pub window: u16,
-    /// Most messages of one publisher that were sent and have not arrived at the subscribers of this process; only
-    /// in a closed loop. 0: no bound but TCP's, and whatever queues the broker has will overflow.
+    /// Most messages of one publisher that were sent and have not arrived at the subscribers of this process; means
+    /// nothing in an open loop, where a schedule waits for nobody. 0: no bound but TCP's, and whatever queues the broker has will overflow.
     pub ahead: u32,
     /// Messages per publisher, if the run is bounded by a count.
     pub messages: Option<u64>,
@@ -227,6 +227,14 @@ fn set(table: &mut toml::Table, text: &str) -> Result<(), ScenarioError> {
         let entry = place.entry(name).or_insert_with(|| toml::Value::Table(toml::Table::new()));
         place = entry.as_table_mut().ok_or_else(invalid)?;
     }
+    // An override takes the place of what it contradicts, or a file with one could not be run with the other.
+    let contradicted: &[&str] = match (last, value.as_str()) {
+        ("rate", Some("max")) => &["rate_total", "arrivals", "burst"],
+        ("rate", _) => &["rate_total"],
+        ("rate_total", _) => &["rate"],
+        _ => &[],
+    };
+    place.retain(|key, _| !contradicted.contains(&key));
     place.insert(last.to_owned(), value);
     Ok(())
 }
@@ -329,13 +337,7 @@ fn check_publishers(mut section: Section<'_>, defaults: &Defaults) -> Option<Pub
     let qos = section.qos("qos");
     let batch = section.number("batch", 1..=65_535).unwrap_or(64);
     let pacing = check_pacing(&mut section, count, batch);
-    if qos == Some(Qos::AtMostOnce) && section.has("window") {
-        section.error("window", "means nothing at qos = 0; with rate = \"max\" see ahead");
-    }
     let window = section.number("window", 1..=65_535).unwrap_or(100);
-    if pacing.is_some_and(|pacing| pacing != Pacing::Max) && section.has("ahead") {
-        section.error("ahead", "only means something with rate = \"max\": a schedule waits for nobody");
-    }
     let ahead = section.number("ahead", 0..=1_000_000).unwrap_or(AHEAD_DEFAULT);
     let retain = section.flag("retain").unwrap_or(false);
     let messages = section.number("messages", 1..=i64::MAX);

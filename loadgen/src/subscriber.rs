@@ -44,15 +44,21 @@ pub(crate) async fn run(worker: Rc<Worker>, index: u32) {
         receipts: Receipts { version: plan.endpoint.version, ..Receipts::default() },
         worker: worker.clone(),
         was_ready: false,
+        up: false,
     };
     let mut backoff = Backoff::new(u64::from(index) << 32);
     while let Err(error) = subscriber.session(&mut phase, &mut backoff).await {
         if *phase.borrow() == Phase::Closing {
             break;
         }
-        Counters::add(&worker.counters.lost_connections, 1);
-        if !worker.shared.scenario.run.reconnect {
-            worker.shared.note_error(format!("subscriber {number}: {error}"));
+        if std::mem::take(&mut subscriber.up) {
+            Counters::add(&worker.counters.lost_connections, 1);
+        }
+        let reconnect = worker.shared.scenario.run.reconnect;
+        if !reconnect || *phase.borrow() == Phase::Connecting {
+            worker.shared.note_error(format!("subscriber {}: {error}", number));
+        }
+        if !reconnect {
             break;
         }
         if !backoff.wait(&mut phase).await {
@@ -78,6 +84,8 @@ struct Subscriber {
     qos: Qos,
     receipts: Receipts,
     was_ready: bool,
+    /// Whether the connection is up.
+    up: bool,
 }
 
 impl Subscriber {
@@ -103,6 +111,7 @@ impl Subscriber {
         let counter = if self.was_ready { &worker.counters.reconnects } else { &worker.counters.ready };
         Counters::add(counter, 1);
         self.was_ready = true;
+        self.up = true;
         loop {
             if *phase.borrow_and_update() == Phase::Closing {
                 conn.close().await;

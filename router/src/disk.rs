@@ -27,6 +27,12 @@ pub(crate) const SESSIONS: Space = Space(1);
 /// How often delivered and expired data is given back, and cursors of an idle store are written.
 const HOUSEKEEPING: Duration = Duration::from_millis(200);
 
+/// The same while a drain leaves much behind.
+const RECLAIM_AGAIN: Duration = Duration::from_millis(10);
+
+/// How often whole files of delivered data are looked for.
+const TIDY: Duration = Duration::from_secs(60);
+
 /// A job for the disk thread.
 #[derive(Debug)]
 pub(crate) enum Job {
@@ -80,6 +86,8 @@ pub(crate) struct Disk {
     after_commit: Vec<(ShardId, Request)>,
     /// Answers that a full mailbox did not take.
     unsent: Vec<(ShardId, Mail)>,
+    /// The last look found more to give back than one look may.
+    much_to_reclaim: bool,
     stopping: bool,
 }
 
@@ -105,6 +113,7 @@ impl Disk {
             collected,
             after_commit: Vec::new(),
             unsent: Vec::new(),
+            much_to_reclaim: false,
             stopping: false,
         }
     }
@@ -114,18 +123,19 @@ impl Disk {
         let mut housekeeping = Instant::now();
         while !self.stopping {
             self.send_unsent();
-            match self.jobs.recv_timeout(HOUSEKEEPING) {
+            let pause = if self.much_to_reclaim { RECLAIM_AGAIN } else { HOUSEKEEPING };
+            match self.jobs.recv_timeout(pause) {
                 Ok(job) => self.collect(job),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             self.commit();
-            if housekeeping.elapsed() >= HOUSEKEEPING {
+            if housekeeping.elapsed() >= pause {
                 housekeeping = Instant::now();
                 self.keep_house();
             }
         }
-        if let Err(error) = self.log.flush_cursors() {
+        if let Err(error) = self.log.close() {
             warn!(%error, "positions were not written; some messages will be sent again after the next start");
         }
     }
@@ -274,6 +284,7 @@ impl Disk {
         }
         match self.log.reclaim(self.clock.now().timestamp) {
             Ok(reclaimed) => {
+                self.much_to_reclaim = reclaimed.more;
                 for lost in reclaimed.expired {
                     self.state.expired.fetch_add(lost.messages(), Ordering::Relaxed);
                     info!(lane = %lost.lane, from = %lost.from, up_to = %lost.up_to, "messages expired undelivered");
@@ -327,7 +338,8 @@ pub(crate) struct ReadJob {
 
 type ReadRecord = (Seq, Option<model::Timestamp>, Box<[u8]>);
 
-/// The thread that reads sessions' lanes, so that neither a shard nor the disk thread waits for old data.
+/// The thread that reads sessions' lanes, so that neither a shard nor the disk thread waits for old data. It also looks
+/// for whole files that can go, which may take a moment.
 pub(crate) fn run_lane_reader(
     reader: &store::Reader,
     jobs: &Receiver<ReadJob>,
@@ -336,7 +348,19 @@ pub(crate) fn run_lane_reader(
 ) {
     let clock = Clock::default();
     let mut out = ReadOut::new();
-    for job in jobs {
+    let mut tidied = Instant::now();
+    loop {
+        if tidied.elapsed() >= TIDY {
+            tidied = Instant::now();
+            if let Err(error) = reader.tidy() {
+                warn!(%error, "space of delivered messages was not given back");
+            }
+        }
+        let job = match jobs.recv_timeout(TIDY) {
+            Ok(job) => job,
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
         let Some((records, next)) = read(reader, &job, &clock, &mut out, state) else { continue };
         let mut mail = Mail::LaneRead { session: job.session, generation: job.generation, records, next };
         while let Err(back) = mailboxes[usize::from(job.shard.0)].send(mail) {

@@ -29,6 +29,8 @@ use crate::telemetry::ShardReport;
 
 /// Reads of one connection in one wake-up; then others have their turn.
 const READS_PER_TURN: u32 = 4;
+/// Bytes of one job for the disk, about: it may start on these while the turn goes on.
+const JOB_BYTES_MAX: usize = 1 << 20;
 /// Mail taken in one wake-up.
 const MAIL_PER_TURN: usize = 256;
 /// When to look again at a queue that was full.
@@ -202,8 +204,21 @@ impl Shard {
                 return Poll::Ready(());
             }
         }
+        self.relieve_trays();
         self.schedule_flush();
         Poll::Pending
+    }
+
+    /// Sends what has become large on the trays before the end of the turn, so that a turn of many connections stays
+    /// within its bounds.
+    fn relieve_trays(&mut self) {
+        let batch_bytes_max = self.limits.handoff_batch_bytes_max as usize;
+        if self.effects.handoffs.iter().any(|batch| batch.bytes.len() > batch_bytes_max) {
+            self.send_mail();
+        }
+        if self.effects.appends.bytes.len() > JOB_BYTES_MAX {
+            self.send_jobs();
+        }
     }
 
     /// Reads what is there, as far as there is credit.

@@ -1,1 +1,169 @@
-//! In progress.
+//! The will: published when a client is gone without goodbye, and only then.
+
+use std::time::{Duration, Instant};
+
+use harness::{BlockBuilder, Client, Connect, QOS_0, QOS_1, ReasonCode, Router, until, v3, v5};
+use wire::{Disconnect, Will};
+
+fn will() -> Will {
+    Will { topic: "wills/client".to_owned(), payload: b"gone".to_vec(), qos: QOS_1, ..Will::default() }
+}
+
+fn with_will(connect: Connect) -> Connect {
+    Connect { will: Some(will()), ..connect }
+}
+
+#[track_caller]
+fn observer(router: &Router) -> Client {
+    let mut observer = router.connect(&v5("observer"));
+    observer.subscribe("wills/#", QOS_1);
+    observer
+}
+
+/// Proves that no will came: it would have come before what is published after the connection's end.
+#[track_caller]
+fn expect_no_will(router: &Router, observer: &mut Client) {
+    // The end of a connection and a later publication of somebody else have no order between them.
+    until("the end of the connection", || (router.number("/clients") == 1).then_some(()));
+    router.connect(&v5("fence")).publish("wills/fence", "", QOS_1);
+    assert_eq!(observer.message().topic, "wills/fence");
+}
+
+#[test]
+fn a_client_that_vanishes_leaves_its_will() {
+    // [MQTT-3.1.2-8] [MQTT3-3.1.2-8]
+    for shards in 1..=3 {
+        for connect in [v3("client"), v5("client")] {
+            let router = Router::with_shards(shards);
+            let mut observer = observer(&router);
+            router.connect(&with_will(connect)).vanish();
+            let message = observer.message();
+            assert_eq!((message.topic.as_str(), message.text(), message.qos), ("wills/client", "gone", QOS_1));
+        }
+    }
+}
+
+#[test]
+fn a_client_that_says_goodbye_leaves_none() {
+    // [MQTT-3.14.4-3] [MQTT3-3.1.2-10]
+    for connect in [v3("client"), v5("client")] {
+        let router = Router::with_shards(2);
+        let mut observer = observer(&router);
+        router.connect(&with_will(connect)).disconnect();
+        expect_no_will(&router, &mut observer);
+    }
+}
+
+#[test]
+fn a_goodbye_with_will_leaves_it() {
+    let router = Router::with_shards(2);
+    let mut observer = observer(&router);
+    let goodbye = Disconnect::new(ReasonCode::DISCONNECT_WITH_WILL_MESSAGE);
+    router.connect(&with_will(v5("client"))).disconnect_with(&goodbye);
+    assert_eq!(observer.message().text(), "gone");
+}
+
+#[test]
+fn silence_beyond_the_keep_alive_leaves_the_will() {
+    let router = Router::with_shards(2);
+    let mut observer = observer(&router);
+    let mut silent = router.connect(&Connect { keep_alive_secs: 1, ..with_will(v5("client")) });
+    silent.ending();
+    assert_eq!(observer.message().text(), "gone");
+}
+
+#[test]
+fn a_broken_packet_leaves_the_will() {
+    let router = Router::with_shards(2);
+    let mut observer = observer(&router);
+    router.connect(&with_will(v3("client"))).write(&[0x00, 0x00]);
+    assert_eq!(observer.message().text(), "gone");
+}
+
+#[test]
+fn a_take_over_leaves_the_will_of_the_first_connection() {
+    let router = Router::with_shards(2);
+    let mut observer = observer(&router);
+    let mut first = router.connect(&with_will(v5("client")));
+    let _second = router.connect(&v5("client"));
+    first.ending();
+    assert_eq!(observer.message().text(), "gone");
+}
+
+#[test]
+fn a_will_is_routed_stored_and_has_its_properties_like_any_publication() {
+    let router = Router::with_shards(2);
+    let lasting = Connect { clean_start: false, session_expiry_secs: 60, ..v5("historian") };
+    let mut historian = router.connect(&lasting);
+    historian.subscribe("wills/#", QOS_1);
+    historian.disconnect();
+    let mut block = BlockBuilder::new();
+    block.content_type("text/plain").and_then(|block| block.user("reason", "power")).expect("short strings");
+    let will = Will { properties: block.as_bytes().to_vec(), ..will() };
+    router.connect(&Connect { will: Some(will), ..v5("client") }).vanish();
+    until("the will in the session's lane", || (router.number("/counters/appended") >= 1).then_some(()));
+    let message = router.connect(&lasting).message();
+    assert_eq!(message.properties().content_type(), Some("text/plain"));
+    assert_eq!(message.user_properties(), [("reason", "power")]);
+}
+
+#[test]
+fn a_will_with_qos_2_is_refused() {
+    // [MQTT-3.2.2-12]
+    let router = Router::with_shards(2);
+    let will = Will { qos: harness::Qos::ExactlyOnce, ..will() };
+    let connect = Connect { will: Some(will), ..v5("client") };
+    let refused = Client::try_connect(router.address(), &connect).expect("a CONNACK");
+    assert_eq!(refused.greeting.reason, ReasonCode::QOS_NOT_SUPPORTED);
+}
+
+#[test]
+fn a_delayed_will_waits_for_its_delay() {
+    // [MQTT-3.1.3-9]: not before the Will Delay Interval has passed or the session ends.
+    let router = Router::with_shards(2);
+    let mut observer = observer(&router);
+    let will = Will { delay_secs: 2, ..will() };
+    let connect = Connect { will: Some(will), session_expiry_secs: 60, ..v5("client") };
+    let client = router.connect(&connect);
+    let begin = Instant::now();
+    client.vanish();
+    assert_eq!(observer.message().text(), "gone");
+    assert!(begin.elapsed() >= Duration::from_millis(1_900), "published after {:?} already", begin.elapsed());
+}
+
+#[test]
+fn a_client_that_is_back_within_the_delay_leaves_no_will() {
+    // [MQTT-3.1.3-9]
+    let router = Router::with_shards(2);
+    let mut observer = observer(&router);
+    let will = Will { delay_secs: 60, ..will() };
+    let connect = Connect { will: Some(will), session_expiry_secs: 600, clean_start: false, ..v5("client") };
+    router.connect(&connect).vanish();
+    let back = router.connect(&connect);
+    assert!(back.greeting.session_present);
+    back.disconnect();
+    expect_no_will(&router, &mut observer);
+}
+
+#[test]
+fn a_will_expires_as_it_says() {
+    // MQTT 5.0 §3.1.3.2.4: the will's expiry is that of the publication.
+    let router = Router::with_shards(2);
+    let mut observer = observer(&router);
+    let will = Will { expiry_secs: Some(100), ..will() };
+    router.connect(&Connect { will: Some(will), ..v5("client") }).vanish();
+    let expiry = observer.message().properties().expiry_secs();
+    assert!(expiry.is_some_and(|secs| (90..=100).contains(&secs)), "{expiry:?}");
+}
+
+#[test]
+fn a_will_of_qos_0_reaches_live_subscribers() {
+    let router = Router::with_shards(3);
+    let mut observer = observer(&router);
+    for number in 0..6 {
+        let will = Will { qos: QOS_0, payload: number.to_string().into_bytes(), ..will() };
+        router.connect(&Connect { will: Some(will), ..v3(&format!("client-{number}")) }).vanish();
+        let message = observer.message();
+        assert_eq!((message.text(), message.qos), (number.to_string().as_str(), QOS_0));
+    }
+}

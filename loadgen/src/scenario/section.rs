@@ -103,7 +103,10 @@ impl<'a> Section<'a> {
 
     pub(super) fn choice(&mut self, key: &str, allowed: &[&'static str]) -> Option<&'static str> {
         let value = self.value(key)?;
-        let found = value.as_str().and_then(|text| allowed.iter().find(|name| **name == text).copied());
+        // `version = 5` means "5"; so that a shell need not be fought over quotes.
+        let text =
+            value.as_integer().map_or_else(|| value.as_str().map(str::to_owned), |n| Some(n.to_string()));
+        let found = text.and_then(|text| allowed.iter().find(|name| **name == text).copied());
         found.or_else(|| {
             let names: Vec<_> = allowed.iter().map(|name| format!("\"{name}\"")).collect();
             self.refuse(key, value, &names.join(" or "))

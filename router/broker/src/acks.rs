@@ -85,7 +85,10 @@ impl Acks {
 
     /// The connections that wait for a PUBACK, once for each.
     pub(crate) fn pubacks(&self) -> impl Iterator<Item = ConnId> {
-        self.waiting.iter().filter(|(_, _, answer)| matches!(answer, Answer::PubAck(_))).map(|(conn, ..)| *conn)
+        self.waiting
+            .iter()
+            .filter(|(_, _, answer)| matches!(answer, Answer::PubAck(_)))
+            .map(|(conn, ..)| *conn)
     }
 
     fn shards_have_kept(&self, promise: &Promise) -> bool {

@@ -101,7 +101,11 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Broker {
     pub(crate) setup: Setup,
-    /// `setup.plan`, behind a count of our own: the shared one would be written by every shard for every message.
+    /// `setup.plan`, behind a count of our own.
+    #[expect(
+        clippy::redundant_allocation,
+        reason = "every shard would write the shared count for every message"
+    )]
     pub(crate) plan: Rc<Arc<Plan>>,
     pub(crate) connections: Connections,
     pub(crate) sessions: Slab<Session>,
@@ -181,21 +185,34 @@ impl Broker {
     /// Brings a stored session back at start; before the first connection. The caller gives it to its home.
     ///
     /// Once all are back, call [`Broker::restored`].
-    pub fn restore(&mut self, client_id: &str, record: SessionRecord, head: Seq, next: Seq, now: Now, effects: &mut Effects) {
-        // A client that was connected when the process ended may have been sent anything there was.
+    pub fn restore(
+        &mut self,
+        client_id: &str,
+        record: SessionRecord,
+        head: Seq,
+        next: Seq,
+        now: Now,
+        effects: &mut Effects,
+    ) {
+        // A client that was connected when the process ended may have been sent anything there was, and its expiry
+        // counts from now.
+        let connected = record.sent_before.is_none();
         let sent_before = record.sent_before.unwrap_or(next);
         let stored = Stored { sent_before, ..Stored::new(record.lane, head, next) };
         let mut session = self.new_session(client_id, Keeping::Stored(stored));
         session.expiry_secs = record.expiry_secs;
-        // A client that was connected has not been away yet: its expiry counts from now.
-        session.disconnected_at = if record.sent_before.is_some() { record.disconnected_at } else { now.timestamp };
+        session.disconnected_at = if connected { now.timestamp } else { record.disconnected_at };
         session.ends_at = ends_at(&session, now);
         session.subscriptions = record.subscriptions;
-        let filters: Vec<_> = session.subscriptions.iter().map(|(filter, options)| (filter.clone(), *options)).collect();
+        let filters: Vec<_> =
+            session.subscriptions.iter().map(|(filter, options)| (filter.clone(), *options)).collect();
         let key = self.adopt(session);
         for (filter, options) in filters {
             self.subscriptions.insert(&filter, options.entry(key, true));
             self.announce(&filter, None, effects);
+        }
+        if connected {
+            self.save_session(key, effects); // or it would count from now again after the next restart
         }
     }
 
@@ -342,7 +359,10 @@ impl Broker {
             assert!(connection.counted <= connection.outbox.len(), "what was written is in the outbox");
             if let Some(key) = connection.session {
                 let session = self.sessions.get(key.0 as usize);
-                assert!(session.is_some_and(|session| session.conn == Some(connection.id)), "they know each other");
+                assert!(
+                    session.is_some_and(|session| session.conn == Some(connection.id)),
+                    "they know each other"
+                );
             }
         }
         let mut acks_owed: HashMap<ConnId, u32, FixedState> = HashMap::default();
@@ -394,7 +414,13 @@ impl Broker {
         }
     }
 
-    fn acknowledge_late(&mut self, conn: ConnId, packet_id: std::num::NonZeroU16, kept: Kept, effects: &mut Effects) {
+    fn acknowledge_late(
+        &mut self,
+        conn: ConnId,
+        packet_id: std::num::NonZeroU16,
+        kept: Kept,
+        effects: &mut Effects,
+    ) {
         let Some(connection) = self.connections.find(conn) else { return };
         connection.acks_owed -= 1;
         connection.resume(&self.setup.limits, &mut effects.resumed);
@@ -413,7 +439,9 @@ impl Broker {
         let (any, kept) = self.presence(filter);
         for shard in self.others() {
             let from = self.setup.shard;
-            effects.controls.push((shard, Control::Filter { from, filter: filter.into(), any, kept, waiting }));
+            effects
+                .controls
+                .push((shard, Control::Filter { from, filter: filter.into(), any, kept, waiting }));
         }
         u32::from(self.setup.shards) - 1
     }
@@ -517,7 +545,12 @@ pub(crate) fn ends_at(session: &Session, now: Now) -> Option<Instant> {
 
 /// Sends a PUBACK. Takes the proof: an acknowledgement never outruns its promise.
 #[inline]
-pub(crate) fn puback(connection: &mut Connection, packet_id: std::num::NonZeroU16, _kept: Kept, effects: &mut Effects) {
+pub(crate) fn puback(
+    connection: &mut Connection,
+    packet_id: std::num::NonZeroU16,
+    _kept: Kept,
+    effects: &mut Effects,
+) {
     let version = connection.version;
     let out = connection.write(&mut effects.dirty);
     wire::encode_ack(out, version, wire::AckKind::PubAck, packet_id, wire::ReasonCode::SUCCESS);

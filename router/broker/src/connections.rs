@@ -137,7 +137,8 @@ impl Connection {
     #[inline]
     pub(crate) fn is_stalled(&self, limits: &Limits) -> bool {
         // Twice: messages stop at the bound itself, so what lies above it are answers alone.
-        self.acks_owed >= u32::from(limits.receive_max) || self.outbox.len() / 2 > limits.outbox_bytes_max as usize
+        self.acks_owed >= u32::from(limits.receive_max)
+            || self.outbox.len() / 2 > limits.outbox_bytes_max as usize
     }
 
     /// Puts it on the tray of connections to read again, once enough of what stalled it is gone.

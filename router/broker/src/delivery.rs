@@ -39,8 +39,16 @@ impl FrameCache {
 
     /// The frame of a class; `None` if it is longer than MQTT can say.
     #[inline]
-    fn frame(&mut self, version: Version, qos: Qos, retain: bool, publication: &Publication<'_>) -> Option<(&[u8], Placed)> {
-        let class = usize::from(version == Version::V5) << 2 | usize::from(qos != Qos::AtMostOnce) << 1 | usize::from(retain);
+    fn frame(
+        &mut self,
+        version: Version,
+        qos: Qos,
+        retain: bool,
+        publication: &Publication<'_>,
+    ) -> Option<(&[u8], Placed)> {
+        let class = usize::from(version == Version::V5) << 2
+            | usize::from(qos != Qos::AtMostOnce) << 1
+            | usize::from(retain);
         let (bytes, placed) = &mut self.frames[class];
         if self.valid & 1 << class == 0 {
             self.valid |= 1 << class;
@@ -63,7 +71,11 @@ struct Terms<'a> {
 impl Broker {
     /// Sends a publication to the subscribers of this shard; `found` is what its topic met.
     pub(crate) fn deliver_all(
-        &mut self, found: &mut Found, publication: &Publication<'_>, promise: &mut Promise, effects: &mut Effects,
+        &mut self,
+        found: &mut Found,
+        publication: &Publication<'_>,
+        promise: &mut Promise,
+        effects: &mut Effects,
     ) {
         self.subscriptions.find(publication.envelope.topic, found);
         self.scratch.frames.clear();
@@ -92,7 +104,9 @@ impl Broker {
             match (qos, session.keeping) {
                 (Qos::AtMostOnce, _) => self.deliver_now(key, publication, terms, effects),
                 (_, Keeping::Clean) => self.deliver_clean(key, publication, terms, effects),
-                (_, Keeping::Stored(stored)) => ticket = self.deliver_stored(key, stored, publication, terms, effects),
+                (_, Keeping::Stored(stored)) => {
+                    ticket = self.deliver_stored(key, stored, publication, terms, effects)
+                }
                 // A session has no subscription before its lane is open.
                 (_, Keeping::Opening) => self.counters.bugs += 1,
             }
@@ -109,7 +123,13 @@ impl Broker {
 
     /// QoS 0: to the socket or nowhere.
     #[inline]
-    fn deliver_now(&mut self, key: SessionKey, publication: &Publication<'_>, terms: Terms<'_>, effects: &mut Effects) {
+    fn deliver_now(
+        &mut self,
+        key: SessionKey,
+        publication: &Publication<'_>,
+        terms: Terms<'_>,
+        effects: &mut Effects,
+    ) {
         let full = self.is_memory_full();
         let session = &self.sessions[key.0 as usize];
         let Some(connection) = session.conn.and_then(|conn| self.connections.find(conn)) else { return };
@@ -130,7 +150,13 @@ impl Broker {
 
     /// QoS 1 to a clean session: in flight, or in its queue, or dropped and counted.
     #[inline]
-    fn deliver_clean(&mut self, key: SessionKey, publication: &Publication<'_>, terms: Terms<'_>, effects: &mut Effects) {
+    fn deliver_clean(
+        &mut self,
+        key: SessionKey,
+        publication: &Publication<'_>,
+        terms: Terms<'_>,
+        effects: &mut Effects,
+    ) {
         if self.is_memory_full() {
             self.counters.dropped_memory_full += 1;
             return;
@@ -159,7 +185,12 @@ impl Broker {
 
     /// QoS 1 to a stored session: on disk first, and in flight or in its queue if there is room.
     fn deliver_stored(
-        &mut self, key: SessionKey, stored: Stored, publication: &Publication<'_>, terms: Terms<'_>, effects: &mut Effects,
+        &mut self,
+        key: SessionKey,
+        stored: Stored,
+        publication: &Publication<'_>,
+        terms: Terms<'_>,
+        effects: &mut Effects,
     ) -> Ticket {
         if stored.backlog() >= self.setup.limits.session_stored_messages_max {
             self.counters.dropped_session_full += 1;
@@ -247,11 +278,17 @@ impl Broker {
     /// is not that far), or there was no memory to read into.
     pub(crate) fn read_what_fell_behind(&mut self, now: Now, effects: &mut Effects) {
         let behind = |session: &Session| match &session.keeping {
-            Keeping::Stored(stored) => session.conn.is_some() && !stored.is_live() && stored.reading.is_none(),
+            Keeping::Stored(stored) => {
+                session.conn.is_some() && !stored.is_live() && stored.reading.is_none()
+            }
             Keeping::Clean | Keeping::Opening => false,
         };
-        let keys: Vec<SessionKey> =
-            self.sessions.iter().filter(|(_, session)| behind(session)).map(|(key, _)| SessionKey(key as u32)).collect();
+        let keys: Vec<SessionKey> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| behind(session))
+            .map(|(key, _)| SessionKey(key as u32))
+            .collect();
         for key in keys {
             self.pump(key, now, effects);
         }
@@ -259,7 +296,13 @@ impl Broker {
 
     /// The client acknowledged a QoS 1 message.
     #[inline]
-    pub(crate) fn on_puback(&mut self, key: SessionKey, packet_id: NonZeroU16, now: Now, effects: &mut Effects) {
+    pub(crate) fn on_puback(
+        &mut self,
+        key: SessionKey,
+        packet_id: NonZeroU16,
+        now: Now,
+        effects: &mut Effects,
+    ) {
         let session = &mut self.sessions[key.0 as usize];
         if settle(session, packet_id, effects) {
             if session.is_stored() || !session.queue.is_empty() {
@@ -272,7 +315,13 @@ impl Broker {
 
     /// The lane of a stored session was read.
     pub(crate) fn on_lane_read(
-        &mut self, key: SessionKey, read: u32, records: Vec<RecordRead>, next: Seq, now: Now, effects: &mut Effects,
+        &mut self,
+        key: SessionKey,
+        read: u32,
+        records: Vec<RecordRead>,
+        next: Seq,
+        now: Now,
+        effects: &mut Effects,
     ) {
         let Some(session) = self.sessions.get_mut(key.0 as usize) else { return };
         let Some(stored) = session.stored_mut().filter(|stored| stored.reading == Some(read)) else { return };
@@ -305,7 +354,12 @@ impl Broker {
 /// What the matching subscriptions of a session agree on: QoS and RETAIN flag, identifiers into `ids`.
 /// `None` if the session must not get its own publication [MQTT-3.8.3-3].
 #[inline]
-fn agree(entries: &[Entry], session: &Session, envelope: &Envelope<'_>, ids: &mut Vec<u32>) -> Option<(Qos, bool)> {
+fn agree(
+    entries: &[Entry],
+    session: &Session,
+    envelope: &Envelope<'_>,
+    ids: &mut Vec<u32>,
+) -> Option<(Qos, bool)> {
     let mut granted = None;
     let mut retain = false;
     for entry in entries {
@@ -338,8 +392,12 @@ fn fits_queue(session: &Session, limits: &Limits) -> bool {
 /// Encodes a publication into a connection's outbox; `false` if it exceeds what the client takes.
 #[inline]
 fn send(
-    connection: &mut Connection, publication: &Publication<'_>, terms: Terms<'_>, packet_id: Option<NonZeroU16>,
-    frames: &mut FrameCache, effects: &mut Effects,
+    connection: &mut Connection,
+    publication: &Publication<'_>,
+    terms: Terms<'_>,
+    packet_id: Option<NonZeroU16>,
+    frames: &mut FrameCache,
+    effects: &mut Effects,
 ) -> bool {
     if !terms.subscription_ids.is_empty() && connection.version == Version::V5 {
         let mut outgoing = outgoing(publication, terms.qos, terms.retain, publication.now);
@@ -377,9 +435,15 @@ fn send_alone(connection: &mut Connection, outgoing: &OutgoingPublish<'_>, effec
 
 /// Sends a message from the queue; what can never be sent to this client is counted and passed over.
 fn send_queued(
-    connection: &mut Connection, session: &mut Session, queued: &Queued, now: Now, counters: &mut Counters, effects: &mut Effects,
+    connection: &mut Connection,
+    session: &mut Session,
+    queued: &Queued,
+    now: Now,
+    counters: &mut Counters,
+    effects: &mut Effects,
 ) {
-    let parts = decode_head(&queued.record).ok().and_then(|head| Some((Envelope::decode(head.envelope).ok()?, head)));
+    let parts =
+        decode_head(&queued.record).ok().and_then(|head| Some((Envelope::decode(head.envelope).ok()?, head)));
     let Some((envelope, head)) = parts else {
         counters.dropped_unreadable += 1;
         return skip(session, queued, effects);
@@ -439,14 +503,16 @@ fn advance(session: &mut Session, head: Option<Seq>, effects: &mut Effects) {
 }
 
 fn session_record(publication: &Publication<'_>, terms: Terms<'_>) -> Rc<[u8]> {
-    let mut bytes = Vec::with_capacity(publication.envelope.encoded_len() + 2 + 4 * terms.subscription_ids.len());
+    let mut bytes =
+        Vec::with_capacity(publication.envelope.encoded_len() + 2 + 4 * terms.subscription_ids.len());
     encode_head(&mut bytes, terms.qos, terms.retain, terms.subscription_ids);
     publication.envelope.encode(&mut bytes);
     bytes.into()
 }
 
 fn outgoing<'a>(publication: &Publication<'a>, qos: Qos, retain: bool, now: Now) -> OutgoingPublish<'a> {
-    let left = |at: model::Timestamp| at.0.saturating_sub(now.timestamp.0).div_ceil(1_000).min(u64::from(u32::MAX));
+    let left =
+        |at: model::Timestamp| at.0.saturating_sub(now.timestamp.0).div_ceil(1_000).min(u64::from(u32::MAX));
     OutgoingPublish {
         topic: publication.envelope.topic,
         qos,

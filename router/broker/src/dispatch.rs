@@ -46,7 +46,12 @@ impl Broker {
     }
 
     /// Sends it to subscribers, here and on other shards; whether there was one.
-    fn publish(&mut self, publication: &Publication<'_>, promise: &mut Promise, effects: &mut Effects) -> bool {
+    fn publish(
+        &mut self,
+        publication: &Publication<'_>,
+        promise: &mut Promise,
+        effects: &mut Effects,
+    ) -> bool {
         let mut found = std::mem::take(&mut self.scratch.found);
         self.deliver_all(&mut found, publication, promise, effects);
         let remote = found.remote;
@@ -60,7 +65,13 @@ impl Broker {
     }
 
     /// Publications from another shard: their routes were evaluated there, their subscribers are here.
-    pub(crate) fn on_handoff(&mut self, from: model::ShardId, batch: &HandoffBatch, now: Now, effects: &mut Effects) {
+    pub(crate) fn on_handoff(
+        &mut self,
+        from: model::ShardId,
+        batch: &HandoffBatch,
+        now: Now,
+        effects: &mut Effects,
+    ) {
         let mut rest = &batch.bytes[..];
         let mut promise = Promise::default();
         let mut found = std::mem::take(&mut self.scratch.found);
@@ -84,7 +95,14 @@ impl Broker {
     }
 
     /// Hands a publication to the shards in `any`; the promise then waits for those in `kept`.
-    fn hand_off(&mut self, publication: &Publication<'_>, any: u64, kept: u64, promise: &mut Promise, effects: &mut Effects) {
+    fn hand_off(
+        &mut self,
+        publication: &Publication<'_>,
+        any: u64,
+        kept: u64,
+        promise: &mut Promise,
+        effects: &mut Effects,
+    ) {
         self.handoff += 1;
         self.counters.handed_off += 1;
         for shard in bits(any) {
@@ -116,14 +134,21 @@ impl Broker {
         plan.table.matches(&message, &mut self.scratch.routes, &mut matches);
         for found in &matches {
             match plan.sink(found) {
-                Some(SinkPlan::Lanes { uplink, lanes }) => match lanes.iter().find(|(have, _)| *have == found.priority) {
-                    Some((_, lane)) => {
-                        let durability = plan.durability(found.route);
-                        choose(&mut forwards, Forward { uplink: *uplink, lane: *lane, best: *found, durability });
+                Some(SinkPlan::Lanes { uplink, lanes }) => {
+                    match lanes.iter().find(|(have, _)| *have == found.priority) {
+                        Some((_, lane)) => {
+                            let durability = plan.durability(found.route);
+                            choose(
+                                &mut forwards,
+                                Forward { uplink: *uplink, lane: *lane, best: *found, durability },
+                            );
+                        }
+                        None => self.counters.bugs += 1,
                     }
-                    None => self.counters.bugs += 1,
-                },
-                Some(SinkPlan::Topic) => self.republish(found, &plan, &message, publication, promise, effects),
+                }
+                Some(SinkPlan::Topic) => {
+                    self.republish(found, &plan, &message, publication, promise, effects)
+                }
                 None => self.counters.bugs += 1,
             }
         }
@@ -141,7 +166,11 @@ impl Broker {
     }
 
     fn append_to_lane(
-        &mut self, forward: &Forward, publication: &Publication<'_>, ttl_millis: Option<u64>, effects: &mut Effects,
+        &mut self,
+        forward: &Forward,
+        publication: &Publication<'_>,
+        ttl_millis: Option<u64>,
+        effects: &mut Effects,
     ) -> Ticket {
         let now = publication.now.timestamp;
         let by_route = forward.best.ttl_millis.or(ttl_millis).map(|millis| now.plus_millis(millis));
@@ -156,7 +185,12 @@ impl Broker {
 
     /// A sink in our own topic space. Routes are not evaluated again: a route cannot feed itself.
     fn republish(
-        &mut self, found: &Match, plan: &Plan, message: &Message<'_>, publication: &Publication<'_>, promise: &mut Promise,
+        &mut self,
+        found: &Match,
+        plan: &Plan,
+        message: &Message<'_>,
+        publication: &Publication<'_>,
+        promise: &mut Promise,
         effects: &mut Effects,
     ) {
         let Some(routes::Sink::Topic(template)) = plan.table.sinks().get(found.sink.0 as usize) else {

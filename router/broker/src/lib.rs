@@ -25,8 +25,8 @@ pub use counters::Counters;
 pub use effects::{AppendTray, Control, Effects, HandoffBatch, Request, Write};
 pub use envelope::{Envelope, InvalidEnvelope};
 pub use plan::{Durability, Plan, SinkPlan};
-pub use sessions::record::{InvalidRecord, SessionRecord, decode_session};
 pub use sessions::SubscriptionOptions;
+pub use sessions::record::{InvalidRecord, SessionRecord, decode_session};
 pub use subscriptions::SessionKey;
 
 #[cfg(test)]

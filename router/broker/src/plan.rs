@@ -45,7 +45,12 @@ pub struct Plan {
 impl Plan {
     /// A plan without routes.
     pub fn empty() -> Plan {
-        Plan { table: Arc::new(RouteTable::empty()), sinks: Vec::new(), durabilities: Vec::new(), ttl_millis: None }
+        Plan {
+            table: Arc::new(RouteTable::empty()),
+            sinks: Vec::new(),
+            durabilities: Vec::new(),
+            ttl_millis: None,
+        }
     }
 
     /// Where a match leads.

@@ -1,0 +1,743 @@
+//! A bench to play on: shards, clients, a disk and the mail between them, everything moved by hand.
+//!
+//! The edge's part is played as `router/src/shard.rs` plays it: trays are emptied after each input. What takes time in
+//! the world (the disk, the mail) waits in a queue until a test lets one step of it happen. Nothing here sleeps.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::num::{NonZeroU16, NonZeroU32};
+use std::sync::Arc;
+
+use model::{ConnId, Instant, LaneId, Limits, Now, Qos, Seq, ShardId, Timestamp};
+use wire::{
+    Connect, Disconnect, OutgoingPublish, Packet, ReasonCode, Subscribe, Subscription, Unsubscribe, Version,
+};
+
+use crate::envelope::Envelope;
+use crate::sessions::record::{decode_head, decode_session};
+use crate::{AppendTray, Broker, Effects, Event, Plan, RecordRead, Request, Setup, Write};
+
+/// What a client was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    ConnAck { present: bool, reason: ReasonCode },
+    Publish(Got),
+    PubAck(u16),
+    SubAck(Vec<ReasonCode>),
+    UnsubAck(Vec<ReasonCode>),
+    PingResp,
+    Disconnect(ReasonCode),
+    Closed,
+}
+
+/// A PUBLISH that a client was sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Got {
+    pub(crate) topic: String,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) qos: Qos,
+    pub(crate) dup: bool,
+    pub(crate) retain: bool,
+    pub(crate) id: u16,
+    pub(crate) ids: Vec<u32>,
+    pub(crate) expiry_secs: Option<u32>,
+}
+
+impl Got {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.payload).into_owned()
+    }
+}
+
+/// A client, played by hand.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) id: String,
+    pub(crate) version: Version,
+    pub(crate) shard: usize,
+    pub(crate) conn: Option<ConnId>,
+    /// Its socket takes nothing.
+    pub(crate) blocked: bool,
+    /// Bytes the router has not taken.
+    unread: Vec<u8>,
+    received: Vec<u8>,
+    /// Everything it was sent and nobody asked for yet.
+    seen: Vec<Seen>,
+}
+
+/// One durable record.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    pub(crate) expires: Option<Timestamp>,
+    pub(crate) bytes: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Job {
+    Append { shard: usize, tray: AppendTray },
+    Advance(Vec<(LaneId, Seq)>),
+    Ask { shard: usize, request: Request },
+}
+
+/// A disk that does one job when it is told to. What waits in `jobs` is lost in a crash.
+#[derive(Debug, Default)]
+pub(crate) struct Disk {
+    jobs: VecDeque<Job>,
+    pub(crate) lanes: BTreeMap<LaneId, Vec<Record>>,
+    pub(crate) heads: BTreeMap<LaneId, Seq>,
+    names: BTreeMap<String, LaneId>,
+    pub(crate) sessions: BTreeMap<String, Vec<u8>>,
+    bytes: Vec<u64>,
+    lanes_made: u32,
+}
+
+impl Disk {
+    pub(crate) fn lane(&mut self, name: &str) -> LaneId {
+        if let Some(lane) = self.names.get(name) {
+            return *lane;
+        }
+        self.lanes_made += 1;
+        let lane = LaneId(self.lanes_made);
+        self.names.insert(name.to_owned(), lane);
+        self.lanes.insert(lane, Vec::new());
+        self.heads.insert(lane, Seq::FIRST);
+        lane
+    }
+
+    pub(crate) fn find_lane(&self, name: &str) -> Option<LaneId> {
+        self.names.get(name).copied()
+    }
+
+    fn next(&self, lane: LaneId) -> Seq {
+        Seq::new(self.lanes.get(&lane).map_or(0, Vec::len) as u64 + 1).unwrap()
+    }
+
+    /// The payloads of an uplink's lane.
+    pub(crate) fn payloads(&self, lane: LaneId) -> Vec<String> {
+        let text = |record: &Record| {
+            Envelope::decode(&record.bytes).map(|envelope| envelope.payload.to_vec()).unwrap()
+        };
+        self.lanes[&lane].iter().map(|record| String::from_utf8(text(record)).unwrap()).collect()
+    }
+
+    /// The payloads of a session's lane.
+    pub(crate) fn session_payloads(&self, client_id: &str) -> Vec<String> {
+        let Some(lane) = self.find_lane(&format!("s/{client_id}")) else { return Vec::new() };
+        let text = |record: &Record| {
+            let head = decode_head(&record.bytes).unwrap();
+            Envelope::decode(head.envelope).unwrap().payload.to_vec()
+        };
+        self.lanes[&lane].iter().map(|record| String::from_utf8(text(record)).unwrap()).collect()
+    }
+
+    fn apply(&mut self, tray: &AppendTray) {
+        let mut rest = &tray.bytes[..];
+        let mut take = |len: u32| {
+            let (head, tail) = rest.split_at(len as usize);
+            rest = tail;
+            head.to_vec()
+        };
+        for write in &tray.writes {
+            match *write {
+                Write::Record { lane, len, expires, .. } => {
+                    let bytes = take(len);
+                    if let Some(records) = self.lanes.get_mut(&lane) {
+                        records.push(Record { expires, bytes });
+                    }
+                }
+                Write::PutSession { key_len, len } => {
+                    let key = String::from_utf8(take(key_len)).unwrap();
+                    self.sessions.insert(key, take(len));
+                }
+                Write::DeleteSession { key_len } => {
+                    self.sessions.remove(&String::from_utf8(take(key_len)).unwrap());
+                }
+            }
+        }
+        assert!(rest.is_empty(), "the writes of a tray are all of its bytes");
+    }
+
+    fn remove_lane(&mut self, lane: LaneId) {
+        self.names.retain(|_, have| *have != lane);
+        self.lanes.remove(&lane);
+        self.heads.remove(&lane);
+    }
+}
+
+/// Everything.
+pub(crate) struct Bench {
+    pub(crate) brokers: Vec<Broker>,
+    effects: Vec<Effects>,
+    pub(crate) disk: Disk,
+    /// Mail for a shard, by sender; the disk is the sender behind the shards. In order per sender.
+    mail: Vec<Vec<VecDeque<Event>>>,
+    pub(crate) clients: Vec<Client>,
+    owners: BTreeMap<(usize, u64), usize>,
+    pub(crate) now: Now,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) plan: Arc<Plan>,
+    anonymous: bool,
+    /// Of everything that ever was on a tray, for comparing two runs.
+    pub(crate) fingerprint: u64,
+    /// Places that were advanced to, by lane, since the last start.
+    advanced: BTreeMap<LaneId, Seq>,
+}
+
+/// Makes a client do something.
+impl Bench {
+    pub(crate) fn new(shards: usize) -> Bench {
+        Bench::with(shards, Limits::DEFAULT, Plan::empty())
+    }
+
+    pub(crate) fn with(shards: usize, limits: Limits, plan: Plan) -> Bench {
+        let mut bench = Bench {
+            brokers: Vec::new(),
+            effects: Vec::new(),
+            disk: Disk { bytes: vec![0; shards], ..Disk::default() },
+            mail: (0..shards).map(|_| (0..=shards).map(|_| VecDeque::new()).collect()).collect(),
+            clients: Vec::new(),
+            owners: BTreeMap::new(),
+            now: Now { instant: Instant(1_000_000), timestamp: Timestamp(1_700_000_000_000) },
+            limits: Arc::new(limits),
+            plan: Arc::new(plan),
+            anonymous: true,
+            fingerprint: 0,
+            advanced: BTreeMap::new(),
+        };
+        bench.start();
+        bench.settle();
+        bench
+    }
+
+    /// Like a process that starts on this disk.
+    fn start(&mut self) {
+        let shards = self.mail.len();
+        let home_seed = 11;
+        for shard in 0..shards {
+            let mut broker = Broker::new(Setup {
+                shard: ShardId(shard as u16),
+                shards: shards as u16,
+                limits: Arc::clone(&self.limits),
+                anonymous: self.anonymous,
+                plan: Arc::clone(&self.plan),
+                seed: 7 + shard as u64,
+                home_seed,
+            });
+            let mut effects = Effects::new(shards as u16);
+            for (client_id, value) in &self.disk.sessions {
+                if broker.home(client_id).0 as usize == shard {
+                    let record = decode_session(value).unwrap();
+                    let (head, next) = (self.disk.heads[&record.lane], self.disk.next(record.lane));
+                    broker.restore(client_id, record, head, next, self.now, &mut effects);
+                }
+            }
+            broker.restored(&mut effects);
+            self.brokers.push(broker);
+            self.effects.push(effects);
+        }
+        for shard in 0..shards {
+            self.drain(shard);
+        }
+    }
+
+    /// The process dies and starts again: what was not durable is gone, and every connection.
+    pub(crate) fn crash(&mut self) {
+        self.disk.jobs.clear();
+        self.disk.bytes.fill(0);
+        self.mail.iter_mut().flatten().for_each(VecDeque::clear);
+        self.brokers.clear();
+        self.effects.clear();
+        self.owners.clear();
+        self.advanced.clear();
+        for client in &mut self.clients {
+            if client.conn.take().is_some() {
+                client.seen.push(Seen::Closed);
+            }
+            client.received.clear();
+            client.unread.clear();
+        }
+        self.start();
+    }
+
+    /// A client whose session is at home in `home`; its sockets are accepted by shard 0.
+    pub(crate) fn client(&mut self, name: &str, version: Version, home: usize) -> usize {
+        let id = (0..)
+            .map(|number| format!("{name}{number}"))
+            .find(|id| self.brokers[0].home(id).0 as usize == home);
+        self.clients.push(Client {
+            id: id.unwrap(),
+            version,
+            shard: 0,
+            conn: None,
+            blocked: false,
+            unread: Vec::new(),
+            received: Vec::new(),
+            seen: Vec::new(),
+        });
+        self.clients.len() - 1
+    }
+
+    /// Opens a socket for a client, in shard 0.
+    pub(crate) fn dial(&mut self, client: usize) {
+        self.accept(client, 0, Vec::new());
+    }
+
+    fn accept(&mut self, client: usize, shard: usize, unread: Vec<u8>) {
+        // What an earlier socket of this player still gets, nobody reads.
+        self.owners.retain(|_, owner| *owner != client);
+        let conn = self.brokers[shard].open(self.now);
+        self.owners.insert((shard, conn.0), client);
+        let player = &mut self.clients[client];
+        (player.shard, player.conn, player.unread) = (shard, Some(conn), unread);
+        player.received.clear();
+    }
+
+    /// A CONNECT as this client sends it, to be changed by the test.
+    pub(crate) fn hello(&self, client: usize) -> Connect {
+        Connect::new(self.clients[client].version, self.clients[client].id.clone())
+    }
+
+    /// Dials and sends CONNECT.
+    pub(crate) fn connect_with(&mut self, client: usize, connect: &Connect) {
+        self.dial(client);
+        let mut bytes = Vec::new();
+        wire::encode_connect(&mut bytes, connect).unwrap();
+        self.send(client, &bytes);
+    }
+
+    /// Connects with a session that ends with the connection, and waits for the answer.
+    pub(crate) fn connect(&mut self, client: usize) {
+        self.take(client);
+        let connect = self.hello(client);
+        self.connect_with(client, &connect);
+        self.settle();
+        assert_eq!(self.take(client), [Seen::ConnAck { present: false, reason: ReasonCode::SUCCESS }]);
+    }
+
+    /// Connects to a session that outlives the connection; whether it was there.
+    pub(crate) fn resume(&mut self, client: usize) -> bool {
+        self.take(client);
+        let connect = self.stored_hello(client);
+        self.connect_with(client, &connect);
+        self.settle();
+        match self.clients[client].seen.remove(0) {
+            Seen::ConnAck { present, reason: ReasonCode::SUCCESS } => present,
+            other => panic!("{other:?} instead of CONNACK"),
+        }
+    }
+
+    pub(crate) fn stored_hello(&self, client: usize) -> Connect {
+        let mut connect = self.hello(client);
+        connect.clean_start = false;
+        if connect.version == Version::V5 {
+            connect.session_expiry_secs = 3_600;
+        }
+        connect
+    }
+
+    /// Sends bytes of a client; as much as the router takes now.
+    pub(crate) fn send(&mut self, client: usize, bytes: &[u8]) {
+        self.clients[client].unread.extend_from_slice(bytes);
+        self.offer(client);
+    }
+
+    /// Offers what is unread.
+    fn offer(&mut self, client: usize) {
+        let Some(conn) = self.clients[client].conn else { return };
+        let shard = self.clients[client].shard;
+        if !self.brokers[shard].may_read(conn) {
+            return;
+        }
+        let unread = std::mem::take(&mut self.clients[client].unread);
+        let taken = self.brokers[shard].read(conn, &unread, self.now, &mut self.effects[shard]);
+        self.clients[client].unread = unread[taken..].to_vec();
+        if let Some((_, to)) = self.effects[shard].relocations.pop() {
+            self.brokers[shard].closed(conn, self.now, &mut self.effects[shard]);
+            self.owners.remove(&(shard, conn.0));
+            let unread = std::mem::take(&mut self.clients[client].unread);
+            self.drain(shard);
+            self.accept(client, usize::from(to.0), unread);
+            self.offer(client);
+            return;
+        }
+        self.drain(shard);
+    }
+
+    pub(crate) fn publish(&mut self, client: usize, topic: &str, payload: &str, id: u16) {
+        self.publish_with(client, topic, payload, id, |_| {});
+    }
+
+    /// Sends a PUBLISH: QoS 1 with packet identifier `id`, QoS 0 if that is 0.
+    pub(crate) fn publish_with<'t>(
+        &mut self,
+        client: usize,
+        topic: &'t str,
+        payload: &'t str,
+        id: u16,
+        change: impl FnOnce(&mut OutgoingPublish<'t>),
+    ) {
+        let packet_id = NonZeroU16::new(id);
+        let qos = if packet_id.is_some() { Qos::AtLeastOnce } else { Qos::AtMostOnce };
+        let mut publish =
+            OutgoingPublish { topic, payload: payload.as_bytes(), qos, packet_id, ..Default::default() };
+        change(&mut publish);
+        let mut bytes = Vec::new();
+        wire::encode_publish(&mut bytes, self.clients[client].version, &publish).unwrap();
+        self.send(client, &bytes);
+    }
+
+    pub(crate) fn subscribe(&mut self, client: usize, filter: &str, qos: Qos) {
+        self.subscribe_with(client, filter, qos, 0, |_| {});
+        self.settle();
+        assert_eq!(self.take(client), [Seen::SubAck(vec![ReasonCode::granted(qos)])]);
+    }
+
+    /// Sends a SUBSCRIBE with one filter and perhaps a subscription identifier.
+    pub(crate) fn subscribe_with(
+        &mut self,
+        client: usize,
+        filter: &str,
+        qos: Qos,
+        id: u32,
+        change: impl FnOnce(&mut Subscription),
+    ) {
+        let mut subscription = Subscription::new(filter, qos);
+        change(&mut subscription);
+        let subscribe = Subscribe {
+            packet_id: NonZeroU16::new(77).unwrap(),
+            subscription_id: NonZeroU32::new(id),
+            user_properties: Vec::new(),
+            subscriptions: vec![subscription],
+        };
+        let mut bytes = Vec::new();
+        wire::encode_subscribe(&mut bytes, self.clients[client].version, &subscribe).unwrap();
+        self.send(client, &bytes);
+    }
+
+    pub(crate) fn unsubscribe(&mut self, client: usize, filter: &str) {
+        let filters = vec![filter.to_owned()];
+        let unsubscribe =
+            Unsubscribe { packet_id: NonZeroU16::new(78).unwrap(), user_properties: Vec::new(), filters };
+        let mut bytes = Vec::new();
+        wire::encode_unsubscribe(&mut bytes, self.clients[client].version, &unsubscribe).unwrap();
+        self.send(client, &bytes);
+    }
+
+    pub(crate) fn ack(&mut self, client: usize, id: u16) {
+        let mut bytes = Vec::new();
+        let (version, id) = (self.clients[client].version, NonZeroU16::new(id).unwrap());
+        wire::encode_ack(&mut bytes, version, wire::AckKind::PubAck, id, ReasonCode::SUCCESS);
+        self.send(client, &bytes);
+    }
+
+    pub(crate) fn ping(&mut self, client: usize) {
+        self.send(client, &[0xC0, 0]);
+    }
+
+    pub(crate) fn disconnect(&mut self, client: usize, reason: ReasonCode, session_expiry_secs: Option<u32>) {
+        let mut bytes = Vec::new();
+        let disconnect = Disconnect { session_expiry_secs, ..Disconnect::new(reason) };
+        wire::encode_disconnect(&mut bytes, self.clients[client].version, &disconnect).unwrap();
+        self.send(client, &bytes);
+    }
+
+    /// The socket breaks.
+    pub(crate) fn cut(&mut self, client: usize) {
+        let Some(conn) = self.clients[client].conn.take() else { return };
+        let shard = self.clients[client].shard;
+        self.clients[client].unread.clear();
+        self.owners.remove(&(shard, conn.0));
+        self.brokers[shard].closed(conn, self.now, &mut self.effects[shard]);
+        self.drain(shard);
+    }
+
+    /// Its socket takes bytes again.
+    pub(crate) fn unblock(&mut self, client: usize) {
+        self.clients[client].blocked = false;
+        if let Some(conn) = self.clients[client].conn {
+            let shard = self.clients[client].shard;
+            self.effects[shard].dirty.push(conn);
+            self.drain(shard);
+        }
+    }
+
+    /// The same, unless its socket is meant to take nothing.
+    pub(crate) fn unblock_if_open(&mut self, client: usize) {
+        if !self.clients[client].blocked {
+            self.unblock(client);
+        }
+    }
+
+    /// What a client was sent since it was last asked.
+    pub(crate) fn take(&mut self, client: usize) -> Vec<Seen> {
+        std::mem::take(&mut self.clients[client].seen)
+    }
+
+    /// The publications among it; there must be nothing else.
+    pub(crate) fn got(&mut self, client: usize) -> Vec<Got> {
+        let publish = |seen| match seen {
+            Seen::Publish(got) => got,
+            other => panic!("{other:?} instead of PUBLISH"),
+        };
+        self.take(client).into_iter().map(publish).collect()
+    }
+
+    /// Their payloads.
+    pub(crate) fn texts(&mut self, client: usize) -> Vec<String> {
+        self.got(client).iter().map(Got::text).collect()
+    }
+}
+
+/// Lets the world move.
+impl Bench {
+    /// Time passes, and the brokers hear of it.
+    pub(crate) fn pass(&mut self, millis: u64) {
+        self.now.instant = self.now.instant.plus_millis(millis);
+        self.now.timestamp = self.now.timestamp.plus_millis(millis);
+        for shard in 0..self.brokers.len() {
+            self.brokers[shard].tick(self.now, &mut self.effects[shard]);
+            self.drain(shard);
+        }
+    }
+
+    /// The process is told to stop.
+    pub(crate) fn shut_down(&mut self) {
+        for shard in 0..self.brokers.len() {
+            self.brokers[shard].shut_down(self.now, &mut self.effects[shard]);
+            self.drain(shard);
+        }
+    }
+
+    /// Everything that waits happens, until nothing waits.
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..100_000 {
+            let mailed =
+                (0..self.mail.len()).any(|to| (0..=self.mail.len()).any(|from| self.deliver_mail(to, from)));
+            if !mailed && !self.disk_step() {
+                return;
+            }
+        }
+        panic!("it never comes to rest");
+    }
+
+    /// All mail arrives, the disk does nothing.
+    pub(crate) fn settle_mail(&mut self) {
+        while (0..self.mail.len()).any(|to| (0..=self.mail.len()).any(|from| self.deliver_mail(to, from))) {}
+    }
+
+    /// One letter arrives; whether there was one.
+    pub(crate) fn deliver_mail(&mut self, to: usize, from: usize) -> bool {
+        let Some(event) = self.mail[to][from].pop_front() else { return false };
+        self.brokers[to].handle(event, self.now, &mut self.effects[to]);
+        self.drain(to);
+        true
+    }
+
+    /// The disk does one job; whether there was one.
+    pub(crate) fn disk_step(&mut self) -> bool {
+        let Some(job) = self.disk.jobs.pop_front() else { return false };
+        match job {
+            Job::Append { shard, tray } => {
+                self.disk.apply(&tray);
+                self.disk.bytes[shard] += tray.bytes.len() as u64;
+                let event = Event::Durable { up_to: tray.last, bytes: self.disk.bytes[shard] };
+                self.answer(shard, event);
+            }
+            Job::Advance(advances) => {
+                for (lane, up_to) in advances {
+                    let next = self.disk.next(lane);
+                    if let Some(head) = self.disk.heads.get_mut(&lane) {
+                        *head = up_to.next().max(*head);
+                        assert!(*head <= next, "only what is durable can be delivered");
+                    }
+                }
+            }
+            Job::Ask { shard, request } => self.ask(shard, request),
+        }
+        true
+    }
+
+    fn ask(&mut self, shard: usize, request: Request) {
+        match request {
+            Request::OpenLane { session, generation, client_id } => {
+                let lane = self.disk.lane(&format!("s/{client_id}"));
+                let (head, next) = (self.disk.heads[&lane], self.disk.next(lane));
+                self.answer(shard, Event::LaneOpened { session, generation, lane, head, next });
+            }
+            Request::ReadLane { session, generation, lane, from, bytes_max } => {
+                let Some(records) = self.disk.lanes.get(&lane) else { return };
+                let (mut found, mut bytes, mut next) = (Vec::new(), 0, from);
+                for record in records.iter().skip(from.get() as usize - 1) {
+                    if bytes > 0 && bytes + record.bytes.len() > bytes_max as usize {
+                        break;
+                    }
+                    if record.expires.is_none_or(|at| at > self.now.timestamp) {
+                        bytes += record.bytes.len();
+                        let read =
+                            RecordRead { seq: next, expires: record.expires, bytes: record.bytes[..].into() };
+                        found.push(read);
+                    }
+                    next = next.next();
+                }
+                self.answer(shard, Event::LaneRead { session, generation, records: found, next });
+            }
+            Request::RemoveLane { lane } => self.disk.remove_lane(lane),
+        }
+    }
+
+    fn answer(&mut self, shard: usize, event: Event) {
+        let disk = self.mail.len();
+        self.mail[shard][disk].push_back(event);
+    }
+
+    /// Shards and senders (the disk is the last one) with mail, for a simulation to choose from.
+    pub(crate) fn letters(&self) -> Vec<(usize, usize)> {
+        let pairs = (0..self.mail.len()).flat_map(|to| (0..=self.mail.len()).map(move |from| (to, from)));
+        pairs.filter(|(to, from)| !self.mail[*to][*from].is_empty()).collect()
+    }
+
+    pub(crate) fn jobs(&self) -> usize {
+        self.disk.jobs.len()
+    }
+
+    /// Adds all counters.
+    pub(crate) fn counters(&self) -> crate::Counters {
+        let mut sum = crate::Counters::default();
+        self.brokers.iter().for_each(|broker| sum.add(broker.counters()));
+        sum
+    }
+
+    /// The edge's turn end: the trays are emptied, in its order.
+    fn drain(&mut self, shard: usize) {
+        while !self.effects[shard].is_empty() {
+            self.note(shard);
+            self.send_away(shard);
+            while let Some(conn) = self.effects[shard].dirty.pop() {
+                self.flush(shard, conn);
+            }
+            self.note(shard);
+            for conn in std::mem::take(&mut self.effects[shard].closing) {
+                if let Some(client) = self.owners.remove(&(shard, conn.0))
+                    && self.clients[client].conn == Some(conn)
+                {
+                    let player = &mut self.clients[client];
+                    (player.conn, player.unread) = (None, Vec::new());
+                    player.seen.push(Seen::Closed);
+                }
+                self.brokers[shard].closed(conn, self.now, &mut self.effects[shard]);
+            }
+            for conn in std::mem::take(&mut self.effects[shard].resumed) {
+                if let Some(&client) = self.owners.get(&(shard, conn.0)) {
+                    self.offer(client);
+                }
+            }
+        }
+        if !self.brokers[shard].is_saturated() {
+            self.resume_paused(shard);
+        }
+        self.brokers[shard].invariants();
+        assert!(self.effects[shard].is_empty(), "nothing is left on a tray");
+    }
+
+    fn resume_paused(&mut self, shard: usize) {
+        for client in 0..self.clients.len() {
+            let player = &self.clients[client];
+            // Only a packet in whole: the rest would be offered for ever.
+            if player.shard == shard
+                && wire::bytes_needed(&player.unread).is_some_and(|len| len <= player.unread.len())
+                && player.conn.is_some_and(|conn| self.brokers[shard].may_read(conn))
+            {
+                self.offer(client);
+            }
+        }
+    }
+
+    fn send_away(&mut self, shard: usize) {
+        let effects = &mut self.effects[shard];
+        if !effects.appends.is_empty() {
+            self.disk.jobs.push_back(Job::Append { shard, tray: effects.appends.take() });
+        }
+        if !effects.advances.is_empty() {
+            for (lane, up_to) in &effects.advances {
+                let last = self.advanced.insert(*lane, *up_to);
+                assert!(last.is_none_or(|last| last < *up_to), "a watermark never goes back");
+            }
+            self.disk.jobs.push_back(Job::Advance(std::mem::take(&mut effects.advances)));
+        }
+        for request in std::mem::take(&mut effects.requests) {
+            self.disk.jobs.push_back(Job::Ask { shard, request });
+        }
+        for (to, control) in std::mem::take(&mut effects.controls) {
+            self.mail[usize::from(to.0)][shard].push_back(Event::Control(control));
+        }
+        for (to, batch) in
+            effects.handoffs.iter_mut().enumerate().filter(|(_, batch)| !batch.bytes.is_empty())
+        {
+            let event = Event::Handoff { from: ShardId(shard as u16), batch: batch.take() };
+            self.mail[to][shard].push_back(event);
+        }
+    }
+
+    fn flush(&mut self, shard: usize, conn: ConnId) {
+        self.brokers[shard].flushing(conn);
+        let Some(&client) = self.owners.get(&(shard, conn.0)) else { return };
+        if self.clients[client].blocked {
+            return;
+        }
+        let pending = self.brokers[shard].pending(conn).to_vec();
+        self.clients[client].received.extend_from_slice(&pending);
+        self.mix(&pending);
+        self.brokers[shard].wrote(conn, pending.len(), self.now, &mut self.effects[shard]);
+        self.decode(client);
+    }
+
+    fn decode(&mut self, client: usize) {
+        let player = &mut self.clients[client];
+        let mut rest = &player.received[..];
+        while let Some(frame) = wire::split(rest, u32::MAX).unwrap() {
+            rest = &rest[frame.total_len()..];
+            player.seen.push(match wire::decode(frame, player.version).unwrap() {
+                Packet::ConnAck(ack) => Seen::ConnAck { present: ack.session_present, reason: ack.reason },
+                Packet::Publish(publish) => Seen::Publish(Got {
+                    topic: publish.topic.to_owned(),
+                    payload: publish.payload.to_vec(),
+                    qos: publish.qos,
+                    dup: publish.dup,
+                    retain: publish.retain,
+                    id: publish.packet_id.map_or(0, NonZeroU16::get),
+                    ids: publish.properties.subscription_ids().map(NonZeroU32::get).collect(),
+                    expiry_secs: publish.properties.expiry_secs(),
+                }),
+                Packet::PubAck(ack) => Seen::PubAck(ack.packet_id.get()),
+                Packet::SubAck(ack) => Seen::SubAck(ack.reasons),
+                Packet::UnsubAck(ack) => Seen::UnsubAck(ack.reasons),
+                Packet::PingResp => Seen::PingResp,
+                Packet::Disconnect(disconnect) => Seen::Disconnect(disconnect.reason),
+                other => panic!("a server never sends {other:?}"),
+            });
+        }
+        player.received = rest.to_vec();
+    }
+
+    /// Adds what is on the trays to the fingerprint.
+    fn note(&mut self, shard: usize) {
+        let effects = &self.effects[shard];
+        let text = format!(
+            "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+            effects.dirty,
+            effects.closing,
+            effects.resumed,
+            effects.appends,
+            effects.handoffs,
+            effects.controls,
+            effects.requests,
+            effects.advances,
+        );
+        self.mix(text.as_bytes());
+    }
+
+    fn mix(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.fingerprint = (self.fingerprint ^ u64::from(*byte)).wrapping_mul(0x100_0000_01B3);
+        }
+    }
+}

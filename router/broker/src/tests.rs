@@ -1,0 +1,9 @@
+//! The room as a whole, by what clients, disk and other shards see of it.
+
+mod connecting;
+mod delivering;
+mod promising;
+mod routing;
+mod sharding;
+mod simulation;
+mod storing;

@@ -130,7 +130,8 @@ impl Checker<'_> {
     }
 
     fn dollar(&mut self, name: &str, span: &Span) -> Typed {
-        if let Some(path) = body_path(name).filter(|path| self.mode == Mode::Millrace && path.contains("[*]")) {
+        if let Some(path) = body_path(name).filter(|path| self.mode == Mode::Millrace && path.contains("[*]"))
+        {
             return self.element(path, span);
         }
         if let Some(path) = body_path(name) {
@@ -167,16 +168,20 @@ impl Checker<'_> {
     /// `$body.list[*].x` within an `ANY` or `ALL`.
     fn element(&mut self, path: &str, span: &Span) -> Typed {
         let (array, part) = path.split_once("[*]").unwrap_or((path, ""));
-        let (array, part) = (self.body(array, span), match part.strip_prefix('.') {
-            None if part.is_empty() => Some(Vec::new()),
-            None => self.body(part, span),
-            Some(part) => self.body(part, span),
-        });
+        let (array, part) = (
+            self.body(array, span),
+            match part.strip_prefix('.') {
+                None if part.is_empty() => Some(Vec::new()),
+                None => self.body(part, span),
+                Some(part) => self.body(part, span),
+            },
+        );
         let (Some(array), Some(part)) = (array, part) else { return broken(span) };
         let fault = |message: &str| Fault::new(span.clone(), message);
         let Some(scope) = &mut self.scope else {
             let help = format!("did you mean ANY($body.{path} = …)?");
-            self.faults.push(fault("'[*]' stands for each element and needs ANY(…) or ALL(…) around it").help(help));
+            self.faults
+                .push(fault("'[*]' stands for each element and needs ANY(…) or ALL(…) around it").help(help));
             return broken(span);
         };
         if *scope.array.get_or_insert_with(|| array.clone()) != array {
@@ -546,7 +551,8 @@ impl Checker<'_> {
     // ---- functions ----
 
     fn call(&mut self, name: &str, name_span: &Span, arguments: &[Expr], span: &Span) -> Typed {
-        if self.mode == Mode::Millrace && ["any", "all"].iter().any(|known| known.eq_ignore_ascii_case(name)) {
+        if self.mode == Mode::Millrace && ["any", "all"].iter().any(|known| known.eq_ignore_ascii_case(name))
+        {
             return self.quantified(name.eq_ignore_ascii_case("all"), name_span, arguments, span);
         }
         let arguments: Vec<Typed> = arguments.iter().map(|argument| self.expr(argument)).collect();
@@ -811,7 +817,9 @@ fn fold_logic(op: LogicOp, operands: Vec<Node>) -> Node {
 fn children_are_constant(node: &Node) -> bool {
     let constant = |node: &Node| node.constant().is_some();
     match node {
-        Node::Constant(_) | Node::Slot(_) | Node::BodySlot(_) | Node::Loose { .. } | Node::Logic { .. } => false,
+        Node::Constant(_) | Node::Slot(_) | Node::BodySlot(_) | Node::Loose { .. } | Node::Logic { .. } => {
+            false
+        }
         Node::Element(_) | Node::Quantified { .. } => false,
         Node::Only(_, operand) | Node::Not(operand) | Node::Negate(operand) => constant(operand),
         Node::QueryLogic { left, right, .. }

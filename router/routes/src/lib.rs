@@ -15,6 +15,8 @@ mod check;
 #[cfg(test)]
 mod conformance;
 mod diagnostic;
+#[cfg(test)]
+mod docs;
 mod document;
 mod dotnet;
 mod explain;

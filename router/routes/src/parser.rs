@@ -136,7 +136,9 @@ impl Parser<'_> {
             let item = self.item()?;
             if select.items.iter().any(|known| known.name == item.name) {
                 let message = format!("two selected values are called '{}'", item.name);
-                return Err(Fault::new(item.value.span, message).help("give one of them another name with AS"));
+                return Err(
+                    Fault::new(item.value.span, message).help("give one of them another name with AS")
+                );
             }
             select.items.push(item);
             if self.kind() != Kind::Comma {

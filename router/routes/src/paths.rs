@@ -33,6 +33,9 @@ pub(crate) struct Paths {
 struct Node {
     parent: u32,
     slots: Vec<SlotId>,
+    /// A bit for each length of a key, all lengths from 63 on sharing one: most keys of a body are nobody's, and
+    /// most of these are told apart by their length alone.
+    lengths: u64,
     keys: Vec<(Box<[u8]>, u32)>,
     /// Filled when there are more than [`FEW`] keys.
     by_key: FxHashMap<Box<[u8]>, u32>,
@@ -51,6 +54,7 @@ impl Node {
         Node {
             parent,
             slots: Vec::new(),
+            lengths: 0,
             keys: Vec::new(),
             by_key: FxHashMap::default(),
             indexes: Vec::new(),
@@ -95,13 +99,13 @@ impl Paths {
     }
 
     /// The child of `node` under `key`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn key(&self, node: u32, key: &[u8]) -> u32 {
         let node = &self.nodes[node as usize];
-        if node.keys.len() > FEW {
-            return node.by_key.get(key).copied().unwrap_or(NOBODY);
+        if node.lengths & length_bit(key) == 0 {
+            return NOBODY;
         }
-        node.keys.iter().find(|(known, _)| **known == *key).map_or(NOBODY, |(_, child)| *child)
+        node.find(key)
     }
 
     /// The child of `node` at `index`.
@@ -128,8 +132,20 @@ impl Paths {
     }
 }
 
+fn length_bit(key: &[u8]) -> u64 {
+    1 << key.len().min(63)
+}
+
 impl Node {
+    fn find(&self, key: &[u8]) -> u32 {
+        if self.keys.len() > FEW {
+            return self.by_key.get(key).copied().unwrap_or(NOBODY);
+        }
+        self.keys.iter().find(|(known, _)| **known == *key).map_or(NOBODY, |(_, child)| *child)
+    }
+
     fn add_key(&mut self, key: &str, child: u32) {
+        self.lengths |= length_bit(key.as_bytes());
         self.keys.push((key.as_bytes().into(), child));
         match self.keys.len() {
             0..=FEW => {}

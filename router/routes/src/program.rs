@@ -468,7 +468,11 @@ impl Machine<'_> {
         if !raw.contains('\\') {
             // Where it lies in the body: the piece is a slice of it.
             let start = raw.as_ptr() as usize - self.body.as_ptr() as usize;
-            return Value::Text(TextAt { origin: Origin::Body, start: start as u32, length: raw.len() as u32 });
+            return Value::Text(TextAt {
+                origin: Origin::Body,
+                start: start as u32,
+                length: raw.len() as u32,
+            });
         }
         let start = self.stack.computed.len();
         if start + raw.len() > COMPUTED_BYTES_MAX {

@@ -142,6 +142,16 @@ impl Oracle<'_> {
 
     fn dollar(&self, name: &str) -> Out {
         let lower = name.to_ascii_lowercase();
+        if let (true, Some((_, part)), true) =
+            (lower.starts_with("$body."), name.split_once("[*]"), self.millrace())
+        {
+            let element = self.element.as_ref().ok_or(Refused)?;
+            let steps = match part.strip_prefix('.') {
+                Some(part) => paths::parse(part, 32).map_err(|_| Refused)?,
+                None => Vec::new(),
+            };
+            return Ok((T::Query, self.below(element, &steps)));
+        }
         if lower.starts_with("$body.") {
             let value = self.body_value(&name[6..])?;
             return Ok((
@@ -307,9 +317,9 @@ impl Oracle<'_> {
             BinaryOp::Concat => self.concat(&[self.expr(left)?, self.expr(right)?]),
             BinaryOp::Coalesce => {
                 let number = self.expr(left)?.0 == T::Number || self.expr(right)?.0 == T::Number;
-                let (left, right) = match number {
+                let [left, right] = match number {
                     true => self.meet(left, right)?,
-                    false => (self.expr(left)?, self.expr(right)?),
+                    false => [self.expr(left)?, self.expr(right)?],
                 };
                 comparable(left.0, right.0)?;
                 let ty = if left.0 == right.0 { left.0 } else { T::Query };
@@ -319,20 +329,20 @@ impl Oracle<'_> {
     }
 
     /// Both sides, a bare name converted to the number or bool on the other side.
-    fn meet(&self, left: &Expr, right: &Expr) -> Result<((T, V), (T, V)), Refused> {
+    fn meet(&self, left: &Expr, right: &Expr) -> Result<[(T, V); 2], Refused> {
         let (plain_left, plain_right) = (self.expr(left)?, self.expr(right)?);
         if matches!(plain_right.0, T::Number | T::Bool) {
-            return Ok((self.converted(left, plain_right.0)?, plain_right));
+            return Ok([self.converted(left, plain_right.0)?, plain_right]);
         }
         if matches!(plain_left.0, T::Number | T::Bool) {
             let ty = plain_left.0;
-            return Ok((plain_left, self.converted(right, ty)?));
+            return Ok([plain_left, self.converted(right, ty)?]);
         }
-        Ok((plain_left, plain_right))
+        Ok([plain_left, plain_right])
     }
 
     fn compare(&self, op: CompareOp, left: &Expr, right: &Expr) -> Out {
-        let (left, right) = self.meet(left, right)?;
+        let [left, right] = self.meet(left, right)?;
         self.compared(op, left, right)
     }
 

@@ -135,7 +135,7 @@ impl Scanner<'_> {
     }
 
     /// Takes an opening bracket; `None` if it is closed at once.
-    #[inline]
+    #[inline(always)]
     fn open(&mut self, bracket: u8, node: u32) -> Option<Level> {
         self.at += 1;
         self.write(node, Value::Undefined);
@@ -149,7 +149,7 @@ impl Scanner<'_> {
     }
 
     /// The node of the next value in `open`; its key, if it has one, is read.
-    #[inline]
+    #[inline(always)]
     fn member(&mut self, open: &Level) -> Result<u32, BodyFault> {
         match open.index {
             None => self.key(open.node),
@@ -158,7 +158,7 @@ impl Scanner<'_> {
     }
 
     /// Reads `"key":` and the white space around the colon; gives the node of its value.
-    #[inline]
+    #[inline(always)]
     fn key(&mut self, parent: u32) -> Result<u32, BodyFault> {
         let key = self.quoted()?;
         self.blank();
@@ -189,7 +189,7 @@ impl Scanner<'_> {
         node
     }
 
-    #[inline]
+    #[inline(always)]
     fn element(&mut self, parent: u32, index: u32) -> u32 {
         if parent == NOBODY {
             return NOBODY;
@@ -201,7 +201,7 @@ impl Scanner<'_> {
         node
     }
 
-    #[inline]
+    #[inline(always)]
     fn scalar(&mut self, first: u8, node: u32) -> Result<(), BodyFault> {
         match first {
             b'"' => {
@@ -229,7 +229,7 @@ impl Scanner<'_> {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn number(&mut self, node: u32) -> Result<(), BodyFault> {
         let start = self.at;
         let end = number_end(self.bytes, start).ok_or(BodyFault::Malformed)?;
@@ -290,7 +290,7 @@ impl Scanner<'_> {
 }
 
 /// Where the number that starts at `at` ends (RFC 8259 §6); `None` if it is none.
-#[inline]
+#[inline(always)]
 fn number_end(bytes: &[u8], mut at: usize) -> Option<usize> {
     let byte = |at: usize| bytes.get(at).copied().unwrap_or(0);
     let digits = |mut at: usize| {
@@ -392,3 +392,6 @@ fn unescape_unit(text: &str) -> (char, usize) {
     }
     (char::from_u32(first).unwrap_or('\u{FFFD}'), 6)
 }
+
+#[cfg(test)]
+mod tests;

@@ -56,6 +56,8 @@ pub struct Counters {
     pub bodies_too_deep: u64,
     /// Bodies of a content type that cannot be read.
     pub bodies_other_type: u64,
+    /// Messages without matches because two of their properties had one name (edgeHub mode).
+    pub messages_dropped: u64,
     /// Matches that `SAMPLE`, `THROTTLE` or `CHANGED` held back.
     pub held_back: u64,
 }

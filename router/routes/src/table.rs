@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use model::{Instant, Limits, Match, Message, Priority, RouteId, SinkId};
+use model::{Instant, Limits, Match, Message, Priority, Property, RouteId, SinkId};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::Mode;
@@ -25,7 +25,7 @@ use crate::slots::{SlotId, Slots};
 use crate::syntax::{Expr, Route, SinkText, Source};
 use crate::topics::Topics;
 use crate::types::{Constant, Node};
-use crate::value::{Truth, Value};
+use crate::value::{Truth, Value, folded, same_name};
 
 /// A route as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -204,7 +204,8 @@ impl RouteTable {
         self.routes.is_empty()
     }
 
-    /// Whether matching looks at application or system properties; if not, callers need not decode them.
+    /// Whether matching looks at application or system properties; if not, callers need not decode them. In
+    /// edgeHub mode that is always so, because two names that differ only in case decide.
     /// Reading a body counts too: its content type is a system property.
     pub fn needs_properties(&self) -> bool {
         self.needs_properties
@@ -253,6 +254,10 @@ impl RouteTable {
     ) {
         matches.clear();
         scratch.counters.messages += 1;
+        if self.mode == Mode::EdgeHub && has_duplicate_names(message.properties) {
+            scratch.counters.messages_dropped += 1;
+            return;
+        }
         self.topics.find(message.topic, message.source, &mut scratch.name, &mut scratch.groups);
         if scratch.groups.is_empty() {
             return;
@@ -336,11 +341,7 @@ impl RouteTable {
         RouteTable::of(text, options, check_value)
     }
 
-    fn of(
-        text: &str,
-        options: &Options,
-        check: Check,
-    ) -> Result<RouteTable, Vec<RouteError>> {
+    fn of(text: &str, options: &Options, check: Check) -> Result<RouteTable, Vec<RouteError>> {
         let mut compiler = Compiler::new(options);
         let (name, text) = ("condition".to_owned(), text.to_owned());
         let spec = RouteSpec { name, text, priority: Priority::DEFAULT, ttl_millis: None };
@@ -533,7 +534,7 @@ impl Compiler {
             groups: Vec::new(),
             slots: Slots::default(),
             program: Program::default(),
-            needs_properties: false,
+            needs_properties: options.mode == Mode::EdgeHub,
             needs_state: false,
         };
         Compiler { table, sinks: FxHashMap::default() }
@@ -667,6 +668,17 @@ struct Parts {
     /// Slots that the gates read.
     reads: Vec<SlotId>,
     sinks: Vec<SinkId>,
+}
+
+/// edgeHub cannot represent two properties whose names differ only in case, and drops the message (§3.5).
+fn has_duplicate_names(properties: &[Property<'_>]) -> bool {
+    const FEW: usize = 16;
+    if properties.len() <= FEW {
+        let twice = |at: usize| properties[..at].iter().any(|one| same_name(one.name, properties[at].name));
+        return (1..properties.len()).any(twice);
+    }
+    let mut names: FxHashSet<String> = FxHashSet::default();
+    properties.iter().any(|property| !names.insert(folded(property.name)))
 }
 
 fn understand(sink: &SinkText) -> Result<Sink, Fault> {

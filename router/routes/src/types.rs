@@ -164,11 +164,8 @@ impl Node {
     /// Calls `with` for every direct child, in the order of evaluation.
     pub(crate) fn for_each_child(&self, with: &mut dyn FnMut(&Node)) {
         match self {
-            Node::Constant(_)
-            | Node::Slot(_)
-            | Node::BodySlot(_)
-            | Node::Loose { .. }
-            | Node::Element(_) => {}
+            Node::Constant(_) | Node::Slot(_) | Node::BodySlot(_) | Node::Loose { .. } | Node::Element(_) => {
+            }
             Node::Quantified { condition, .. } => with(condition),
             Node::Only(_, operand) | Node::Not(operand) | Node::Negate(operand) => with(operand),
             Node::In { value: operand, .. } | Node::Like { value: operand, .. } => with(operand),

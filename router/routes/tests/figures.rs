@@ -12,8 +12,11 @@ use routes::{Options, RouteSpec, RouteTable, Scratch};
 
 const BODY: &str = r#"{"deviceId":"press-0042","line":"L7","ts":1764000000123,"temperature":71.25,"pressure":3.481,"vibration":{"x":0.013,"y":-0.021,"z":0.998},"state":"running","alarms":[],"counter":918273,"firmware":"4.12.1","operator":"shift-b","ok":true,"spare":"xxxx"}"#;
 
-fn table(texts: impl Iterator<Item = String>) -> RouteTable {
-    let specs: Vec<RouteSpec> = texts
+/// The text of the route with this number.
+type Shape = fn(usize) -> String;
+
+fn specs(texts: impl Iterator<Item = String>) -> Vec<RouteSpec> {
+    texts
         .enumerate()
         .map(|(at, text)| RouteSpec {
             name: format!("r{at}"),
@@ -21,8 +24,11 @@ fn table(texts: impl Iterator<Item = String>) -> RouteTable {
             priority: Priority::DEFAULT,
             ttl_millis: None,
         })
-        .collect();
-    RouteTable::compile(&specs, &Options::default()).unwrap_or_else(|errors| panic!("{}", errors[0]))
+        .collect()
+}
+
+fn table(texts: impl Iterator<Item = String>) -> RouteTable {
+    RouteTable::compile(&specs(texts), &Options::default()).unwrap_or_else(|errors| panic!("{}", errors[0]))
 }
 
 #[expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
@@ -52,12 +58,13 @@ fn measure(table: &RouteTable, expected: usize) -> f64 {
 #[test]
 #[ignore = "a measurement, for a release build and a quiet machine"]
 fn figures() {
+    compile_figures();
     println!("body {} B", BODY.len());
     let none = measure(&table(["FROM /* INTO $upstream".to_owned()].into_iter()), 1);
     let one =
         measure(&table(["FROM /* WHERE $body.temperature > 70 INTO $upstream".to_owned()].into_iter()), 1);
     println!("no predicate {none:.0} ns, one body predicate {one:.0} ns, adds {:.0} ns", one - none);
-    let shapes: [(&str, fn(usize) -> String); 8] = [
+    let shapes: [(&str, Shape); 8] = [
         ("number equality", |at| format!("FROM /* WHERE $body.counter = {at} INTO uplink(\"u{at}\")")),
         ("text equality", |at| {
             format!("FROM /* WHERE $body.deviceId = 'press-x{at}' INTO uplink(\"u{at}\")")
@@ -101,28 +108,30 @@ fn figures() {
     }));
     let nanos = measure(&percent, 7);
     println!("10 000 routes, 100 match with few sinks: {nanos:.0} ns, {:.0} msg/s", 1e9 / nanos);
-    compile_figures();
 }
 
 fn compile_figures() {
-    let texts: Vec<String> = (0..10_000)
-        .map(|at| {
-            format!(
-                "FROM \"site/{at}/line/+\" WHERE $body.line = 'L{at}' AND $body.temperature > {at} AND priority = 'high' INTO uplink(\"u{}\")",
-                at % 50
-            )
-        })
-        .collect();
-    let before = resident_bytes();
-    let start = now();
-    let table = table(texts.into_iter());
-    let took = start.elapsed();
-    let bytes = resident_bytes().saturating_sub(before);
-    println!(
-        "compiling {} routes: {took:?}, about {} B per route resident",
-        table.routes().len(),
-        bytes / 10_000
-    );
+    let one_source = |at: usize| {
+        format!(
+            "FROM /messages/* WHERE $body.line = 'L{at}' AND $body.temperature > {at} AND priority = 'high' INTO uplink(\"u{}\")",
+            at % 50
+        )
+    };
+    let own_source = |at: usize| one_source(at).replace("/messages/*", &format!("\"site/{at}/line/+\""));
+    let shapes: [(&str, &dyn Fn(usize) -> String); 2] =
+        [("one source", &one_source), ("a source each", &own_source)];
+    for (name, shape) in shapes {
+        let specs = specs((0..10_000).map(shape));
+        let (before, start) = (resident_bytes(), now());
+        let table =
+            RouteTable::compile(&specs, &Options::default()).unwrap_or_else(|errors| panic!("{}", errors[0]));
+        let (took, bytes) = (start.elapsed(), resident_bytes().saturating_sub(before));
+        println!(
+            "compiling {} routes, {name}: {took:?}, {} B per route resident",
+            table.routes().len(),
+            bytes / 10_000
+        );
+    }
 }
 
 fn resident_bytes() -> usize {

@@ -99,7 +99,7 @@ fn check_prints_every_mistake_and_ends_with_2() {
     let (exit, out, err) = run(&["check", "--config", &config]);
     assert_eq!((exit, out.as_str()), (Exit::BadConfig, ""));
     let expected = format!(
-        "{config}:1: shards: is not allowed\n    found: \"x\"\n    allowed: a whole number from 0 to 256\n\
+        "{config}:1: shards: is not allowed\n    found: \"x\"\n    allowed: a whole number from 0 to 64\n\
          {config}:2: store.pth: is not a key\n    allowed: path, memtable_bytes, sync\n    \
          hint: did you mean store.path?\n2 mistakes in the configuration\n"
     );

@@ -211,7 +211,8 @@ impl Config {
         let names = judge.names("routes");
         let routes: Vec<_> = names.iter().filter_map(|name| routing::check_route(&mut judge, name)).collect();
         let log = check_log(&mut judge);
-        let table = routing::compile(&mut judge, &routes, &limits);
+        let mode = routing::mode(&mut judge);
+        let table = routing::compile(&mut judge, &routes, mode, &limits);
         if let Some(table) = &table {
             routing::check_sinks(&mut judge, table, &routes);
         }

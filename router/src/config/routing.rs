@@ -45,7 +45,8 @@ pub(super) fn check_routes(raw: &Raw) -> Result<(Vec<Route>, RouteTable), Config
     let mut judge = Judge::new(raw);
     let names = judge.names("routes");
     let routes: Vec<_> = names.iter().filter_map(|name| check_route(&mut judge, name)).collect();
-    let table = compile(&mut judge, &routes, &Limits::DEFAULT);
+    let mode = mode(&mut judge);
+    let table = compile(&mut judge, &routes, mode, &Limits::DEFAULT);
     let errors = judge.into_errors();
     match table {
         Some(table) if errors.is_empty() => Ok((routes, table)),
@@ -58,10 +59,23 @@ fn text_key(judge: &Judge<'_>, name: &str) -> &'static schema::Key {
     if judge.is_written(&schema::ROUTE, name) { &schema::ROUTE } else { &schema::ROUTE_TEXT }
 }
 
+/// Whose rules hold for conditions.
+pub(super) fn mode(judge: &mut Judge<'_>) -> routes::Mode {
+    match judge.text(&schema::ROUTING_MODE, "").as_deref() {
+        Some("edgehub") => routes::Mode::EdgeHub,
+        _ => routes::Mode::Millrace,
+    }
+}
+
 /// `None` if a route does not compile; then every one of them is reported.
-pub(super) fn compile(judge: &mut Judge<'_>, routes: &[Route], limits: &Limits) -> Option<RouteTable> {
+pub(super) fn compile(
+    judge: &mut Judge<'_>,
+    routes: &[Route],
+    mode: routes::Mode,
+    limits: &Limits,
+) -> Option<RouteTable> {
     let specs: Vec<_> = routes.iter().map(|route| route.spec.clone()).collect();
-    let options = routes::Options { mode: routes::Mode::Millrace, limits: limits.clone() };
+    let options = routes::Options { mode, limits: limits.clone() };
     let errors = match RouteTable::compile(&specs, &options) {
         Ok(table) => return Some(table),
         Err(errors) => errors,

@@ -115,7 +115,7 @@ const fn later(path: &'static str, what: &'static str, doc: &'static str) -> Key
 }
 
 pub(super) static SHARDS: Key =
-    integer("shards", 0, 256, 0, "Threads that serve connections. 0 means one per core.");
+    integer("shards", 0, 64, 0, "Threads that serve connections. 0 means one per core.");
 
 pub(super) static LISTENER_TCP_BIND: Key = key(
     "listener.tcp.bind",
@@ -156,12 +156,20 @@ pub(super) static STORE_SYNC: Key = key(
      cut then loses acknowledged messages, and every start says so.",
 );
 
-pub(super) static SESSION_DURABILITY: Key = words(
+pub(super) static SESSION_DURABILITY: Key = key(
     "session.durability",
-    &["disk", "memory"],
-    "disk",
+    Allowed::Choice { values: &["disk"], later: &["memory"] },
+    Default::Text("disk"),
     "Where sessions that outlive their connection keep subscriptions and waiting messages: `disk` survives \
-     a restart, `memory` does not.",
+     a restart.",
+);
+
+pub(super) static ROUTING_MODE: Key = words(
+    "routing.mode",
+    &["millrace", "edgehub"],
+    "millrace",
+    "Whose rules hold where edgeHub's behaviour is a bug, or where it knows less: `millrace` is sane and has \
+     more operators, `edgehub` is bug for bug (see routes.md).",
 );
 
 pub(super) static AUTH_ANONYMOUS: Key = key(
@@ -374,6 +382,7 @@ static SERVICE_KEYS: &[&Key] = &[
     &UPLINK_BACKOFF_MIN_MS,
     &UPLINK_BACKOFF_MAX_MS,
     &UPLINK_PACE,
+    &ROUTING_MODE,
     &ROUTE,
     &ROUTE_TEXT,
     &ROUTE_PRIORITY,

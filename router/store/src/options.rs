@@ -46,7 +46,7 @@ impl Options {
         }
     }
 
-    /// For a small gateway: at most about 20 MiB of memory.
+    /// For a small gateway: at most about 24 MiB of memory.
     pub fn small(path: impl AsRef<Path>) -> Options {
         Options {
             memtable_bytes: 4 << 20,

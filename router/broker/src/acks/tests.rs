@@ -38,5 +38,8 @@ fn an_answer_waits_for_every_shard_it_was_handed_to() {
     acks.kept(ShardId(2), 7);
     acks.kept(ShardId(2), 3);
     assert_eq!(released(&mut acks), [1]);
-    assert!(acks.check(&Promise { ticket: Ticket(0), shards: 0b100, handoff: 7 }).is_some(), "marks never go back");
+    assert!(
+        acks.check(&Promise { ticket: Ticket(0), shards: 0b100, handoff: 7 }).is_some(),
+        "marks never go back"
+    );
 }

@@ -174,7 +174,10 @@ impl Session {
     pub(crate) fn invariants(&self) {
         let queued: usize = self.queue.iter().map(|queued| queued.record.len()).sum();
         assert_eq!(self.queue_bytes, queued, "queue bytes are counted");
-        assert!(self.conn.is_some() || queued == 0 && self.inflight.is_empty(), "memory holds only for who is there");
+        assert!(
+            self.conn.is_some() || queued == 0 && self.inflight.is_empty(),
+            "memory holds only for who is there"
+        );
         self.inflight.invariants();
         if let Keeping::Stored(stored) = &self.keeping {
             assert!(stored.head <= stored.read_to && stored.read_to <= stored.next, "{stored:?}");

@@ -188,7 +188,10 @@ impl Link {
     }
 
     /// Sends the record at `seq` of the lane with this index. Call only while there is [`Link::room`].
-    #[expect(clippy::too_many_arguments, reason = "one record is a place, bytes, an expiry and the turn's context")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one record is a place, bytes, an expiry and the turn's context"
+    )]
     pub fn send(
         &mut self,
         lanes: &mut Lanes,
@@ -236,7 +239,7 @@ impl Link {
     pub fn close(&self, out: &mut Vec<u8>) {
         let goodbye = wire::Disconnect::new(ReasonCode::NORMAL_DISCONNECTION);
         // A DISCONNECT without properties can always be encoded.
-        let _ = wire::encode_disconnect(out, self.setup.version, &goodbye);
+        wire::encode_disconnect(out, self.setup.version, &goodbye).ok();
     }
 
     fn encode(
@@ -260,8 +263,9 @@ impl Link {
             packet_id: NonZeroU16::new(place as u16 + 1),
             payload: envelope.payload,
             properties: envelope.properties,
-            expiry_secs: expires
-                .map(|at| at.0.saturating_sub(now.timestamp.0).div_ceil(1_000).min(u64::from(u32::MAX)) as u32),
+            expiry_secs: expires.map(|at| {
+                at.0.saturating_sub(now.timestamp.0).div_ceil(1_000).min(u64::from(u32::MAX)) as u32
+            }),
             ..OutgoingPublish::default()
         };
         match wire::encode_publish(out, self.setup.version, &publish) {

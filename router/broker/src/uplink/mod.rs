@@ -9,8 +9,6 @@ mod backoff;
 mod lanes;
 mod link;
 
-
 pub use backoff::Backoff;
 pub use lanes::{LaneWindow, Lanes};
 pub use link::{Impossible, Link, LinkError, LinkSetup, LinkState, Sent};
-

@@ -244,6 +244,15 @@ fn source_fits(source: &Source, message: &Message<'_>) -> bool {
 /// What the table should say: per sink the most urgent matching route, the first among equals.
 fn expected(specs: &[RouteSpec], mode: Mode, message: &Message<'_>) -> Vec<(String, usize)> {
     let mut best: Vec<(String, usize)> = Vec::new();
+    let name = |property: &Property<'_>| property.name.to_lowercase();
+    let twice = message
+        .properties
+        .iter()
+        .enumerate()
+        .any(|(at, property)| message.properties[..at].iter().any(|other| name(other) == name(property)));
+    if mode == Mode::EdgeHub && twice {
+        return best;
+    }
     for (at, spec) in specs.iter().enumerate() {
         let route = parser::parse(&spec.text, mode, &Limits::DEFAULT).unwrap();
         let holds = evaluate(&route.condition, mode, message).unwrap() == Some(true);
@@ -351,17 +360,4 @@ proptest! {
 /// More with `MILLRACE_PROPTEST_CASES=100000`.
 fn cases() -> u32 {
     std::env::var("MILLRACE_PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(400)
-}
-
-#[test]
-fn dbg_probe() {
-    for text in [
-        "ANY($body.l[*] > 1)",
-        "concat('x', 'x', (substring('x', 1) ?? \"true\")) = ('é😀' ?? $body.s)",
-        "substring('x', ((abs($body.l[0]) - -a) * power(0, as_number($sys)))) = 'x'",
-        "('é😀' ?? $body.s) = 'x'",
-    ] {
-        let expr = parser::parse_condition(text, Mode::Millrace, &Limits::DEFAULT).unwrap();
-        println!("{text}: {:?}", evaluate(&expr, Mode::Millrace, &Message::new("t", b"")));
-    }
 }

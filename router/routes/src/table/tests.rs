@@ -1,6 +1,6 @@
 //! The table as its callers see it.
 
-use model::{Property, Qos};
+use model::Qos;
 
 use super::*;
 

@@ -121,32 +121,57 @@ fn a_sound_store_has_no_problems_and_a_running_one_is_not_inspected() {
     assert_eq!(log.reader().verify().unwrap().problems_total, 0);
 }
 
-#[test]
-fn a_torn_tail_of_the_write_ahead_log_is_cut() {
+/// Two commits of ten records; `tear` does to the write-ahead log what a power cut during the second one may do.
+#[track_caller]
+fn check_torn(tear: impl FnOnce(&mut Vec<u8>)) {
     let directory = tempfile::tempdir().unwrap();
-    let lane = {
-        let mut log = open(&directory);
-        let lane = log.lane("a").unwrap();
-        for _ in 0..2 {
-            for _ in 0..10 {
-                log.append(lane, &[&[1; 100]], NOW, None).unwrap();
-            }
-            log.commit().unwrap();
+    let mut log = open(&directory);
+    let lane = log.lane("a").unwrap();
+    for _ in 0..2 {
+        for _ in 0..10 {
+            log.append(lane, &[&[1; 100]], NOW, None).unwrap();
         }
-        lane
-    };
+        log.commit().unwrap();
+    }
+    drop(log);
     let wal = std::fs::read_dir(options(&directory).path.join("rocksdb"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|kind| kind == "log"))
         .max_by_key(|path| path.metadata().unwrap().len())
         .unwrap();
-    // As after a power cut in the middle of the second commit: its last page never arrived.
-    let file = std::fs::File::options().write(true).open(wal).unwrap();
-    file.set_len(file.metadata().unwrap().len() - 700).unwrap();
-    let log = open(&directory);
-    assert_eq!(log.lane_state(lane).unwrap().tail.get(), 11);
+    let mut bytes = std::fs::read(&wal).unwrap();
+    tear(&mut bytes);
+    std::fs::write(&wal, bytes).unwrap();
+    let mut log = open(&directory);
+    assert_eq!(log.lane_state(lane).unwrap().tail.get(), 11, "the first commit is whole, the second is gone");
     assert_eq!(log.reader().verify().unwrap().problems_total, 0);
+    assert_eq!(log.append(lane, &[b"x"], NOW, None), Ok(seq(11)));
+    log.commit().unwrap();
+    drop(log);
+    assert_eq!(open(&directory).lane_state(lane).unwrap().tail.get(), 12);
+}
+
+#[test]
+fn a_torn_tail_of_the_write_ahead_log_is_cut() {
+    check_torn(|wal| wal.truncate(wal.len() - 700));
+}
+
+#[test]
+fn a_tail_whose_earlier_page_never_arrived_is_cut() {
+    check_torn(|wal| {
+        let end = wal.len();
+        wal[end - 900..end - 500].fill(0);
+    });
+}
+
+#[test]
+fn a_tail_with_old_bytes_behind_it_is_cut() {
+    check_torn(|wal| {
+        let old = wal[..700].to_vec();
+        wal.truncate(wal.len() - 700);
+        wal.extend_from_slice(&old);
+    });
 }
 
 #[test]

@@ -15,7 +15,13 @@ use crate::subscriptions::SessionKey;
 
 impl Broker {
     /// A CONNECT came. `false`: the connection belongs to another shard, which will read the CONNECT itself.
-    pub(super) fn on_connect(&mut self, conn: ConnId, mut connect: Connect, now: Now, effects: &mut Effects) -> bool {
+    pub(super) fn on_connect(
+        &mut self,
+        conn: ConnId,
+        mut connect: Connect,
+        now: Now,
+        effects: &mut Effects,
+    ) -> bool {
         let assigned = connect.client_id.is_empty();
         if assigned {
             connect.client_id = self.assign_client_id();
@@ -47,7 +53,13 @@ impl Broker {
     /// Sends an answer once `ticket` is durable and `needs` more things have come true; until then its connection is
     /// not read.
     pub(super) fn hold(
-        &mut self, conn: ConnId, bytes: Vec<u8>, mut needs: u32, ticket: Ticket, now: Now, effects: &mut Effects,
+        &mut self,
+        conn: ConnId,
+        bytes: Vec<u8>,
+        mut needs: u32,
+        ticket: Ticket,
+        now: Now,
+        effects: &mut Effects,
     ) {
         let promise = Promise { ticket, ..Promise::default() };
         if self.acks.check(&promise).is_none() {
@@ -63,7 +75,9 @@ impl Broker {
 
     /// One of the things that the held answer of `conn` waits for came true.
     pub(crate) fn let_go(&mut self, conn: ConnId, now: Now, effects: &mut Effects) {
-        let Some(held) = self.connections.find(conn).and_then(|connection| connection.held.as_mut()) else { return };
+        let Some(held) = self.connections.find(conn).and_then(|connection| connection.held.as_mut()) else {
+            return;
+        };
         held.needs -= 1;
         if held.needs == 0 {
             effects.resumed.push(conn);
@@ -84,7 +98,12 @@ impl Broker {
 
     /// The lane of a new stored session is open.
     pub(crate) fn on_lane_opened(
-        &mut self, key: SessionKey, generation: u32, (lane, head, next): (LaneId, Seq, Seq), now: Now, effects: &mut Effects,
+        &mut self,
+        key: SessionKey,
+        generation: u32,
+        (lane, head, next): (LaneId, Seq, Seq),
+        now: Now,
+        effects: &mut Effects,
     ) {
         let opened = self.sessions.get_mut(key.0 as usize).filter(|session| session.generation == generation);
         let Some(session) = opened.filter(|session| session.keeping == Keeping::Opening) else {
@@ -130,7 +149,9 @@ impl Broker {
         }
         if let Some(will) = &connect.will {
             let levels = will.topic.bytes().filter(|byte| *byte == b'/').count();
-            if will.topic.len() > limits.topic_bytes_max as usize || levels >= limits.topic_levels_max as usize {
+            if will.topic.len() > limits.topic_bytes_max as usize
+                || levels >= limits.topic_levels_max as usize
+            {
                 return Some(ReasonCode::TOPIC_NAME_INVALID);
             }
         }
@@ -142,13 +163,20 @@ impl Broker {
         None
     }
 
-    fn refuse(&mut self, conn: ConnId, version: Version, reason: ReasonCode, now: Now, effects: &mut Effects) {
+    fn refuse(
+        &mut self,
+        conn: ConnId,
+        version: Version,
+        reason: ReasonCode,
+        now: Now,
+        effects: &mut Effects,
+    ) {
         self.counters.connects_refused += 1;
         let Some(connection) = self.connections.find(conn) else { return };
         connection.version = version;
         let ack = ConnAck::new(false, reason);
         // A reason that this version cannot say is said by closing.
-        let _ = wire::encode_connack(connection.write(&mut effects.dirty), version, &ack);
+        wire::encode_connack(connection.write(&mut effects.dirty), version, &ack).ok();
         self.close(conn, now, effects);
     }
 

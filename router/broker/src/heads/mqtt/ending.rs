@@ -29,7 +29,10 @@ impl Broker {
         let Some(connection) = self.connections.find(conn) else { return };
         let will = connection.will.take();
         let Some(key) = connection.session.take() else { return };
-        let Some(session) = self.sessions.get(key.0 as usize).filter(|session| session.conn == Some(conn)) else { return };
+        let Some(session) = self.sessions.get(key.0 as usize).filter(|session| session.conn == Some(conn))
+        else {
+            return;
+        };
         let client_id = std::rc::Rc::clone(&session.client_id);
         self.leave(key, now, effects);
         if let Some(will) = will {
@@ -63,7 +66,12 @@ impl Broker {
 
     /// The client says goodbye.
     pub(super) fn on_disconnect(
-        &mut self, conn: ConnId, key: SessionKey, disconnect: &Disconnect, now: Now, effects: &mut Effects,
+        &mut self,
+        conn: ConnId,
+        key: SessionKey,
+        disconnect: &Disconnect,
+        now: Now,
+        effects: &mut Effects,
     ) -> Result<(), Fault> {
         let Some(connection) = self.connections.find(conn) else { return Ok(()) };
         if let Some(expiry_secs) = disconnect.session_expiry_secs {
@@ -90,7 +98,8 @@ impl Broker {
             Fault::Bug(_) => self.counters.bugs += 1,
         }
         self.last_fault = Some(fault.to_string());
-        let greeting = self.connections.get(conn).is_some_and(|connection| connection.phase == Phase::Greeting);
+        let greeting =
+            self.connections.get(conn).is_some_and(|connection| connection.phase == Phase::Greeting);
         match fault {
             Fault::Malformed(malformed) if greeting => {
                 self.counters.connects_refused += 1;
@@ -98,7 +107,7 @@ impl Broker {
                     && let Some(connection) = self.connections.find(conn)
                 {
                     let ack = wire::ConnAck::new(false, refusal.reason);
-                    let _ = wire::encode_connack(connection.write(&mut effects.dirty), refusal.version, &ack);
+                    wire::encode_connack(connection.write(&mut effects.dirty), refusal.version, &ack).ok();
                 }
                 self.close(conn, now, effects);
             }
@@ -115,7 +124,7 @@ impl Broker {
         {
             let out = connection.write(&mut effects.dirty);
             // A reason that DISCONNECT cannot carry is said by closing.
-            let _ = wire::encode_disconnect(out, Version::V5, &Disconnect::new(reason));
+            wire::encode_disconnect(out, Version::V5, &Disconnect::new(reason)).ok();
         }
         self.close(conn, now, effects);
     }
@@ -170,4 +179,3 @@ impl Broker {
         self.last_fault.take()
     }
 }
-

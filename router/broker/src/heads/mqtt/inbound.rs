@@ -42,7 +42,13 @@ impl Broker {
     }
 
     /// Takes one packet; 0 if there is none in whole, or none that may be taken here.
-    fn read_one(&mut self, conn: ConnId, bytes: &[u8], now: Now, effects: &mut Effects) -> Result<usize, Fault> {
+    fn read_one(
+        &mut self,
+        conn: ConnId,
+        bytes: &[u8],
+        now: Now,
+        effects: &mut Effects,
+    ) -> Result<usize, Fault> {
         let Some(frame) = wire::split(bytes, self.setup.limits.packet_bytes_max)? else { return Ok(0) };
         let Some(connection) = self.connections.get(conn) else { return Ok(0) };
         let len = frame.total_len();
@@ -65,7 +71,12 @@ impl Broker {
 
     #[inline]
     fn on_packet(
-        &mut self, conn: ConnId, key: SessionKey, packet: Packet<'_>, now: Now, effects: &mut Effects,
+        &mut self,
+        conn: ConnId,
+        key: SessionKey,
+        packet: Packet<'_>,
+        now: Now,
+        effects: &mut Effects,
     ) -> Result<(), Fault> {
         match packet {
             Packet::Publish(publish) => self.on_publish(conn, key, &publish, now, effects),
@@ -83,7 +94,9 @@ impl Broker {
             Packet::Unsubscribe(unsubscribe) => self.on_unsubscribe(conn, key, &unsubscribe, now, effects),
             Packet::Disconnect(disconnect) => self.on_disconnect(conn, key, &disconnect, now, effects),
             Packet::Connect(_) => Err(Fault::Peer(PeerFault::ConnectedTwice)),
-            Packet::PubRec(_) | Packet::PubRel(_) | Packet::PubComp(_) => Err(Fault::Peer(PeerFault::QosNotSupported)),
+            Packet::PubRec(_) | Packet::PubRel(_) | Packet::PubComp(_) => {
+                Err(Fault::Peer(PeerFault::QosNotSupported))
+            }
             Packet::Auth(_) => Err(Fault::Peer(PeerFault::UnexpectedAuth)),
             Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
                 Err(Fault::Peer(PeerFault::NotForServers))
@@ -93,7 +106,12 @@ impl Broker {
 
     #[inline]
     fn on_publish(
-        &mut self, conn: ConnId, key: SessionKey, publish: &Publish<'_>, now: Now, effects: &mut Effects,
+        &mut self,
+        conn: ConnId,
+        key: SessionKey,
+        publish: &Publish<'_>,
+        now: Now,
+        effects: &mut Effects,
     ) -> Result<(), Fault> {
         self.check_publish(publish)?;
         self.counters.received += 1;
@@ -109,7 +127,10 @@ impl Broker {
                 properties: publish.properties.block(),
                 payload: publish.payload,
             },
-            expires: publish.properties.expiry_secs().map(|secs| now.timestamp.plus_millis(u64::from(secs) * 1_000)),
+            expires: publish
+                .properties
+                .expiry_secs()
+                .map(|secs| now.timestamp.plus_millis(u64::from(secs) * 1_000)),
             now,
         };
         let promise = self.dispatch(&publication, effects);
@@ -132,7 +153,9 @@ impl Broker {
         }
         let limits = &self.setup.limits;
         let levels = || publish.topic.bytes().filter(|byte| *byte == b'/').count();
-        if publish.topic.len() > limits.topic_bytes_max as usize || levels() >= limits.topic_levels_max as usize {
+        if publish.topic.len() > limits.topic_bytes_max as usize
+            || levels() >= limits.topic_levels_max as usize
+        {
             return Err(Fault::Peer(PeerFault::TopicTooLong));
         }
         Ok(())
@@ -156,7 +179,12 @@ impl Broker {
     }
 
     fn on_subscribe(
-        &mut self, conn: ConnId, key: SessionKey, subscribe: &Subscribe, now: Now, effects: &mut Effects,
+        &mut self,
+        conn: ConnId,
+        key: SessionKey,
+        subscribe: &Subscribe,
+        now: Now,
+        effects: &mut Effects,
     ) -> Result<(), Fault> {
         let id = subscribe.subscription_id.map_or(0, std::num::NonZeroU32::get);
         let mut needs = 0;
@@ -184,10 +212,13 @@ impl Broker {
             return ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED;
         }
         let levels = wanted.filter.bytes().filter(|byte| *byte == b'/').count();
-        if wanted.filter.len() > limits.topic_bytes_max as usize || levels >= limits.topic_levels_max as usize {
+        if wanted.filter.len() > limits.topic_bytes_max as usize || levels >= limits.topic_levels_max as usize
+        {
             return ReasonCode::TOPIC_FILTER_INVALID;
         }
-        let Some(session) = self.sessions.get_mut(key.0 as usize) else { return ReasonCode::UNSPECIFIED_ERROR };
+        let Some(session) = self.sessions.get_mut(key.0 as usize) else {
+            return ReasonCode::UNSPECIFIED_ERROR;
+        };
         let stored = session.is_stored();
         let known = session.subscriptions.contains_key(wanted.filter.as_str());
         if !known && session.subscriptions.len() >= limits.subscriptions_per_session_max as usize {
@@ -205,7 +236,12 @@ impl Broker {
     }
 
     fn on_unsubscribe(
-        &mut self, conn: ConnId, key: SessionKey, unsubscribe: &Unsubscribe, now: Now, effects: &mut Effects,
+        &mut self,
+        conn: ConnId,
+        key: SessionKey,
+        unsubscribe: &Unsubscribe,
+        now: Now,
+        effects: &mut Effects,
     ) -> Result<(), Fault> {
         let mut reasons = Vec::with_capacity(unsubscribe.filters.len());
         for filter in &unsubscribe.filters {
@@ -228,7 +264,13 @@ impl Broker {
 
     /// Sends an answer once the session's record is durable and `needs` more things have come true.
     fn answer_when_saved(
-        &mut self, conn: ConnId, key: SessionKey, bytes: Vec<u8>, needs: u32, now: Now, effects: &mut Effects,
+        &mut self,
+        conn: ConnId,
+        key: SessionKey,
+        bytes: Vec<u8>,
+        needs: u32,
+        now: Now,
+        effects: &mut Effects,
     ) {
         let ticket = self.save_session(key, effects);
         self.hold(conn, bytes, needs, ticket, now, effects);

@@ -27,8 +27,14 @@ fn setup(inflight_max: u16) -> LinkSetup {
 
 fn record(topic: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let envelope =
-        Envelope { topic, client_id: "c", qos: Qos::AtLeastOnce, retain: false, properties: &[], payload: b"21" };
+    let envelope = Envelope {
+        topic,
+        client_id: "c",
+        qos: Qos::AtLeastOnce,
+        retain: false,
+        properties: &[],
+        payload: b"21",
+    };
     envelope.encode(&mut bytes);
     bytes
 }
@@ -84,7 +90,11 @@ impl Bench {
         while let Some(frame) = wire::split(rest, 1 << 20).expect("our own packets") {
             rest = &rest[frame.total_len()..];
             if let Packet::Publish(publish) = wire::decode(frame, Version::V5).expect("our own packets") {
-                seen.push((publish.topic.to_owned(), publish.dup, publish.packet_id.map_or(0, NonZeroU16::get)));
+                seen.push((
+                    publish.topic.to_owned(),
+                    publish.dup,
+                    publish.packet_id.map_or(0, NonZeroU16::get),
+                ));
             }
         }
         seen
@@ -135,7 +145,8 @@ fn a_refused_message_ends_the_link_and_stays_in_its_lane() {
     let mut bench = up(10, 10);
     bench.send(1);
     let error = bench.read(&puback(1, ReasonCode::NOT_AUTHORIZED), 5).expect_err("refused");
-    let expected = LinkError::MessageRefused { lane: LaneId(7), seq: seq(1), reason: ReasonCode::NOT_AUTHORIZED };
+    let expected =
+        LinkError::MessageRefused { lane: LaneId(7), seq: seq(1), reason: ReasonCode::NOT_AUTHORIZED };
     assert_eq!(error, expected);
     assert_eq!(bench.delivered, []);
 }

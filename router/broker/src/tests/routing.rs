@@ -1,0 +1,136 @@
+//! Where routes lead.
+
+use std::sync::Arc;
+
+use model::{LaneId, Priority, Qos, Timestamp};
+use routes::{RouteSpec, RouteTable};
+use wire::Version;
+
+use crate::testbench::{Bench, Seen};
+use crate::{Durability, Plan, SinkPlan};
+
+const URGENT: LaneId = LaneId(1);
+const DEFAULT: LaneId = LaneId(2);
+
+/// Routes `(text, priority, ttl)`; every uplink is one and the same, with an urgent and a default lane.
+pub(super) fn plan(specs: &[(&str, Option<i64>, Option<u64>)]) -> Plan {
+    let spec = |(text, priority, ttl_millis): &(&str, Option<i64>, Option<u64>)| RouteSpec {
+        name: (*text).to_owned(),
+        text: (*text).to_owned(),
+        priority: priority.map_or(Priority::DEFAULT, |number| Priority::new(number).unwrap()),
+        ttl_millis: *ttl_millis,
+    };
+    let specs: Vec<RouteSpec> = specs.iter().map(spec).collect();
+    let table = RouteTable::compile(&specs, &routes::Options::default()).unwrap();
+    let sinks = table.sinks().iter().map(|sink| match sink {
+        routes::Sink::Upstream | routes::Sink::Uplink(_) => {
+            let lanes = vec![(Priority::HIGHEST, URGENT), (Priority::DEFAULT, DEFAULT)];
+            SinkPlan::Lanes { uplink: 0, lanes }
+        }
+        _ => SinkPlan::Topic,
+    });
+    Plan {
+        sinks: sinks.collect(),
+        durabilities: vec![Durability::Disk; specs.len()],
+        table: Arc::new(table),
+        ttl_millis: None,
+    }
+}
+
+/// Everything goes to the uplink.
+pub(super) fn uplink_plan() -> Plan {
+    plan(&[("FROM /* INTO $upstream", None, None)])
+}
+
+fn bench(plan: Plan) -> (Bench, usize) {
+    let mut bench = Bench::with(1, model::Limits::DEFAULT, plan);
+    assert_eq!((bench.disk.lane("urgent"), bench.disk.lane("default")), (URGENT, DEFAULT));
+    let publisher = bench.client("p", Version::V5, 0);
+    bench.connect(publisher);
+    (bench, publisher)
+}
+
+#[test]
+fn a_routed_message_is_on_disk_before_its_puback() {
+    let (mut bench, publisher) = bench(uplink_plan());
+    bench.publish(publisher, "t", "x", 1);
+    assert_eq!(bench.take(publisher), []);
+    bench.settle();
+    assert_eq!(
+        (bench.take(publisher), bench.disk.payloads(DEFAULT)),
+        (vec![Seen::PubAck(1)], vec!["x".into()])
+    );
+    assert_eq!((bench.counters().routed, bench.counters().appended, bench.counters().unmatched), (1, 1, 0));
+}
+
+#[test]
+fn a_route_that_promises_memory_does_not_wait_for_the_disk() {
+    let mut plan = uplink_plan();
+    plan.durabilities = vec![Durability::Memory];
+    let (mut bench, publisher) = bench(plan);
+    bench.publish(publisher, "t", "x", 1);
+    assert_eq!(bench.take(publisher), [Seen::PubAck(1)]);
+    bench.settle();
+    assert_eq!(bench.disk.payloads(DEFAULT), ["x"]);
+}
+
+#[test]
+fn an_uplink_gets_a_message_once_on_the_most_urgent_of_all_ways() {
+    for specs in [
+        [("FROM /* INTO $upstream", None, Some(5_000)), ("FROM /* INTO uplink(\"x\")", Some(0), Some(9_000))],
+        [("FROM /* INTO uplink(\"x\")", Some(0), Some(9_000)), ("FROM /* INTO $upstream", None, Some(5_000))],
+    ] {
+        let mut plan = plan(&specs);
+        // The strictest promise holds, wherever the message goes.
+        plan.durabilities[usize::from(specs[0].1.is_some())] = Durability::Disk;
+        plan.durabilities[usize::from(specs[0].1.is_none())] = Durability::Memory;
+        let (mut bench, publisher) = bench(plan);
+        bench.publish(publisher, "t", "x", 1);
+        assert_eq!(bench.take(publisher), []);
+        bench.settle();
+        assert_eq!((bench.disk.payloads(URGENT).len(), bench.disk.payloads(DEFAULT).len()), (1, 0));
+        let expires = bench.disk.lanes[&URGENT][0].expires;
+        assert_eq!(expires, Some(bench.now.timestamp.plus_millis(9_000)), "with its time to live");
+    }
+}
+
+#[test]
+fn the_shorter_of_route_and_publisher_decides_how_long_a_message_lives() {
+    let (mut bench, publisher) = bench(plan(&[("FROM /* INTO $upstream", None, Some(5_000))]));
+    for secs in [None, Some(3), Some(60)] {
+        bench.publish_with(publisher, "t", "x", 0, |publish| publish.expiry_secs = secs);
+    }
+    bench.settle();
+    let lives: Vec<u64> = bench.disk.lanes[&DEFAULT]
+        .iter()
+        .map(|record| record.expires.unwrap_or(Timestamp(0)).0 - bench.now.timestamp.0)
+        .collect();
+    assert_eq!(lives, [5_000, 3_000, 5_000]);
+}
+
+#[test]
+fn a_template_republishes_without_feeding_routes_again() {
+    let plan = plan(&[
+        ("FROM /* INTO topic(\"copy/{$topic}\")", None, None),
+        ("FROM /* INTO topic(\"by/{missing}\")", None, None),
+    ]);
+    let (mut bench, publisher) = bench(plan);
+    let subscriber = bench.client("s", Version::V5, 0);
+    bench.connect(subscriber);
+    bench.subscribe(subscriber, "#", Qos::AtLeastOnce);
+    bench.publish_with(publisher, "a/b", "x", 1, |publish| publish.retain = true);
+    let topics: Vec<String> = bench.got(subscriber).into_iter().map(|got| got.topic).collect();
+    assert_eq!(topics, ["a/b", "copy/a/b"]);
+    assert_eq!(bench.counters().dropped_invalid_template, 1);
+}
+
+#[test]
+fn routes_see_user_properties_and_content_type() {
+    let (mut bench, publisher) = bench(plan(&[("FROM /* WHERE color = 'red' INTO $upstream", None, None)]));
+    let mut block = wire::BlockBuilder::default();
+    block.content_type("application/json").unwrap().user("color", "red").unwrap();
+    bench.publish_with(publisher, "t", "red", 1, |publish| publish.properties = block.as_bytes());
+    bench.publish(publisher, "t", "none", 2);
+    bench.settle();
+    assert_eq!(bench.disk.payloads(DEFAULT), ["red"]);
+}

@@ -1,0 +1,243 @@
+//! Publishers that never give up, and a subscriber that always comes back.
+//!
+//! A publisher sends numbered messages with a window, and after a lost connection sends again whatever was not
+//! acknowledged, in order, as a good client does. In: where the router is now. Out: how many were acknowledged.
+
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::num::NonZeroU16;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{JoinHandle, sleep};
+use std::time::{Duration, Instant};
+
+use harness::{Connect, Connection, Incoming, OutgoingPublish, PATIENCE, QOS_1, Random, Received, Router, v3, v5};
+
+use crate::ledger::{Ledger, payload, topic};
+
+/// Pause before the next attempt to connect.
+const RETRY: Duration = Duration::from_millis(5);
+/// Pause after a full window, so that a round is some ten thousand messages and not a million.
+const PACE: Duration = Duration::from_millis(2);
+
+/// Where a router is now.
+#[derive(Clone, Debug)]
+pub(crate) struct Target(Arc<Mutex<SocketAddr>>);
+
+impl Target {
+    fn new(address: SocketAddr) -> Target {
+        Target(Arc::new(Mutex::new(address)))
+    }
+
+    pub(crate) fn set(&self, address: SocketAddr) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = address;
+    }
+
+    fn address(&self) -> SocketAddr {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Load on a router.
+pub(crate) struct Traffic;
+
+impl Traffic {
+    /// Publishes while `course` runs, then until everything that was sent is acknowledged.
+    ///
+    /// How many messages of each publisher were acknowledged.
+    pub(crate) fn run(address: SocketAddr, seed: u64, publishers: usize, course: impl FnOnce(&Target)) -> Vec<u64> {
+        let target = Target::new(address);
+        let over = Arc::new(AtomicBool::new(false));
+        let start = |number: usize| {
+            let (target, over) = (target.clone(), Arc::clone(&over));
+            std::thread::spawn(move || Publisher::new(number, seed).run(&target, &over))
+        };
+        let threads: Vec<_> = (0..publishers).map(start).collect();
+        course(&target);
+        over.store(true, Ordering::SeqCst);
+        threads.into_iter().map(|thread| thread.join().expect("a publisher sees no fault")).collect()
+    }
+}
+
+struct Publisher {
+    number: usize,
+    seed: u64,
+    connect: Connect,
+    window: u64,
+    /// All below are acknowledged.
+    acknowledged: u64,
+    /// All below were sent at least once.
+    reached: u64,
+}
+
+impl Publisher {
+    fn new(number: usize, seed: u64) -> Publisher {
+        let client_id = format!("publisher-{number}");
+        let connect = if number.is_multiple_of(2) { v5(&client_id) } else { v3(&client_id) };
+        let window = Random::new(seed ^ number as u64).between(1, 64);
+        Publisher { number, seed, connect, window, acknowledged: 0, reached: 0 }
+    }
+
+    fn run(mut self, target: &Target, over: &AtomicBool) -> u64 {
+        let mut deadline = None;
+        loop {
+            let is_over = over.load(Ordering::SeqCst);
+            if is_over && self.acknowledged == self.reached {
+                return self.acknowledged;
+            }
+            if is_over {
+                let deadline = deadline.get_or_insert_with(|| Instant::now() + PATIENCE);
+                assert!(Instant::now() < *deadline, "nobody acknowledges publisher {}", self.number);
+            }
+            // An error is a lost connection: the next one goes on where this one was.
+            if self.publish(target, over).is_err() {
+                sleep(RETRY);
+            }
+        }
+    }
+
+    /// One connection, until it is lost or everything is done.
+    fn publish(&mut self, target: &Target, over: &AtomicBool) -> std::io::Result<()> {
+        let mut connection = Connection::open(target.address(), self.connect.version)?;
+        connection.greet(&self.connect)?;
+        let mut sent = self.acknowledged;
+        loop {
+            let is_over = over.load(Ordering::SeqCst);
+            let mut out = Vec::new();
+            while sent - self.acknowledged < self.window && (!is_over || sent < self.reached) {
+                self.encode(&mut out, sent);
+                sent += 1;
+            }
+            self.reached = self.reached.max(sent);
+            connection.write(&out)?;
+            if sent == self.acknowledged {
+                return Ok(());
+            }
+            sleep(PACE);
+            let mut wait = PATIENCE;
+            while let Some(packet) = connection.receive(wait)? {
+                self.on_packet(&packet)?;
+                wait = Duration::ZERO;
+                if sent == self.acknowledged {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn encode(&self, out: &mut Vec<u8>, number: u64) {
+        let (topic, payload) = (topic(self.number), payload(self.seed, self.number, number));
+        let publish = OutgoingPublish {
+            topic: &topic,
+            payload: &payload,
+            qos: QOS_1,
+            dup: number < self.reached,
+            packet_id: Some(packet_id(number)),
+            ..Default::default()
+        };
+        wire::encode_publish(out, self.connect.version, &publish).expect("a legal PUBLISH");
+    }
+
+    fn on_packet(&mut self, packet: &Incoming) -> std::io::Result<()> {
+        match packet {
+            Incoming::PubAck(id, reason) => {
+                // [MQTT-4.6.0-2]: acknowledgements come in the order of the publications.
+                assert_eq!(*id, packet_id(self.acknowledged), "publisher {}", self.number);
+                assert!(!reason.is_error(), "publisher {}: {reason:?}", self.number);
+                self.acknowledged += 1;
+                Ok(())
+            }
+            Incoming::Disconnect(reason) => Err(std::io::Error::other(format!("{reason:?}"))),
+            other => panic!("publisher {} did not ask for {other:?}", self.number),
+        }
+    }
+}
+
+fn packet_id(number: u64) -> NonZeroU16 {
+    NonZeroU16::new((number % 65_535) as u16 + 1).expect("1 to 65535")
+}
+
+/// One whose session is kept, and who reads and acknowledges whenever it can.
+pub(crate) struct Subscriber {
+    target: Target,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    record: Mutex<Vec<Received>>,
+    stream: Mutex<Option<TcpStream>>,
+    over: AtomicBool,
+}
+
+impl Subscriber {
+    pub(crate) fn start(router: &Router, connect: Connect) -> Subscriber {
+        let (target, shared) = (Target::new(router.address()), Arc::new(Shared::default()));
+        let (for_thread, where_to) = (Arc::clone(&shared), target.clone());
+        let thread = std::thread::spawn(move || {
+            while !for_thread.over.load(Ordering::SeqCst) {
+                // An error is a lost connection: the session goes on with the next one.
+                if for_thread.listen(&where_to, &connect).is_err() {
+                    sleep(RETRY);
+                }
+            }
+        });
+        Subscriber { target, shared, thread: Some(thread) }
+    }
+
+    /// Where it connects.
+    pub(crate) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Cuts its connection.
+    pub(crate) fn lose_connection(&self) {
+        if let Some(stream) = self.shared.stream.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // It may be closed already.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Waits until the ledger misses nothing any more, or the time is over.
+    pub(crate) fn drain_into(mut self, ledger: &mut Ledger, time: Duration) {
+        let deadline = Instant::now() + time;
+        loop {
+            let arrived = std::mem::take(&mut *self.shared.record.lock().unwrap_or_else(PoisonError::into_inner));
+            arrived.iter().for_each(|message| ledger.arrived(message));
+            if ledger.is_complete() || Instant::now() >= deadline {
+                break;
+            }
+            sleep(RETRY);
+        }
+        self.shared.over.store(true, Ordering::SeqCst);
+        self.lose_connection();
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the subscriber sees no fault");
+        }
+    }
+}
+
+impl Shared {
+    fn listen(&self, target: &Target, connect: &Connect) -> std::io::Result<()> {
+        let mut connection = Connection::open(target.address(), connect.version)?;
+        let greeting = connection.greet(connect)?;
+        assert!(greeting.session_present, "a kept session is found again");
+        let copy = connection.stream().try_clone()?;
+        *self.stream.lock().unwrap_or_else(PoisonError::into_inner) = Some(copy);
+        while !self.over.load(Ordering::SeqCst) {
+            match connection.receive(Duration::from_millis(100))? {
+                Some(Incoming::Publish(message)) => {
+                    let packet_id = message.packet_id;
+                    self.record.lock().unwrap_or_else(PoisonError::into_inner).push(message);
+                    if let Some(packet_id) = packet_id {
+                        connection.acknowledge(packet_id)?;
+                    }
+                }
+                Some(Incoming::Disconnect(reason)) => return Err(std::io::Error::other(format!("{reason:?}"))),
+                Some(other) => panic!("the subscriber did not ask for {other:?}"),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+}
