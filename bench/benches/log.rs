@@ -92,9 +92,15 @@ fn main() {
     for count in GROUPS {
         let payload = noise(count * MESSAGE_BYTES);
         let mut group = criterion.benchmark_group(format!("log, {count} per sync"));
-        group.sample_size(20).sampling_mode(SamplingMode::Flat).throughput(Throughput::Elements(count as u64));
-        let mut log = Log::open(&Options::new(folder.path().join(format!("store-{count}")))).expect("a new store opens");
-        group.bench_function("log", |bencher| bencher.iter_custom(|groups| logged(&mut log, &payload, groups)));
+        group
+            .sample_size(20)
+            .sampling_mode(SamplingMode::Flat)
+            .throughput(Throughput::Elements(count as u64));
+        let mut log = Log::open(&Options::new(folder.path().join(format!("store-{count}"))))
+            .expect("a new store opens");
+        group.bench_function("log", |bencher| {
+            bencher.iter_custom(|groups| logged(&mut log, &payload, groups))
+        });
         for (name, grows) in [("plain file, append", true), ("plain file, overwrite", false)] {
             let mut file = file(folder.path(), if grows { 0 } else { FILE_BYTES });
             let mut written = 0;

@@ -104,7 +104,11 @@ fn main() {
             let (mut scratch, mut matches, mut sinks) = (Scratch::new(), Vec::new(), [false; SINKS]);
             let message = Message::new(TOPIC, BODY.as_bytes());
             table.matches(&message, &mut scratch, &mut matches);
-            assert_eq!(matches.len(), naive(&conditions, BODY.as_bytes(), &mut sinks), "both give the same sinks");
+            assert_eq!(
+                matches.len(),
+                naive(&conditions, BODY.as_bytes(), &mut sinks),
+                "both give the same sinks"
+            );
             group.bench_function(format!("table/{count}"), |bencher| {
                 bencher.iter(|| {
                     table.matches(black_box(&message), &mut scratch, &mut matches);

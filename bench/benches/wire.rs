@@ -37,7 +37,10 @@ fn kinds() -> Vec<Kind> {
         kind("3.1.1 QoS 1", Version::V3, Qos::AtLeastOnce),
         kind("5 QoS 0", Version::V5, Qos::AtMostOnce),
         kind("5 QoS 1", Version::V5, Qos::AtLeastOnce),
-        Kind { properties: three.into_bytes(), ..kind("5 QoS 1, 3 user properties", Version::V5, Qos::AtLeastOnce) },
+        Kind {
+            properties: three.into_bytes(),
+            ..kind("5 QoS 1, 3 user properties", Version::V5, Qos::AtLeastOnce)
+        },
     ]
 }
 

@@ -116,7 +116,11 @@ impl Child {
             }
             if started.elapsed() > READY_PATIENCE {
                 let secs = READY_PATIENCE.as_secs();
-                bail!("{} has no {what} after {secs} s; the end of its log:\n{}", self.name, self.last_lines());
+                bail!(
+                    "{} has no {what} after {secs} s; the end of its log:\n{}",
+                    self.name,
+                    self.last_lines()
+                );
             }
             std::thread::sleep(LOOK);
         }
@@ -126,7 +130,9 @@ impl Child {
     pub(crate) fn check(&mut self) -> anyhow::Result<()> {
         match self.process.try_wait()? {
             None => Ok(()),
-            Some(status) => bail!("{} ended with {status}; the end of its log:\n{}", self.name, self.last_lines()),
+            Some(status) => {
+                bail!("{} ended with {status}; the end of its log:\n{}", self.name, self.last_lines())
+            }
         }
     }
 

@@ -136,7 +136,8 @@ fn summary<'s>(system: System, samples: impl Iterator<Item = &'s Sample> + Clone
 }
 
 fn judge(target: Target, systems: &[Summary], ratios: &[Ratio]) -> Vec<TargetResult> {
-    let at_most = |target: String, found: f64, limit: f64| TargetResult { target, found, reached: found <= limit };
+    let at_most =
+        |target: String, found: f64, limit: f64| TargetResult { target, found, reached: found <= limit };
     let peer_ratio = |peer: System| ratios.iter().find(|ratio| ratio.peer == peer);
     match target {
         Target::Cpu(limit) => {
@@ -163,7 +164,9 @@ impl Finding {
     /// Whether something was lost or broken that MQTT promises.
     pub(crate) fn broken(&self) -> Vec<String> {
         let broken = self.samples.iter().flat_map(|sample| {
-            let place = move |text: &String| format!("{}, {}, round {}: {text}", self.row, sample.system.name(), sample.round);
+            let place = move |text: &String| {
+                format!("{}, {}, round {}: {text}", self.row, sample.system.name(), sample.round)
+            };
             sample.broken.iter().map(place)
         });
         broken.collect()

@@ -106,7 +106,10 @@ impl Binaries {
             None => beside_us("millrace")?,
         };
         if !millrace.is_file() {
-            bail!("{} is not there: cargo build --release -p millrace, or name it with --millrace", millrace.display());
+            bail!(
+                "{} is not there: cargo build --release -p millrace, or name it with --millrace",
+                millrace.display()
+            );
         }
         let mosquitto = mosquitto.or_else(|| find_program("mosquitto"));
         Ok(Binaries { millrace, mosquitto, shards, data })
@@ -253,7 +256,10 @@ fn millrace_config(shards: u32, store: &Path, routes: Routes) -> String {
         Routes::None => {}
         Routes::Hundred => {
             for number in 0..ROUTES_ELSEWHERE {
-                route(number, &format!("FROM \"plant/{number}/#\" WHERE $body.temperature > {number} INTO $upstream"));
+                route(
+                    number,
+                    &format!("FROM \"plant/{number}/#\" WHERE $body.temperature > {number} INTO $upstream"),
+                );
             }
             for number in ROUTES_ELSEWHERE..ROUTES_ELSEWHERE + ROUTES_ASKED {
                 route(number, &format!("FROM /messages/* WHERE temperature > {number} INTO $upstream"));
@@ -287,7 +293,8 @@ mod tests {
     #[test]
     fn a_metric_is_found_by_its_whole_name() {
         let metrics = Metrics(
-            "HTTP/1.0 200 OK\r\n\r\n# TYPE a counter\na_syncs 7\na_syncs_total 12\nlabelled{x=\"y\"} 3\n".to_owned(),
+            "HTTP/1.0 200 OK\r\n\r\n# TYPE a counter\na_syncs 7\na_syncs_total 12\nlabelled{x=\"y\"} 3\n"
+                .to_owned(),
         );
         assert_eq!(metrics.value("a_syncs_total"), Some(12.0));
         assert_eq!(metrics.value("a_syncs"), Some(7.0));

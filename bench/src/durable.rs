@@ -105,11 +105,13 @@ pub(crate) async fn run(
         let after = synced(&running)?;
         let records_per_sync = (after.0 - before.0) / (after.1 - before.1).max(1.0);
         // The store first: its last writes must not fall into the yardstick's time.
-        let folder = running.folder().parent().map(Path::to_owned).context("the store has no folder around it")?;
+        let folder =
+            running.folder().parent().map(Path::to_owned).context("the store has no folder around it")?;
         drop(running);
         let group = records_per_sync.round().max(1.0) as usize;
         let plain = |grows| {
-            plain(&folder, group, grows, seconds).with_context(|| format!("the plain file in {}", folder.display()))
+            plain(&folder, group, grows, seconds)
+                .with_context(|| format!("the plain file in {}", folder.display()))
         };
         let (append, overwrite) = (plain(true)?, plain(false)?);
         done.push(Round { sample, records_per_sync, append, overwrite });
@@ -143,7 +145,8 @@ fn plain(folder: &Path, group: usize, grows: bool, seconds: f64) -> std::io::Res
         out.rewind()?;
     }
     // Not zeros: some storage knows them.
-    let payload: Vec<u8> = (0..group * MESSAGE_BYTES).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let payload: Vec<u8> =
+        (0..group * MESSAGE_BYTES).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let mut times = Vec::new();
     let started = Instant::now();
     let span = Duration::from_secs_f64(seconds);
@@ -200,7 +203,11 @@ impl Durable {
         vec![
             line("≥ 250 k PUBACK/s", group.pubacks_per_sec.median / 1e3, 250.0),
             line("≥ 0.60 × plain file, append", group.ratio_append.median, 0.60),
-            line("≥ 0.60 × plain file, overwrite (stricter than DESIGN asks)", group.ratio_overwrite.median, 0.60),
+            line(
+                "≥ 0.60 × plain file, overwrite (stricter than DESIGN asks)",
+                group.ratio_overwrite.median,
+                0.60,
+            ),
         ]
     }
 }
@@ -221,7 +228,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for grows in [true, false] {
             let plain = plain(folder.path(), 8, grows, 0.05).unwrap();
-            assert!(plain.per_sec > 0.0 && plain.p50_micros > 0.0 && plain.p99_micros >= plain.p50_micros, "{plain:?}");
+            assert!(
+                plain.per_sec > 0.0 && plain.p50_micros > 0.0 && plain.p99_micros >= plain.p50_micros,
+                "{plain:?}"
+            );
         }
     }
 }

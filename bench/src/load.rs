@@ -89,7 +89,11 @@ pub(crate) async fn run(
 }
 
 fn sample(report: &Report, system: System, round: u32) -> Sample {
-    let counted = if report.config.contains_key("subscribers") { report.measured.arrived } else { report.measured.acked };
+    let counted = if report.config.contains_key("subscribers") {
+        report.measured.arrived
+    } else {
+        report.measured.acked
+    };
     let per_million = |secs: f64| if counted == 0 { 0.0 } else { secs * 1e6 / counted as f64 };
     let verdict = &report.verdict;
     Sample {

@@ -36,7 +36,8 @@ impl Facts {
     /// Looks around now.
     pub(crate) fn here() -> Facts {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let load_average: Vec<_> = read("/proc/loadavg").split_whitespace().take(3).map(str::to_owned).collect();
+        let load_average: Vec<_> =
+            read("/proc/loadavg").split_whitespace().take(3).map(str::to_owned).collect();
         Facts {
             processor: processor(&read("/proc/cpuinfo")),
             processors: std::thread::available_parallelism().map_or(0, usize::from),
@@ -82,7 +83,8 @@ fn commit() -> String {
 }
 
 fn git(arguments: &[&str]) -> Option<String> {
-    let output = Command::new("git").args(arguments).output().ok().filter(|output| output.status.success())?;
+    let output =
+        Command::new("git").args(arguments).output().ok().filter(|output| output.status.success())?;
     Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
 }
 
@@ -102,7 +104,10 @@ fn file_system_in(mounts: &str, path: &str) -> Option<String> {
         let point = point.trim_end_matches('/');
         path.strip_prefix(point).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
-    lines.filter(|(point, _)| is_parent(point)).max_by_key(|(point, _)| point.len()).map(|(_, kind)| kind.to_owned())
+    lines
+        .filter(|(point, _)| is_parent(point))
+        .max_by_key(|(point, _)| point.len())
+        .map(|(_, kind)| kind.to_owned())
 }
 
 fn read(file: &str) -> String {

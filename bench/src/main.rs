@@ -114,7 +114,9 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Relay { threads, ready_file } => relay::run(threads, &ready_file).map(|()| ExitCode::SUCCESS),
+        Command::Relay { threads, ready_file } => {
+            relay::run(threads, &ready_file).map(|()| ExitCode::SUCCESS)
+        }
         Command::List => {
             ROWS.iter().for_each(|row| println!("{}\n    {}", row.name, row.question));
             Ok(ExitCode::SUCCESS)
@@ -186,7 +188,8 @@ async fn compare(
             );
         };
         let finding =
-            compare::run(row, &binaries, common.rounds, common.seconds, progress, || interrupted.get()).await?;
+            compare::run(row, &binaries, common.rounds, common.seconds, progress, || interrupted.get())
+                .await?;
         if let Some(finding) = finding {
             println!("{}", page::table(&finding));
             findings.push(finding);

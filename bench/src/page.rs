@@ -58,7 +58,10 @@ impl Results<'_> {
              that neither load nor contestant used, in the worst round.",
             self.rounds, self.seconds
         )?;
-        writeln!(out, "- Again: `make bench`, or `bench compare`, `bench durable` (release build, `--help` says more).")?;
+        writeln!(
+            out,
+            "- Again: `make bench`, or `bench compare`, `bench durable` (release build, `--help` says more)."
+        )?;
         for finding in self.compare {
             write_finding(out, finding)?;
         }

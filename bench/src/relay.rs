@@ -47,7 +47,9 @@ pub(crate) fn run(threads: u32, ready_file: &Path) -> anyhow::Result<()> {
         loop {
             let (stream, _) = listener.accept().await?;
             // One after the other: this is before the load, and nothing of it is measured.
-            let Ok(Ok((client, stream))) = tokio::time::timeout(HELLO_PATIENCE, greet(stream)).await else { continue };
+            let Ok(Ok((client, stream))) = tokio::time::timeout(HELLO_PATIENCE, greet(stream)).await else {
+                continue;
+            };
             let Some((partner, partner_stream)) = waiting.remove(&client.partner()) else {
                 waiting.insert(client, (client, stream));
                 continue;
@@ -68,9 +70,14 @@ fn copier(mut pairs: mpsc::Receiver<Pair>) -> anyhow::Result<()> {
                 (TcpStream::from_std(publisher)?, TcpStream::from_std(subscriber)?);
             tokio::spawn(async move {
                 // A connection that breaks ends its pair; the load generator sees it and says so.
-                tokio::io::copy_bidirectional_with_sizes(&mut publisher, &mut subscriber, COPY_BYTES, COPY_BYTES)
-                    .await
-                    .ok();
+                tokio::io::copy_bidirectional_with_sizes(
+                    &mut publisher,
+                    &mut subscriber,
+                    COPY_BYTES,
+                    COPY_BYTES,
+                )
+                .await
+                .ok();
             });
         }
         Ok(())
@@ -105,14 +112,18 @@ async fn greet(mut stream: TcpStream) -> anyhow::Result<(Client, std::net::TcpSt
     stream.set_nodelay(true)?;
     let mut answer = Vec::new();
     let bytes = packet(&mut stream).await?;
-    let Packet::Connect(connect) = decode(&bytes, Version::V3)? else { bail!("the first packet is no CONNECT") };
+    let Packet::Connect(connect) = decode(&bytes, Version::V3)? else {
+        bail!("the first packet is no CONNECT")
+    };
     let version = connect.version;
     let client = Client::parse(&connect.client_id).context("the client is none of the load generator's")?;
     wire::encode_connack(&mut answer, version, &ConnAck::new(false, ReasonCode::SUCCESS))?;
     stream.write_all(&answer).await?;
     if !client.publishes {
         let bytes = packet(&mut stream).await?;
-        let Packet::Subscribe(subscribe) = decode(&bytes, version)? else { bail!("the second packet is no SUBSCRIBE") };
+        let Packet::Subscribe(subscribe) = decode(&bytes, version)? else {
+            bail!("the second packet is no SUBSCRIBE")
+        };
         let granted = subscribe.subscriptions.iter().map(|wanted| ReasonCode::granted(wanted.qos)).collect();
         answer.clear();
         wire::encode_suback(&mut answer, version, &SubAck::new(subscribe.packet_id, granted))?;
@@ -151,6 +162,10 @@ mod tests {
         let publisher = Client::parse("loadgen-p7").unwrap();
         assert_eq!(publisher, Client { publishes: true, number: 7 });
         assert_eq!(publisher.partner(), Client::parse("loadgen-s7").unwrap());
-        assert!(Client::parse("loadgen-x7").is_none() && Client::parse("p7").is_none() && Client::parse("").is_none());
+        assert!(
+            Client::parse("loadgen-x7").is_none()
+                && Client::parse("p7").is_none()
+                && Client::parse("").is_none()
+        );
     }
 }

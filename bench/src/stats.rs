@@ -74,13 +74,20 @@ mod tests {
         let found = ratios(&[1.0, 10.0, 2.0], &[2.0, 20.0, 2.0]).unwrap();
         assert_eq!(found, Spread { median: 0.5, min: 0.5, max: 1.0 });
         assert_eq!(ratios(&[1.0], &[0.0]), None, "nothing per nothing");
-        assert_eq!(ratios(&[1.0, 3.0], &[2.0]).map(|r| r.median), Some(0.5), "a round without a partner is left out");
+        assert_eq!(
+            ratios(&[1.0, 3.0], &[2.0]).map(|r| r.median),
+            Some(0.5),
+            "a round without a partner is left out"
+        );
     }
 
     #[test]
     fn a_quantile_is_a_value_that_occurred() {
         let sorted: Vec<f64> = (1..=100).map(f64::from).collect();
-        assert_eq!((quantile(&sorted, 0.5), quantile(&sorted, 0.99), quantile(&sorted, 1.0)), (50.0, 99.0, 100.0));
+        assert_eq!(
+            (quantile(&sorted, 0.5), quantile(&sorted, 0.99), quantile(&sorted, 1.0)),
+            (50.0, 99.0, 100.0)
+        );
         assert_eq!((quantile(&[4.0], 0.0), quantile(&[], 0.5)), (4.0, 0.0));
     }
 }

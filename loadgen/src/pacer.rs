@@ -56,6 +56,13 @@ impl Dues {
         self.queue.peek().map_or(Micros::NEVER, |Reverse((due, _))| *due)
     }
 
+    /// When something may be due after the next; may be too early, as it may be forgotten already.
+    fn after_next(&self) -> Micros {
+        // The second smallest of a heap is a child of the smallest.
+        let children = self.queue.as_slice().iter().skip(1).take(2);
+        children.map(|Reverse((due, _))| *due).min().unwrap_or(Micros::NEVER)
+    }
+
     fn drop_forgotten(&mut self) {
         while let Some(&Reverse((due, slot))) = self.queue.peek()
             && self.by_slot[slot] != due
@@ -69,6 +76,9 @@ impl Dues {
 #[derive(Debug)]
 struct Alarm {
     next: AtomicU64,
+    /// What `next` becomes when it rings, so that in a steady schedule the thread need not be told: that would cost
+    /// one more change of threads per message. Taken once; too early is only a ring for nothing.
+    after_next: AtomicU64,
     stop: AtomicBool,
     waker: Mutex<Option<Waker>>,
 }
@@ -85,6 +95,9 @@ struct Timers {
     alarm_thread: std::thread::Thread,
     dues: RefCell<Dues>,
     wakers: RefCell<Vec<Option<Waker>>>,
+    /// The waker that the alarm has.
+    driver: RefCell<Option<Waker>>,
+    /// The alarm rings at this time or earlier.
     armed: Cell<Micros>,
 }
 
@@ -99,6 +112,7 @@ impl Pacer {
     pub(crate) fn start(clock: Clock) -> std::io::Result<Pacer> {
         let alarm = Arc::new(Alarm {
             next: AtomicU64::new(Micros::NEVER.0),
+            after_next: AtomicU64::new(Micros::NEVER.0),
             stop: AtomicBool::new(false),
             waker: Mutex::new(None),
         });
@@ -111,6 +125,7 @@ impl Pacer {
             alarm_thread: thread.thread().clone(),
             dues: RefCell::default(),
             wakers: RefCell::default(),
+            driver: RefCell::default(),
             armed: Cell::new(Micros::NEVER),
         };
         Ok(Pacer { timers: Rc::new(timers), thread: Some(thread) })
@@ -163,8 +178,12 @@ impl Timer {
 
 impl Timers {
     fn wake_due(&self, cx: &Context<'_>) {
-        // The waker is in its place before the alarm is armed, so that no ring finds nobody.
-        *self.alarm.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
+        let mut driver = self.driver.borrow_mut();
+        if !driver.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            // The waker is in its place before the alarm is armed, so that no ring finds nobody.
+            *driver = Some(cx.waker().clone());
+            *self.alarm.waker.lock().unwrap_or_else(PoisonError::into_inner) = driver.clone();
+        }
         let mut dues = self.dues.borrow_mut();
         let wakers = self.wakers.borrow();
         let now = self.clock.now();
@@ -173,8 +192,10 @@ impl Timers {
                 waker.wake_by_ref();
             }
         }
-        self.armed.set(Micros::NEVER);
+        // Either it has rung, and went on to what it was told for after that; or it will ring at this time.
+        self.armed.set(Micros(self.alarm.next.load(Ordering::Acquire)));
         self.arm(dues.next());
+        self.alarm.after_next.store(dues.after_next().0, Ordering::Release);
     }
 
     fn arm(&self, due: Micros) {
@@ -200,11 +221,12 @@ fn ring(alarm: &Alarm, clock: Clock) {
             std::thread::park_timeout(Duration::from_micros(wait));
             continue;
         }
-        // Armed anew in between: then the new time decides.
-        if alarm.next.compare_exchange(next, Micros::NEVER.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-            && let Some(waker) = &*alarm.waker.lock().unwrap_or_else(PoisonError::into_inner)
-        {
-            waker.wake_by_ref();
+        let after = alarm.after_next.swap(Micros::NEVER.0, Ordering::AcqRel);
+        // Armed anew in between: then the new time decides, and the driver arms again when that rings.
+        if alarm.next.compare_exchange(next, after, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            // Cloned, so that the woken worker does not find the lock taken.
+            let waker = alarm.waker.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            waker.inspect(Waker::wake_by_ref);
         }
     }
 }
@@ -242,6 +264,21 @@ mod tests {
             (dues.pop(Micros(99)), dues.pop(Micros(99)), dues.pop(Micros(99))),
             (Some(1), Some(0), None)
         );
+    }
+
+    #[test]
+    fn what_comes_after_the_next_is_known() {
+        let mut dues = Dues::default();
+        assert_eq!(dues.after_next(), Micros::NEVER);
+        for due in [50, 20, 40, 10, 30] {
+            let slot = dues.add_slot();
+            dues.set(slot, Micros(due));
+        }
+        for (next, after) in [(10, 20), (20, 30), (30, 40), (40, 50)] {
+            assert_eq!((dues.next(), dues.after_next()), (Micros(next), Micros(after)));
+            dues.pop(Micros(next));
+        }
+        assert_eq!((dues.next(), dues.after_next()), (Micros(50), Micros::NEVER));
     }
 
     #[test]

@@ -57,6 +57,35 @@ fn shards(registry: &mut Registry, overview: &Overview) {
             );
         }
     }
+    let routes = numbers.routes;
+    counter(registry, "routes_messages", "Messages that routes were asked about", routes.messages);
+    counter(
+        registry,
+        "routes_bodies_scanned",
+        "Bodies that a condition wanted and that were read",
+        routes.bodies_scanned,
+    );
+    counter(
+        registry,
+        "routes_held_back",
+        "Matches that SAMPLE, THROTTLE or CHANGED held back",
+        routes.held_back,
+    );
+    let undefined = Family::<Reason, Counter>::default();
+    registry.register(
+        "routes_bodies_undefined",
+        "Bodies that conditions could not read, by reason",
+        undefined.clone(),
+    );
+    for (reason, count) in [
+        ("malformed", routes.bodies_malformed),
+        ("too_long", routes.bodies_too_long),
+        ("too_deep", routes.bodies_too_deep),
+        ("other_type", routes.bodies_other_type),
+        ("duplicate_properties", routes.messages_dropped),
+    ] {
+        undefined.get_or_create(&Reason { reason: reason.to_owned() }).inc_by(count);
+    }
     let refused = overview.refused.load(Ordering::Relaxed);
     counter(
         registry,

@@ -23,6 +23,8 @@ pub(crate) struct ShardNumbers {
     pub connections: usize,
     /// Sessions now.
     pub sessions: usize,
+    /// What the route table counted.
+    pub routes: routes::Counters,
 }
 
 impl ShardReport {
@@ -32,6 +34,7 @@ impl ShardReport {
             counters: *broker.counters(),
             connections: broker.connections(),
             sessions: broker.sessions(),
+            routes: broker.route_counters(),
         };
         *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = numbers;
     }
@@ -50,8 +53,20 @@ pub(crate) fn total<'a>(reports: impl IntoIterator<Item = &'a ShardReport>) -> S
         total.counters.add(&numbers.counters);
         total.connections += numbers.connections;
         total.sessions += numbers.sessions;
+        add_routes(&mut total.routes, &numbers.routes);
     }
     total
+}
+
+fn add_routes(total: &mut routes::Counters, more: &routes::Counters) {
+    total.messages += more.messages;
+    total.bodies_scanned += more.bodies_scanned;
+    total.bodies_malformed += more.bodies_malformed;
+    total.bodies_too_long += more.bodies_too_long;
+    total.bodies_too_deep += more.bodies_too_deep;
+    total.bodies_other_type += more.bodies_other_type;
+    total.messages_dropped += more.messages_dropped;
+    total.held_back += more.held_back;
 }
 
 /// Sends log lines to standard error, as configured. An invalid filter was refused with the configuration.

@@ -16,6 +16,8 @@ const LOG_LINES: usize = 60;
 pub enum Signal {
     /// Please stop (SIGTERM).
     Terminate,
+    /// Read your configuration again (SIGHUP).
+    Reload,
     /// Die (SIGKILL).
     Kill,
     /// Stand still (SIGSTOP).
@@ -28,6 +30,7 @@ impl Signal {
     fn number(self) -> libc::c_int {
         match self {
             Signal::Terminate => libc::SIGTERM,
+            Signal::Reload => libc::SIGHUP,
             Signal::Kill => libc::SIGKILL,
             Signal::Pause => libc::SIGSTOP,
             Signal::Resume => libc::SIGCONT,

@@ -23,6 +23,7 @@ use crate::{Connect, Version};
 pub struct Setup {
     keys: Vec<(String, String)>,
     store: Option<PathBuf>,
+    file: Option<String>,
 }
 
 impl Default for Setup {
@@ -34,7 +35,7 @@ impl Default for Setup {
 impl Setup {
     /// Loopback, free ports, anonymous clients, two shards, an empty store.
     pub fn new() -> Setup {
-        let setup = Setup { keys: Vec::new(), store: None };
+        let setup = Setup { keys: Vec::new(), store: None, file: None };
         setup
             .set("listener.tcp.bind", "127.0.0.1:0")
             .set("http.bind", "127.0.0.1:0")
@@ -69,6 +70,13 @@ impl Setup {
             .set("uplink.plant.backoff_max_ms", 100)
     }
 
+    /// A configuration file with this text; keys that are set win over it.
+    #[must_use]
+    pub fn file(mut self, text: &str) -> Setup {
+        self.file = Some(text.to_owned());
+        self
+    }
+
     /// A store that is there already, or that several routers are to share.
     #[must_use]
     pub fn store(mut self, path: &Path) -> Setup {
@@ -96,6 +104,9 @@ impl Setup {
     }
 }
 
+/// Name of the configuration file, if there is one.
+const CONFIG: &str = "millrace.toml";
+
 const UNKNOWN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
@@ -103,6 +114,10 @@ const UNKNOWN: SocketAddr =
 fn spawn(setup: &Setup, home: &Path) -> Process {
     let mut command = Command::new(millrace());
     without_configuration(&mut command).arg("run").arg("--ready-file").arg(home.join("ready"));
+    if let Some(text) = &setup.file {
+        std::fs::write(home.join(CONFIG), text).expect("a configuration can be written");
+        command.arg("--config").arg(home.join(CONFIG));
+    }
     let store = setup.store.clone().unwrap_or_else(|| home.join("store"));
     command.arg("--set").arg(format!("store.path={}", store.display()));
     for (key, value) in &setup.keys {
@@ -132,6 +147,11 @@ impl Router {
     /// Where clients connect.
     pub fn address(&self) -> SocketAddr {
         self.mqtt
+    }
+
+    /// Where `/status` and `/metrics` are.
+    pub fn http(&self) -> SocketAddr {
+        self.http
     }
 
     /// Its process.
@@ -238,6 +258,19 @@ impl Router {
     /// Changes a key for the next start.
     pub fn reconfigure(&mut self, key: &str, value: impl ToString) {
         self.setup = self.setup.clone().set(key, value);
+    }
+
+    /// Writes its configuration file anew and tells it so (SIGHUP).
+    #[track_caller]
+    pub fn reload(&mut self, text: &str) {
+        self.setup.file = Some(text.to_owned());
+        std::fs::write(self.home.path().join(CONFIG), text).expect("a configuration can be written");
+        self.process.signal(Signal::Reload);
+    }
+
+    /// Everything it said so far.
+    pub fn log(&self) -> String {
+        self.process.log()
     }
 
     fn ready_file(&self) -> PathBuf {

@@ -1,1 +1,300 @@
-//! In progress.
+//! Routes at work: which messages go upstream or to another topic, by condition, priority and time to live.
+
+use std::time::{Duration, Instant};
+
+use harness::{
+    BlockBuilder, OutgoingPublish, QOS_0, QOS_1, Received, Recorder, Router, Setup, Version, until, v3, v5,
+};
+
+/// A router with these routes and an upstream that writes down what it gets.
+#[track_caller]
+fn with_routes(shards: usize, routes: &[(&str, &str)]) -> (Router, Recorder) {
+    let upstream = Recorder::start();
+    let setup = Setup::new().shards(shards).uplink(upstream.address(), Version::V5);
+    let add = |setup: Setup, (name, route): &(&str, &str)| setup.set(&format!("routes.{name}"), route);
+    (routes.iter().fold(setup, add).start(), upstream)
+}
+
+/// Publishes all of it, then proves by a fence what went upstream: `topic|payload` each.
+#[track_caller]
+fn check(routes: &[(&str, &str)], messages: &[(&str, &str)], expected: &[&str]) {
+    for shards in 1..=3 {
+        let fence = ("fence", r#"FROM "fence" INTO $upstream"#);
+        let (router, upstream) = with_routes(shards, &[routes, &[fence]].concat());
+        let mut publisher = router.connect(&v5("publisher"));
+        for (topic, payload) in messages {
+            publisher.publish(topic, payload, QOS_1);
+        }
+        publisher.publish("fence", "", QOS_1);
+        let record = until("the fence upstream", || {
+            let record = upstream.record();
+            record.last().is_some_and(|last| last.topic == "fence").then(|| record.clone())
+        });
+        let (_, got) = record.split_last().expect("the fence at least");
+        let got: Vec<_> = got.iter().map(|it| format!("{}|{}", it.topic, it.text())).collect();
+        assert_eq!(got, expected, "{shards} shards");
+        assert!(record.iter().all(|message| message.qos == QOS_1), "upstream everything is QoS 1");
+    }
+}
+
+#[test]
+fn only_what_the_source_and_the_condition_take_goes_upstream() {
+    check(
+        &[("hot", r#"FROM "factory/#" WHERE $body.temp > 20 INTO $upstream"#)],
+        &[
+            ("factory/a", r#"{"temp": 21}"#),
+            ("factory/a", r#"{"temp": 20}"#),
+            ("factory/b", r#"{"temp": 20.5}"#),
+            ("factory/b", r#"{"hum": 40}"#),
+            ("factory/b", "no JSON"),
+            ("factory/b", ""),
+            ("office/a", r#"{"temp": 30}"#),
+            ("factory", r#"{"temp": 99}"#),
+        ],
+        &[r#"factory/a|{"temp": 21}"#, r#"factory/b|{"temp": 20.5}"#, r#"factory|{"temp": 99}"#],
+    );
+}
+
+#[test]
+fn a_message_that_several_routes_take_goes_upstream_once() {
+    check(
+        &[
+            ("one", r#"FROM "factory/#" INTO $upstream"#),
+            ("two", r#"FROM "factory/+" INTO $upstream"#),
+            ("three", r#"FROM "+/a" WHERE $body.x = 1 INTO uplink("plant")"#),
+        ],
+        &[("factory/a", r#"{"x": 1}"#), ("office/a", r#"{"x": 1}"#), ("office/a", r#"{"x": 2}"#)],
+        &[r#"factory/a|{"x": 1}"#, r#"office/a|{"x": 1}"#],
+    );
+}
+
+#[test]
+fn topic_client_and_qos_may_be_asked_for() {
+    check(
+        &[(
+            "all",
+            r##"FROM "#" WHERE $topic[1] = 'a' AND $clientId LIKE 'pub%' AND $qos = 1 AND NOT $retain INTO $upstream"##,
+        )],
+        &[("x/a", "1"), ("x/b", "2"), ("y/a", "3")],
+        &["x/a|1", "y/a|3"],
+    );
+}
+
+#[test]
+fn user_properties_may_be_asked_for() {
+    let (router, upstream) = with_routes(2, &[("north", r#"FROM "a" WHERE tenant = 'north' INTO $upstream"#)]);
+    let mut publisher = router.connect(&v5("publisher"));
+    for (tenant, payload) in [("south", "no"), ("north", "yes")] {
+        let mut block = BlockBuilder::new();
+        block.user("tenant", tenant).expect("short strings");
+        let payload = payload.as_bytes();
+        let properties = block.as_bytes();
+        publisher.publish_with(&OutgoingPublish { topic: "a", payload, qos: QOS_1, properties, ..Default::default() });
+    }
+    publisher.publish("a", "none", QOS_1);
+    let record = upstream.wait_for(1);
+    assert_eq!(record[0].text(), "yes");
+    assert_eq!(router.number("/counters/routed"), 1);
+}
+
+#[test]
+fn qos_0_publications_are_routed_too_and_go_upstream_with_qos_1() {
+    let (router, upstream) = with_routes(2, &[("all", r#"FROM "a" INTO $upstream"#)]);
+    router.connect(&v3("publisher")).publish("a", "x", QOS_0);
+    assert_eq!(upstream.wait_for(1)[0].qos, QOS_1);
+}
+
+#[test]
+fn a_route_does_not_take_a_message_away_from_subscribers() {
+    let (router, upstream) = with_routes(3, &[("all", r#"FROM "a" INTO $upstream"#)]);
+    let mut subscribers: Vec<_> = (0..6).map(|it| router.connect(&v5(&format!("s-{it}")))).collect();
+    for subscriber in &mut subscribers {
+        subscriber.subscribe("a", QOS_1);
+    }
+    router.connect(&v5("publisher")).publish("a", "x", QOS_1);
+    for subscriber in &mut subscribers {
+        assert_eq!(subscriber.message().text(), "x");
+    }
+    upstream.wait_for(1);
+}
+
+#[test]
+fn a_message_without_match_is_acknowledged_and_counted() {
+    let (router, upstream) = with_routes(2, &[("all", r#"FROM "a" INTO $upstream"#)]);
+    router.connect(&v5("publisher")).publish("b", "x", QOS_1);
+    router.wait_for("/counters/unmatched", 1);
+    assert!(upstream.record().is_empty());
+    assert_eq!(router.backlog(), 0);
+}
+
+#[test]
+fn a_route_may_publish_again_on_another_topic_of_this_router() {
+    for shards in 1..=3 {
+        let route = r#"FROM "factory/+/temp" WHERE $body.temp > 80 INTO topic "alerts/{$topic[1]}""#;
+        let (router, _upstream) = with_routes(shards, &[("alert", route)]);
+        let mut subscribers: Vec<_> = (0..6).map(|it| router.connect(&v5(&format!("s-{it}")))).collect();
+        for subscriber in &mut subscribers {
+            subscriber.subscribe("alerts/#", QOS_1);
+        }
+        let mut publisher = router.connect(&v5("publisher"));
+        publisher.publish("factory/line1/temp", r#"{"temp": 20}"#, QOS_1);
+        publisher.publish("factory/line1/temp", r#"{"temp": 81}"#, QOS_1);
+        publisher.publish("factory/line2/temp", r#"{"temp": 82}"#, QOS_0);
+        for subscriber in &mut subscribers {
+            let got = subscriber.messages(2);
+            let got: Vec<_> = got.iter().map(|it| (it.topic.as_str(), it.text(), it.qos)).collect();
+            let expected =
+                [("alerts/line1", r#"{"temp": 81}"#, QOS_1), ("alerts/line2", r#"{"temp": 82}"#, QOS_0)];
+            assert_eq!(got, expected, "{shards} shards");
+        }
+    }
+}
+
+#[test]
+fn what_a_route_publishes_again_is_not_routed_again() {
+    let routes = [("loop", r##"FROM "#" INTO topic "again/{$topic[0]}""##)];
+    let (router, _upstream) = with_routes(2, &routes);
+    let mut subscriber = router.connect(&v5("subscriber"));
+    subscriber.subscribe("#", QOS_1);
+    let mut publisher = router.connect(&v5("publisher"));
+    publisher.publish("a", "x", QOS_1);
+    publisher.publish("fence", "", QOS_1);
+    let topics: Vec<_> = subscriber.messages(4).into_iter().map(|message| message.topic).collect();
+    assert_eq!(topics, ["a", "again/a", "fence", "again/fence"]);
+}
+
+#[test]
+fn a_template_that_gives_no_topic_drops_and_counts() {
+    let (router, _upstream) = with_routes(2, &[("bad", r#"FROM "a" INTO topic "x/{missing}""#)]);
+    let mut subscriber = router.connect(&v5("subscriber"));
+    subscriber.subscribe("#", QOS_1);
+    router.connect(&v5("publisher")).publish("a", "x", QOS_1);
+    assert_eq!(subscriber.message().topic, "a", "the publication itself is untouched");
+    router.wait_for("/counters/dropped_invalid_template", 1);
+}
+
+#[test]
+fn one_route_may_have_several_sinks() {
+    let (router, upstream) = with_routes(2, &[("both", r#"FROM "a" INTO $upstream, topic "copy""#)]);
+    let mut subscriber = router.connect(&v5("subscriber"));
+    subscriber.subscribe("copy", QOS_1);
+    router.connect(&v5("publisher")).publish("a", "x", QOS_1);
+    assert_eq!(subscriber.message().text(), "x");
+    assert_eq!(upstream.wait_for(1)[0].topic, "a");
+}
+
+#[test]
+fn urgent_messages_overtake_what_waited_longer() {
+    let upstream = Recorder::start();
+    upstream.silent(true);
+    let router = Setup::new()
+        .uplink(upstream.address(), Version::V5)
+        .set("routes.low", r#"{ route = 'FROM "low" INTO $upstream', priority = 8 }"#)
+        .set("routes.none", r#"FROM "none" INTO $upstream"#)
+        .set("routes.high", r#"{ route = 'FROM "high" INTO $upstream', priority = 0 }"#)
+        .start();
+    let mut publisher = router.connect(&v5("publisher"));
+    for topic in ["none", "low", "high", "none", "low", "high"] {
+        publisher.publish_all(topic, (0..50).map(|it| it.to_string()));
+    }
+    assert_eq!(router.backlog(), 300);
+    upstream.silent(false);
+    let record = upstream.wait_for(300);
+    let topics: Vec<_> = record.iter().map(|message| message.topic.as_str()).collect();
+    let expected: Vec<_> = ["high", "low", "none"].iter().flat_map(|topic| [*topic; 100]).collect();
+    assert_eq!(topics, expected);
+}
+
+#[test]
+fn of_several_routes_the_most_urgent_priority_counts() {
+    let upstream = Recorder::start();
+    upstream.silent(true);
+    let router = Setup::new()
+        .uplink(upstream.address(), Version::V5)
+        .set("routes.all", r##"{ route = 'FROM "#" INTO $upstream', priority = 5 }"##)
+        .set("routes.alarm", r#"{ route = 'FROM "alarm" INTO $upstream', priority = 1 }"#)
+        .start();
+    let mut publisher = router.connect(&v5("publisher"));
+    publisher.publish("other", "1", QOS_1);
+    publisher.publish("alarm", "2", QOS_1);
+    upstream.silent(false);
+    let topics: Vec<_> = upstream.wait_for(2).into_iter().map(|message| message.topic).collect();
+    assert_eq!(topics, ["alarm", "other"]);
+}
+
+#[test]
+fn what_waits_beyond_its_time_to_live_is_dropped_and_counted() {
+    let upstream = Recorder::start();
+    upstream.silent(true);
+    let router = Setup::new()
+        .uplink(upstream.address(), Version::V5)
+        .set("routes.short", r#"{ route = 'FROM "short" INTO $upstream', ttl = 1 }"#)
+        .set("routes.long", r#"FROM "long" INTO $upstream"#)
+        .start();
+    let mut publisher = router.connect(&v5("publisher"));
+    publisher.publish_all("short", ["1", "2", "3"]);
+    publisher.publish("long", "4", QOS_1);
+    let begin = Instant::now();
+    until("time to pass", || (begin.elapsed() > Duration::from_millis(1_100)).then_some(()));
+    publisher.publish("short", "5", QOS_1);
+    upstream.silent(false);
+    let record = upstream.wait_for(2);
+    assert_eq!(record.iter().map(Received::text).collect::<Vec<_>>(), ["4", "5"]);
+    until("an empty lane", || (router.backlog() == 0).then_some(()));
+    assert_eq!(router.number("/uplinks/0/dropped") + router.number("/store/expired"), 3);
+}
+
+#[test]
+fn status_says_what_each_route_promises() {
+    let upstream = Recorder::start();
+    let router = Setup::new()
+        .uplink(upstream.address(), Version::V5)
+        .set("routes.disk", r#"FROM "a" INTO $upstream"#)
+        .set("routes.memory", r#"{ route = 'FROM "b" INTO $upstream', durability = "memory" }"#)
+        .start();
+    let status = router.status();
+    let routes = status["routes"].as_array().expect("routes").clone();
+    let promise = |name: &str| {
+        let route = routes.iter().find(|route| route["name"] == name).expect("the route");
+        route["promise"].as_str().expect("a promise").to_owned()
+    };
+    assert!(promise("disk").starts_with("disk: "), "{}", promise("disk"));
+    assert!(promise("memory").starts_with("memory: "), "{}", promise("memory"));
+}
+
+const RELOADABLE: &str = "[routes]\nfirst = 'FROM \"a\" INTO $upstream'\n";
+
+#[test]
+fn a_reload_replaces_routes_and_clients_stay() {
+    let upstream = Recorder::start();
+    let mut router = Setup::new().uplink(upstream.address(), Version::V5).file(RELOADABLE).start();
+    let mut publisher = router.connect(&v5("publisher"));
+    publisher.publish("a", "by the first", QOS_1);
+    upstream.wait_for(1);
+    router.reload("[routes]\nsecond = 'FROM \"b\" INTO $upstream'\n");
+    until("the new route", || (router.status()["routes"][0]["name"] == "second").then_some(()));
+    until("the new route at work", || {
+        publisher.publish("a", "by nobody", QOS_1);
+        publisher.publish("b", "by the second", QOS_1);
+        let record = upstream.record();
+        record.last().is_some_and(|last| last.text() == "by the second").then_some(())
+    });
+    let count = upstream.record().len();
+    publisher.publish("a", "by nobody", QOS_1);
+    publisher.publish("b", "last", QOS_1);
+    let record = upstream.wait_for(count + 1);
+    assert!(record[count..].iter().all(|message| message.topic == "b"), "{record:?}");
+}
+
+#[test]
+fn a_reload_with_a_mistake_changes_nothing_and_says_why() {
+    let upstream = Recorder::start();
+    let mut router = Setup::new().uplink(upstream.address(), Version::V5).file(RELOADABLE).start();
+    let mut publisher = router.connect(&v5("publisher"));
+    router.reload("[routes]\nfirst = 'FROM \"a\" WHERE $body. INTO $upstream'\n");
+    let error = until("a word about the mistake", || router.status()["reload_error"].as_str().map(str::to_owned));
+    assert!(error.contains("routes.first") && error.contains('^'), "{error}");
+    assert!(router.log().contains("nothing was changed"), "{}", router.log());
+    publisher.publish("a", "still routed", QOS_1);
+    assert_eq!(upstream.wait_for(1)[0].text(), "still routed");
+}

@@ -391,20 +391,6 @@ fn a_take_over_goes_on_with_what_was_in_flight() {
 }
 
 #[test]
-fn a_session_kept_in_memory_survives_a_disconnect_and_not_a_restart() {
-    let mut router = Setup::new().set("session.durability", "memory").start();
-    let mut client = router.connect(&lasting("client"));
-    client.subscribe("a", QOS_1);
-    client.disconnect();
-    router.connect(&v5("publisher")).publish("a", "kept", QOS_1);
-    let mut client = router.connect(&lasting("client"));
-    assert_eq!(client.message().text(), "kept");
-    client.disconnect();
-    Down::Stop.up_again(&mut router);
-    assert!(!router.connect(&lasting("client")).greeting.session_present, "memory does not survive a restart");
-}
-
-#[test]
 fn a_stored_session_that_is_full_drops_and_counts() {
     let router = Setup::new().set("limits.session_stored_messages_max", 10).start();
     let mut client = router.connect(&lasting("client"));

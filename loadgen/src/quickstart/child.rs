@@ -113,6 +113,8 @@ impl Child {
         let errors = output.try_clone().map_err(failed)?;
         let process = Command::new(program)
             .args(arguments)
+            // Its log goes to a file, and the end of it perhaps into one of our sentences.
+            .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors)

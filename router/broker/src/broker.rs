@@ -132,6 +132,8 @@ pub struct Broker {
     pub(crate) ended_opening: Vec<(u32, Rc<str>)>,
     pub(crate) ids_assigned: u64,
     pub(crate) last_fault: Option<String>,
+    /// What routes that sample, throttle or look for changes remember.
+    pub(crate) gates: routes::State,
     pub(crate) scratch: Scratch,
 }
 
@@ -144,6 +146,7 @@ pub(crate) struct Scratch {
     pub(crate) routes: routes::Scratch,
     pub(crate) frames: FrameCache,
     pub(crate) topic: String,
+    pub(crate) body: Vec<u8>,
     pub(crate) ids: Vec<u32>,
 }
 
@@ -172,6 +175,7 @@ impl Broker {
             generation: 0,
             ids_assigned: 0,
             last_fault: None,
+            gates: routes::State::new(setup.limits.route_keys_max as usize),
             scratch: Scratch::default(),
             setup,
         }
@@ -311,6 +315,11 @@ impl Broker {
     /// What was counted so far.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// What the route table counted for this shard.
+    pub fn route_counters(&self) -> routes::Counters {
+        self.scratch.routes.counters()
     }
 
     /// Connections now.

@@ -67,6 +67,8 @@ counters! {
     dropped_expired,
     /// Messages dropped because a route's topic template gave no valid topic for them.
     dropped_invalid_template,
+    /// Messages not sent on a route because its SELECT cannot read the body.
+    dropped_not_selectable,
     /// Records that could not be read back as messages.
     dropped_unreadable,
     /// PUBLISH packets with the RETAIN flag that were forwarded but not retained.

@@ -131,7 +131,12 @@ impl Broker {
         forwards.clear();
         let parts = MessageParts::new(publication, plan.table.needs_properties());
         let message = parts.message(publication);
-        plan.table.matches(&message, &mut self.scratch.routes, &mut matches);
+        if plan.table.needs_state() {
+            let now = publication.now.instant;
+            plan.table.matches_at(&message, now, &mut self.gates, &mut self.scratch.routes, &mut matches);
+        } else {
+            plan.table.matches(&message, &mut self.scratch.routes, &mut matches);
+        }
         for found in &matches {
             match plan.sink(found) {
                 Some(SinkPlan::Lanes { uplink, lanes }) => {
@@ -152,17 +157,48 @@ impl Broker {
                 None => self.counters.bugs += 1,
             }
         }
+        let mut body = std::mem::take(&mut self.scratch.body);
         for forward in &forwards {
-            let ticket = self.append_to_lane(forward, publication, plan.ttl_millis, effects);
+            let Some(publication) = self.select(&plan, &forward.best, &message, publication, &mut body) else {
+                continue;
+            };
+            let ticket = self.append_to_lane(forward, &publication, plan.ttl_millis, effects);
             if forward.durability == Durability::Disk {
                 promise.ticket = promise.ticket.max(ticket);
             }
         }
+        self.scratch.body = body;
         let matched = !matches.is_empty();
         self.counters.routed += u64::from(matched);
         self.scratch.matches = matches;
         self.scratch.forwards = forwards;
         matched
+    }
+
+    /// What the route of a match sends of a publication. `None`, counted, if its SELECT cannot read the body: then
+    /// nothing may be sent, because what the route hides is in there.
+    fn select<'t>(
+        &mut self,
+        plan: &Plan,
+        found: &Match,
+        message: &Message<'_>,
+        publication: &Publication<'t>,
+        body: &'t mut Vec<u8>,
+    ) -> Option<Publication<'t>> {
+        if !plan.table.routes().get(found.route.0 as usize).is_some_and(routes::CompiledRoute::projects) {
+            return Some(*publication);
+        }
+        match plan.table.project(found.route, message, &mut self.scratch.routes, body) {
+            Ok(routes::Projected::Unchanged) => Some(*publication),
+            Ok(routes::Projected::Rewritten) => {
+                let envelope = Envelope { payload: body, ..publication.envelope };
+                Some(Publication { envelope, ..*publication })
+            }
+            Err(routes::ProjectError::Body) => {
+                self.counters.dropped_not_selectable += 1;
+                None
+            }
+        }
     }
 
     fn append_to_lane(
@@ -198,14 +234,16 @@ impl Broker {
             return;
         };
         let mut topic = std::mem::take(&mut self.scratch.topic);
+        let mut body = std::mem::take(&mut self.scratch.body);
         topic.clear();
-        if template.render(message, &mut topic).is_ok() && model::validate_name(&topic).is_ok() {
-            let envelope = Envelope { topic: &topic, retain: false, ..publication.envelope };
-            self.publish(&Publication { envelope, ..*publication }, promise, effects);
-        } else {
+        if template.render(message, &mut topic).is_err() || model::validate_name(&topic).is_err() {
             self.counters.dropped_invalid_template += 1;
+        } else if let Some(selected) = self.select(plan, found, message, publication, &mut body) {
+            let envelope = Envelope { topic: &topic, retain: false, ..selected.envelope };
+            self.publish(&Publication { envelope, ..selected }, promise, effects);
         }
         self.scratch.topic = topic;
+        self.scratch.body = body;
     }
 }
 

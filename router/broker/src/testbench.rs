@@ -55,8 +55,8 @@ pub(crate) struct Client {
     pub(crate) version: Version,
     pub(crate) shard: usize,
     pub(crate) conn: Option<ConnId>,
-    /// Its socket takes nothing.
-    pub(crate) blocked: bool,
+    /// How many bytes its socket takes in one write; 0 blocks it.
+    pub(crate) takes: usize,
     /// Bytes the router has not taken.
     unread: Vec<u8>,
     received: Vec<u8>,
@@ -268,7 +268,7 @@ impl Bench {
             version,
             shard: 0,
             conn: None,
-            blocked: false,
+            takes: usize::MAX,
             unread: Vec::new(),
             received: Vec::new(),
             seen: Vec::new(),
@@ -452,18 +452,16 @@ impl Bench {
 
     /// Its socket takes bytes again.
     pub(crate) fn unblock(&mut self, client: usize) {
-        self.clients[client].blocked = false;
+        self.clients[client].takes = usize::MAX;
+        self.drip(client);
+    }
+
+    /// Its socket is ready for one more write.
+    pub(crate) fn drip(&mut self, client: usize) {
         if let Some(conn) = self.clients[client].conn {
             let shard = self.clients[client].shard;
             self.effects[shard].dirty.push(conn);
             self.drain(shard);
-        }
-    }
-
-    /// The same, unless its socket is meant to take nothing.
-    pub(crate) fn unblock_if_open(&mut self, client: usize) {
-        if !self.clients[client].blocked {
-            self.unblock(client);
         }
     }
 
@@ -680,10 +678,11 @@ impl Bench {
     fn flush(&mut self, shard: usize, conn: ConnId) {
         self.brokers[shard].flushing(conn);
         let Some(&client) = self.owners.get(&(shard, conn.0)) else { return };
-        if self.clients[client].blocked {
+        let pending = self.brokers[shard].pending(conn);
+        let pending = pending[..pending.len().min(self.clients[client].takes)].to_vec();
+        if pending.is_empty() {
             return;
         }
-        let pending = self.brokers[shard].pending(conn).to_vec();
         self.clients[client].received.extend_from_slice(&pending);
         self.mix(&pending);
         self.brokers[shard].wrote(conn, pending.len(), self.now, &mut self.effects[shard]);

@@ -12,6 +12,7 @@ use crate::Mode;
 use crate::diagnostic::{Fault, Span, nearest};
 use crate::functions::{self, Function, Parameter, SIGNATURES, Signature};
 use crate::paths::{self, Step};
+use crate::pattern::{Pattern, WILD_MAX};
 use crate::program;
 use crate::slots::{Origins, Slots};
 use crate::syntax::{ArithmeticOp, BinaryOp, CompareOp, Expr, ExprKind, Literal, LogicOp};
@@ -530,6 +531,11 @@ impl Checker<'_> {
     }
 
     fn like(&mut self, value: &Expr, pattern: &str, op_span: &Span, span: &Span) -> Typed {
+        if Pattern::new(pattern).is_too_wild() {
+            let message = format!("between two '%' a pattern with '_' has at most {WILD_MAX} characters");
+            self.faults.push(Fault::new(op_span.clone(), message));
+            return broken(span);
+        }
         let value = self.expr(value);
         match value.ty {
             Type::Text | Type::Query => Typed::new(

@@ -173,7 +173,7 @@ impl Gate {
                 state.key.push('t');
                 match text.len() <= KEY_BYTES_MAX {
                     true => state.key.push_str(text),
-                    false => sha256::hex_into(&[text.as_bytes()], &mut state.key),
+                    false => state.key.push_str(sha256::hex(&[text.as_bytes()]).as_str()),
                 }
             }
             Value::Number(number) => write!(state.key, "n{number}").expect("writing to a String cannot fail"),

@@ -435,10 +435,6 @@ impl Index {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.accesses.is_empty()
-    }
-
     /// Appends the candidates for the message of `machine`; a route may come twice.
     pub(crate) fn find(&self, machine: &Machine<'_>, candidates: &mut Vec<Candidate>) {
         let written = machine.filled.written();

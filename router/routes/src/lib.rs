@@ -4,8 +4,10 @@
 //! May use: `model`. Never: I/O, clocks, threads, randomness, other rooms.
 //! In:  named route texts; then messages, borrowed for a turn. Out: errors that help, or a table; then sinks,
 //! each once, with priority and time to live.
-//! Reading order: `diagnostic`, `lexer`, `syntax`, `parser`, `types`, `functions`, `check`, `topics`, `paths`,
-//! `slots`, `scan`, `body`, `value`, `program`, `sink`, `scratch`, `table`.
+//! Reading order. Text to meaning: `diagnostic`, `lexer`, `syntax`, `parser`, `types`, `functions`, `check`. What a
+//! message has: `topics`, `paths`, `slots`, `scan`, `binary`, `body`, `value`. Asking: `program`, `pattern`, `time`,
+//! `index`, `boxes`. Around it: `sink`, `project`, `gates`, `scratch`, `table` (the public face), `explain`. Tests by
+//! tables and oracles: `conformance`, `reference`, `docs`.
 #![forbid(unsafe_code)]
 
 mod binary;

@@ -123,6 +123,14 @@ impl Program {
         start..self.ops.len() as u32
     }
 
+    /// Gives back what the vectors have to spare.
+    pub(crate) fn shrink(&mut self) {
+        self.ops.shrink_to_fit();
+        self.texts.shrink_to_fit();
+        self.sets.shrink_to_fit();
+        self.patterns.shrink_to_fit();
+    }
+
     /// Where the code of an AND goes on once its first operand is known to be true.
     pub(crate) fn behind_first(&self, code: &Code) -> u32 {
         let ops = &self.ops[code.start as usize..code.end as usize];
@@ -682,20 +690,17 @@ impl Machine<'_> {
 
     /// SHA-256 of salt and value; a number is hashed as it is written in JSON.
     fn hash(&mut self, value: Value, salt: Option<TextAt>) -> Value {
-        let start = self.stack.computed.len();
-        let mut hex = String::with_capacity(64);
         let salt = salt.map_or("", |salt| self.text(salt));
-        match value {
-            Value::Text(text) => sha256::hex_into(&[salt.as_bytes(), self.text(text).as_bytes()], &mut hex),
-            Value::Number(number) => {
-                sha256::hex_into(&[salt.as_bytes(), number.to_string().as_bytes()], &mut hex);
-            }
+        let hex = match value {
+            Value::Text(text) => sha256::hex(&[salt.as_bytes(), self.text(text).as_bytes()]),
+            Value::Number(number) => sha256::hex(&[salt.as_bytes(), number.to_string().as_bytes()]),
             _ => return Value::Undefined,
-        }
-        if start + hex.len() > COMPUTED_BYTES_MAX {
+        };
+        let start = self.stack.computed.len();
+        if start + hex.as_str().len() > COMPUTED_BYTES_MAX {
             return Value::Undefined;
         }
-        self.stack.computed.push_str(&hex);
+        self.stack.computed.push_str(hex.as_str());
         self.computed_since(start)
     }
 
@@ -731,8 +736,11 @@ impl Machine<'_> {
         let mut computed = std::mem::take(&mut self.stack.computed);
         match text.origin {
             Origin::Computed => {
-                let copy = computed[text.start as usize..(text.start + text.length) as usize].to_owned();
-                computed.extend(copy.chars().map(map));
+                let (mut at, end) = (text.start as usize, (text.start + text.length) as usize);
+                while let Some(c) = computed[at..end].chars().next() {
+                    computed.push(map(c));
+                    at += c.len_utf8();
+                }
             }
             _ => computed.extend(self.text(text).chars().map(map)),
         }
@@ -862,6 +870,9 @@ fn byte_at(text: &str, units: usize) -> Option<usize> {
     }
     (left == 0).then_some(text.len())
 }
+
+/// An operation, its slot and a constant: many of these are read per message.
+const _: () = assert!(size_of::<Op>() <= 32, "an operation fits half a cache line");
 
 /// Runs code that needs no message.
 pub(crate) fn constant(node: &Node) -> Constant {

@@ -3,8 +3,6 @@
 //! Knows: the algorithm. May use: the standard library. In: bytes. Out: the digest as 64 hexadecimal digits.
 //! It is here and not a dependency because it is one page and the rest of the room needs no cryptography.
 
-use std::fmt::Write;
-
 const ROUNDS: [u32; 64] = [
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
     0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
@@ -19,8 +17,8 @@ const ROUNDS: [u32; 64] = [
 const START: [u32; 8] =
     [0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19];
 
-/// Appends the digest of the joined `parts` to `out`, in lower case. Allocates only what `out` lacks.
-pub(crate) fn hex_into(parts: &[&[u8]], out: &mut String) {
+/// The digest of the joined `parts` in lower-case hexadecimal digits.
+pub(crate) fn hex(parts: &[&[u8]]) -> Hex {
     let mut state = START;
     let (mut block, mut filled, mut length) = ([0u8; 64], 0, 0u64);
     for &byte in parts.iter().copied().flatten() {
@@ -40,8 +38,20 @@ pub(crate) fn hex_into(parts: &[&[u8]], out: &mut String) {
     }
     block[56..].copy_from_slice(&length.to_be_bytes());
     compress(&mut state, &block);
-    for word in state {
-        write!(out, "{word:08x}").expect("writing to a String cannot fail");
+    let mut digits = [0; 64];
+    for (at, digit) in digits.iter_mut().enumerate() {
+        let nibble = state[at / 8] >> (28 - 4 * (at % 8)) & 0xF;
+        *digit = b"0123456789abcdef"[nibble as usize];
+    }
+    Hex(digits)
+}
+
+/// A digest as text.
+pub(crate) struct Hex([u8; 64]);
+
+impl Hex {
+    pub(crate) fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("hexadecimal digits are ASCII")
     }
 }
 

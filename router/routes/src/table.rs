@@ -150,12 +150,11 @@ type Memory<'s> = Option<(Instant, &'s mut State)>;
 struct Group {
     /// Routes without a condition.
     always: Vec<RouteId>,
-    index: Index,
+    /// Boxed like `boxes`, because most sources have too few routes to need one.
+    index: Option<Box<Index>>,
     /// Routes that no index finds; each is asked.
     asked: Vec<RouteId>,
-    /// What is to be indexed if there is enough of it; empty in a finished table.
-    ways: Vec<Found>,
-    boxes: Option<Boxes>,
+    boxes: Option<Box<Boxes>>,
     /// Whether one of its routes has a clause that depends on earlier messages.
     gated: bool,
     reads_body: bool,
@@ -276,6 +275,17 @@ impl RouteTable {
 
     pub(crate) fn projection(&self, route: RouteId) -> Option<&Projection> {
         self.routes.get(route.0 as usize)?.projection.as_deref()
+    }
+
+    /// Gives back what the vectors have to spare: a table stays as it is.
+    fn shrink(&mut self) {
+        self.sinks.shrink_to_fit();
+        self.routes.shrink_to_fit();
+        self.hot.shrink_to_fit();
+        self.route_sinks.shrink_to_fit();
+        self.groups.shrink_to_fit();
+        self.topics.shrink();
+        self.program.shrink();
     }
 
     /// Fills all slots; the body first, because properties can shadow it.
@@ -443,8 +453,8 @@ impl RouteTable {
         bits: &mut Vec<u64>,
     ) {
         candidates.clear();
-        if !group.index.is_empty() {
-            group.index.find(machine, candidates);
+        if let Some(index) = &group.index {
+            index.find(machine, candidates);
         }
         if let Some(boxes) = &group.boxes {
             boxes.find(machine, bits, candidates);
@@ -480,17 +490,18 @@ const BOXED_MIN: usize = if cfg!(test) { 2 } else { 16 };
 const INDEXED_MIN: usize = if cfg!(test) { 1 } else { 5 };
 
 impl Group {
-    fn finish(&mut self) {
-        let mut ways = std::mem::take(&mut self.ways);
+    fn finish(&mut self, mut ways: Vec<Found>) {
         if ways.len() < INDEXED_MIN {
             self.asked.extend(ways.iter().map(|found| found.id));
             return;
         }
         self.finish_boxes(&mut ways);
+        let mut index = Box::<Index>::default();
         for Found { id, way, said, .. } in &ways {
-            self.index.add(way, *id, *said);
+            index.add(way, *id, *said);
         }
-        self.index.finish();
+        index.finish();
+        self.index = Some(index);
     }
 
     /// Takes the routes with several bounds out of `ways`, if there are enough of them and few enough sides.
@@ -512,13 +523,15 @@ impl Group {
                 Some((Candidate::new(found.id, said), bounds))
             })
             .collect();
-        self.boxes = Some(Boxes::new(&boxed));
+        self.boxes = Some(Box::new(Boxes::new(&boxed)));
     }
 }
 
 struct Compiler {
     table: RouteTable,
     sinks: FxHashMap<Sink, SinkId>,
+    /// What is to be indexed, with its group.
+    ways: Vec<(u32, Found)>,
 }
 
 impl Compiler {
@@ -537,7 +550,7 @@ impl Compiler {
             needs_properties: options.mode == Mode::EdgeHub,
             needs_state: false,
         };
-        Compiler { table, sinks: FxHashMap::default() }
+        Compiler { table, sinks: FxHashMap::default(), ways: Vec::new() }
     }
 
     fn add(&mut self, spec: &RouteSpec) -> Result<(), Vec<Fault>> {
@@ -584,12 +597,13 @@ impl Compiler {
         table.groups.resize_with(table.topics.groups() as usize, Group::default);
         // A condition that is constant and not true never holds.
         if !matches!(when, When::Constant(None | Some(false))) {
+            let group_id = group as u32;
             let group = &mut table.groups[group];
             match way {
                 _ if matches!(when, When::Constant(_)) => group.always.push(id),
                 Some((way, said)) => {
                     let bounds = if way.is_bound() { bounds(&condition) } else { None };
-                    group.ways.push(Found { id, way, said, bounds });
+                    self.ways.push((group_id, Found { id, way, said, bounds }));
                 }
                 None => group.asked.push(id),
             }
@@ -628,7 +642,17 @@ impl Compiler {
     }
 
     fn finish(mut self) -> RouteTable {
-        self.table.groups.iter_mut().for_each(Group::finish);
+        // Stable: within a group the routes stay in their order.
+        self.ways.sort_by_key(|(group, _)| *group);
+        let mut ways = self.ways.into_iter().peekable();
+        while let Some((group, found)) = ways.next() {
+            let mut of_group = vec![found];
+            while let Some((_, found)) = ways.next_if(|(next, _)| *next == group) {
+                of_group.push(found);
+            }
+            self.table.groups[group as usize].finish(of_group);
+        }
+        self.table.shrink();
         self.table
     }
 

@@ -46,6 +46,12 @@ impl Topics {
         self.groups
     }
 
+    /// Gives back what the vectors have to spare.
+    pub(crate) fn shrink(&mut self) {
+        self.filters.shrink_to_fit();
+        self.paths.shrink_to_fit();
+    }
+
     fn add_filter(&mut self, filter: &str) -> u32 {
         let nodes = &mut self.filters;
         root(nodes);

@@ -105,8 +105,13 @@ pub enum RouteCommand {
         /// A configuration file with [routes], or a file with one route per line.
         file: PathBuf,
     },
-    /// Show which routes a message would take.
+    /// Show which routes a message would take, and why not the others.
     Test(RouteTestArgs),
+    /// Show how each route is found, what it reads and what it costs.
+    Explain {
+        /// A configuration file with [routes], or a file with one route per line.
+        file: PathBuf,
+    },
 }
 
 /// Flags of `millrace route test`.

@@ -1,4 +1,4 @@
-//! `millrace route check|test`: compile routes and try them, without a router.
+//! `millrace route check|test|explain`: compile routes, try them, and show how they are found, without a router.
 //!
 //! Knows: files of routes and of one message. Never: what a route means (that is the crate `routes`).
 
@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 
-use model::{Match, Message, Property, Qos};
-use routes::{RouteTable, Scratch, Sink};
+use model::{Message, Property, Qos, RouteId, SinkId};
+use routes::{Cost, Reason, RouteTable, Scratch, Sink, Verdict};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -19,7 +19,7 @@ use crate::config::{self, Route};
 /// Fails only if the writers fail; what is wrong with the files is written and becomes `Exit::BadConfig`.
 pub fn route(args: &RouteArgs, out: &mut impl Write, err: &mut impl Write) -> io::Result<Exit> {
     let file = match &args.command {
-        RouteCommand::Check { file } => file,
+        RouteCommand::Check { file } | RouteCommand::Explain { file } => file,
         RouteCommand::Test(args) => &args.file,
     };
     let (routes, table) = match config::load_routes(file) {
@@ -31,6 +31,7 @@ pub fn route(args: &RouteArgs, out: &mut impl Write, err: &mut impl Write) -> io
     };
     match &args.command {
         RouteCommand::Check { .. } => list(&routes, &table, out)?,
+        RouteCommand::Explain { .. } => show_plan(&table, out)?,
         RouteCommand::Test(args) => match Sample::load(args) {
             Ok(sample) => try_sample(&sample, &routes, &table, out)?,
             Err(fault) => {
@@ -119,7 +120,7 @@ impl Sample {
     }
 }
 
-/// Shows what the router would do: each sink once, by its most urgent route.
+/// Shows what the router would do, route by route: where to, or which part of the condition was not true and why.
 fn try_sample(sample: &Sample, routes: &[Route], table: &RouteTable, out: &mut impl Write) -> io::Result<()> {
     let body = match (&sample.body, &sample.text) {
         (Some(json), _) => json.to_string(),
@@ -138,22 +139,101 @@ fn try_sample(sample: &Sample, routes: &[Route], table: &RouteTable, out: &mut i
         retain: sample.retain,
         ..Message::new(&sample.topic, body.as_bytes())
     };
-    let mut scratch = Scratch::new();
-    let mut matches: Vec<Match> = Vec::new();
-    table.matches(&message, &mut scratch, &mut matches);
-    if matches.is_empty() {
-        return writeln!(out, "no route of {} matches", routes.len());
+    let mut matched = 0;
+    for explanation in table.explain(&message).routes {
+        let name = &explanation.name;
+        match explanation.verdict {
+            Verdict::Matches { sinks, overruled } => {
+                matched += 1;
+                write_match(table, explanation.route, &sinks, &message, out)?;
+                for (sink, by) in overruled {
+                    let by = routes.get(by.0 as usize).map_or("?", |route| route.spec.name.as_str());
+                    writeln!(out, "{name}: matches, but route {by} decides {}", show_sink(table, sink))?;
+                }
+            }
+            Verdict::OtherSource { source } => writeln!(out, "{name}: not from its source {source}")?,
+            Verdict::NotTrue { undefined, because } => {
+                let truth = if undefined { "undefined, and undefined does not match" } else { "false" };
+                writeln!(out, "{name}: its condition is {truth}")?;
+                for reason in because {
+                    write_reason(&reason, out)?;
+                }
+            }
+        }
     }
-    for found in &matches {
-        let name = routes.get(found.route.0 as usize).map_or("?", |route| route.spec.name.as_str());
-        let sink = table.sinks().get(found.sink.0 as usize).map(sink_name).unwrap_or_default();
-        write!(out, "to {sink}  by route {name}, priority {}", found.priority)?;
-        match found.ttl_millis {
+    writeln!(out, "{matched} of {} routes match", routes.len())
+}
+
+fn write_match(
+    table: &RouteTable,
+    id: RouteId,
+    sinks: &[SinkId],
+    message: &Message<'_>,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let Some(route) = table.routes().get(id.0 as usize) else { return Ok(()) };
+    for sink in sinks {
+        write!(
+            out,
+            "{}: matches, to {}, priority {}",
+            route.name(),
+            show_sink(table, *sink),
+            route.priority()
+        )?;
+        match route.ttl_millis() {
             Some(ttl) => writeln!(out, ", time to live {} s", ttl / 1_000)?,
             None => writeln!(out)?,
         }
+        if let Some(Sink::Topic(template)) = table.sinks().get(sink.0 as usize) {
+            let mut topic = String::new();
+            match template.render(message, &mut topic) {
+                Ok(()) => writeln!(out, "    as topic {topic}")?,
+                Err(error) => writeln!(out, "    dropped: {error}")?,
+            }
+        }
+    }
+    if route.is_gated() {
+        writeln!(out, "    unless SAMPLE, THROTTLE or CHANGED holds it back, which needs its history")?;
+    }
+    if route.projects() {
+        let mut body = Vec::new();
+        match table.project(id, message, &mut Scratch::new(), &mut body) {
+            Ok(_) => writeln!(out, "    sends {}", String::from_utf8_lossy(&body))?,
+            Err(error) => writeln!(out, "    dropped: {error}")?,
+        }
     }
     Ok(())
+}
+
+fn write_reason(reason: &Reason, out: &mut impl Write) -> io::Result<()> {
+    write!(out, "    {} is {}", reason.expression, reason.value)?;
+    let operands: Vec<_> = reason.operands.iter().map(|(name, value)| format!("{name} = {value}")).collect();
+    if operands.is_empty() { writeln!(out) } else { writeln!(out, ": {}", operands.join(", ")) }
+}
+
+fn show_sink(table: &RouteTable, sink: SinkId) -> String {
+    table.sinks().get(sink.0 as usize).map(sink_name).unwrap_or_default()
+}
+
+/// Shows how each route is found, what it reads and what it costs.
+fn show_plan(table: &RouteTable, out: &mut impl Write) -> io::Result<()> {
+    for plan in table.plan() {
+        let cost = match plan.cost {
+            Cost::Never => "never matches; it costs nothing, and is probably not meant",
+            Cost::Always => "always matches",
+            Cost::Indexed => "decided by an index; costs nothing unless it matches",
+            Cost::Proposed => "asked only if an index proposes it",
+            Cost::Asked => "asked for every message of its source",
+        };
+        writeln!(out, "{}: from {}\n    {cost}", plan.name, plan.source)?;
+        if !plan.found_by.is_empty() {
+            writeln!(out, "    found by {}", plan.found_by)?;
+        }
+        if !plan.reads.is_empty() {
+            writeln!(out, "    reads {}", plan.reads.join(", "))?;
+        }
+    }
+    writeln!(out, "{} routes", table.routes().len())
 }
 
 /// Property values as text; `null` is a name without a value.

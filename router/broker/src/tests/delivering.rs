@@ -173,7 +173,7 @@ fn a_socket_that_takes_nothing_loses_qos_0_and_queues_qos_1() {
     let (mut bench, publisher, subscribers) = with(limits, &[Version::V3]);
     let slow = subscribers[0];
     bench.subscribe(slow, "t", QOS1);
-    bench.clients[slow].blocked = true;
+    bench.clients[slow].takes = 0;
     let large = "x".repeat(600);
     for _ in 0..4 {
         bench.publish(publisher, "t", &large, 0);
@@ -195,7 +195,7 @@ fn all_clients_together_hold_no_more_than_the_bound() {
     let (mut bench, publisher, subscribers) = with(limits, &[Version::V3, Version::V5]);
     for client in &subscribers {
         bench.subscribe(*client, "t", QOS1);
-        bench.clients[*client].blocked = true;
+        bench.clients[*client].takes = 0;
     }
     for id in 0..20 {
         bench.publish(publisher, "t", &"x".repeat(200), id % 2);
@@ -233,7 +233,7 @@ fn a_message_that_expires_in_the_queue_is_not_sent() {
 fn a_client_that_does_not_read_its_answers_is_not_read() {
     let limits = Limits { outbox_bytes_max: 1_024, ..Limits::DEFAULT };
     let (mut bench, publisher, _) = with(limits, &[]);
-    bench.clients[publisher].blocked = true;
+    bench.clients[publisher].takes = 0;
     for _ in 0..3_000 {
         bench.ping(publisher);
     }
@@ -251,8 +251,8 @@ fn order_holds_through_window_queue_and_socket() {
     bench.subscribe(client, "t", QOS1);
     let mut seen = Vec::new();
     for number in 1..=50u16 {
-        bench.clients[client].blocked = number % 7 < 3;
-        bench.unblock_if_open(client);
+        bench.clients[client].takes = usize::from(number % 7) * 20;
+        bench.drip(client);
         bench.publish(publisher, "t", &number.to_string(), number);
         if number % 2 == 0 {
             let got = bench.got(client);

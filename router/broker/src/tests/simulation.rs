@@ -131,8 +131,8 @@ impl World {
             16..=17 => drop(self.bench.disk_step()),
             18 => {
                 let client = self.random.below(self.bench.clients.len());
-                self.bench.clients[client].blocked ^= true;
-                self.bench.unblock_if_open(client);
+                self.bench.clients[client].takes = [0, 40, 300, usize::MAX][self.random.below(4)];
+                self.bench.drip(client);
             }
             _ if self.random.one_in(12) => self.crash(),
             _ => {
@@ -342,7 +342,6 @@ impl World {
     /// The storm is over: everybody comes back and takes what is owed.
     fn finish(&mut self) {
         for client in 0..self.bench.clients.len() {
-            self.bench.clients[client].blocked = false;
             self.bench.unblock(client);
         }
         self.bench.settle();

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use model::{Limits, Message, Property, RouteId};
 
 use super::*;
+use crate::reference::Tree;
 use crate::table::RouteTable;
 use crate::{Options, Scratch};
 
@@ -68,7 +69,98 @@ fn a_broken_body_is_undefined() {
     check("application/cbor", &deep, "$body.a = 1", None);
 }
 
+fn text_header(out: &mut Vec<u8>, cbor: bool, length: usize) {
+    match cbor {
+        true => out.extend([0x78, length as u8]),
+        false => out.extend([0xD9, length as u8]),
+    }
+}
+
+/// A document in one of the formats; texts are shorter than 256 bytes, arrays and objects than 16 elements.
+fn encode(tree: &Tree, cbor: bool, out: &mut Vec<u8>) {
+    match tree {
+        Tree::Null => out.push(if cbor { 0xF6 } else { 0xC0 }),
+        Tree::Bool(value) => out.push(if cbor { 0xF4 } else { 0xC2 } + u8::from(*value)),
+        Tree::Number(number) => {
+            out.push(if cbor { 0xFB } else { 0xCB });
+            out.extend(number.to_be_bytes());
+        }
+        Tree::Text(text) => {
+            text_header(out, cbor, text.len());
+            out.extend(text.as_bytes());
+        }
+        Tree::Array(items) => {
+            out.push(if cbor { 0x80 } else { 0x90 } + items.len() as u8);
+            items.iter().for_each(|item| encode(item, cbor, out));
+        }
+        Tree::Object(members) => {
+            out.push(if cbor { 0xA0 } else { 0x80 } + members.len() as u8);
+            for (key, value) in members {
+                text_header(out, cbor, key.len());
+                out.extend(key.as_bytes());
+                encode(value, cbor, out);
+            }
+        }
+    }
+}
+
+fn tree() -> BoxedStrategy<Tree> {
+    let leaf = prop_oneof![
+        Just(Tree::Null),
+        any::<bool>().prop_map(Tree::Bool),
+        prop::sample::select(vec![0.0, 1.0, -2.5, 1e300]).prop_map(Tree::Number),
+        prop::sample::select(vec!["", "x", "é\"\n"]).prop_map(|text| Tree::Text(text.to_owned())),
+    ];
+    let key = || prop::sample::select(vec!["a", "b", "c", "é"]).prop_map(str::to_owned);
+    leaf.prop_recursive(3, 20, 4, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Tree::Array),
+            prop::collection::vec((key(), inner), 0..4).prop_map(Tree::Object),
+        ]
+    })
+    .boxed()
+}
+
+/// The tree as JSON.
+fn json(tree: &Tree) -> String {
+    match tree {
+        Tree::Null => "null".into(),
+        Tree::Bool(value) => value.to_string(),
+        Tree::Number(number) => number.to_string(),
+        Tree::Text(text) => serde_json::to_string(text).unwrap(),
+        Tree::Array(items) => format!("[{}]", items.iter().map(json).collect::<Vec<_>>().join(",")),
+        Tree::Object(members) => {
+            let members: Vec<String> = members
+                .iter()
+                .map(|(k, v)| format!("{}:{}", serde_json::to_string(k).unwrap(), json(v)))
+                .collect();
+            format!("{{{}}}", members.join(","))
+        }
+    }
+}
+
 proptest! {
+    /// The same document gives the same answers in all three formats, duplicate keys included.
+    #[test]
+    fn all_formats_say_the_same(members in prop::collection::vec((prop::sample::select(vec!["a", "b"]), tree()), 0..4)) {
+        let document = Tree::Object(members.into_iter().map(|(key, value)| (key.to_owned(), value)).collect());
+        let (mut cbor, mut message_pack) = (Vec::new(), Vec::new());
+        encode(&document, true, &mut cbor);
+        encode(&document, false, &mut message_pack);
+        let text = json(&document);
+        let bodies = [("application/json", text.as_bytes()), ("application/cbor", &cbor), ("application/msgpack", &message_pack)];
+        for condition in ["$body.a = 1", "$body.a.b != 'x'", "is_null($body.a[0])", "$body.b[1].a", "is_defined($body.a.é)", "$body.a < 2", "$body.b.b = 'é\"\n'"] {
+            let condition = condition.replace('\n', "\\u000a");
+            let table = RouteTable::of_condition(&condition, &Options::default());
+            let Ok(table) = table else { continue };
+            let found = bodies.map(|(kind, body)| {
+                let system = [Property { name: "contentType", value: Some(kind) }];
+                table.truth(RouteId(0), &Message { system: &system, ..Message::new("t", body) }, &mut Scratch::new())
+            });
+            prop_assert!(found[0] == found[1] && found[1] == found[2], "{} {} {:?}", condition, text, found);
+        }
+    }
+
     #[test]
     fn random_bytes_never_panic_and_stay_within_bounds(
         body in prop::collection::vec(prop_oneof![any::<u8>(), 0x60..0x64u8, 0x80..0xC0u8], 0..200),

@@ -111,3 +111,26 @@ fn strings_are_unescaped_in_edgehubs_two_passes() {
     assert_eq!(unescape(r"\\u0041"), r"\A");
     assert_eq!(unescape(r"\x"), r"\x");
 }
+
+/// §3.8: edgeHub's messages and the place of the offending token within the condition, line and column from 1.
+#[test]
+fn edgehubs_messages_come_with_the_same_words_and_places() {
+    for (condition, words, column) in [
+        ("3 + '4' = 7", "have 'number' and 'string', expected 'number' and 'number'", 3),
+        ("as_number(true) = true", "nvalid arguments to built-in function 'as_number': as_number(bool)", 1),
+        ("nope(true) = true", "nvalid built-in function 'nope'", 1),
+        ("(2 + 22 = 24", "yntax error: missing closing ')'", 1),
+        ("(2 + 22 )) = 24", "yntax error: unmatched closing ')'", 10),
+        ("as_number(\"2\")) = 24", "yntax error: unmatched closing ')'", 15),
+        ("\"2 = 24", "yntax error: unterminated string", 1),
+        ("3 = @ 3", "yntax error: invalid symbol '@'", 5),
+        ("@32 = 32", "yntax error: invalid symbol '@'", 1),
+        ("(@)", "yntax error: invalid symbol '@'", 2),
+        ("32 = [32]", "yntax error", 6),
+    ] {
+        let options = crate::Options { mode: Mode::EdgeHub, ..Default::default() };
+        let errors = crate::RouteTable::of_condition(condition, &options).unwrap_err();
+        assert!(errors[0].message.contains(words), "{}", errors[0]);
+        assert_eq!(errors[0].position(), (1, column), "{}", errors[0]);
+    }
+}

@@ -104,6 +104,88 @@ fn condition() -> BoxedStrategy<String> {
         .boxed()
 }
 
+/// Conditions of what edgeHub knows, mostly of types that fit, so that few are refused.
+fn edgehub_condition() -> BoxedStrategy<String> {
+    let leaf = pick(&[
+        "0",
+        "1",
+        "-1",
+        "2.5",
+        "50",
+        "0x10",
+        "1e400",
+        "$body.a",
+        "$body.b",
+        "$BODY.o.x",
+        "$body.l[0]",
+        "$body.none",
+        "{$body.a}",
+        "as_number(a)",
+        "as_number($sys)",
+        "as_number($body.s)",
+        "length(s)",
+        "index_of($body.s, 'x')",
+    ]);
+    let number = leaf.prop_recursive(2, 6, 2, |inner| {
+        let op = pick(&["+", "-", "*", "/"]);
+        prop_oneof![
+            (inner.clone(), op, inner.clone()).prop_map(|(l, op, r)| format!("({l} {op} {r})")),
+            (pick(&["abs", "sign", "sqrt", "as_number"]), inner.clone())
+                .prop_map(|(f, x)| format!("{f}({x})")),
+            (inner.clone(), inner).prop_map(|(l, r)| format!("({l} ?? {r})")),
+        ]
+    });
+    let number = || number.clone().boxed();
+    let leaf = pick(&[
+        "'x'",
+        "'1'",
+        "''",
+        "'é😀'",
+        "a",
+        "s",
+        "S",
+        "$s",
+        "{$s}",
+        "$sys",
+        "none",
+        "$topic",
+        "$body.s",
+        "$body.o.y",
+        "$body.none",
+        "$body.t",
+    ]);
+    let text = leaf.prop_recursive(2, 6, 2, |inner| {
+        prop_oneof![
+            (inner.clone(), inner.clone()).prop_map(|(l, r)| format!("({l} || {r})")),
+            (pick(&["lower", "upper"]), inner.clone()).prop_map(|(f, x)| format!("{f}({x})")),
+            (inner.clone(), inner.clone()).prop_map(|(l, r)| format!("({l} ?? {r})")),
+            inner.prop_map(|x| format!("substring({x}, 1)")),
+        ]
+    });
+    let text = || text.clone().boxed();
+    let op = || pick(&["=", "!=", "<>", "<", "<=", ">", ">="]);
+    let any = || prop_oneof![number(), text(), pick(&["null", "undefined", "true", "$body.t", "$body.none"])];
+    let body = || pick(&["$body.a", "$body.s", "$body.t", "$body.o", "$body.none", "{$body.l}"]);
+    let leaf = prop_oneof![
+        4 => (number(), op(), number()).prop_map(|(l, op, r)| format!("{l} {op} {r}")),
+        4 => (text(), op(), text()).prop_map(|(l, op, r)| format!("{l} {op} {r}")),
+        3 => (body(), op(), any()).prop_map(|(l, op, r)| format!("{l} {op} {r}")),
+        2 => (pick(&["is_defined", "is_null", "is_bool", "is_number", "is_string"]), any())
+            .prop_map(|(f, x)| format!("{f}({x})")),
+        2 => (pick(&["starts_with", "ends_with", "contains"]), text(), text())
+            .prop_map(|(f, x, y)| format!("{f}({x}, {y})")),
+        3 => pick(&["true", "false", "undefined", "null", "$body.t", "$body.a", "NOT $body.t", "not null"]),
+    ];
+    leaf.prop_recursive(3, 12, 3, |inner| {
+        prop_oneof![
+            3 => vec(inner.clone(), 2..4).prop_map(|parts| format!("({})", parts.join(" AND "))),
+            3 => vec(inner.clone(), 2..4).prop_map(|parts| format!("({})", parts.join(" OR "))),
+            2 => inner.prop_map(|x| format!("NOT ({x})")),
+        ]
+    })
+    .boxed()
+}
+
 /// Conditions that the index takes apart: flat, with constants.
 fn indexable() -> BoxedStrategy<String> {
     let value = || pick(&["$body.a", "$body.b", "$body.o.x", "$body.l[0]", "a", "b", "$qos"]);
@@ -343,6 +425,15 @@ proptest! {
         routes in vec(route(indexable()), 1..60),
         mode in mode(),
         messages in vec(sent(), 1..8),
+    ) {
+        agree(&routes, mode, &messages)?;
+    }
+
+    #[test]
+    fn edgehubs_own_language_means_the_same_in_each_mode_as_to_the_naive_evaluator(
+        routes in vec(route(edgehub_condition()), 1..6),
+        mode in mode(),
+        messages in vec(sent(), 1..6),
     ) {
         agree(&routes, mode, &messages)?;
     }

@@ -4,9 +4,7 @@ use super::*;
 
 #[track_caller]
 fn check(parts: &[&[u8]], expected: &str) {
-    let mut hex = String::new();
-    hex_into(parts, &mut hex);
-    assert_eq!(hex, expected);
+    assert_eq!(hex(parts).as_str(), expected);
 }
 
 #[test]

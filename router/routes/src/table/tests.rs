@@ -191,3 +191,47 @@ fn a_scratch_serves_one_table_after_another() {
         assert_eq!(matches.iter().map(|m| m.route.0).collect::<Vec<_>>(), [1]);
     }
 }
+
+#[test]
+fn times_and_hashes_can_be_computed() {
+    let body = r#"{"at":"2026-11-22T23:30:00+01:00","ms":951868800000,"id":"abc","n":7}"#;
+    for (condition, expected) in [
+        ("hour($body.at) = 22 AND minute($body.at) = 30 AND second($body.at) = 0", true),
+        (
+            "year($body.ms) = 2000 AND month($body.ms) = 3 AND day($body.ms) = 1 AND weekday($body.ms) = 3",
+            true,
+        ),
+        ("as_time($body.at) > as_time('2026-11-22T22:00:00Z')", true),
+        ("as_time($body.at) - ms > 1000", true),
+        ("is_defined(as_time($body.id)) OR is_defined(hour(1e300)) OR is_defined(hash($body.none))", false),
+        ("starts_with(hash($body.id), 'ba7816bf8f01cfea') AND length(hash($body.id)) = 64", true),
+        ("hash($body.n) = hash('7') AND hash('c', 'ab') = hash('abc')", true),
+    ] {
+        check(&[&format!("FROM /* WHERE {condition}")], "t", body, if expected { &["r0"] } else { &[] });
+    }
+}
+
+#[test]
+fn a_pattern_takes_linear_time() {
+    let text = "a".repeat(256 << 10);
+    let body = format!("{{\"s\":\"{text}\"}}");
+    let pattern = format!("%{}b%", "a".repeat(4_000));
+    check(&[&format!("FROM /* WHERE $body.s LIKE '{pattern}'")], "t", &body, &[]);
+    check(&["FROM /* WHERE $body.s LIKE '%a_a%aaa%_'"], "t", &body, &["r0"]);
+    let wild = format!("FROM /* WHERE $body.s LIKE '%_{}%' INTO $upstream", "a".repeat(100));
+    assert!(RouteTable::compile(&[spec("r", &wild)], &Options::default()).is_err());
+}
+
+#[test]
+fn a_message_with_two_equal_names_is_dropped_in_edgehub_mode() {
+    let properties = [Property { name: "a", value: Some("1") }, Property { name: "A", value: Some("2") }];
+    let message = Message { properties: &properties, ..Message::new("t", b"") };
+    for (mode, expected) in [(Mode::EdgeHub, 0), (Mode::Millrace, 1)] {
+        let options = Options { mode, ..Options::default() };
+        let table =
+            RouteTable::compile(&[spec("r", "FROM /* WHERE a = '1' INTO $upstream")], &options).unwrap();
+        let (mut matches, mut scratch) = (Vec::new(), Scratch::new());
+        table.matches(&message, &mut scratch, &mut matches);
+        assert_eq!((matches.len(), scratch.counters().messages_dropped), (expected, 1 - expected as u64));
+    }
+}
