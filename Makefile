@@ -15,6 +15,10 @@ export MILLRACE_BIN := $(CARGO_TARGET_DIR)/release/millrace
 TOOLS := $(CACHE)/tools
 CARGO_DENY_VERSION := 0.20.2
 
+# What `make run` listens on and where it keeps its stores.
+GATEWAY_BIND ?= 127.0.0.1:1883
+DATA ?= ./data
+
 PURE := -p millrace-model -p millrace-wire -p millrace-routes -p millrace-broker -p millrace-loadgen
 LINKED := -p millrace-store -p millrace
 BINARIES := -p millrace -p millrace-loadgen
@@ -25,7 +29,7 @@ help: ## What can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 run: build ## The quickstart: gateway, plant, WAN and a small fleet on this machine
-	@$(CARGO_TARGET_DIR)/release/loadgen quickstart --millrace $(MILLRACE_BIN) $(ARGS)
+	@$(CARGO_TARGET_DIR)/release/loadgen quickstart --millrace $(MILLRACE_BIN) --gateway-bind $(GATEWAY_BIND) --data $(DATA) $(ARGS)
 
 test: setup-test lint deny docs build ## Everything fast: lints, unit tests, real processes, a short crash test
 	cargo test --locked $(PURE)
@@ -49,11 +53,10 @@ bench: setup-test build ## The comparison with mosquitto, durable throughput, an
 
 lint: setup
 	cargo fmt --all --check
-	cargo clippy --locked $(PURE) --all-targets -- -D warnings
-	cargo clippy --locked --release $(LINKED) -p millrace-bench -p millrace-tests --all-targets -- -D warnings
+	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 docs: setup
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --release --workspace --document-private-items
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --workspace --document-private-items
 
 # Advisories need their database from the network. Where that cannot be had, it is said, and the rest is checked.
 deny: $(TOOLS)/bin/cargo-deny-$(CARGO_DENY_VERSION)

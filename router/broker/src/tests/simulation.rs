@@ -66,13 +66,26 @@ struct Subscriber {
     order: Vec<String>,
 }
 
+/// The last message of each publisher that a subscriber was sent; republished copies apart, they go their own way.
+#[derive(Default)]
+struct Order(BTreeMap<(String, bool), u32>);
+
+impl Order {
+    fn check(&mut self, topic: &str, payload: &str) {
+        let (publisher, rest) = payload.split_once(':').unwrap();
+        let number = rest.split_once(':').unwrap().0.parse().unwrap();
+        let before = self.0.insert((publisher.to_owned(), topic.starts_with("copy/")), number);
+        assert!(before.is_none_or(|before| before < number), "{payload} came after {before:?}");
+    }
+}
+
 struct World {
     bench: Bench,
     random: Random,
     publishers: Vec<(usize, Publisher)>,
     subscribers: Vec<(usize, Subscriber)>,
     /// Clean sessions that come, go, subscribe and unsubscribe.
-    visitors: Vec<usize>,
+    visitors: Vec<(usize, Order)>,
     messages: u32,
 }
 
@@ -116,7 +129,8 @@ impl World {
         };
         let subscribers =
             (0..4).map(|number| (client(format!("s{number}-"), &mut random), subscriber(number))).collect();
-        let visitors = (0..3).map(|number| client(format!("v{number}-"), &mut random)).collect();
+        let visitors =
+            (0..3).map(|number| (client(format!("v{number}-"), &mut random), Order::default())).collect();
         World { bench, random, publishers, subscribers, visitors, messages: 0 }
     }
 
@@ -155,10 +169,12 @@ impl World {
         let payload = format!("{at}:{}:{}", self.messages, "x".repeat(self.random.below(60)));
         publisher.next_id = publisher.next_id % 60_000 + 1;
         let id = if self.random.one_in(5) { 0 } else { publisher.next_id };
+        let expiry_secs = self.random.one_in(6).then(|| self.random.below(4) as u32);
         if id != 0 {
             let republished = format!("copy/{topic}");
             let wants = |subscriber: &Subscriber| {
                 subscriber.subscribed
+                    && expiry_secs.is_none()
                     && [topic, &republished]
                         .iter()
                         .any(|topic| model::filter_matches(subscriber.filter, topic))
@@ -166,7 +182,7 @@ impl World {
             let owed = (0..self.subscribers.len()).filter(|at| wants(&self.subscribers[*at].1)).collect();
             publisher.waiting.push(Sent { id, payload: payload.clone(), owed });
         }
-        self.bench.publish(*client, topic, &payload, id);
+        self.bench.publish_with(*client, topic, &payload, id, |publish| publish.expiry_secs = expiry_secs);
     }
 
     fn come_or_go_publisher(&mut self) {
@@ -215,7 +231,7 @@ impl World {
     }
 
     fn visit(&mut self) {
-        let client = self.visitors[self.random.below(self.visitors.len())];
+        let (client, _) = self.visitors[self.random.below(self.visitors.len())];
         let filter = ["a/#", "+/1", "b/1", "copy/#"][self.random.below(4)];
         if self.bench.clients[client].conn.is_none() {
             self.bench.connect_with(client, &self.bench.hello(client));
@@ -257,13 +273,17 @@ impl World {
             let client = self.subscribers[at].0;
             self.bench.take(client).into_iter().for_each(|seen| self.subscriber_saw(at, seen));
         }
-        for client in self.visitors.clone() {
-            for seen in self.bench.take(client) {
-                if let Seen::Publish(got) = seen
-                    && got.id != 0
-                    && !self.random.one_in(4)
-                {
-                    self.bench.ack(client, got.id);
+        for (client, order) in &mut self.visitors {
+            for seen in self.bench.take(*client) {
+                match seen {
+                    Seen::ConnAck { .. } => *order = Order::default(),
+                    Seen::Publish(got) if got.id != 0 => {
+                        order.check(&got.topic, &got.text());
+                        if !self.random.one_in(4) {
+                            self.bench.ack(*client, got.id);
+                        }
+                    }
+                    _ => {}
                 }
             }
         }
@@ -412,13 +432,9 @@ impl Subscriber {
     }
 
     fn check_order(&self) {
-        let mut last: BTreeMap<(&str, bool), u32> = BTreeMap::new();
-        for key in &self.order {
-            let (topic, payload) = key.split_once(' ').unwrap();
-            let (publisher, rest) = payload.split_once(':').unwrap();
-            let number = rest.split_once(':').unwrap().0.parse().unwrap();
-            let before = last.insert((publisher, topic.starts_with("copy/")), number);
-            assert!(before.is_none_or(|before| before < number), "{key} came after {before:?}");
+        let mut order = Order::default();
+        for (topic, payload) in self.order.iter().filter_map(|key| key.split_once(' ')) {
+            order.check(topic, payload);
         }
     }
 }
