@@ -82,6 +82,8 @@ pub(crate) struct Binaries {
     pub(crate) shards: u32,
     /// Where stores are put; the system's folder for temporary files if `None`.
     pub(crate) data: Option<PathBuf>,
+    /// Keys of Millrace's configuration on top of ours.
+    pub(crate) set: Vec<String>,
 }
 
 /// A contestant that accepts connections.
@@ -100,6 +102,7 @@ impl Binaries {
         mosquitto: Option<PathBuf>,
         shards: u32,
         data: Option<PathBuf>,
+        set: Vec<String>,
     ) -> anyhow::Result<Binaries> {
         let millrace = match millrace {
             Some(path) => path,
@@ -112,7 +115,7 @@ impl Binaries {
             );
         }
         let mosquitto = mosquitto.or_else(|| find_program("mosquitto"));
-        Ok(Binaries { millrace, mosquitto, shards, data })
+        Ok(Binaries { millrace, mosquitto, shards, data, set })
     }
 
     /// Their versions and settings, one line each, for the head of a result.
@@ -122,8 +125,9 @@ impl Binaries {
             let text = String::from_utf8_lossy(&output.stdout).into_owned();
             text.lines().next().map(str::to_owned)
         };
+        let set: String = self.set.iter().map(|set| format!(", {set}")).collect();
         let mut lines = vec![format!(
-            "millrace: {}; shards = {}, everything else as the defaults are",
+            "millrace: {}; shards = {}{set}, everything else as the defaults are",
             version(&self.millrace, "--version").unwrap_or_else(|| "version unknown".to_owned()),
             self.shards
         )];
@@ -158,7 +162,9 @@ impl Binaries {
     fn start_millrace(&self, folder: TempDir, routes: Routes) -> anyhow::Result<Running> {
         let (config, ready) = (folder.path().join("millrace.toml"), folder.path().join("ready.json"));
         std::fs::write(&config, millrace_config(self.shards, &folder.path().join("store"), routes))?;
-        let arguments = ["run", "--config", &text(&config), "--ready-file", &text(&ready)].map(str::to_owned);
+        let mut arguments =
+            ["run", "--config", &text(&config), "--ready-file", &text(&ready)].map(str::to_owned).to_vec();
+        arguments.extend(self.set.iter().flat_map(|set| ["--set".to_owned(), set.clone()]));
         let child = Child::start("millrace", &self.millrace, &arguments, folder.path().join("log"))?;
         Running::when_ready(child, folder, &ready)
     }

@@ -2,13 +2,14 @@
 //!
 //! Knows: arguments, where results go, exit codes. May use: every other file. Never: figures of its own.
 //! Exit codes: 0 measured, all promises kept · 1 a promise of MQTT was broken · 2 it could not be measured.
-//! Reading order: `rows` (the questions), `compare`, `durable`, `contestants`, `load`, `relay`, `stats`, `machine`,
-//! `child`, `page`.
+//! Reading order: `rows` (the questions), `compare`, `durable`, `idle`, `contestants`, `load`, `relay`, `stats`,
+//! `machine`, `child`, `page`.
 
 mod child;
 mod compare;
 mod contestants;
 mod durable;
+mod idle;
 mod load;
 mod machine;
 mod page;
@@ -24,7 +25,7 @@ use std::rc::Rc;
 use anyhow::bail;
 use clap::{Args, Parser, Subcommand};
 
-use crate::contestants::Binaries;
+use crate::contestants::{Binaries, System};
 use crate::durable::Durable;
 use crate::machine::Facts;
 use crate::page::Results;
@@ -66,6 +67,14 @@ enum Command {
         #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_535))]
         window: u32,
     },
+    /// Resident memory without connections, and what each idle connection adds; writes idle.md and idle.json.
+    Idle {
+        #[command(flatten)]
+        common: Common,
+        /// Connections, each with one subscription.
+        #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        connections: u32,
+    },
     /// The rows of `compare` and what they ask.
     List,
     /// The raw TCP relay, as `compare` starts it.
@@ -100,6 +109,9 @@ struct Common {
     /// Where stores are put while they are measured [default: the folder for temporary files].
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
+    /// A key of Millrace's configuration, to try something out. Repeatable.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
 }
 
 fn main() -> ExitCode {
@@ -132,6 +144,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Durable { common, publishers, window } => {
             let binaries = common.binaries(None)?;
             with_interrupt(|interrupted| durable(common, publishers, window, binaries, interrupted))
+        }
+        Command::Idle { common, connections } => {
+            let binaries = common.binaries(None)?;
+            with_interrupt(|interrupted| idle(common, connections, binaries, interrupted))
         }
     }
 }
@@ -199,7 +215,11 @@ async fn compare(
         }
     }
     let broken: Vec<String> = findings.iter().flat_map(compare::Finding::broken).collect();
-    common.finish(&facts, &settings, &findings, None, "README.md", "results.json")?;
+    common.finish(
+        Results { compare: &findings, ..common.results(&facts, &settings) },
+        "README.md",
+        "results.json",
+    )?;
     Ok(if broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
@@ -230,8 +250,34 @@ async fn durable(
     }
     found.target_lines().iter().for_each(|line| println!("  {line}"));
     let lost: u64 = found.groups.iter().map(|group| group.lost).sum();
-    common.finish(&facts, &settings, &[], Some(&found), "durable.md", "durable.json")?;
+    let durable = (!found.groups.is_empty()).then_some(&found);
+    common.finish(Results { durable, ..common.results(&facts, &settings) }, "durable.md", "durable.json")?;
     Ok(if lost == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+async fn idle(
+    common: Common,
+    connections: u32,
+    binaries: Binaries,
+    interrupted: Interrupted,
+) -> anyhow::Result<ExitCode> {
+    let (facts, settings) = common.begin(&binaries);
+    let mut systems = vec![System::Millrace];
+    systems.extend(binaries.mosquitto.is_some().then_some(System::Mosquitto));
+    let mut found = Vec::new();
+    for system in systems {
+        let idle = idle::run(system, connections, &binaries, common.rounds, common.seconds).await?;
+        if interrupted.get() {
+            break;
+        }
+        if let Some(idle) = idle {
+            println!("{}", page::idle_lines(&idle));
+            idle.target_lines().iter().for_each(|line| println!("  {line}"));
+            found.push(idle);
+        }
+    }
+    common.finish(Results { idle: &found, ..common.results(&facts, &settings) }, "idle.md", "idle.json")?;
+    Ok(ExitCode::SUCCESS)
 }
 
 impl Common {
@@ -239,7 +285,7 @@ impl Common {
         if !(0.1..=3_600.0).contains(&self.seconds) {
             bail!("--seconds {}: from 0.1 to 3600 are possible", self.seconds);
         }
-        Binaries::find(self.millrace.clone(), mosquitto, self.shards, self.data.clone())
+        Binaries::find(self.millrace.clone(), mosquitto, self.shards, self.data.clone(), self.set.clone())
     }
 
     fn begin(&self, binaries: &Binaries) -> (Facts, Vec<String>) {
@@ -249,24 +295,20 @@ impl Common {
         (facts, settings)
     }
 
-    fn finish(
-        &self,
-        facts: &Facts,
-        settings: &[String],
-        findings: &[compare::Finding],
-        durable: Option<&Durable>,
-        readme: &str,
-        json: &str,
-    ) -> anyhow::Result<()> {
-        if findings.is_empty() && durable.is_none_or(|durable| durable.groups.is_empty()) {
+    /// Results without any figure yet.
+    fn results<'r>(&self, facts: &'r Facts, settings: &'r [String]) -> Results<'r> {
+        let Common { rounds, seconds, .. } = *self;
+        Results { facts, settings, rounds, seconds, compare: &[], durable: None, idle: &[] }
+    }
+
+    fn finish(&self, results: Results<'_>, readme: &str, json: &str) -> anyhow::Result<()> {
+        if results.compare.is_empty() && results.durable.is_none() && results.idle.is_empty() {
             bail!("nothing was measured to the end");
         }
         let folder = match &self.out {
             Some(folder) => folder.clone(),
-            None => machine::source_root().join("bench/results").join(facts.folder()),
+            None => machine::source_root().join("bench/results").join(results.facts.folder()),
         };
-        let Common { rounds, seconds, .. } = *self;
-        let results = Results { facts, settings, rounds, seconds, compare: findings, durable };
         results.write_to(&folder, json, readme)?;
         println!("written to {}", folder.join(readme).display());
         Ok(())

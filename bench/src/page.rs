@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::compare::{Finding, Ratio, Summary};
 use crate::contestants::System;
 use crate::durable::{Durable, Group};
+use crate::idle::Idle;
 use crate::machine::Facts;
 use crate::stats::Spread;
 
@@ -25,6 +26,7 @@ pub(crate) struct Results<'r> {
     pub(crate) compare: &'r [Finding],
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) durable: Option<&'r Durable>,
+    pub(crate) idle: &'r [Idle],
 }
 
 impl Results<'_> {
@@ -60,13 +62,16 @@ impl Results<'_> {
         )?;
         writeln!(
             out,
-            "- Again: `make bench`, or `bench compare`, `bench durable` (release build, `--help` says more)."
+            "- Again: `make bench`, or `bench compare`, `bench durable`, `bench idle` (release build, `--help` says more)."
         )?;
         for finding in self.compare {
             write_finding(out, finding)?;
         }
         if let Some(durable) = self.durable {
             write_durable(out, durable)?;
+        }
+        if !self.idle.is_empty() {
+            write_idle(out, self.idle)?;
         }
         Ok(())
     }
@@ -206,6 +211,36 @@ fn write_durable(out: &mut String, durable: &Durable) -> std::fmt::Result {
         writeln!(out, "- {line}")?;
     }
     Ok(())
+}
+
+fn write_idle(out: &mut String, idle: &[Idle]) -> std::fmt::Result {
+    writeln!(
+        out,
+        "\n## idle\n\nResident memory of a fresh process, and with connections at rest, each with one subscription.\n"
+    )?;
+    writeln!(out, "| | connections | MiB without | MiB with | KiB per connection |")?;
+    writeln!(out, "|---|---|---|---|---|")?;
+    for idle in idle {
+        let mib = |bytes: &Spread| decimals(&scaled(bytes, 1.0 / 1_048_576.0), 1);
+        let (empty, full) = (mib(&idle.empty_bytes), mib(&idle.full_bytes));
+        let each = decimals(&scaled(&idle.bytes_per_connection, 1.0 / 1_024.0), 1);
+        writeln!(out, "| {} | {} | {empty} | {full} | {each} |", idle.system.name(), idle.connections)?;
+    }
+    writeln!(out)?;
+    idle.iter().flat_map(Idle::target_lines).try_for_each(|line| writeln!(out, "- {line}"))
+}
+
+/// One contestant of the idle bench for the terminal.
+pub(crate) fn idle_lines(idle: &Idle) -> String {
+    let mib = |bytes: &Spread| decimals(&scaled(bytes, 1.0 / 1_048_576.0), 1);
+    format!(
+        "{:9} {} MiB resident; with {} idle connections {} MiB, {} KiB each",
+        idle.system.name(),
+        mib(&idle.empty_bytes),
+        idle.connections,
+        mib(&idle.full_bytes),
+        decimals(&scaled(&idle.bytes_per_connection, 1.0 / 1_024.0), 1)
+    )
 }
 
 /// One group of the durable bench for the terminal.

@@ -259,10 +259,7 @@ fn join(thread: JoinHandle<()>, name: &str) {
 }
 
 fn open_store(config: &Config) -> anyhow::Result<store::Log> {
-    let mut options = store::Options::new(&config.store.path);
-    options.memtable_bytes = config.store.memtable_bytes as u64;
-    options.sync = config.store.sync;
-    Ok(store::Log::open(&options)?)
+    Ok(store::Log::open(&config.store_options())?)
 }
 
 /// The lane of an uplink for one priority.

@@ -28,7 +28,8 @@ impl Chaos {
             let text = std::env::var(name).ok()?;
             Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
         };
-        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_micros() as u64);
+        let clock =
+            || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_micros() as u64);
         let seed = number("MILLRACE_SEED").unwrap_or_else(clock);
         let rounds = number("MILLRACE_CRASH_ROUNDS").unwrap_or(ROUNDS);
         println!("{name}: MILLRACE_SEED={seed} MILLRACE_CRASH_ROUNDS={rounds}");

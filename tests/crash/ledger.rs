@@ -19,7 +19,7 @@ pub(crate) fn payload(seed: u64, publisher: usize, number: u64) -> Vec<u8> {
     let mut random = Random::new(seed ^ (publisher as u64) << 56 ^ number);
     let mut payload = number.to_be_bytes().to_vec();
     for _ in 0..random.below(128) {
-        payload.extend_from_slice(&random.next().to_be_bytes());
+        payload.extend_from_slice(&random.number().to_be_bytes());
     }
     payload
 }

@@ -92,9 +92,19 @@ fn what_a_killed_gateway_acknowledged_passes_through_a_killed_upstream_router() 
     let published = Traffic::run(router.address(), chaos.seed(), 3, |traffic| {
         for _ in 0..chaos.rounds() {
             chaos.wait(20, 400);
-            match chaos.below(3) {
+            match chaos.below(5) {
                 0 => chaos.kill_and_start_again(&mut router, traffic),
                 1 => chaos.kill_and_start_again(&mut upstream, subscriber.target()),
+                2 => {
+                    upstream.process().signal(harness::Signal::Pause);
+                    chaos.wait(20, 300);
+                    upstream.process().signal(harness::Signal::Resume);
+                }
+                3 => {
+                    assert_eq!(router.terminate().code(), Some(0), "a clean stop in the middle of it all");
+                    router.start_again();
+                    traffic.set(router.address());
+                }
                 _ => {
                     router.process().signal(harness::Signal::Kill);
                     chaos.kill_and_start_again(&mut upstream, subscriber.target());

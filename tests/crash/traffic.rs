@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-use harness::{Connect, Connection, Incoming, OutgoingPublish, PATIENCE, QOS_1, Random, Received, Router, v3, v5};
+use harness::{
+    Connect, Connection, Incoming, OutgoingPublish, PATIENCE, QOS_1, Random, Received, Router, v3, v5,
+};
 
 use crate::ledger::{Ledger, payload, topic};
 
@@ -44,7 +46,12 @@ impl Traffic {
     /// Publishes while `course` runs, then until everything that was sent is acknowledged.
     ///
     /// How many messages of each publisher were acknowledged.
-    pub(crate) fn run(address: SocketAddr, seed: u64, publishers: usize, course: impl FnOnce(&Target)) -> Vec<u64> {
+    pub(crate) fn run(
+        address: SocketAddr,
+        seed: u64,
+        publishers: usize,
+        course: impl FnOnce(&Target),
+    ) -> Vec<u64> {
         let target = Target::new(address);
         let over = Arc::new(AtomicBool::new(false));
         let start = |number: usize| {
@@ -194,7 +201,7 @@ impl Subscriber {
     pub(crate) fn lose_connection(&self) {
         if let Some(stream) = self.shared.stream.lock().unwrap_or_else(PoisonError::into_inner).take() {
             // It may be closed already.
-            let _ = stream.shutdown(Shutdown::Both);
+            stream.shutdown(Shutdown::Both).ok();
         }
     }
 
@@ -202,7 +209,8 @@ impl Subscriber {
     pub(crate) fn drain_into(mut self, ledger: &mut Ledger, time: Duration) {
         let deadline = Instant::now() + time;
         loop {
-            let arrived = std::mem::take(&mut *self.shared.record.lock().unwrap_or_else(PoisonError::into_inner));
+            let arrived =
+                std::mem::take(&mut *self.shared.record.lock().unwrap_or_else(PoisonError::into_inner));
             arrived.iter().for_each(|message| ledger.arrived(message));
             if ledger.is_complete() || Instant::now() >= deadline {
                 break;
@@ -233,7 +241,9 @@ impl Shared {
                         connection.acknowledge(packet_id)?;
                     }
                 }
-                Some(Incoming::Disconnect(reason)) => return Err(std::io::Error::other(format!("{reason:?}"))),
+                Some(Incoming::Disconnect(reason)) => {
+                    return Err(std::io::Error::other(format!("{reason:?}")));
+                }
                 Some(other) => panic!("the subscriber did not ask for {other:?}"),
                 None => {}
             }

@@ -313,7 +313,8 @@ impl Client {
         let unsubscribe =
             Unsubscribe { packet_id, user_properties: Vec::new(), filters: vec![filter.to_owned()] };
         let mut out = Vec::new();
-        wire::encode_unsubscribe(&mut out, self.connection.version, &unsubscribe).expect("a legal UNSUBSCRIBE");
+        wire::encode_unsubscribe(&mut out, self.connection.version, &unsubscribe)
+            .expect("a legal UNSUBSCRIBE");
         self.write(&out);
         loop {
             match self.next_packet("UNSUBACK") {
@@ -354,8 +355,13 @@ impl Client {
         for payload in payloads {
             let packet_id = Some(self.new_id());
             ids.extend(packet_id);
-            let publish =
-                OutgoingPublish { topic, payload: payload.as_ref(), qos: QOS_1, packet_id, ..Default::default() };
+            let publish = OutgoingPublish {
+                topic,
+                payload: payload.as_ref(),
+                qos: QOS_1,
+                packet_id,
+                ..Default::default()
+            };
             wire::encode_publish(&mut out, self.connection.version, &publish).expect("a legal PUBLISH");
         }
         self.write(&out);
@@ -472,7 +478,7 @@ impl Client {
     /// Is gone, without a word.
     pub fn vanish(self) {
         // Whether the socket still lives or not: it is gone afterwards.
-        let _ = self.connection.stream.shutdown(std::net::Shutdown::Both);
+        self.connection.stream.shutdown(std::net::Shutdown::Both).ok();
     }
 
     /// Sends bytes as they are.

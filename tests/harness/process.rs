@@ -110,8 +110,8 @@ impl Drop for Process {
     fn drop(&mut self) {
         if self.has_ended().is_none() {
             // Both fail only if it ended between the question and now.
-            let _ = self.child.kill();
-            let _ = self.child.wait();
+            self.child.kill().ok();
+            self.child.wait().ok();
         }
         if std::thread::panicking() {
             let log = self.log();

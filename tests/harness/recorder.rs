@@ -109,7 +109,7 @@ impl Drop for Recorder {
         self.state.over.store(true, Ordering::SeqCst);
         self.state.end_connections();
         // Wakes the thread that accepts, so that it sees that it is over.
-        let _ = TcpStream::connect(self.address);
+        TcpStream::connect(self.address).ok();
     }
 }
 
@@ -117,7 +117,7 @@ impl State {
     fn end_connections(&self) {
         for stream in self.open.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             // It may be closed already.
-            let _ = stream.shutdown(Shutdown::Both);
+            stream.shutdown(Shutdown::Both).ok();
         }
     }
 
@@ -163,7 +163,13 @@ fn serve(state: &State, stream: TcpStream) -> std::io::Result<()> {
                 let packet_id = message.packet_id;
                 state.record.lock().unwrap_or_else(PoisonError::into_inner).push(message);
                 if let Some(packet_id) = packet_id.filter(|_| !state.withhold.load(Ordering::SeqCst)) {
-                    wire::encode_ack(&mut out, version, wire::AckKind::PubAck, packet_id, ReasonCode::SUCCESS);
+                    wire::encode_ack(
+                        &mut out,
+                        version,
+                        wire::AckKind::PubAck,
+                        packet_id,
+                        ReasonCode::SUCCESS,
+                    );
                 }
             }
             Incoming::Subscribe(subscribe) => {

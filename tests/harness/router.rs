@@ -107,8 +107,7 @@ impl Setup {
 /// Name of the configuration file, if there is one.
 const CONFIG: &str = "millrace.toml";
 
-const UNKNOWN: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+const UNKNOWN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
 #[track_caller]
 fn spawn(setup: &Setup, home: &Path) -> Process {
@@ -207,7 +206,8 @@ impl Router {
     pub fn backlog(&self) -> u64 {
         let status = self.status();
         let lanes = status["lanes"].as_array().expect("/status has lanes");
-        let of_uplinks = lanes.iter().filter(|lane| lane["name"].as_str().is_some_and(|it| it.starts_with("u/")));
+        let of_uplinks =
+            lanes.iter().filter(|lane| lane["name"].as_str().is_some_and(|it| it.starts_with("u/")));
         of_uplinks.filter_map(|lane| lane["backlog"].as_u64()).sum()
     }
 
@@ -251,7 +251,7 @@ impl Router {
     #[track_caller]
     pub fn spawn_again(&mut self) {
         // It may never have existed: the process may have died before it was ready.
-        let _ = std::fs::remove_file(self.ready_file());
+        std::fs::remove_file(self.ready_file()).ok();
         self.process = spawn(&self.setup, self.home.path());
     }
 

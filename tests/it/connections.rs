@@ -4,8 +4,8 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::time::{Duration, Instant};
 
 use harness::{
-    Client, Connect, Connection, Incoming, OutgoingPublish, PATIENCE, QOS_0, QOS_1, ReasonCode, Router, Setup,
-    Version, until, v3, v5,
+    Client, Connect, Connection, Incoming, OutgoingPublish, PATIENCE, QOS_0, QOS_1, ReasonCode, Router,
+    Setup, Version, until, v3, v5,
 };
 use wire::Subscription;
 
@@ -29,7 +29,8 @@ fn a_client_without_an_identifier_is_given_one() {
     for shards in 1..=3 {
         let router = Router::with_shards(shards);
         let mut clients: Vec<_> = (0..6).map(|_| router.connect(&v5(""))).collect();
-        let mut ids: Vec<_> = clients.iter().filter_map(|it| it.greeting.assigned_client_id.clone()).collect();
+        let mut ids: Vec<_> =
+            clients.iter().filter_map(|it| it.greeting.assigned_client_id.clone()).collect();
         ids.sort();
         ids.dedup();
         assert_eq!(ids.len(), 6, "each has its own: {ids:?}");
@@ -146,7 +147,8 @@ fn bytes_may_come_one_by_one() {
         let greeting = connection.receive(PATIENCE).expect("a connection");
         assert!(matches!(greeting, Some(Incoming::ConnAck(ack)) if ack.reason == ReasonCode::SUCCESS));
         bytes.clear();
-        let publish = OutgoingPublish { topic: "a", qos: QOS_1, packet_id: NonZeroU16::new(7), ..Default::default() };
+        let publish =
+            OutgoingPublish { topic: "a", qos: QOS_1, packet_id: NonZeroU16::new(7), ..Default::default() };
         wire::encode_publish(&mut bytes, connect.version, &publish).expect("a legal PUBLISH");
         for byte in &bytes {
             connection.write(&[*byte]).expect("a byte is taken");

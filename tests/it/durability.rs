@@ -92,7 +92,9 @@ fn every_acknowledged_message_is_there_after_a_graceful_stop_in_the_middle_of_tr
                 }
             }
         });
-        until("some traffic", || (acknowledged.load(std::sync::atomic::Ordering::SeqCst) >= 100).then_some(()));
+        until("some traffic", || {
+            (acknowledged.load(std::sync::atomic::Ordering::SeqCst) >= 100).then_some(())
+        });
         assert_eq!(router.terminate().code(), Some(0));
     });
     let acknowledged = acknowledged.into_inner();

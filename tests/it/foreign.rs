@@ -69,7 +69,8 @@ fn user_properties_of_mosquitto_pub_arrive() {
     let router = Router::with_shards(2);
     let mut subscriber = router.connect(&v5("subscriber"));
     subscriber.subscribe("a", QOS_1);
-    let properties = ["-D", "publish", "user-property", "tenant", "north", "-D", "publish", "content-type", "text"];
+    let properties =
+        ["-D", "publish", "user-property", "tenant", "north", "-D", "publish", "content-type", "text"];
     let arguments = [&["-t", "a", "-m", "hello", "-q", "1"][..], &properties].concat();
     publish(router.address(), Version::V5, &arguments);
     let message = subscriber.message();

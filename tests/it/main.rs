@@ -9,6 +9,7 @@ mod configuration;
 mod connections;
 mod durability;
 mod foreign;
+mod limits;
 mod malformed;
 mod properties;
 mod routes;

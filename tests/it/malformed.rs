@@ -3,7 +3,8 @@
 use std::num::NonZeroU16;
 
 use harness::{
-    Client, Connection, Incoming, OutgoingPublish, PATIENCE, QOS_1, ReasonCode, Router, Setup, Version, until, v3, v5,
+    Client, Connection, Incoming, OutgoingPublish, PATIENCE, QOS_1, ReasonCode, Router, Setup, Version,
+    until, v3, v5,
 };
 
 /// Largest packet in these tests.
@@ -55,7 +56,12 @@ fn faults() -> Vec<Fault> {
         fault("U+0000 in a topic", publish(0x30, b"a\0b", &[0]), R::MALFORMED_PACKET, MALFORMED),
         fault("a topic that is not UTF-8", publish(0x30, b"a\xFFb", &[0]), R::MALFORMED_PACKET, MALFORMED),
         fault("an empty topic", publish(0x30, b"", &[0]), R::PROTOCOL_ERROR, MALFORMED),
-        fault("a topic longer than its packet", [0x30, 0x03, 0x00, 0x09, b'a'], R::MALFORMED_PACKET, MALFORMED),
+        fault(
+            "a topic longer than its packet",
+            [0x30, 0x03, 0x00, 0x09, b'a'],
+            R::MALFORMED_PACKET,
+            MALFORMED,
+        ),
         // 1 025 bytes and more are announced; not one of them needs to come.
         fault("a packet above the limit", [0x30, 0xFF, 0x07], R::PACKET_TOO_LARGE, MALFORMED),
         fault("PUBACK of packet identifier 0", [0x40, 0x02, 0x00, 0x00], R::PROTOCOL_ERROR, MALFORMED),
@@ -88,7 +94,12 @@ fn faults() -> Vec<Fault> {
         fault("QoS 2", publish(0x34, b"a", &[0, 1, 0]), R::QOS_NOT_SUPPORTED, PROTOCOL),
         fault("PUBREL", [0x62, 0x02, 0x00, 0x01], R::QOS_NOT_SUPPORTED, PROTOCOL),
         fault("PINGRESP from a client", [0xD0, 0x00], R::PROTOCOL_ERROR, PROTOCOL),
-        fault("a topic of too many levels", publish(0x30, "/".repeat(64).as_bytes(), &[0]), R::TOPIC_NAME_INVALID, PROTOCOL),
+        fault(
+            "a topic of too many levels",
+            publish(0x30, "/".repeat(64).as_bytes(), &[0]),
+            R::TOPIC_NAME_INVALID,
+            PROTOCOL,
+        ),
     ]
 }
 
@@ -172,8 +183,16 @@ fn a_broken_greeting_is_answered_as_its_version_allows() {
         ("another protocol", connect(b"HTTP", 4, 2, &id), vec![]),
         ("the reserved flag in 3.1.1", connect(b"MQTT", 4, 3, &id), vec![]),
         ("the reserved flag in 5", connect(b"MQTT", 5, 3, &id_v5), v5_refusal(ReasonCode::MALFORMED_PACKET)),
-        ("a will with QoS 3", connect(b"MQTT", 5, 0b1_1110, &id_v5), v5_refusal(ReasonCode::MALFORMED_PACKET)),
-        ("a will that is not there", connect(b"MQTT", 5, 0b110, &id_v5), v5_refusal(ReasonCode::MALFORMED_PACKET)),
+        (
+            "a will with QoS 3",
+            connect(b"MQTT", 5, 0b1_1110, &id_v5),
+            v5_refusal(ReasonCode::MALFORMED_PACKET),
+        ),
+        (
+            "a will that is not there",
+            connect(b"MQTT", 5, 0b110, &id_v5),
+            v5_refusal(ReasonCode::MALFORMED_PACKET),
+        ),
         ("more than the packet says", connect(b"MQTT", 4, 2, &[0, 9, b'x']), vec![]),
         ("PINGREQ first", vec![0xC0, 0x00], vec![]),
         ("PUBLISH first", publish(0x30, b"a", &[0]), vec![]),

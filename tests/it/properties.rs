@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use harness::{
-    BlockBuilder, Connect, OutgoingPublish, QOS_0, QOS_1, Qos, Received, Recorder, Router, Setup, Version, until, v3,
-    v5,
+    BlockBuilder, Connect, OutgoingPublish, QOS_0, QOS_1, Qos, Received, Recorder, Router, Setup, Version,
+    until, v3, v5,
 };
 
 /// A block with everything that must pass on unaltered.
@@ -36,7 +36,13 @@ fn check_unaltered(message: &Received) {
 }
 
 fn publication(block: &BlockBuilder, qos: Qos) -> OutgoingPublish<'_> {
-    OutgoingPublish { topic: "factory/a", payload: b"{}", qos, properties: block.as_bytes(), ..Default::default() }
+    OutgoingPublish {
+        topic: "factory/a",
+        payload: b"{}",
+        qos,
+        properties: block.as_bytes(),
+        ..Default::default()
+    }
 }
 
 #[test]
@@ -96,7 +102,13 @@ fn properties_pass_through_a_local_route() {
 }
 
 fn expiring(secs: u32) -> OutgoingPublish<'static> {
-    OutgoingPublish { topic: "factory/a", payload: b"x", qos: QOS_1, expiry_secs: Some(secs), ..Default::default() }
+    OutgoingPublish {
+        topic: "factory/a",
+        payload: b"x",
+        qos: QOS_1,
+        expiry_secs: Some(secs),
+        ..Default::default()
+    }
 }
 
 fn lasting(client_id: &str) -> Connect {

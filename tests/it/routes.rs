@@ -82,18 +82,26 @@ fn topic_client_and_qos_may_be_asked_for() {
 
 #[test]
 fn user_properties_may_be_asked_for() {
-    let (router, upstream) = with_routes(2, &[("north", r#"FROM "a" WHERE tenant = 'north' INTO $upstream"#)]);
+    let (router, upstream) =
+        with_routes(2, &[("north", r#"FROM "a" WHERE tenant = 'north' INTO $upstream"#)]);
     let mut publisher = router.connect(&v5("publisher"));
     for (tenant, payload) in [("south", "no"), ("north", "yes")] {
         let mut block = BlockBuilder::new();
         block.user("tenant", tenant).expect("short strings");
         let payload = payload.as_bytes();
         let properties = block.as_bytes();
-        publisher.publish_with(&OutgoingPublish { topic: "a", payload, qos: QOS_1, properties, ..Default::default() });
+        publisher.publish_with(&OutgoingPublish {
+            topic: "a",
+            payload,
+            qos: QOS_1,
+            properties,
+            ..Default::default()
+        });
     }
     publisher.publish("a", "none", QOS_1);
     let record = upstream.wait_for(1);
     assert_eq!(record[0].text(), "yes");
+    router.wait_for("/counters/received", 3);
     assert_eq!(router.number("/counters/routed"), 1);
 }
 
@@ -292,7 +300,8 @@ fn a_reload_with_a_mistake_changes_nothing_and_says_why() {
     let mut router = Setup::new().uplink(upstream.address(), Version::V5).file(RELOADABLE).start();
     let mut publisher = router.connect(&v5("publisher"));
     router.reload("[routes]\nfirst = 'FROM \"a\" WHERE $body. INTO $upstream'\n");
-    let error = until("a word about the mistake", || router.status()["reload_error"].as_str().map(str::to_owned));
+    let error =
+        until("a word about the mistake", || router.status()["reload_error"].as_str().map(str::to_owned));
     assert!(error.contains("routes.first") && error.contains('^'), "{error}");
     assert!(router.log().contains("nothing was changed"), "{}", router.log());
     publisher.publish("a", "still routed", QOS_1);

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use harness::{Client, Connect, OutgoingPublish, QOS_0, QOS_1, ReasonCode, Received, Router, Setup, until, v3, v5};
+use harness::{
+    Client, Connect, OutgoingPublish, QOS_0, QOS_1, ReasonCode, Received, Router, Setup, until, v3, v5,
+};
 use wire::Disconnect;
 
 /// A session of MQTT 5 that is kept for a day, and is found again.
@@ -124,11 +126,15 @@ fn what_was_not_acknowledged_comes_again_with_its_packet_identifier_and_dup() {
         client.vanish();
         let mut client = router.connect(&connect).manual();
         let again = client.messages(6);
-        let expected: Vec<_> = first[4..].iter().map(|it| (it.text().to_owned(), it.packet_id, true)).collect();
+        let expected: Vec<_> =
+            first[4..].iter().map(|it| (it.text().to_owned(), it.packet_id, true)).collect();
         let got: Vec<_> = again.iter().map(|it| (it.text().to_owned(), it.packet_id, it.dup)).collect();
         assert_eq!(got, expected);
         publisher.publish("a", "10", QOS_1);
-        assert_eq!(key(&client.message()), ("10".to_owned(), first[9].packet_id.map_or(0, |id| id.get()) + 1, false));
+        assert_eq!(
+            key(&client.message()),
+            ("10".to_owned(), first[9].packet_id.map_or(0, |id| id.get()) + 1, false)
+        );
     }
 }
 

@@ -100,7 +100,8 @@ fn a_store_without_its_database_is_damaged_and_not_started_empty() {
 #[test]
 fn a_store_whose_database_is_broken_is_not_started_empty() {
     let router = stopped();
-    fs::write(router.store().join("rocksdb").join("CURRENT"), "MANIFEST-999999\n").expect("a file can be written");
+    fs::write(router.store().join("rocksdb").join("CURRENT"), "MANIFEST-999999\n")
+        .expect("a file can be written");
     let (code, log) = Setup::new().store(&router.store()).fail_to_start();
     assert_eq!(code, Some(1), "{log}");
     assert!(log.contains("damaged") || log.contains("cannot be opened"), "{log}");
@@ -127,18 +128,18 @@ fn missing_parents_of_the_store_are_made() {
 
 #[test]
 fn what_is_delivered_gives_its_room_back() {
-    let setup = Setup::new().set("store.memtable_bytes", 1_048_576);
-    let router = setup.start();
+    let router = Setup::new().set("store.memtable_bytes", 4_194_304).start();
     let connect = harness::Connect { clean_start: false, session_expiry_secs: 600, ..v5("client") };
     let mut client = router.connect(&connect);
     client.subscribe("a", QOS_1);
     let mut publisher = router.connect(&v5("publisher"));
-    let payload = vec![b'x'; 16 << 10];
-    for _ in 0..40 {
+    let payload = vec![b'x'; 64 << 10];
+    for _ in 0..60 {
         publisher.publish_all("a", std::iter::repeat_n(&payload, 64));
         client.messages(64);
     }
+    // 240 MiB went through. What may stay is the write-ahead log's bound of 160 MiB and a few files being written.
     harness::until("room to be given back", || {
-        (router.number("/store/bytes_on_disk") < 24 << 20).then_some(())
+        (router.number("/store/bytes_on_disk") < 200 << 20).then_some(())
     });
 }

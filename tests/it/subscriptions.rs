@@ -156,7 +156,8 @@ fn the_qos_is_the_lower_of_publication_and_subscription() {
     subscriber.subscribe("low", QOS_0);
     subscriber.subscribe("high", QOS_1);
     let mut publisher = router.connect(&v3("publisher"));
-    let table = [("low", QOS_0, QOS_0), ("low", QOS_1, QOS_0), ("high", QOS_0, QOS_0), ("high", QOS_1, QOS_1)];
+    let table =
+        [("low", QOS_0, QOS_0), ("low", QOS_1, QOS_0), ("high", QOS_0, QOS_0), ("high", QOS_1, QOS_1)];
     for (topic, sent, expected) in table {
         publisher.publish(topic, "", sent);
         assert_eq!(subscriber.message().qos, expected, "{topic} sent with {sent:?}");
@@ -194,7 +195,8 @@ fn retain_is_kept_as_published_only_where_asked_for() {
     let mut faithful = router.connect(&v5("faithful"));
     let wanted = Subscription { retain_as_published: true, ..Subscription::new("a", QOS_1) };
     faithful.subscribe_with(vec![wanted], None);
-    let publish = OutgoingPublish { topic: "a", payload: b"x", qos: QOS_1, retain: true, ..Default::default() };
+    let publish =
+        OutgoingPublish { topic: "a", payload: b"x", qos: QOS_1, retain: true, ..Default::default() };
     router.connect(&v3("publisher")).publish_with(&publish);
     assert!(!plain.message().retain);
     assert!(faithful.message().retain);
@@ -208,7 +210,8 @@ fn a_server_without_retained_messages_says_so() {
     if !publisher.greeting.retain_available {
         return;
     }
-    let publish = OutgoingPublish { topic: "a", payload: b"kept", qos: QOS_1, retain: true, ..Default::default() };
+    let publish =
+        OutgoingPublish { topic: "a", payload: b"kept", qos: QOS_1, retain: true, ..Default::default() };
     publisher.publish_with(&publish);
     let mut late = router.connect(&v5("late"));
     late.subscribe("a", QOS_1);

@@ -4,7 +4,9 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use harness::foreign::{Mosquitto, Subscriber};
-use harness::{Connect, OutgoingPublish, Proxy, QOS_1, Received, Recorder, Router, Setup, Version, until, v5};
+use harness::{
+    Connect, OutgoingPublish, Proxy, QOS_1, Received, Recorder, Router, Setup, Version, until, v5,
+};
 
 const ROUTE: &str = r#"FROM "factory/#" INTO $upstream"#;
 
@@ -119,7 +121,10 @@ fn a_half_open_connection_is_noticed_and_replaced() {
     let error = router.status()["uplinks"][0]["last_error"].clone();
     assert!(error.as_str().is_some_and(|error| !error.is_empty()), "{error}");
     upstream.silent(false);
-    expect_all_in_order(&until("all ten", || Some(upstream.record().clone()).filter(|it| it.len() >= 10)), 10);
+    expect_all_in_order(
+        &until("all ten", || Some(upstream.record().clone()).filter(|it| it.len() >= 10)),
+        10,
+    );
 }
 
 #[test]
@@ -193,9 +198,15 @@ fn an_upstream_that_refuses_the_connection_is_named_in_status_and_asked_again() 
     let router = gateway(network.address()).start();
     router.connect(&v5("publisher")).publish("factory/a", "kept", QOS_1);
     let error = until("the refusal in /status", || {
-        router.status()["uplinks"][0]["last_error"].as_str().filter(|it| it.contains("refuses")).map(str::to_owned)
+        router.status()["uplinks"][0]["last_error"]
+            .as_str()
+            .filter(|it| it.contains("refuses"))
+            .map(str::to_owned)
     });
-    assert!(error.contains("Not authorized") || error.contains("NotAuthorized") || error.contains("0x87"), "{error}");
+    assert!(
+        error.contains("Not authorized") || error.contains("NotAuthorized") || error.contains("0x87"),
+        "{error}"
+    );
     assert_eq!(router.backlog(), 1);
     let mut subscriber = open.connect(&v5("subscriber"));
     subscriber.subscribe("factory/#", QOS_1);
@@ -205,7 +216,8 @@ fn an_upstream_that_refuses_the_connection_is_named_in_status_and_asked_again() 
 
 #[test]
 fn an_upstream_that_nobody_runs_yet_is_found_when_it_comes() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a free port");
+    let nobody =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a free port");
     let network = Proxy::to(nobody);
     let router = gateway(network.address()).start();
     router.connect(&v5("publisher")).publish_all("factory/a", numbers(0..50));
@@ -250,7 +262,8 @@ fn messages_of_one_publisher_go_upstream_in_order_whatever_its_shard() {
     let record = upstream.wait_for(publishers * messages);
     for publisher in 0..publishers {
         let topic = format!("factory/{publisher}");
-        let mine: Vec<_> = record.iter().filter(|message| message.topic == topic).map(Received::text).collect();
+        let mine: Vec<_> =
+            record.iter().filter(|message| message.topic == topic).map(Received::text).collect();
         assert_eq!(mine, numbers(0..messages).collect::<Vec<_>>(), "{topic}");
     }
 }

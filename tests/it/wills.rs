@@ -38,7 +38,10 @@ fn a_client_that_vanishes_leaves_its_will() {
             let mut observer = observer(&router);
             router.connect(&with_will(connect)).vanish();
             let message = observer.message();
-            assert_eq!((message.topic.as_str(), message.text(), message.qos), ("wills/client", "gone", QOS_1));
+            assert_eq!(
+                (message.topic.as_str(), message.text(), message.qos),
+                ("wills/client", "gone", QOS_1)
+            );
         }
     }
 }

@@ -59,7 +59,11 @@ fn test_modules(files: &[Source]) -> BTreeSet<String> {
     for file in files {
         let Some((folder, own)) = file.name.rsplit_once('/') else { continue };
         let stem = own.trim_end_matches(".rs");
-        let below = if matches!(stem, "lib" | "main" | "mod") { folder.to_owned() } else { format!("{folder}/{stem}") };
+        let below = if matches!(stem, "lib" | "main" | "mod") {
+            folder.to_owned()
+        } else {
+            format!("{folder}/{stem}")
+        };
         let mut lines = file.text.lines().peekable();
         while let Some(line) = lines.next() {
             let next = lines.peek().map_or("", |line| line.trim());
@@ -94,7 +98,10 @@ fn every_shipped_configuration_is_toml() {
 fn every_shipped_configuration_says_what_it_is_for() {
     let files = files_below(&["configs/profiles", "configs/scenarios"]);
     let mute = files.iter().filter(|file| file.name.ends_with(".toml") && !file.text.starts_with('#'));
-    expect_none("configurations without a word at the top", &mute.map(|it| it.name.clone()).collect::<Vec<_>>());
+    expect_none(
+        "configurations without a word at the top",
+        &mute.map(|it| it.name.clone()).collect::<Vec<_>>(),
+    );
 }
 
 #[test]
@@ -118,13 +125,16 @@ fn no_file_names_a_host_that_is_not_public() {
         for (at, line) in file.text.lines().enumerate() {
             for scheme in ["https://", "http://"] {
                 for rest in line.split(scheme).skip(1) {
-                    let host: String =
-                        rest.chars().take_while(|it| it.is_ascii_alphanumeric() || ".-".contains(*it)).collect();
+                    let host: String = rest
+                        .chars()
+                        .take_while(|it| it.is_ascii_alphanumeric() || ".-".contains(*it))
+                        .collect();
                     let host = host.trim_end_matches('.');
                     // Nothing: a placeholder such as `{address}`. Capitals: one such as `HOST`. In a Rust file a single
                     // word is an example, too.
                     let word = file.name.ends_with(".rs") && !host.contains('.');
-                    let placeholder = word || host.is_empty() || host.chars().any(|it| it.is_ascii_uppercase());
+                    let placeholder =
+                        word || host.is_empty() || host.chars().any(|it| it.is_ascii_uppercase());
                     let example = host.ends_with(".example") || host.ends_with("example.com");
                     if !placeholder && !example && !HOSTS.contains(&host) {
                         faults.push(format!("{}:{}: {host}", file.name, at + 1));

@@ -43,7 +43,8 @@ fn every_never_is_there_with_its_guard() {
         let guard = line.and_then(|line| line.split_once("Guard:")).map(|(_, guard)| guard.trim());
         match (line, guard) {
             (None, _) => faults.push(format!("not there: {never}")),
-            (_, Some(guard)) if guard.chars().filter(|it| it.is_alphabetic()).count() >= GUARD_LETTERS_MIN => {}
+            (_, Some(guard))
+                if guard.chars().filter(|it| it.is_alphabetic()).count() >= GUARD_LETTERS_MIN => {}
             _ => faults.push(format!("no guard: {never}")),
         }
     }
@@ -55,7 +56,8 @@ fn the_architecture_names_files_that_exist() {
     let page = read("ARCHITECTURE.md");
     let quoted = page.split('`').skip(1).step_by(2);
     let paths = quoted.filter(|word| word.contains('/') && (word.ends_with(".rs") || word.ends_with('/')));
-    let missing: Vec<_> = paths.filter(|path| !crate::tree::root().join(path).exists()).map(str::to_owned).collect();
+    let missing: Vec<_> =
+        paths.filter(|path| !crate::tree::root().join(path).exists()).map(str::to_owned).collect();
     expect_none("files that ARCHITECTURE.md names and nobody has", &missing);
 }
 
@@ -80,6 +82,7 @@ fn the_readme_links_to_pages_that_exist() {
     let readme = read("README.md");
     let links = readme.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link);
     let inside = links.filter(|link| !link.contains("://") && !link.starts_with('#'));
-    let missing: Vec<_> = inside.filter(|link| !crate::tree::root().join(link).exists()).map(str::to_owned).collect();
+    let missing: Vec<_> =
+        inside.filter(|link| !crate::tree::root().join(link).exists()).map(str::to_owned).collect();
     expect_none("pages that README.md links to and nobody has", &missing);
 }

@@ -62,7 +62,10 @@ fn collect(folder: &Path, found: &mut Vec<Source>) {
         } else if path.is_file() {
             let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             let name = path.strip_prefix(root()).unwrap_or(&path).to_string_lossy().replace('\\', "/");
-            found.push(Source { name: name.trim_start_matches("./").to_owned(), text: String::from_utf8_lossy(&bytes).into_owned() });
+            found.push(Source {
+                name: name.trim_start_matches("./").to_owned(),
+                text: String::from_utf8_lossy(&bytes).into_owned(),
+            });
         }
     }
 }

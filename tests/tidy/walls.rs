@@ -121,7 +121,8 @@ fn a_room_knows_only_the_rooms_below_it() {
 fn every_room_of_the_product_is_in_the_table() {
     let known: BTreeSet<_> = MAY_KNOW.iter().map(|(folder, _)| (*folder).to_owned()).collect();
     let others: BTreeSet<_> = ["bench", "loadgen", "tests"].map(str::to_owned).into();
-    let strangers: Vec<_> = members().into_iter().filter(|it| !known.contains(it) && !others.contains(it)).collect();
+    let strangers: Vec<_> =
+        members().into_iter().filter(|it| !known.contains(it) && !others.contains(it)).collect();
     expect_none("rooms without a line in the table of walls", &strangers);
 }
 
@@ -132,7 +133,9 @@ fn the_product_does_not_know_its_tools() {
     for (folder, _) in MAY_KNOW.iter().filter(|(folder, _)| members.contains(*folder)) {
         let known = dependencies(folder, ALL_HEADINGS);
         let tools = ["millrace-bench", "millrace-loadgen", "millrace-tests"];
-        faults.extend(tools.iter().filter(|tool| known.contains(**tool)).map(|tool| format!("{folder} knows {tool}")));
+        faults.extend(
+            tools.iter().filter(|tool| known.contains(**tool)).map(|tool| format!("{folder} knows {tool}")),
+        );
     }
     expect_none("the product stands without its tools", &faults);
 }
@@ -143,7 +146,8 @@ fn pure_rooms_depend_on_nothing_that_touches_the_world() {
     let mut faults = Vec::new();
     for folder in PURE.iter().filter(|folder| members.contains(**folder)) {
         let known = dependencies(folder, &["dependencies", "build-dependencies"]);
-        let worldly = known.iter().filter(|name| WORLDLY.contains(&name.as_str()) || name.starts_with("tokio-"));
+        let worldly =
+            known.iter().filter(|name| WORLDLY.contains(&name.as_str()) || name.starts_with("tokio-"));
         faults.extend(worldly.map(|name| format!("{folder} depends on {name}")));
     }
     expect_none("pure rooms", &faults);
@@ -155,15 +159,18 @@ fn pure_rooms_ban_the_world_and_unsafe_code() {
     let mut faults = Vec::new();
     for folder in PURE.iter().filter(|folder| members.contains(**folder)) {
         let clippy = read_toml(&format!("{folder}/clippy.toml"));
-        let bans = clippy.get("disallowed-methods").and_then(toml::Value::as_array).cloned().unwrap_or_default();
+        let bans =
+            clippy.get("disallowed-methods").and_then(toml::Value::as_array).cloned().unwrap_or_default();
         for banned in BANNED {
-            let entry = bans.iter().find(|entry| entry.get("path").and_then(toml::Value::as_str) == Some(banned));
+            let entry =
+                bans.iter().find(|entry| entry.get("path").and_then(toml::Value::as_str) == Some(banned));
             let reason = entry.and_then(|entry| entry.get("reason")).and_then(toml::Value::as_str);
             if reason.is_none_or(str::is_empty) {
                 faults.push(format!("{folder}/clippy.toml does not ban {banned} and say why"));
             }
         }
-        if !read(&format!("{folder}/src/lib.rs")).lines().any(|line| line.trim() == "#![forbid(unsafe_code)]") {
+        if !read(&format!("{folder}/src/lib.rs")).lines().any(|line| line.trim() == "#![forbid(unsafe_code)]")
+        {
             faults.push(format!("{folder}/src/lib.rs does not forbid unsafe code"));
         }
     }
@@ -173,13 +180,16 @@ fn pure_rooms_ban_the_world_and_unsafe_code() {
 #[test]
 fn pure_rooms_do_not_even_name_the_world() {
     // Clippy sees methods; this sees what methods it does not list.
-    let names = ["std::fs", "std::net", "std::process", "std::thread", "std::env", "SystemTime", "std::io::std"];
+    let names =
+        ["std::fs", "std::net", "std::process", "std::thread", "std::env", "SystemTime", "std::io::std"];
     let members = members();
     let mut faults = Vec::new();
     for folder in PURE.iter().filter(|folder| members.contains(**folder)) {
         for file in rust_below(&[&format!("{folder}/src")]).iter().filter(|file| !is_test(&file.name)) {
             let (code, _) = file.text.split_once("#[cfg(test)]\nmod tests {").unwrap_or((&file.text, ""));
-            for (at, line) in code.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
+            for (at, line) in
+                code.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//"))
+            {
                 let named = names.iter().filter(|name| line.contains(**name));
                 faults.extend(named.map(|name| format!("{}:{}: {name}", file.name, at + 1)));
             }
@@ -213,7 +223,8 @@ fn every_crate_takes_the_lints_of_the_workspace() {
     let mut faults = Vec::new();
     for folder in members() {
         let manifest = read_toml(&format!("{folder}/Cargo.toml"));
-        let inherits = manifest.get("lints").and_then(|lints| lints.get("workspace")).and_then(toml::Value::as_bool);
+        let inherits =
+            manifest.get("lints").and_then(|lints| lints.get("workspace")).and_then(toml::Value::as_bool);
         if inherits != Some(true) {
             faults.push(format!("{folder}/Cargo.toml has no `lints.workspace = true`"));
         }

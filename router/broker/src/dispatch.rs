@@ -159,7 +159,8 @@ impl Broker {
         }
         let mut body = std::mem::take(&mut self.scratch.body);
         for forward in &forwards {
-            let Some(publication) = self.select(&plan, &forward.best, &message, publication, &mut body) else {
+            let Some(publication) = self.select(&plan, &forward.best, &message, publication, &mut body)
+            else {
                 continue;
             };
             let ticket = self.append_to_lane(forward, &publication, plan.ttl_millis, effects);

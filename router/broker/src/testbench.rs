@@ -163,12 +163,19 @@ impl Disk {
     }
 }
 
+/// The senders that are no shards, counted from the last shard.
+const SYNCED: usize = 0;
+const OPENED: usize = 1;
+const READ: usize = 2;
+const ANSWERS: usize = 3;
+
 /// Everything.
 pub(crate) struct Bench {
     pub(crate) brokers: Vec<Broker>,
     effects: Vec<Effects>,
     pub(crate) disk: Disk,
-    /// Mail for a shard, by sender; the disk is the sender behind the shards. In order per sender.
+    /// Mail for a shard, by sender: the shards, and behind them what the disk has synced, lanes it opened, and lanes
+    /// that were read. In order per sender only.
     mail: Vec<Vec<VecDeque<Event>>>,
     pub(crate) clients: Vec<Client>,
     owners: BTreeMap<(usize, u64), usize>,
@@ -193,7 +200,7 @@ impl Bench {
             brokers: Vec::new(),
             effects: Vec::new(),
             disk: Disk { bytes: vec![0; shards], ..Disk::default() },
-            mail: (0..shards).map(|_| (0..=shards).map(|_| VecDeque::new()).collect()).collect(),
+            mail: (0..shards).map(|_| (0..shards + ANSWERS).map(|_| VecDeque::new()).collect()).collect(),
             clients: Vec::new(),
             owners: BTreeMap::new(),
             now: Now { instant: Instant(1_000_000), timestamp: Timestamp(1_700_000_000_000) },
@@ -508,8 +515,8 @@ impl Bench {
     /// Everything that waits happens, until nothing waits.
     pub(crate) fn settle(&mut self) {
         for _ in 0..100_000 {
-            let mailed =
-                (0..self.mail.len()).any(|to| (0..=self.mail.len()).any(|from| self.deliver_mail(to, from)));
+            let mailed = (0..self.mail.len())
+                .any(|to| (0..self.mail.len() + ANSWERS).any(|from| self.deliver_mail(to, from)));
             if !mailed && !self.disk_step() {
                 return;
             }
@@ -519,7 +526,9 @@ impl Bench {
 
     /// All mail arrives, the disk does nothing.
     pub(crate) fn settle_mail(&mut self) {
-        while (0..self.mail.len()).any(|to| (0..=self.mail.len()).any(|from| self.deliver_mail(to, from))) {}
+        while (0..self.mail.len())
+            .any(|to| (0..self.mail.len() + ANSWERS).any(|from| self.deliver_mail(to, from)))
+        {}
     }
 
     /// One letter arrives; whether there was one.
@@ -528,6 +537,14 @@ impl Bench {
         self.brokers[to].handle(event, self.now, &mut self.effects[to]);
         self.drain(to);
         true
+    }
+
+    /// Everything happens but the arrival of what was read from lanes.
+    pub(crate) fn settle_but_reads(&mut self) {
+        let reader = self.mail.len() + READ;
+        while (0..self.mail.len()).any(|to| (0..reader).any(|from| self.deliver_mail(to, from)))
+            || self.disk_step()
+        {}
     }
 
     /// The disk does one job; whether there was one.
@@ -583,13 +600,19 @@ impl Bench {
     }
 
     fn answer(&mut self, shard: usize, event: Event) {
-        let disk = self.mail.len();
-        self.mail[shard][disk].push_back(event);
+        let kind = match event {
+            Event::LaneRead { .. } => READ,
+            Event::LaneOpened { .. } => OPENED,
+            _ => SYNCED,
+        };
+        let sender = self.mail.len() + kind;
+        self.mail[shard][sender].push_back(event);
     }
 
-    /// Shards and senders (the disk is the last one) with mail, for a simulation to choose from.
+    /// Shards and senders with mail, for a simulation to choose from.
     pub(crate) fn letters(&self) -> Vec<(usize, usize)> {
-        let pairs = (0..self.mail.len()).flat_map(|to| (0..=self.mail.len()).map(move |from| (to, from)));
+        let pairs =
+            (0..self.mail.len()).flat_map(|to| (0..self.mail.len() + ANSWERS).map(move |from| (to, from)));
         pairs.filter(|(to, from)| !self.mail[*to][*from].is_empty()).collect()
     }
 

@@ -5,7 +5,7 @@
 //! is not well-formed gives nonsense, but no panic and no endless loop.
 
 use crate::paths::Step;
-use crate::scan::{plain_end, unescape};
+use crate::scan::{means, plain_end};
 
 /// A place in a well-formed document.
 pub(crate) struct Walker<'b> {
@@ -103,14 +103,7 @@ impl<'b> Walker<'b> {
                 self.blank();
                 self.at += 1;
                 self.blank();
-                let mut plain = String::new();
-                let key = if raw.contains('\\') {
-                    unescape(raw, &mut plain);
-                    plain.as_str()
-                } else {
-                    raw
-                };
-                with(self, Member::Key { raw, key });
+                with(self, Member::Key(raw));
             } else {
                 with(self, Member::Index(index));
                 index += 1;
@@ -119,10 +112,21 @@ impl<'b> Walker<'b> {
     }
 }
 
-/// What leads to a value: a key as written and as meant, or a place.
+/// What leads to a value.
 pub(crate) enum Member<'m> {
-    Key { raw: &'m str, key: &'m str },
+    /// The key as written, escapes and all.
+    Key(&'m str),
     Index(u32),
+}
+
+impl Member<'_> {
+    /// Whether it is this key, however that is written in the document.
+    pub(crate) fn is_key(&self, wanted: &str) -> bool {
+        match self {
+            Member::Key(raw) => means(raw, wanted),
+            Member::Index(_) => false,
+        }
+    }
 }
 
 /// The part at `path`, of duplicate keys the last.
@@ -138,7 +142,7 @@ pub(crate) fn find<'b>(body: &'b str, path: &[Step]) -> Option<&'b str> {
         walker.members(|walker, member| {
             let value = walker.value();
             match (member, step) {
-                (Member::Key { key, .. }, Step::Key(wanted)) if key == wanted => found = Some(value),
+                (member, Step::Key(wanted)) if member.is_key(wanted) => found = Some(value),
                 (Member::Index(index), Step::Index(wanted)) if index == *wanted => found = Some(value),
                 _ => {}
             }

@@ -142,7 +142,7 @@ impl RouteTable {
                     Verdict::NotTrue { undefined: truth.is_none(), because }
                 }
             };
-            RouteExplanation { route: id, name: route.name.clone(), verdict }
+            RouteExplanation { route: id, name: route.name.to_string(), verdict }
         };
         Explanation { routes: (0..self.routes.len() as u32).map(RouteId).map(explain).collect() }
     }
@@ -182,7 +182,7 @@ impl RouteTable {
         reads.sort_unstable();
         reads.dedup();
         let reads = reads.into_iter().map(|slot| show_slot(slot, &slots)).collect();
-        RoutePlan { route: id, name: route.name.clone(), source, cost, found_by, reads }
+        RoutePlan { route: id, name: route.name.to_string(), source, cost, found_by, reads }
     }
 }
 

@@ -105,8 +105,8 @@ impl Projection {
         if faults.is_empty() { Ok(Projection { except, items }) } else { Err(faults) }
     }
 
-    fn replaces(&self, key: &str) -> bool {
-        self.items.iter().any(|item| item.name == key)
+    fn replaces(&self, member: &Member<'_>) -> bool {
+        self.items.iter().any(|item| member.is_key(&item.name))
     }
 }
 
@@ -243,7 +243,7 @@ fn copy_root(body: &str, except: &Except, projection: &Projection, out: &mut Vec
     let mut walker = Walker::new(body);
     let excepts = [except];
     walker.members(|walker, member| match member {
-        Member::Key { key, .. } if projection.replaces(key) => {
+        member if projection.replaces(&member) => {
             walker.value();
         }
         member => copy_member(walker, &member, &excepts, out),
@@ -257,8 +257,8 @@ fn copy_member(walker: &mut Walker<'_>, member: &Member<'_>, excepts: &[&Except]
         .iter()
         .flat_map(|except| &except.steps)
         .filter(|(step, _)| match (step, member) {
-            (ExceptStep::Key(wanted), Member::Key { key, .. }) => wanted == key,
-            (ExceptStep::AnyKey, Member::Key { .. }) | (ExceptStep::AnyIndex, Member::Index(_)) => true,
+            (ExceptStep::Key(wanted), member) => member.is_key(wanted),
+            (ExceptStep::AnyKey, Member::Key(_)) | (ExceptStep::AnyIndex, Member::Index(_)) => true,
             (ExceptStep::Index(wanted), Member::Index(index)) => wanted == index,
             _ => false,
         })
@@ -269,7 +269,7 @@ fn copy_member(walker: &mut Walker<'_>, member: &Member<'_>, excepts: &[&Except]
         return;
     }
     separate(out);
-    if let Member::Key { raw, .. } = member {
+    if let Member::Key(raw) = member {
         out.push(b'"');
         out.extend_from_slice(raw.as_bytes());
         out.extend_from_slice(b"\":");

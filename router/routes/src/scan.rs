@@ -367,6 +367,18 @@ pub(crate) fn unescape(raw: &str, out: &mut String) {
     out.push_str(rest);
 }
 
+/// Whether `raw`, whose escapes are valid, stands for `text`.
+pub(crate) fn means(raw: &str, text: &str) -> bool {
+    let (mut raw, mut text) = (raw, text);
+    while let Some(at) = raw.find('\\') {
+        let Some(rest) = text.strip_prefix(&raw[..at]) else { return false };
+        let (c, length) = unescape_one(&raw[at..]);
+        let Some(rest) = rest.strip_prefix(c) else { return false };
+        (raw, text) = (&raw[at + length..], rest);
+    }
+    raw == text
+}
+
 fn unescape_one(text: &str) -> (char, usize) {
     let simple = match text.as_bytes()[1] {
         b'b' => '\u{8}',

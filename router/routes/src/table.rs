@@ -52,13 +52,13 @@ pub struct Options {
 /// A route of a table.
 #[derive(Clone, Debug)]
 pub struct CompiledRoute {
-    pub(crate) name: String,
-    pub(crate) text: String,
+    pub(crate) name: Box<str>,
+    pub(crate) text: Box<str>,
     pub(crate) priority: Priority,
     pub(crate) ttl_millis: Option<u64>,
-    pub(crate) sinks: Vec<SinkId>,
+    pub(crate) sinks: Box<[SinkId]>,
     pub(crate) projection: Option<Box<Projection>>,
-    gates: Vec<Gate>,
+    gates: Box<[Gate]>,
     /// The routes of the same source.
     group: u32,
 }
@@ -630,13 +630,13 @@ impl Compiler {
             sinks: first..table.route_sinks.len() as u32,
         });
         table.routes.push(CompiledRoute {
-            name: spec.name.clone(),
-            text: spec.text.clone(),
+            name: spec.name.as_str().into(),
+            text: spec.text.as_str().into(),
             priority: spec.priority,
             ttl_millis: spec.ttl_millis,
-            sinks,
+            sinks: sinks.into(),
             projection: projection.map(Box::new),
-            gates,
+            gates: gates.into(),
             group: group as u32,
         });
     }

@@ -129,11 +129,44 @@ fn route_test_shows_where_a_message_goes() {
     let hot = files.add("m.json", r#"{"topic": "plant/a", "body": {"temp": 21}}"#);
     let (exit, out, err) = run(&["route", "test", &routes, "--message", &hot]);
     assert_eq!((exit, err.as_str()), (Exit::Done, ""));
-    assert!(out.contains("to $upstream  by route line-1, priority default"), "{out}");
-    assert!(out.contains("to uplink(\"hist\")  by route line-2"), "{out}");
+    assert!(out.contains("line-1: matches, to $upstream, priority default"), "{out}");
+    assert!(out.contains("line-2: matches, to uplink(\"hist\")"), "{out}");
+    assert!(out.ends_with("2 of 2 routes match\n"), "{out}");
+}
 
-    let (_, out, _) = run(&["route", "test", &routes, "--topic", "other"]);
-    assert_eq!(out, "no route of 2 matches\n");
+#[test]
+fn route_test_says_why_a_route_does_not_match() {
+    let files = Files::new();
+    let text = "FROM /messages/* WHERE $body.temp > 20 INTO $upstream\nFROM 'plant/#' INTO uplink('hist')\n";
+    let routes = files.add("r.txt", text);
+    let cold = files.add("m.json", r#"{"topic": "other", "body": {"temp": 19}}"#);
+    let (_, out, _) = run(&["route", "test", &routes, "--message", &cold]);
+    assert!(
+        out.contains("line-1: its condition is false\n    $body.temp > 20 is false: $body.temp = 19"),
+        "{out}"
+    );
+    assert!(out.contains("line-2: not from its source \"plant/#\""), "{out}");
+    assert!(out.ends_with("0 of 2 routes match\n"), "{out}");
+}
+
+#[test]
+fn route_test_shows_what_a_selection_sends() {
+    let files = Files::new();
+    let text = "SELECT * EXCEPT $body.secret FROM 'plant/#' INTO topic 'clean/{$topic[1]}'\n";
+    let routes = files.add("r.txt", text);
+    let message = files.add("m.json", r#"{"topic": "plant/a", "body": {"temp": 21, "secret": 1}}"#);
+    let (_, out, _) = run(&["route", "test", &routes, "--message", &message]);
+    assert!(out.contains("as topic clean/a") && out.contains("sends {\"temp\":21}"), "{out}");
+}
+
+#[test]
+fn route_explain_says_how_each_route_is_found() {
+    let files = Files::new();
+    let text = "FROM /messages/* WHERE $body.line = 'a' INTO $upstream\nFROM /messages/* INTO $upstream\n";
+    let (exit, out, _) = run(&["route", "explain", &files.add("r.txt", text)]);
+    assert_eq!(exit, Exit::Done);
+    assert!(out.contains("line-1: from /messages/*"), "{out}");
+    assert!(out.contains("reads $body.line") && out.contains("always matches"), "{out}");
 }
 
 #[test]

@@ -42,16 +42,10 @@ impl Config {
                 u64::from(limits.turn_read_bytes_max),
             ),
             holder(
-                "for sockets that take nothing now",
-                connections,
-                "× limits.outbox_bytes_max",
-                u64::from(limits.outbox_bytes_max),
-            ),
-            holder(
-                "waiting for connected sessions",
-                connections,
-                "× limits.session_queue_bytes_max",
-                u64::from(limits.session_queue_bytes_max),
+                "waiting for clients, in sessions and for sockets",
+                1,
+                "× limits.waiting_bytes_max",
+                limits.waiting_bytes_max,
             ),
             holder(
                 "on the way from shard to shard",
@@ -65,8 +59,12 @@ impl Config {
                 "shards × limits.commit_bytes_max",
                 u64::from(limits.commit_bytes_max),
             ),
-            // One memtable takes writes while the one before is written out.
-            holder("in the store", 2, "× store.memtable_bytes", self.store.memtable_bytes as u64),
+            holder(
+                "in the store",
+                1,
+                "× what store.memtable_bytes and limits.packet_bytes_max lead to",
+                self.store_options().memory_bytes_max(),
+            ),
             holder(
                 "read ahead for uplinks",
                 uplinks,
@@ -74,5 +72,23 @@ impl Config {
                 u64::from(limits.uplink_read_bytes_max),
             ),
         ]
+    }
+
+    /// How the store is opened: everything in proportion to the memory it may take.
+    pub fn store_options(&self) -> store::Options {
+        let memtable_bytes = self.store.memtable_bytes as u64;
+        // Room for the largest packet with its topic and the store's own words, whatever the memtable.
+        let record_bytes_max = u64::from(self.limits.packet_bytes_max) + (64 << 10);
+        store::Options {
+            sync: self.store.sync,
+            memtable_bytes,
+            // Two full memtables and what is being written; below 8 MiB the log would be cut all the time.
+            wal_bytes_max: (memtable_bytes * 5 / 2).max(8 << 20),
+            cache_bytes: (memtable_bytes / 4).clamp(1 << 20, 8 << 20),
+            open_files_max: if memtable_bytes < 8 << 20 { 64 } else { 256 },
+            sorted_file_bytes: memtable_bytes.clamp(4 << 20, 32 << 20),
+            commit_bytes_max: (memtable_bytes / 2).clamp(1 << 20, 16 << 20).max(record_bytes_max),
+            ..store::Options::new(&self.store.path)
+        }
     }
 }

@@ -245,29 +245,38 @@ fn a_client_that_does_not_read_its_answers_is_not_read() {
 
 #[test]
 fn order_holds_through_window_queue_and_socket() {
-    let limits = Limits { session_inflight_max: 3, outbox_bytes_max: 1_024, ..Limits::DEFAULT };
-    let (mut bench, publisher, subscribers) = with(limits, &[Version::V5]);
-    let client = subscribers[0];
-    bench.subscribe(client, "t", QOS1);
-    let mut seen = Vec::new();
-    for number in 1..=50u16 {
-        bench.clients[client].takes = usize::from(number % 7) * 20;
-        bench.drip(client);
-        bench.publish(publisher, "t", &number.to_string(), number);
-        if number % 2 == 0 {
+    for (stored, session_inflight_max) in [(false, 3), (false, 100), (true, 3), (true, 100)] {
+        let limits = Limits { session_inflight_max, outbox_bytes_max: 30, ..Limits::DEFAULT };
+        let (mut bench, publisher, _) = with(limits, &[]);
+        let client = bench.client("c", Version::V5, 0);
+        if stored {
+            bench.resume(client);
+        } else {
+            bench.connect(client);
+        }
+        bench.subscribe(client, "t", QOS1);
+        let mut seen = Vec::new();
+        for number in 1..=50u16 {
+            // It fills the outbox, then empties it to where there is room again but the queue is not pumped yet.
+            bench.clients[client].takes = if number % 10 < 6 { 0 } else { 7 };
+            bench.publish(publisher, "t", &number.to_string(), number);
+            bench.drip(client);
+            if number % 2 == 0 {
+                let got = bench.got(client);
+                got.iter().for_each(|got| bench.ack(client, got.id));
+                seen.extend(got.iter().map(|got| got.text()));
+            }
+        }
+        bench.unblock(client);
+        loop {
+            bench.settle();
             let got = bench.got(client);
+            if got.is_empty() {
+                break;
+            }
             got.iter().for_each(|got| bench.ack(client, got.id));
             seen.extend(got.iter().map(|got| got.text()));
         }
+        assert_eq!(seen, (1..=50).map(|number| number.to_string()).collect::<Vec<_>>());
     }
-    bench.unblock(client);
-    loop {
-        let got = bench.got(client);
-        if got.is_empty() {
-            break;
-        }
-        got.iter().for_each(|got| bench.ack(client, got.id));
-        seen.extend(got.iter().map(|got| got.text()));
-    }
-    assert_eq!(seen, (1..=50).map(|number| number.to_string()).collect::<Vec<_>>());
 }

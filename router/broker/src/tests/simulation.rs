@@ -13,7 +13,7 @@ use wire::{ReasonCode, Version};
 
 use crate::testbench::{Bench, Got, Seen};
 
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 400;
 const STEPS: usize = 250;
 const TOPICS: [&str; 3] = ["a/1", "a/2", "b/1"];
 /// The uplink of `super::routing::plan` has its default lane here.

@@ -214,6 +214,33 @@ fn indexable() -> BoxedStrategy<String> {
     .boxed()
 }
 
+fn value() -> impl Strategy<Value = String> + Clone {
+    pick(&["0", "1", "2", "2.5", "3", "50", "\"1\"", "null", "true"])
+}
+
+fn logical() -> impl Strategy<Value = String> {
+    pick(&["true", "false", "null", "1"])
+}
+
+fn bounds() -> BoxedStrategy<String> {
+    let value = pick(&["$body.a", "$body.b", "$body.o.x"]);
+    let constant = pick(&["0", "1", "2", "2.5", "3", "50"]);
+    let bound =
+        (value, pick(&["<", "<=", ">", ">="]), constant).prop_map(|(v, op, c)| format!("{v} {op} {c}"));
+    let logic = pick(&[
+        "($body.t OR undefined)",
+        "($body.t AND undefined)",
+        "NOT ($body.t AND (none = 'x'))",
+        "($body.t OR $body.a)",
+        "($body.t OR $body.a = 1)",
+    ]);
+    prop_oneof![
+        6 => vec(bound.clone(), 2..4).prop_map(|parts| parts.join(" AND ")),
+        1 => (bound, logic).prop_map(|(bound, logic)| format!("{bound} AND {logic}")),
+    ]
+    .boxed()
+}
+
 // ---- messages ----
 
 fn json() -> BoxedStrategy<String> {
@@ -435,6 +462,33 @@ proptest! {
         mode in mode(),
         messages in vec(sent(), 1..6),
     ) {
+        agree(&routes, mode, &messages)?;
+    }
+
+    /// Many routes of one source that bound several values, and values that often lie on a bound.
+    #[test]
+    fn bounds_of_several_values_hold_together(
+        conditions in vec(bounds(), 2..80),
+        bodies in vec((value(), value(), value(), logical()), 1..12),
+        mode in mode(),
+    ) {
+        let sinks = (0..7).cycle().map(|at| format!("BrokeredEndpoint(\"/modules/m/inputs/i{at}\")"));
+        let routes: Vec<(String, i64)> = conditions
+            .iter()
+            .zip(sinks)
+            .map(|(condition, sink)| (format!("FROM /* WHERE {condition} INTO {sink}"), -1))
+            .collect();
+        let json = |name: &str| (name.to_owned(), Some("application/json".to_owned()));
+        let messages: Vec<Sent> = bodies
+            .iter()
+            .map(|(a, b, x, t)| Sent {
+                topic: "t".into(),
+                body: format!("{{\"a\":{a},\"b\":{b},\"o\":{{\"x\":{x}}},\"t\":{t}}}").into_bytes(),
+                properties: Vec::new(),
+                system: vec![json("contentType"), ("contentEncoding".into(), Some("utf-8".into()))],
+                retain: false,
+            })
+            .collect();
         agree(&routes, mode, &messages)?;
     }
 

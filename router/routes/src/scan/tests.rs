@@ -131,6 +131,14 @@ proptest! {
     }
 
     #[test]
+    fn an_escaped_text_means_what_it_unescapes_to(raw in "([abé\u{1F600}]|\\\\[\"\\\\nt/]|\\\\u00(61|e9)|\\\\ud83d\\\\ude00|\\\\ud83d){0,6}", other in "[abé]{0,3}") {
+        let mut text = String::new();
+        unescape(&raw, &mut text);
+        prop_assert!(means(&raw, &text), "{}", raw);
+        prop_assert_eq!(means(&raw, &other), text == other);
+    }
+
+    #[test]
     fn plain_runs_end_where_a_byte_by_byte_search_ends(text in "[ -~\\n\\\\\"éż]{0,40}", from in 0..10usize) {
         let bytes = text.as_bytes();
         let from = from.min(bytes.len());

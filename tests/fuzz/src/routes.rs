@@ -1,0 +1,3 @@
+//! Under construction.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| { let _ = data; });
