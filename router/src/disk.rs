@@ -82,6 +82,8 @@ pub(crate) struct Disk {
     clock: Clock,
     /// Highest ticket and bytes collected, indexed by shard.
     collected: Vec<(Ticket, u64)>,
+    /// Positions to keep once the group is written.
+    advances: Vec<(LaneId, Seq)>,
     /// What can only be done once the group is written.
     after_commit: Vec<(ShardId, Request)>,
     /// Answers that a full mailbox did not take.
@@ -111,6 +113,7 @@ impl Disk {
             state,
             clock: Clock::default(),
             collected,
+            advances: Vec::new(),
             after_commit: Vec::new(),
             unsent: Vec::new(),
             much_to_reclaim: false,
@@ -154,16 +157,8 @@ impl Disk {
     fn take(&mut self, job: Job) {
         match job {
             Job::Append { shard, tray } => self.append(shard, &tray),
-            Job::Advance(lanes) => {
-                for (lane, up_to) in lanes {
-                    // A lane that was removed meanwhile needs no cursor.
-                    if let Err(error) = self.log.advance(lane, up_to)
-                        && !matches!(error, StoreError::UnknownLane(_))
-                    {
-                        warn!(%error, %lane, "position not kept; messages may be sent again after a restart");
-                    }
-                }
-            }
+            // After the group: a subscriber may acknowledge what is not written yet.
+            Job::Advance(lanes) => self.advances.extend(lanes),
             Job::Ask { shard, request } => self.after_commit.push((shard, request)),
             Job::Stop => self.stopping = true,
         }
@@ -228,6 +223,14 @@ impl Disk {
                     }
                 }
                 Err(error) => self.poison(&error),
+            }
+        }
+        for (lane, up_to) in self.advances.drain(..) {
+            // A lane that was removed meanwhile needs no cursor.
+            if let Err(error) = self.log.advance(lane, up_to)
+                && !matches!(error, StoreError::UnknownLane(_))
+            {
+                warn!(%error, %lane, "position not kept; messages may be sent again after a restart");
             }
         }
         for (shard, request) in std::mem::take(&mut self.after_commit) {
@@ -361,8 +364,9 @@ pub(crate) fn run_lane_reader(
             Err(RecvTimeoutError::Timeout) => continue,
             Err(RecvTimeoutError::Disconnected) => return,
         };
-        let Some((records, next)) = read(reader, &job, &clock, &mut out, state) else { continue };
-        let mut mail = Mail::LaneRead { session: job.session, generation: job.generation, records, next };
+        let Some((records, next, expired)) = read(reader, &job, &clock, &mut out, state) else { continue };
+        let mut mail =
+            Mail::LaneRead { session: job.session, generation: job.generation, records, next, expired };
         while let Err(back) = mailboxes[usize::from(job.shard.0)].send(mail) {
             mail = back;
             std::thread::sleep(Duration::from_millis(1));
@@ -376,19 +380,19 @@ fn read(
     clock: &Clock,
     out: &mut ReadOut,
     state: &DiskState,
-) -> Option<(Vec<ReadRecord>, Seq)> {
+) -> Option<(Vec<ReadRecord>, Seq, u64)> {
     let limits = ReadLimits { bytes_max: job.bytes_max as usize, messages_max: 4_096 };
     match reader.read_lane(job.lane, job.from, limits, clock.now().timestamp, out) {
         Ok(()) => {
             let records =
                 out.records().map(|record| (record.seq, record.expires, record.bytes.into())).collect();
-            Some((records, out.next()))
+            Some((records, out.next(), out.expired_messages()))
         }
         Err(StoreError::Damaged { lane, from, up_to }) => {
             let places = up_to.get() - from.get() + 1;
             state.damaged.fetch_add(places, Ordering::Relaxed);
             error!(%lane, %from, %up_to, "stored messages are damaged; they are lost and counted, the rest goes on");
-            Some((Vec::new(), up_to.next()))
+            Some((Vec::new(), up_to.next(), 0))
         }
         Err(error) => {
             // No answer: the session asks again when its client comes back, not in a loop.

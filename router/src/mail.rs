@@ -57,6 +57,8 @@ pub(crate) enum Mail {
         records: Vec<(Seq, Option<Timestamp>, Box<[u8]>)>,
         /// Where to read on.
         next: Seq,
+        /// Records that were still there, but expired.
+        expired: u64,
     },
     /// New routes.
     Plan(Arc<Plan>),

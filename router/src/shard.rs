@@ -473,12 +473,12 @@ impl Shard {
                 Mail::LaneOpened { session, generation, lane, head, next } => {
                     Event::LaneOpened { session, generation, lane, head, next }
                 }
-                Mail::LaneRead { session, generation, records, next } => {
+                Mail::LaneRead { session, generation, records, next, expired } => {
                     let records = records
                         .into_iter()
                         .map(|(seq, expires, bytes)| RecordRead { seq, expires, bytes: bytes.into() })
                         .collect();
-                    Event::LaneRead { session, generation, records, next }
+                    Event::LaneRead { session, generation, records, next, expired }
                 }
             };
             self.broker.handle(event, now, &mut self.effects);

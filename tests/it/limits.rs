@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use harness::{Client, Connect, OutgoingPublish, QOS_0, QOS_1, Recorder, Router, Setup, Version, until, v3, v5};
+use harness::{
+    Client, Connect, OutgoingPublish, QOS_0, QOS_1, Recorder, Router, Setup, Version, until, v3, v5,
+};
 
 fn lasting(client_id: &str) -> Connect {
     Connect { clean_start: false, session_expiry_secs: 600, ..v5(client_id) }
@@ -238,7 +240,8 @@ fn a_thousand_subscriptions_of_one_session_and_deep_topics_work() {
     let router = Router::with_shards(2);
     let mut client = router.connect(&lasting("client"));
     for batch in 0..10 {
-        let wanted = (batch * 100..batch * 100 + 100).map(|it| wire::Subscription::new(format!("t/{it}/+"), QOS_1));
+        let wanted =
+            (batch * 100..batch * 100 + 100).map(|it| wire::Subscription::new(format!("t/{it}/+"), QOS_1));
         let reasons = client.subscribe_with(wanted.collect(), None);
         assert!(reasons.iter().all(|reason| !reason.is_error()));
     }

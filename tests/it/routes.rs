@@ -270,6 +270,62 @@ fn status_says_what_each_route_promises() {
     assert!(promise("memory").starts_with("memory: "), "{}", promise("memory"));
 }
 
+#[test]
+fn select_sends_only_what_it_selects() {
+    check(
+        &[("some", r#"SELECT $body.temp AS t, $body.unit FROM "a" WHERE $body.temp > 20 INTO $upstream"#)],
+        &[("a", r#"{"temp": 21, "unit": "C", "secret": 1}"#), ("a", r#"{"temp": 20, "unit": "C"}"#)],
+        &[r#"a|{"t":21,"unit":"C"}"#],
+    );
+}
+
+#[test]
+fn sample_lets_one_of_several_pass_for_each_key() {
+    // One publisher is one shard: the memory of a clause belongs to the shard.
+    check(
+        &[("some", r#"FROM "a" SAMPLE 1 IN 3 BY $body.id INTO $upstream"#)],
+        &[
+            ("a", r#"{"id":1,"n":0}"#),
+            ("a", r#"{"id":1,"n":1}"#),
+            ("a", r#"{"id":2,"n":0}"#),
+            ("a", r#"{"id":1,"n":2}"#),
+            ("a", r#"{"id":1,"n":3}"#),
+            ("a", r#"{"id":2,"n":1}"#),
+        ],
+        &[r#"a|{"id":1,"n":0}"#, r#"a|{"id":2,"n":0}"#, r#"a|{"id":1,"n":3}"#],
+    );
+}
+
+#[test]
+fn throttle_and_changed_hold_back_and_the_publisher_is_acknowledged_all_the_same() {
+    check(
+        &[
+            ("slow", r#"FROM "slow" THROTTLE 2 PER 1h INTO $upstream"#),
+            ("news", r#"FROM "news" CHANGED($body.v, 5) INTO $upstream"#),
+        ],
+        &[
+            ("slow", "1"),
+            ("slow", "2"),
+            ("slow", "3"),
+            ("news", r#"{"v":10}"#),
+            ("news", r#"{"v":12}"#),
+            ("news", r#"{"v":15}"#),
+            ("news", r#"{"v":11}"#),
+            ("news", r#"{"v":10}"#),
+        ],
+        &["slow|1", "slow|2", r#"news|{"v":10}"#, r#"news|{"v":15}"#, r#"news|{"v":10}"#],
+    );
+}
+
+#[test]
+fn the_edgehub_mode_refuses_what_edgehub_refuses() {
+    let setup = Setup::new().set("routing.mode", "edgehub");
+    let setup = setup.set("routes.a", r#"FROM /messages/* WHERE temperature > 30 INTO topic "x""#);
+    let (code, log) = setup.fail_to_start();
+    assert_eq!(code, Some(2), "{log}");
+    assert!(log.contains("routes.a"), "{log}");
+}
+
 const RELOADABLE: &str = "[routes]\nfirst = 'FROM \"a\" INTO $upstream'\n";
 
 #[test]

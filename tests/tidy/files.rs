@@ -80,6 +80,15 @@ fn test_modules(files: &[Source]) -> BTreeSet<String> {
 }
 
 #[test]
+fn an_ignored_test_says_why() {
+    // Put together here, so that this file is not found itself.
+    let mute = ["#[", "ignore]"].concat();
+    let files = rust_below(ROOMS);
+    let found = files.iter().filter(|file| file.text.contains(&mute)).map(|file| file.name.clone());
+    expect_none("tests that are ignored without a reason", &found.collect::<Vec<_>>());
+}
+
+#[test]
 fn every_shipped_configuration_is_toml() {
     let mut faults = Vec::new();
     for file in files_below(&["configs"]) {

@@ -94,6 +94,8 @@ pub enum Event {
         records: Vec<RecordRead>,
         /// Where to read on; records in between that are not in `records` are gone (expired).
         next: Seq,
+        /// Records that were still there, but expired.
+        expired: u64,
     },
 }
 
@@ -291,7 +293,8 @@ impl Broker {
             Event::LaneOpened { session, generation, lane, head, next } => {
                 self.on_lane_opened(session, generation, (lane, head, next), now, effects);
             }
-            Event::LaneRead { session, generation, records, next } => {
+            Event::LaneRead { session, generation, records, next, expired } => {
+                self.counters.dropped_expired += expired;
                 self.on_lane_read(session, generation, records, next, now, effects);
             }
         }
@@ -306,7 +309,9 @@ impl Broker {
             .filter(|(_, session)| session.ends_at.is_some_and(|at| at <= now.instant))
             .map(|(key, _)| SessionKey(key as u32))
             .collect();
+        self.publish_due_wills(now, effects);
         for key in over {
+            self.publish_delayed_will(key, now, effects);
             self.end_session(key, effects);
         }
         self.read_what_fell_behind(now, effects);

@@ -21,6 +21,8 @@ pub(crate) struct Will {
     pub(crate) qos: Qos,
     /// The RETAIN flag.
     pub(crate) retain: bool,
+    /// How long to wait before it is published, in seconds; the client may be back by then (MQTT 5.0 §3.1.3.2.2).
+    pub(crate) delay_secs: u32,
     /// How long it is worth delivering once it is published, in seconds.
     pub(crate) expiry_secs: Option<u32>,
     /// Raw MQTT 5 properties that pass through.

@@ -333,13 +333,11 @@ impl Broker {
                 self.counters.bugs += 1;
                 continue;
             }
-            self.counters.dropped_expired += seq.get() - read_to.get();
             read_to = seq.next();
             self.waiting_bytes += bytes.len();
             session.enqueue(Queued { record: bytes, seq: Some(seq), expires });
         }
         let next = next.min(end).max(read_to);
-        self.counters.dropped_expired += next.get() - read_to.get();
         if next == from {
             return; // the disk is not that far; time will tell, and not a loop
         }

@@ -581,11 +581,14 @@ impl Bench {
             Request::ReadLane { session, generation, lane, from, bytes_max } => {
                 let Some(records) = self.disk.lanes.get(&lane) else { return };
                 let (mut found, mut bytes, mut next) = (Vec::new(), 0, from);
+                let mut expired = 0;
                 for record in records.iter().skip(from.get() as usize - 1) {
                     if bytes > 0 && bytes + record.bytes.len() > bytes_max as usize {
                         break;
                     }
-                    if record.expires.is_none_or(|at| at > self.now.timestamp) {
+                    if record.expires.is_some_and(|at| at <= self.now.timestamp) {
+                        expired += 1;
+                    } else {
                         bytes += record.bytes.len();
                         let read =
                             RecordRead { seq: next, expires: record.expires, bytes: record.bytes[..].into() };
@@ -593,7 +596,7 @@ impl Bench {
                     }
                     next = next.next();
                 }
-                self.answer(shard, Event::LaneRead { session, generation, records: found, next });
+                self.answer(shard, Event::LaneRead { session, generation, records: found, next, expired });
             }
             Request::RemoveLane { lane } => self.disk.remove_lane(lane),
         }

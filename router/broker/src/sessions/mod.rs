@@ -14,6 +14,7 @@ use std::rc::Rc;
 use model::{ConnId, Instant, LaneId, Qos, Seq, Timestamp};
 
 pub(crate) use self::inflight::{Acked, Inflight};
+use crate::connections::Will;
 
 /// How a client wants one filter (MQTT 5.0 §3.8.3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +101,8 @@ pub(crate) struct Session {
     pub(crate) ends_at: Option<Instant>,
     /// When its last connection ended.
     pub(crate) disconnected_at: Timestamp,
+    /// The will of its last connection and when it is due, if it asked for a delay.
+    pub(crate) delayed_will: Option<(Instant, Will)>,
     /// Its subscriptions by filter.
     pub(crate) subscriptions: BTreeMap<Box<str>, SubscriptionOptions>,
     /// Where its messages are kept.
@@ -122,6 +125,7 @@ impl Session {
             expiry_secs: 0,
             ends_at: None,
             disconnected_at: Timestamp::default(),
+            delayed_will: None,
             subscriptions: BTreeMap::new(),
             keeping,
             inflight: Inflight::default(),

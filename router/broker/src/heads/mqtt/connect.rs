@@ -36,7 +36,7 @@ impl Broker {
             return true;
         }
         self.take_over(&connect.client_id, now, effects);
-        let (key, session_present, ended) = self.join(&connect, effects);
+        let (key, session_present, ended) = self.join(&connect, now, effects);
         self.describe(conn, key, &connect, now);
         let ack = self.connack(&connect, session_present, assigned);
         let mut bytes = Vec::new();
@@ -147,6 +147,9 @@ impl Broker {
         if connect.will.as_ref().is_some_and(|will| will.qos == Qos::ExactlyOnce) {
             return Some(ReasonCode::QOS_NOT_SUPPORTED); // [MQTT-3.2.2-12]
         }
+        if connect.version == Version::V5 && connect.will.as_ref().is_some_and(|will| will.retain) {
+            return Some(ReasonCode::RETAIN_NOT_SUPPORTED); // [MQTT-3.2.2-13]
+        }
         if let Some(will) = &connect.will {
             let levels = will.topic.bytes().filter(|byte| *byte == b'/').count();
             if will.topic.len() > limits.topic_bytes_max as usize
@@ -189,7 +192,7 @@ impl Broker {
     }
 
     /// Finds or makes the session. Returns it, whether it was there, and what must be durable before CONNACK.
-    fn join(&mut self, connect: &Connect, effects: &mut Effects) -> (SessionKey, bool, Ticket) {
+    fn join(&mut self, connect: &Connect, now: Now, effects: &mut Effects) -> (SessionKey, bool, Ticket) {
         let mut ticket = Ticket(0);
         if let Some(&key) = self.by_client.get(connect.client_id.as_str()) {
             let opening = self.sessions[key.0 as usize].keeping == Keeping::Opening;
@@ -198,6 +201,7 @@ impl Broker {
                 // durable yet.
                 return (key, !opening, if opening { effects.appends.last } else { ticket });
             }
+            self.publish_delayed_will(key, now, effects); // its session ends: the delay is over
             ticket = self.end_session(key, effects); // [MQTT-3.1.2-4]
         }
         let keeping = if self.expiry_secs(connect) > 0 { Keeping::Opening } else { Keeping::Clean };
@@ -218,6 +222,7 @@ impl Broker {
         session.conn = Some(conn);
         session.expiry_secs = expiry_secs;
         session.ends_at = None;
+        session.delayed_will = None; // [MQTT-3.1.3-9]
         session.disconnected_at = now.timestamp;
         let Some(connection) = self.connections.find(conn) else { return };
         connection.phase = Phase::Joining(key);
@@ -233,6 +238,7 @@ impl Broker {
             payload: will.payload.as_slice().into(),
             qos: will.qos,
             retain: will.retain,
+            delay_secs: will.delay_secs,
             expiry_secs: will.expiry_secs,
             properties: will.properties.as_slice().into(),
         });
@@ -255,6 +261,7 @@ impl Broker {
         ack.session_expiry_secs = (expiry_secs != connect.session_expiry_secs).then_some(expiry_secs);
         ack.receive_max = limits.receive_max.try_into().unwrap_or(wire::RECEIVE_MAX_DEFAULT);
         ack.qos_max = Qos::AtLeastOnce;
+        ack.retain_available = false;
         ack.packet_bytes_max = limits.packet_bytes_max.try_into().ok();
         ack.shared_subscriptions_available = false;
         ack.assigned_client_id = assigned.then(|| connect.client_id.clone()); // [MQTT-3.1.3-7]

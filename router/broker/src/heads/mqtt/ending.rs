@@ -8,10 +8,11 @@ use wire::{Disconnect, ReasonCode, Version};
 
 use super::{Fault, PeerFault};
 use crate::broker::{Broker, ends_at};
-use crate::connections::Phase;
+use crate::connections::{Phase, Will};
 use crate::dispatch::Publication;
 use crate::effects::Effects;
 use crate::envelope::Envelope;
+use crate::sessions::Session;
 use crate::subscriptions::SessionKey;
 
 impl Broker {
@@ -35,18 +36,47 @@ impl Broker {
         };
         let client_id = std::rc::Rc::clone(&session.client_id);
         self.leave(key, now, effects);
-        if let Some(will) = will {
-            self.counters.wills += 1;
-            let envelope = Envelope {
-                topic: &will.topic,
-                client_id: &client_id,
-                qos: will.qos,
-                retain: will.retain,
-                properties: &will.properties,
-                payload: &will.payload,
-            };
-            let expires = will.expiry_secs.map(|secs| now.timestamp.plus_millis(u64::from(secs) * 1_000));
-            self.dispatch(&Publication { envelope, expires, now }, effects);
+        let Some(will) = will else { return };
+        let survives = self.sessions.get_mut(key.0 as usize).filter(|session| session.client_id == client_id);
+        match survives {
+            Some(session) if will.delay_secs > 0 => {
+                let due = now.instant.plus_millis(u64::from(will.delay_secs) * 1_000);
+                session.delayed_will = Some((due, will));
+            }
+            _ => self.publish_will(&client_id, &will, now, effects),
+        }
+    }
+
+    fn publish_will(&mut self, client_id: &str, will: &Will, now: Now, effects: &mut Effects) {
+        self.counters.wills += 1;
+        let envelope = Envelope {
+            topic: &will.topic,
+            client_id,
+            qos: will.qos,
+            retain: will.retain,
+            properties: &will.properties,
+            payload: &will.payload,
+        };
+        let expires = will.expiry_secs.map(|secs| now.timestamp.plus_millis(u64::from(secs) * 1_000));
+        self.dispatch(&Publication { envelope, expires, now }, effects);
+    }
+
+    /// The session ends, or its will's delay is over [MQTT-3.1.3-9].
+    pub(crate) fn publish_delayed_will(&mut self, key: SessionKey, now: Now, effects: &mut Effects) {
+        let Some(session) = self.sessions.get_mut(key.0 as usize) else { return };
+        let Some((_, will)) = session.delayed_will.take() else { return };
+        let client_id = std::rc::Rc::clone(&session.client_id);
+        self.publish_will(&client_id, &will, now, effects);
+    }
+
+    /// Publishes every will whose delay is over.
+    pub(crate) fn publish_due_wills(&mut self, now: Now, effects: &mut Effects) {
+        let is_due =
+            |session: &Session| session.delayed_will.as_ref().is_some_and(|(at, _)| *at <= now.instant);
+        let due = self.sessions.iter().filter(|(_, session)| is_due(session));
+        let due: Vec<SessionKey> = due.map(|(key, _)| SessionKey(key as u32)).collect();
+        for key in due {
+            self.publish_delayed_will(key, now, effects);
         }
     }
 

@@ -113,7 +113,7 @@ impl Broker {
         now: Now,
         effects: &mut Effects,
     ) -> Result<(), Fault> {
-        self.check_publish(publish)?;
+        self.check_publish(conn, publish)?;
         self.counters.received += 1;
         self.counters.received_bytes += publish.payload.len() as u64;
         self.counters.retain_ignored += u64::from(publish.retain);
@@ -140,9 +140,13 @@ impl Broker {
         Ok(())
     }
 
-    fn check_publish(&self, publish: &Publish<'_>) -> Result<(), Fault> {
+    fn check_publish(&self, conn: ConnId, publish: &Publish<'_>) -> Result<(), Fault> {
         if publish.qos == Qos::ExactlyOnce {
             return Err(Fault::Peer(PeerFault::QosNotSupported));
+        }
+        // 3.1.1 has no way to say so; there it is forwarded, and counted as not retained.
+        if publish.retain && self.version(conn) == Version::V5 {
+            return Err(Fault::Peer(PeerFault::RetainNotSupported));
         }
         // We grant no aliases, so an empty topic cannot mean anything either.
         if publish.properties.topic_alias().is_some() || publish.topic.is_empty() {

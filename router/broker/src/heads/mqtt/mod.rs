@@ -36,6 +36,9 @@ pub(crate) enum PeerFault {
     /// [MQTT-3.2.2-11]
     #[error("QoS 2, which this server does not offer yet")]
     QosNotSupported,
+    /// [MQTT-3.2.2-14]
+    #[error("RETAIN, which this server does not offer yet")]
+    RetainNotSupported,
     /// [MQTT-3.3.2-8]: we grant no aliases.
     #[error("a topic alias, although none was granted")]
     TopicAlias,
@@ -62,6 +65,7 @@ impl Fault {
             Fault::Bug(_) => ReasonCode::UNSPECIFIED_ERROR,
             Fault::Peer(fault) => match fault {
                 PeerFault::QosNotSupported => ReasonCode::QOS_NOT_SUPPORTED,
+                PeerFault::RetainNotSupported => ReasonCode::RETAIN_NOT_SUPPORTED,
                 PeerFault::TopicAlias => ReasonCode::TOPIC_ALIAS_INVALID,
                 PeerFault::TopicTooLong => ReasonCode::TOPIC_NAME_INVALID,
                 PeerFault::NotConnected
