@@ -143,3 +143,42 @@ fn what_is_delivered_gives_its_room_back() {
         (router.number("/store/bytes_on_disk") < 200 << 20).then_some(())
     });
 }
+
+#[test]
+fn a_store_stays_below_its_limit() {
+    // `check` says "at most … on disk". What happens at the limit is the sink's policy; that it holds is not.
+    const LIMIT: u64 = 256 << 20;
+    let upstream = harness::Recorder::start();
+    upstream.silent(true);
+    let router = Setup::new()
+        .uplink(upstream.address(), harness::Version::V5)
+        .set("routes.all", r#"FROM "a" INTO $upstream"#)
+        .set("limits.store_bytes_max", LIMIT)
+        .start();
+    let mut publisher = router.connect(&v5("publisher")).into_connection();
+    let payload = vec![b'x'; 256 << 10];
+    // 400 MiB. Refused, dropped or not answered: all are ways to keep the limit.
+    'publishing: for _ in 0..50 {
+        for packet_id in 1..=32 {
+            let packet_id = std::num::NonZeroU16::new(packet_id);
+            let publish = harness::OutgoingPublish {
+                topic: "a",
+                payload: &payload,
+                qos: QOS_1,
+                packet_id,
+                ..Default::default()
+            };
+            if publisher.publish(&publish).is_err() {
+                break 'publishing;
+            }
+        }
+        for _ in 0..32 {
+            match publisher.receive(std::time::Duration::from_secs(2)) {
+                Ok(Some(harness::Incoming::PubAck(..))) => {}
+                _ => break 'publishing,
+            }
+        }
+    }
+    let taken = router.number("/store/bytes_on_disk");
+    assert!(taken <= LIMIT + LIMIT / 8, "{} MiB of {} MiB", taken >> 20, LIMIT >> 20);
+}

@@ -473,6 +473,14 @@ impl Bench {
     }
 
     /// What a client was sent since it was last asked.
+    /// A connected 3.1.1 client: only there can a publication carry RETAIN while retained messages are not offered.
+    pub(crate) fn v3_device(&mut self) -> usize {
+        let device = self.client("device", Version::V3, 0);
+        self.connect(device);
+        self.take(device);
+        device
+    }
+
     pub(crate) fn take(&mut self, client: usize) -> Vec<Seen> {
         std::mem::take(&mut self.clients[client].seen)
     }

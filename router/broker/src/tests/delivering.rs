@@ -90,7 +90,8 @@ fn the_retain_flag_stays_only_where_it_was_asked_for() {
         .subscribe_with(subscribers[0], "t", QOS0, 0, |subscription| subscription.retain_as_published = true);
     bench.subscribe_with(subscribers[1], "t", QOS0, 0, |_| {});
     subscribers.iter().for_each(|client| drop(bench.take(*client)));
-    bench.publish_with(publisher, "t", "x", 0, |publish| publish.retain = true);
+    let device = bench.v3_device();
+    bench.publish_with(device, "t", "x", 0, |publish| publish.retain = true);
     let flags: Vec<bool> = subscribers.iter().map(|client| bench.got(*client)[0].retain).collect();
     assert_eq!(flags, [true, false]); // [MQTT-3.3.1-12], [MQTT-3.3.1-13]
     assert_eq!(bench.counters().retain_ignored, 1);
@@ -279,4 +280,11 @@ fn order_holds_through_window_queue_and_socket() {
         }
         assert_eq!(seen, (1..=50).map(|number| number.to_string()).collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn a_retained_publication_is_refused_where_5_0_can_say_so() {
+    let (mut bench, publisher, _) = bench(&[]);
+    bench.publish_with(publisher, "t", "x", 1, |publish| publish.retain = true);
+    assert_eq!(bench.counters().closed_protocol, 1); // [MQTT-3.2.2-14]
 }

@@ -118,7 +118,8 @@ fn a_template_republishes_without_feeding_routes_again() {
     let subscriber = bench.client("s", Version::V5, 0);
     bench.connect(subscriber);
     bench.subscribe(subscriber, "#", Qos::AtLeastOnce);
-    bench.publish_with(publisher, "a/b", "x", 1, |publish| publish.retain = true);
+    let device = bench.v3_device();
+    bench.publish_with(device, "a/b", "x", 1, |publish| publish.retain = true);
     let topics: Vec<String> = bench.got(subscriber).into_iter().map(|got| got.topic).collect();
     assert_eq!(topics, ["a/b", "copy/a/b"]);
     assert_eq!(bench.counters().dropped_invalid_template, 1);

@@ -308,7 +308,8 @@ fn subscription_identifiers_and_flags_come_back_from_the_lane() {
     bench.settle();
     bench.take(stored);
     bench.cut(stored);
-    bench.publish_with(publisher, "t", "x", 1, |publish| publish.retain = true);
+    let device = bench.v3_device();
+    bench.publish_with(device, "t", "x", 1, |publish| publish.retain = true);
     bench.settle();
     bench.crash();
     bench.settle();
