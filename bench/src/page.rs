@@ -116,25 +116,32 @@ pub(crate) fn table(finding: &Finding) -> String {
 }
 
 fn write_table(out: &mut String, finding: &Finding) -> std::fmt::Result {
-    writeln!(
-        out,
-        "  {:11}{:>30}{:>22}{:>26}{:>26}{:>10}{:>9}{:>8}{:>7}",
-        "", "delivered/s", "CPU s/10⁶", "p50 µs", "p99 µs", "p99.9 µs", "RSS MiB", "lost", "noise"
-    )?;
-    for summary in &finding.systems {
-        let name = format!("{}{}", summary.system.name(), if summary.invalid_rounds > 0 { " *" } else { "" });
-        writeln!(
-            out,
-            "  {name:11}{:>30}{:>22}{:>26}{:>26}{:>10}{:>9.1}{:>8}{:>5.0} %",
+    let head = ["", "delivered/s", "CPU s/10⁶", "p50 µs", "p99 µs", "p99.9 µs", "RSS MiB", "lost", "noise"];
+    let mut lines = vec![head.map(str::to_owned)];
+    lines.extend(finding.systems.iter().map(|summary| {
+        let mark = if summary.invalid_rounds > 0 { " *" } else { "" };
+        [
+            format!("{}{mark}", summary.system.name()),
             whole(&summary.delivered_per_sec),
             decimals(&summary.cpu_secs_per_million, 3),
             whole(&summary.p50_micros),
             whole(&summary.p99_micros),
             grouped(summary.p999_micros.median),
-            summary.rss_bytes.median / 1_048_576.0,
-            summary.lost,
-            summary.noise_percent_max,
-        )?;
+            format!("{:.1}", summary.rss_bytes.median / 1_048_576.0),
+            summary.lost.to_string(),
+            format!("{:.0} %", summary.noise_percent_max),
+        ]
+    }));
+    for line in &lines {
+        let mut text = String::new();
+        for (column, cell) in line.iter().enumerate() {
+            let width = lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+            match column {
+                0 => write!(text, "  {cell:width$}")?,
+                _ => write!(text, "  {cell:>width$}")?,
+            }
+        }
+        writeln!(out, "{text}")?;
     }
     for ratio in &finding.ratios {
         writeln!(out, "  {}", ratio_line(ratio))?;

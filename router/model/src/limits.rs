@@ -62,8 +62,6 @@ pub struct Limits {
     pub uplink_inflight_max: u16,
     /// Bytes read ahead from the lanes of one uplink.
     pub uplink_read_bytes_max: u32,
-    /// Bytes the store may take on disk.
-    pub store_bytes_max: u64,
 }
 
 impl Limits {
@@ -98,7 +96,6 @@ impl Limits {
         route_keys_max: 100_000,
         uplink_inflight_max: 1_024,
         uplink_read_bytes_max: 4 << 20,
-        store_bytes_max: 8 << 30,
     };
 }
 

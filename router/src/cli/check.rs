@@ -45,9 +45,8 @@ fn plan(config: &Config, out: &mut impl Write) -> io::Result<()> {
     let store = &config.store;
     writeln!(
         out,
-        "store     {}  at most {} on disk, {}",
+        "store     {}  no bound on disk yet, {}",
         store.path.display(),
-        bytes(config.limits.store_bytes_max),
         if store.sync { "synced before every acknowledgement" } else { "NOT SYNCED" },
     )?;
     writeln!(out, "sessions  {}", config.session.durability)?;

@@ -354,7 +354,6 @@ limits! {
         "Keys that one shard's SAMPLE, THROTTLE and CHANGED clauses remember; the least used are forgotten.";
     uplink_inflight_max: u16 = 1..=65_535, "Messages in flight to one upstream.";
     uplink_read_bytes_max: u32 = 1_024..=4_294_967_295, "Bytes read ahead from the lanes of one uplink.";
-    store_bytes_max: u64 = 1_048_576..=1_125_899_906_842_624, "Bytes the store may take on disk.";
 }
 
 /// Every key but the limits, in the order of the page.
