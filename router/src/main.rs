@@ -39,6 +39,9 @@ fn run(cli: &Cli) -> anyhow::Result<Exit> {
 }
 
 fn run_router(args: &RunArgs) -> anyhow::Result<Exit> {
+    // Huge pages double what an idle router holds (35 instead of 16 MiB, 11 instead of 2 KiB per idle connection) and
+    // gain nothing measurable. A kernel without the switch has no huge pages either.
+    nix::sys::prctl::set_thp_disable(true).ok();
     let load = || config::load(&args.config, config::environment());
     match load() {
         Ok(config) => {

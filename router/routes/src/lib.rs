@@ -7,7 +7,7 @@
 //! Reading order. Text to meaning: `diagnostic`, `lexer`, `syntax`, `parser`, `types`, `functions`, `check`. What a
 //! message has: `topics`, `paths`, `slots`, `scan`, `binary`, `body`, `value`. Asking: `program`, `pattern`, `time`,
 //! `index`, `boxes`. Around it: `sink`, `project`, `gates`, `scratch`, `table` (the public face), `explain`. Tests by
-//! tables and oracles: `conformance`, `reference`, `docs`.
+//! tables and oracles: `conformance`, `reference` (the fuzz target asks it through `oracle`), `docs`.
 #![forbid(unsafe_code)]
 
 mod binary;
@@ -26,12 +26,16 @@ mod functions;
 mod gates;
 mod index;
 mod lexer;
+#[cfg(feature = "oracle")]
+pub mod oracle;
 mod parser;
 mod paths;
 mod pattern;
 mod program;
 mod project;
 #[cfg(test)]
+mod reference;
+#[cfg(all(feature = "oracle", not(test)))]
 mod reference;
 mod scan;
 mod scratch;

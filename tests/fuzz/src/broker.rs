@@ -269,8 +269,15 @@ impl World {
         let packet_id = packet_id.filter(|_| qos != Qos::AtMostOnce);
         let expiry_secs = (flags & 8 != 0).then_some(u32::from(flags >> 5));
         let retain = flags & 16 != 0;
-        let outgoing =
-            OutgoingPublish { qos, packet_id, topic, payload, expiry_secs, retain, ..OutgoingPublish::default() };
+        let outgoing = OutgoingPublish {
+            qos,
+            packet_id,
+            topic,
+            payload,
+            expiry_secs,
+            retain,
+            ..OutgoingPublish::default()
+        };
         let version = self.clients[client].version.unwrap_or(Version::V5);
         wire::encode_publish(bytes, version, &outgoing).expect("it can be written");
     }
@@ -383,7 +390,10 @@ fn plan(which: usize) -> Plan {
     let texts: &[(&str, Priority)] = &[
         ("FROM /* INTO $upstream", Priority::DEFAULT),
         ("FROM \"a/#\" WHERE $body.x > 1 INTO $upstream, topic(\"copy/{$topic}\")", Priority::HIGHEST),
-        ("SELECT * EXCEPT $body.s FROM /* CHANGED($body.x) BY $clientId INTO topic(\"b\")", Priority::DEFAULT),
+        (
+            "SELECT * EXCEPT $body.s FROM /* CHANGED($body.x) BY $clientId INTO topic(\"b\")",
+            Priority::DEFAULT,
+        ),
     ];
     let texts = &texts[..which];
     let spec = |(text, priority): &(&str, Priority)| RouteSpec {
@@ -520,7 +530,7 @@ impl World {
             }
             Request::ReadLane { session, generation, lane, from, bytes_max } => {
                 let Some(kept) = self.disk.lanes.get(&lane) else { return };
-                let (mut records, mut bytes, mut next) = (Vec::new(), 0, from);
+                let (mut records, mut bytes, mut next, mut expired) = (Vec::new(), 0, from, 0);
                 for record in kept.iter().skip(from.get() as usize - 1) {
                     if bytes > 0 && bytes + record.bytes.len() > bytes_max as usize {
                         break;
@@ -529,10 +539,12 @@ impl World {
                         bytes += record.bytes.len();
                         let bytes = record.bytes[..].into();
                         records.push(RecordRead { seq: next, expires: record.expires, bytes });
+                    } else {
+                        expired += 1;
                     }
                     next = next.next();
                 }
-                self.mail[shard].push_back(Event::LaneRead { session, generation, records, next });
+                self.mail[shard].push_back(Event::LaneRead { session, generation, records, next, expired });
             }
             Request::RemoveLane { lane } => {
                 self.disk.names.retain(|_, have| *have != lane);
@@ -703,7 +715,22 @@ fn seeds() -> Vec<Vec<u8>> {
             bytes.extend_from_slice(b"{\"x\":2}");
         }
         bytes.extend_from_slice(&[8, 7, 9, 0, 14, first | 5, 1, 0, 1, 0xE0 | second, 2, 0xC0, 0]);
-        bytes.extend_from_slice(&[first | 7, 1, second | 2, 4, 0, 1, b'y', 14, 10, 2, first | 6, 0, 0x0E, 14]);
+        bytes.extend_from_slice(&[
+            first | 7,
+            1,
+            second | 2,
+            4,
+            0,
+            1,
+            b'y',
+            14,
+            10,
+            2,
+            first | 6,
+            0,
+            0x0E,
+            14,
+        ]);
         bytes.extend_from_slice(&[15, 1, first | 6, 0, 0x0E, 14, first | 12, 0, 14, first | 13, 0, 14]);
         seeds.push(bytes);
     }

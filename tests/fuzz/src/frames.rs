@@ -110,12 +110,15 @@ fn same(one: &Packet<'_>, other: &Packet<'_>) -> bool {
     match (one, other) {
         (Packet::Publish(one), Packet::Publish(other)) => {
             let (ours, theirs) = (&one.properties, &other.properties);
-            (one.dup, one.qos, one.retain, one.packet_id) == (other.dup, other.qos, other.retain, other.packet_id)
+            (one.dup, one.qos, one.retain, one.packet_id)
+                == (other.dup, other.qos, other.retain, other.packet_id)
                 && (one.topic, one.payload) == (other.topic, other.payload)
                 && (ours.topic_alias(), ours.expiry_secs()) == (theirs.topic_alias(), theirs.expiry_secs())
                 && ours.subscription_ids().eq(theirs.subscription_ids())
-                && (ours.payload_is_utf8(), ours.content_type()) == (theirs.payload_is_utf8(), theirs.content_type())
-                && (ours.response_topic(), ours.correlation()) == (theirs.response_topic(), theirs.correlation())
+                && (ours.payload_is_utf8(), ours.content_type())
+                    == (theirs.payload_is_utf8(), theirs.content_type())
+                && (ours.response_topic(), ours.correlation())
+                    == (theirs.response_topic(), theirs.correlation())
                 && ours.user_properties().eq(theirs.user_properties())
         }
         // What comes with an acknowledgement is not passed on.
@@ -213,7 +216,8 @@ fn seeds() -> Vec<Vec<u8>> {
             rich.topic_alias_max = 5;
             welcome.user_properties = user.clone();
             welcome.assigned_client_id = Some("auto".into());
-            bye = Disconnect { reason_string: Some("why".into()), ..Disconnect::new(ReasonCode::SERVER_BUSY) };
+            bye =
+                Disconnect { reason_string: Some("why".into()), ..Disconnect::new(ReasonCode::SERVER_BUSY) };
         }
         let user = if version == Version::V5 { user.clone() } else { Vec::new() };
         let mut subscriptions = vec![Subscription::new("a/+/#", Qos::AtLeastOnce)];

@@ -85,7 +85,7 @@ fn no_local_keeps_own_publications_away() {
 
 #[test]
 fn the_retain_flag_stays_only_where_it_was_asked_for() {
-    let (mut bench, publisher, subscribers) = bench(&[Version::V5, Version::V5]);
+    let (mut bench, _, subscribers) = bench(&[Version::V5, Version::V5]);
     bench
         .subscribe_with(subscribers[0], "t", QOS0, 0, |subscription| subscription.retain_as_published = true);
     bench.subscribe_with(subscribers[1], "t", QOS0, 0, |_| {});

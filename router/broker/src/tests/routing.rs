@@ -114,7 +114,7 @@ fn a_template_republishes_without_feeding_routes_again() {
         ("FROM /* INTO topic(\"copy/{$topic}\")", None, None),
         ("FROM /* INTO topic(\"by/{missing}\")", None, None),
     ]);
-    let (mut bench, publisher) = bench(plan);
+    let (mut bench, _) = bench(plan);
     let subscriber = bench.client("s", Version::V5, 0);
     bench.connect(subscriber);
     bench.subscribe(subscriber, "#", Qos::AtLeastOnce);

@@ -301,7 +301,7 @@ fn nothing_goes_before_connack() {
 
 #[test]
 fn subscription_identifiers_and_flags_come_back_from_the_lane() {
-    let (mut bench, publisher, stored) = bench(Limits::DEFAULT, Version::V5);
+    let (mut bench, _, stored) = bench(Limits::DEFAULT, Version::V5);
     bench.subscribe_with(stored, "#", Qos::AtLeastOnce, 6, |subscription| {
         subscription.retain_as_published = true
     });
