@@ -56,7 +56,7 @@ lint: setup
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 docs: setup
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --workspace --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --locked --no-deps --workspace --document-private-items
 
 # Advisories need their database from the network. Where that cannot be had, it is said, and the rest is checked.
 deny: $(TOOLS)/bin/cargo-deny-$(CARGO_DENY_VERSION)
