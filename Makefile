@@ -45,10 +45,14 @@ crash: setup-test build ## kill -9 under load, again and again (MILLRACE_CRASH_R
 sim: setup ## The simulation over many seeds (MILLRACE_SIM_SEEDS)
 	MILLRACE_SIM_SEEDS=$${MILLRACE_SIM_SEEDS:-20000} cargo test --locked --release -p millrace-broker sim -- --nocapture
 
+fuzz: ## Coverage-guided fuzzing of frames, routes and the broker (FUZZ_SECONDS)
+	tests/fuzz/run $(CACHE)/fuzz $${FUZZ_SECONDS:-600}
+
 bench: setup-test build ## The comparison with mosquitto, durable throughput, and the micro benches (about 15 minutes)
 	cargo build --locked --release -p millrace-bench
 	$(CARGO_TARGET_DIR)/release/bench compare $(ARGS)
 	$(CARGO_TARGET_DIR)/release/bench durable
+	$(CARGO_TARGET_DIR)/release/bench idle
 	cargo bench --locked -p millrace-bench
 
 lint: setup

@@ -213,9 +213,11 @@ fn a_bad_sector_in_a_sorted_file_costs_what_is_in_it() {
     let expected: Vec<u64> = (1..=RECORDS).filter(|place| !(first..=last).contains(place)).collect();
     assert_eq!(read, expected);
     let report = log.reader().verify().unwrap();
-    // One less is possible: the key that tells two sectors apart in the index may be a little behind the first place
-    // of the second one, and a reader that asks for exactly that place is sent to the bad one.
+    // Up to one value (the 100 records of a commit) less is possible: the key that tells two sectors apart in the index
+    // may be a little behind the first place of the second one, and a reader that asks for a place in between is sent
+    // to the bad one.
     let places = last - first + 1;
-    assert!((places - 1..=places).contains(&report.lanes[0].lost), "{places}: {:?}", report.problems);
+    let reported = report.lanes[0].lost;
+    assert!((places - 100..=places).contains(&reported), "{reported} of {places}: {:?}", report.problems);
     assert_eq!(report.problems_total, 1);
 }
