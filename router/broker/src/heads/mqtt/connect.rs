@@ -6,6 +6,7 @@
 use model::{ConnId, LaneId, Now, Qos, Seq, ShardId, Ticket};
 use wire::{ConnAck, Connect, ReasonCode, Version};
 
+use super::topic_fits;
 use crate::acks::{Answer, Promise};
 use crate::broker::{Broker, home};
 use crate::connections::{Held, Phase, Will};
@@ -150,13 +151,8 @@ impl Broker {
         if connect.version == Version::V5 && connect.will.as_ref().is_some_and(|will| will.retain) {
             return Some(ReasonCode::RETAIN_NOT_SUPPORTED); // [MQTT-3.2.2-13]
         }
-        if let Some(will) = &connect.will {
-            let levels = will.topic.bytes().filter(|byte| *byte == b'/').count();
-            if will.topic.len() > limits.topic_bytes_max as usize
-                || levels >= limits.topic_levels_max as usize
-            {
-                return Some(ReasonCode::TOPIC_NAME_INVALID);
-            }
+        if connect.will.as_ref().is_some_and(|will| !topic_fits(&will.topic, limits)) {
+            return Some(ReasonCode::TOPIC_NAME_INVALID);
         }
         let known = self.by_client.contains_key(connect.client_id.as_str());
         let sessions_max = limits.sessions_max.div_ceil(u32::from(self.setup.shards)) as usize;

@@ -8,7 +8,7 @@ use std::num::NonZeroU16;
 use model::{ConnId, Now, Qos, TopicFilter};
 use wire::{Packet, Publish, ReasonCode, SubAck, Subscribe, UnsubAck, Unsubscribe, Version};
 
-use super::{Fault, PeerFault};
+use super::{Fault, PeerFault, topic_fits};
 use crate::acks::{Answer, Promise};
 use crate::broker::{Broker, puback};
 use crate::connections::Phase;
@@ -155,11 +155,7 @@ impl Broker {
         if publish.properties.has_subscription_ids() {
             return Err(Fault::Peer(PeerFault::SubscriptionId));
         }
-        let limits = &self.setup.limits;
-        let levels = || publish.topic.bytes().filter(|byte| *byte == b'/').count();
-        if publish.topic.len() > limits.topic_bytes_max as usize
-            || levels() >= limits.topic_levels_max as usize
-        {
+        if !topic_fits(publish.topic, &self.setup.limits) {
             return Err(Fault::Peer(PeerFault::TopicTooLong));
         }
         Ok(())
@@ -215,9 +211,7 @@ impl Broker {
         if filter.share().is_some() {
             return ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED;
         }
-        let levels = wanted.filter.bytes().filter(|byte| *byte == b'/').count();
-        if wanted.filter.len() > limits.topic_bytes_max as usize || levels >= limits.topic_levels_max as usize
-        {
+        if !topic_fits(&wanted.filter, limits) {
             return ReasonCode::TOPIC_FILTER_INVALID;
         }
         let Some(session) = self.sessions.get_mut(key.0 as usize) else {

@@ -78,3 +78,10 @@ impl Fault {
         }
     }
 }
+
+/// Whether a topic or filter is within `limits.topic_bytes_max` and `limits.topic_levels_max`.
+#[inline]
+pub(crate) fn topic_fits(topic: &str, limits: &model::Limits) -> bool {
+    topic.len() <= limits.topic_bytes_max as usize
+        && topic.bytes().filter(|byte| *byte == b'/').count() < limits.topic_levels_max as usize
+}
