@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use broker::{Plan, Setup, SinkPlan, decode_session};
+use broker::{Plan, Setup, SinkPlan, StateSpace, decode_session};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use model::{LaneId, Priority, ShardId};
 use store::CommitLog as _;
@@ -24,7 +24,7 @@ use tracing::{error, info, warn};
 
 use crate::clock::entropy;
 use crate::config::{Config, ConfigErrors, Durability};
-use crate::disk::{Disk, DiskState, Job, ReadJob, SESSIONS, run_lane_reader};
+use crate::disk::{Disk, DiskState, Job, ReadJob, run_lane_reader, space_of};
 use crate::http::{Overview, RouteStatus};
 use crate::mail::{Mail, Mailbox};
 use crate::shard::{ShardSetup, StoredSession};
@@ -318,7 +318,7 @@ fn stored_sessions(config: &Config, log: &store::Log) -> anyhow::Result<StoredSe
     let home_seed = entropy();
     let mut by_shard: Vec<Vec<StoredSession>> = (0..config.shards).map(|_| Vec::new()).collect();
     let mut found = Vec::new();
-    log.state_scan(SESSIONS, b"", &mut |key, value| {
+    log.state_scan(space_of(StateSpace::Sessions), b"", &mut |key, value| {
         found.push((String::from_utf8_lossy(key).into_owned(), decode_session(value)));
         ControlFlow::Continue(())
     })?;

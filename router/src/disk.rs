@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use broker::{AppendTray, Request, Write};
+use broker::{AppendTray, Request, StateSpace, Write};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use model::{LaneId, Seq, ShardId, Ticket};
 use store::{CommitLog, ReadLimits, ReadOut, Space, StoreError};
@@ -21,8 +21,12 @@ use crate::clock::Clock;
 use crate::mail::{Mail, Mailbox};
 use crate::upstream::Tails;
 
-/// Where stored sessions stand in the small durable state.
-pub(crate) const SESSIONS: Space = Space(1);
+/// Where each kind of small durable state stands in the store; numbers are never given twice.
+pub(crate) const fn space_of(kind: StateSpace) -> Space {
+    match kind {
+        StateSpace::Sessions => Space(1),
+    }
+}
 
 /// How often delivered and expired data is given back, and cursors of an idle store are written.
 const HOUSEKEEPING: Duration = Duration::from_millis(200);
@@ -203,11 +207,11 @@ impl Disk {
                 }
                 Ok(())
             }
-            Write::PutSession { key_len, len } => {
+            Write::Put { space, key_len, len } => {
                 let (key, value) = (take(key_len), take(len));
-                self.log.state_put(SESSIONS, key, value)
+                self.log.state_put(space_of(space), key, value)
             }
-            Write::DeleteSession { key_len } => self.log.state_delete(SESSIONS, take(key_len)),
+            Write::Delete { space, key_len } => self.log.state_delete(space_of(space), take(key_len)),
         }
     }
 

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use broker::{Broker, Effects, Event, RecordRead, Setup};
+use broker::{Broker, Effects, Event, Peer, RecordRead, Setup};
 use crossbeam::channel::{Sender, TrySendError};
 use model::{ConnId, Limits, ShardId, Ticket};
 use tokio::task::{LocalSet, spawn_local};
@@ -558,7 +558,7 @@ fn accept(shard: &Rc<RefCell<Shard>>, stream: std::net::TcpStream, peer: SocketA
     let conn = {
         let mut shard = shard.borrow_mut();
         let now = shard.clock.now();
-        let conn = shard.broker.open(now);
+        let conn = shard.broker.open(Peer::default(), now);
         if shard.sockets.len() <= slot(conn) {
             shard.sockets.resize_with(slot(conn) + 1, || None);
         }

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::num::NonZeroU16;
 
 use model::{ConnId, ShardId, Ticket};
+use wire::{AckKind, ReasonCode};
 
 /// Proof that a publication is as safe as its routes and subscribers demand; only this module can make one.
 #[derive(Debug)]
@@ -24,11 +25,22 @@ pub(crate) struct Promise {
     pub(crate) handoff: u64,
 }
 
+/// An acknowledgement that a client waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OwedAck {
+    /// Which packet it is.
+    pub(crate) kind: AckKind,
+    /// Of what.
+    pub(crate) packet_id: NonZeroU16,
+    /// What it says.
+    pub(crate) reason: ReasonCode,
+}
+
 /// What leaves when a promise is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// A PUBACK for this packet identifier.
-    PubAck(NonZeroU16),
+    /// An acknowledgement of a publication.
+    Ack(OwedAck),
     /// The answer that its connection holds back, see `Connection::held`.
     Held,
 }
@@ -83,12 +95,9 @@ impl Acks {
         Some((conn, answer, kept))
     }
 
-    /// The connections that wait for a PUBACK, once for each.
-    pub(crate) fn pubacks(&self) -> impl Iterator<Item = ConnId> {
-        self.waiting
-            .iter()
-            .filter(|(_, _, answer)| matches!(answer, Answer::PubAck(_)))
-            .map(|(conn, ..)| *conn)
+    /// The connections that wait for an acknowledgement, once for each.
+    pub(crate) fn owed(&self) -> impl Iterator<Item = ConnId> {
+        self.waiting.iter().filter(|(_, _, answer)| matches!(answer, Answer::Ack(_))).map(|(conn, ..)| *conn)
     }
 
     fn shards_have_kept(&self, promise: &Promise) -> bool {

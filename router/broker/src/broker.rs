@@ -11,12 +11,12 @@ use foldhash::fast::FixedState;
 use model::{ConnId, Instant, LaneId, Limits, Match, Now, Seq, ShardId, Ticket, Timestamp};
 use slab::Slab;
 
-use crate::acks::{Acks, Answer, Kept};
-use crate::connections::{Connection, Connections, Phase};
+use crate::acks::{Acks, Answer, Kept, OwedAck};
+use crate::connections::{Connection, Connections, Peer, Phase};
 use crate::counters::Counters;
 use crate::delivery::FrameCache;
 use crate::dispatch::Forward;
-use crate::effects::{Control, Effects, HandoffBatch, Request, Write};
+use crate::effects::{Control, Effects, HandoffBatch, Request, StateSpace, Write};
 use crate::plan::Plan;
 use crate::sessions::record::{SessionRecord, encode_session};
 use crate::sessions::{Keeping, Session, Stored};
@@ -237,8 +237,8 @@ impl Broker {
     }
 
     /// A socket was accepted.
-    pub fn open(&mut self, now: Now) -> ConnId {
-        self.connections.open(now.instant, &self.setup.limits)
+    pub fn open(&mut self, peer: Peer, now: Now) -> ConnId {
+        self.connections.open(peer, now.instant, &self.setup.limits)
     }
 
     /// What to write to the socket of `conn` next; empty if it is gone.
@@ -380,7 +380,7 @@ impl Broker {
             }
         }
         let mut acks_owed: HashMap<ConnId, u32, FixedState> = HashMap::default();
-        for conn in self.acks.pubacks() {
+        for conn in self.acks.owed() {
             *acks_owed.entry(conn).or_default() += 1;
         }
         for connection in self.connections.iter() {
@@ -422,25 +422,19 @@ impl Broker {
     pub(crate) fn release(&mut self, now: Now, effects: &mut Effects) {
         while let Some((conn, answer, kept)) = self.acks.release() {
             match answer {
-                Answer::PubAck(packet_id) => self.acknowledge_late(conn, packet_id, kept, effects),
+                Answer::Ack(ack) => self.acknowledge_late(conn, ack, kept, effects),
                 Answer::Held => self.let_go(conn, now, effects),
             }
         }
     }
 
-    fn acknowledge_late(
-        &mut self,
-        conn: ConnId,
-        packet_id: std::num::NonZeroU16,
-        kept: Kept,
-        effects: &mut Effects,
-    ) {
+    fn acknowledge_late(&mut self, conn: ConnId, ack: OwedAck, kept: Kept, effects: &mut Effects) {
         let Some(connection) = self.connections.find(conn) else { return };
         connection.acks_owed -= 1;
         connection.resume(&self.setup.limits, &mut effects.resumed);
         if connection.phase != Phase::Closing {
             self.counters.acknowledged += 1;
-            puback(connection, packet_id, kept, effects);
+            acknowledge(connection, ack, kept, effects);
         }
     }
 
@@ -506,7 +500,7 @@ impl Broker {
     fn delete_record(&mut self, session: &Session, effects: &mut Effects) -> Ticket {
         append(&mut self.appended_bytes, effects, |bytes| {
             bytes.extend_from_slice(session.client_id.as_bytes());
-            Write::DeleteSession { key_len: session.client_id.len() as u32 }
+            Write::Delete { space: StateSpace::Sessions, key_len: session.client_id.len() as u32 }
         })
     }
 
@@ -521,7 +515,8 @@ impl Broker {
             bytes.extend_from_slice(client_id.as_bytes());
             let start = bytes.len();
             encode_session(bytes, stored.lane, *expiry_secs, *disconnected_at, sent_before, subscriptions);
-            Write::PutSession { key_len: client_id.len() as u32, len: (bytes.len() - start) as u32 }
+            let (key_len, len) = (client_id.len() as u32, (bytes.len() - start) as u32);
+            Write::Put { space: StateSpace::Sessions, key_len, len }
         })
     }
 }
@@ -557,17 +552,12 @@ pub(crate) fn ends_at(session: &Session, now: Now) -> Option<Instant> {
     Some(now.instant.plus_millis(ends.0.saturating_sub(now.timestamp.0)))
 }
 
-/// Sends a PUBACK. Takes the proof: an acknowledgement never outruns its promise.
+/// Sends an acknowledgement. Takes the proof: it never outruns its promise.
 #[inline]
-pub(crate) fn puback(
-    connection: &mut Connection,
-    packet_id: std::num::NonZeroU16,
-    _kept: Kept,
-    effects: &mut Effects,
-) {
+pub(crate) fn acknowledge(connection: &mut Connection, ack: OwedAck, _kept: Kept, effects: &mut Effects) {
     let version = connection.version;
     let out = connection.write(&mut effects.dirty);
-    wire::encode_ack(out, version, wire::AckKind::PubAck, packet_id, wire::ReasonCode::SUCCESS);
+    wire::encode_ack(out, version, ack.kind, ack.packet_id, ack.reason);
 }
 
 impl crate::sessions::SubscriptionOptions {

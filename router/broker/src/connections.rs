@@ -3,6 +3,7 @@
 //! A [`ConnId`] is a slot and a generation, so that an answer for a closed connection finds nothing.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use model::{ConnId, Instant, Limits, Qos};
 use wire::Version;
@@ -27,6 +28,15 @@ pub(crate) struct Will {
     pub(crate) expiry_secs: Option<u32>,
     /// Raw MQTT 5 properties that pass through.
     pub(crate) properties: Box<[u8]>,
+}
+
+/// What the edge knows of a client before it says a word.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// The listener that accepted it, by its place in the configuration.
+    pub listener: u16,
+    /// The user whom its verified client certificate names.
+    pub certificate_user: Option<Arc<str>>,
 }
 
 /// How far a connection is.
@@ -56,6 +66,9 @@ pub(crate) struct Held {
 pub(crate) struct Connection {
     /// Its name.
     pub(crate) id: ConnId,
+    /// Who the edge says it is.
+    #[expect(dead_code, reason = "authentication will read it")]
+    pub(crate) peer: Peer,
     /// How far it is.
     pub(crate) phase: Phase,
     /// Its session, from an accepted CONNECT to the very end.
@@ -93,9 +106,10 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    fn new(id: ConnId, now: Instant, limits: &Limits) -> Connection {
+    fn new(id: ConnId, peer: Peer, now: Instant, limits: &Limits) -> Connection {
         Connection {
             id,
+            peer,
             phase: Phase::Greeting,
             session: None,
             version: Version::V3,
@@ -171,14 +185,14 @@ struct Slot {
 
 impl Connections {
     /// Makes room for a new connection and names it.
-    pub(crate) fn open(&mut self, now: Instant, limits: &Limits) -> ConnId {
+    pub(crate) fn open(&mut self, peer: Peer, now: Instant, limits: &Limits) -> ConnId {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot { generation: NonZeroU32::MIN, connection: None });
             (self.slots.len() - 1) as u32
         });
         let entry = &mut self.slots[slot as usize];
         let id = ConnId(u64::from(entry.generation.get()) << 32 | u64::from(slot));
-        entry.connection = Some(Box::new(Connection::new(id, now, limits)));
+        entry.connection = Some(Box::new(Connection::new(id, peer, now, limits)));
         id
     }
 

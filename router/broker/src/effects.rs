@@ -106,18 +106,29 @@ pub enum Write {
         /// When it is worth nothing any more.
         expires: Option<Timestamp>,
     },
-    /// The stored form of a session: client identifier, then value.
-    PutSession {
-        /// Length of the client identifier.
+    /// A value of the small durable state: key, then value.
+    Put {
+        /// Where the key stands.
+        space: StateSpace,
+        /// Length of the key.
         key_len: u32,
         /// Length of the value that follows it.
         len: u32,
     },
-    /// The end of a stored session: client identifier.
-    DeleteSession {
-        /// Length of the client identifier.
+    /// The end of such a value: its key.
+    Delete {
+        /// Where the key stands.
+        space: StateSpace,
+        /// Length of the key.
         key_len: u32,
     },
+}
+
+/// Kinds of small durable state; keys of different kinds never meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StateSpace {
+    /// Stored sessions, by client identifier.
+    Sessions,
 }
 
 /// Publications for one other shard.

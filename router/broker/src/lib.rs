@@ -21,8 +21,9 @@ mod subscriptions;
 pub mod uplink;
 
 pub use broker::{Broker, Event, RecordRead, Setup, home};
+pub use connections::Peer;
 pub use counters::Counters;
-pub use effects::{AppendTray, Control, Effects, HandoffBatch, Request, Write};
+pub use effects::{AppendTray, Control, Effects, HandoffBatch, Request, StateSpace, Write};
 pub use envelope::{Envelope, InvalidEnvelope};
 pub use plan::{Durability, Plan, SinkPlan};
 pub use sessions::SubscriptionOptions;

@@ -14,7 +14,7 @@ use wire::{
 
 use crate::envelope::Envelope;
 use crate::sessions::record::{decode_head, decode_session};
-use crate::{AppendTray, Broker, Effects, Event, Plan, RecordRead, Request, Setup, Write};
+use crate::{AppendTray, Broker, Effects, Event, Peer, Plan, RecordRead, Request, Setup, StateSpace, Write};
 
 /// What a client was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,11 +144,11 @@ impl Disk {
                         records.push(Record { expires, bytes });
                     }
                 }
-                Write::PutSession { key_len, len } => {
+                Write::Put { space: StateSpace::Sessions, key_len, len } => {
                     let key = String::from_utf8(take(key_len)).unwrap();
                     self.sessions.insert(key, take(len));
                 }
-                Write::DeleteSession { key_len } => {
+                Write::Delete { space: StateSpace::Sessions, key_len } => {
                     self.sessions.remove(&String::from_utf8(take(key_len)).unwrap());
                 }
             }
@@ -291,7 +291,7 @@ impl Bench {
     fn accept(&mut self, client: usize, shard: usize, unread: Vec<u8>) {
         // What an earlier socket of this player still gets, nobody reads.
         self.owners.retain(|_, owner| *owner != client);
-        let conn = self.brokers[shard].open(self.now);
+        let conn = self.brokers[shard].open(Peer::default(), self.now);
         self.owners.insert((shard, conn.0), client);
         let player = &mut self.clients[client];
         (player.shard, player.conn, player.unread) = (shard, Some(conn), unread);

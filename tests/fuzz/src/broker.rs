@@ -13,10 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 
-use broker::{
-    AppendTray, Broker, Durability, Effects, Event, Plan, RecordRead, Request, Setup, SinkPlan, Write,
-    decode_session,
-};
+use broker::{AppendTray, Broker, Durability, Effects, Event, Peer, Plan, RecordRead, Request, Setup, SinkPlan, StateSpace, Write, decode_session};
 use fuzz::{Choices, frame, write_seeds};
 use model::{ConnId, Instant, LaneId, Limits, Now, Priority, Qos, Seq, ShardId, Timestamp};
 use routes::{RouteSpec, RouteTable};
@@ -127,11 +124,11 @@ impl Disk {
                         records.push(Record { expires, bytes });
                     }
                 }
-                Write::PutSession { key_len, len } => {
+                Write::Put { space: StateSpace::Sessions, key_len, len } => {
                     let key = key(take(key_len));
                     self.sessions.insert(key, take(len));
                 }
-                Write::DeleteSession { key_len } => drop(self.sessions.remove(&key(take(key_len)))),
+                Write::Delete { space: StateSpace::Sessions, key_len } => drop(self.sessions.remove(&key(take(key_len)))),
             }
         }
         assert!(rest.is_empty(), "the writes of a tray are all of its bytes");
@@ -319,7 +316,7 @@ impl World {
         self.cut(client);
         let takes = usize::MAX;
         self.clients[client] = Client { version, packet_bytes_max, takes, ..Client::default() };
-        self.clients[client].at = Some((0, self.brokers[0].open(self.now)));
+        self.clients[client].at = Some((0, self.brokers[0].open(Peer::default(), self.now)));
     }
 
     /// The socket breaks.
@@ -348,7 +345,7 @@ impl World {
             self.clients[client].at = None;
             self.drain(shard);
             let shard = usize::from(to.0);
-            self.clients[client].at = Some((shard, self.brokers[shard].open(self.now)));
+            self.clients[client].at = Some((shard, self.brokers[shard].open(Peer::default(), self.now)));
             return self.offer(client);
         }
         self.drain(shard);

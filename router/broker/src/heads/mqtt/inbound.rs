@@ -3,14 +3,12 @@
 //! In: the bytes of one connection. Out: publications for `dispatch`, answers, or the fault that ends the connection.
 //! Always: packets are taken in order; a publication is acknowledged exactly when its promise is kept.
 
-use std::num::NonZeroU16;
-
 use model::{ConnId, Now, Qos, TopicFilter};
-use wire::{Packet, Publish, ReasonCode, SubAck, Subscribe, UnsubAck, Unsubscribe, Version};
+use wire::{AckKind, Packet, Publish, ReasonCode, SubAck, Subscribe, UnsubAck, Unsubscribe, Version};
 
 use super::{Fault, PeerFault, topic_fits};
-use crate::acks::{Answer, Promise};
-use crate::broker::{Broker, puback};
+use crate::acks::{Answer, OwedAck, Promise};
+use crate::broker::{Broker, acknowledge};
 use crate::connections::Phase;
 use crate::dispatch::Publication;
 use crate::effects::Effects;
@@ -135,7 +133,8 @@ impl Broker {
         };
         let promise = self.dispatch(&publication, effects);
         if let Some(packet_id) = publish.packet_id {
-            self.owe(conn, packet_id, promise, effects);
+            let ack = OwedAck { kind: AckKind::PubAck, packet_id, reason: ReasonCode::SUCCESS };
+            self.owe(conn, ack, promise, effects);
         }
         Ok(())
     }
@@ -165,17 +164,17 @@ impl Broker {
     ///
     /// A client never gets beyond our Receive Maximum: with that much owed it is not read ([`Broker::may_read`]).
     #[inline]
-    fn owe(&mut self, conn: ConnId, packet_id: NonZeroU16, promise: Promise, effects: &mut Effects) {
+    fn owe(&mut self, conn: ConnId, ack: OwedAck, promise: Promise, effects: &mut Effects) {
         let Some(connection) = self.connections.find(conn) else { return };
         if connection.acks_owed == 0
             && let Some(kept) = self.acks.check(&promise)
         {
             self.counters.acknowledged += 1;
-            puback(connection, packet_id, kept, effects);
+            acknowledge(connection, ack, kept, effects);
             return;
         }
         connection.acks_owed += 1;
-        self.acks.wait(conn, promise, Answer::PubAck(packet_id));
+        self.acks.wait(conn, promise, Answer::Ack(ack));
     }
 
     fn on_subscribe(
