@@ -432,6 +432,17 @@ pub(crate) fn encode_disconnect(
 
 pub(crate) fn encode_auth(out: &mut Vec<u8>, auth: &Auth) -> Result<(), Unencodable> {
     check_reason(auth.reason, PacketType::Auth)?;
+    if auth.method.is_none() {
+        // §3.15.2.1: only a Success that says nothing else goes without a method, and then without properties as well;
+        // ntex would write an empty block of them, which nobody may accept.
+        let bare = Auth::default();
+        return if *auth == bare {
+            out.extend_from_slice(&[0xF0, 0]);
+            Ok(())
+        } else {
+            Err(Unencodable::Empty)
+        };
+    }
     let packet = v5::Auth {
         reason_code: auth.reason.bits().try_into().map_err(|_| Unencodable::ReasonCode)?,
         auth_method: optional_text(auth.method.as_deref())?,

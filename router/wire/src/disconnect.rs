@@ -123,7 +123,8 @@ pub fn encode_disconnect(
 
 /// Appends an AUTH (5.0).
 ///
-/// Fails, with `out` as it was, if a string is too long or an AUTH may not carry the reason.
+/// Fails, with `out` as it was, if a string is too long, an AUTH may not carry the reason, or there is no method and
+/// more to say than Success.
 pub fn encode_auth(out: &mut Vec<u8>, auth: &Auth) -> Result<(), Unencodable> {
     bridge::encode_auth(out, auth)
 }

@@ -88,11 +88,6 @@ fn look(packet: &Packet<'_>) {
 }
 
 fn comes_back(packet: &Packet<'_>, version: Version) {
-    // TODO until `encode_auth` writes the short form: a bare Success gets an empty block of properties, which `decode`
-    // refuses because it has no method. Input: `crashes/frames/auth-short`.
-    if matches!(packet, Packet::Auth(auth) if auth.method.is_none()) {
-        return;
-    }
     let mut out = Vec::new();
     let written = encode(&mut out, version, packet);
     assert_eq!(written, Ok(()), "{version} {packet:?}");

@@ -508,7 +508,7 @@ fn disconnect() {
 
 #[test]
 fn auth() {
-    check_read(V5, b"\xF0\0", &Packet::Auth(Box::default()));
+    check(V5, b"\xF0\0", &Packet::Auth(Box::default()));
     let auth = Auth {
         reason: ReasonCode::CONTINUE_AUTHENTICATION,
         method: Some("m".into()),

@@ -445,7 +445,7 @@ fn disconnect(version: Version) -> BoxedStrategy<AnyPacket> {
 
 fn auth() -> impl Strategy<Value = AnyPacket> {
     let strings = (text(), option::of(bytes()), option::of(text()), user_properties(Version::V5));
-    (reason(PacketType::Auth), strings).prop_map(
+    let said = (reason(PacketType::Auth), strings).prop_map(
         |(reason, (method, data, reason_string, user_properties))| {
             AnyPacket::Other(Packet::Auth(Box::new(Auth {
                 reason,
@@ -455,7 +455,8 @@ fn auth() -> impl Strategy<Value = AnyPacket> {
                 user_properties,
             })))
         },
-    )
+    );
+    prop_oneof![3 => said, 1 => Just(AnyPacket::Other(Packet::Auth(Box::default())))]
 }
 
 /// Any packet of this version, by either side.

@@ -527,5 +527,7 @@ fn what_mqtt_cannot_say_is_not_written() {
     assert_eq!(crate::encode_disconnect(&mut out, V5, &disconnect), Err(Unencodable::ReasonCode));
     let auth = Auth { reason: ReasonCode::BANNED, ..Auth::default() };
     assert_eq!(crate::encode_auth(&mut out, &auth), Err(Unencodable::ReasonCode));
+    let auth = Auth { reason_string: Some("no method".into()), ..Auth::default() };
+    assert_eq!(crate::encode_auth(&mut out, &auth), Err(Unencodable::Empty));
     assert_eq!(out, b"kept");
 }
