@@ -200,11 +200,12 @@ impl Router {
     ) -> anyhow::Result<()> {
         let addresses: Vec<_> = listeners.iter().map(|bound| (bound.name.clone(), bound.address)).collect();
         let http_address = http.as_ref().map(|bound| bound.address);
-        for bound in listeners {
+        for (number, bound) in listeners.into_iter().enumerate() {
             let open = Arc::clone(&self.overview.open);
             let refused = Arc::clone(&self.overview.refused);
             let connections_max = self.config.limits.connections_max;
-            tokio::spawn(net::serve(bound, self.mailboxes.clone(), open, connections_max, refused));
+            let (number, mailboxes) = (number as u16, self.mailboxes.clone());
+            tokio::spawn(net::serve(bound, number, mailboxes, open, connections_max, refused));
         }
         if let Some(bound) = http {
             tokio::spawn(http::serve(bound, Arc::clone(&self.overview)));

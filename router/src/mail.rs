@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use broker::{Control, HandoffBatch, Plan, SessionKey};
+use broker::{Control, HandoffBatch, Peer, Plan, SessionKey};
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 use model::{LaneId, Seq, ShardId, Ticket, Timestamp};
@@ -20,8 +20,10 @@ pub(crate) enum Mail {
     Accepted {
         /// The socket.
         stream: std::net::TcpStream,
-        /// Who it is.
-        peer: SocketAddr,
+        /// Where it comes from, for the log.
+        address: SocketAddr,
+        /// What is known of the client before it says a word.
+        peer: Peer,
         /// What was already read from it: the CONNECT that says whose it is, and perhaps more.
         unread: Vec<u8>,
     },

@@ -86,8 +86,8 @@ pub(crate) fn run(setup: ShardSetup) -> std::io::Result<()> {
                 () = tokio::time::sleep(RETRY), if owing => shard.borrow_mut().turn_end(),
             }
             let accepted = shard.borrow_mut().take_mail(&mailbox);
-            for (stream, peer, unread) in accepted {
-                accept(&shard, stream, peer, unread);
+            for arrival in accepted {
+                accept(&shard, arrival);
             }
             if shard.borrow().stopping {
                 break;
@@ -445,7 +445,7 @@ impl Shard {
     }
 
     /// Takes mail and tells the broker; sockets are for the caller, who can start tasks.
-    fn take_mail(&mut self, mailbox: &Mailbox) -> Vec<(std::net::TcpStream, SocketAddr, Vec<u8>)> {
+    fn take_mail(&mut self, mailbox: &Mailbox) -> Vec<Arrival> {
         let mut accepted = Vec::new();
         let now = self.clock.now();
         let (up_to, bytes) = mailbox.durable_up_to();
@@ -455,8 +455,8 @@ impl Shard {
         for _ in 0..MAIL_PER_TURN {
             let Some(mail) = mailbox.take() else { break };
             let event = match mail {
-                Mail::Accepted { stream, peer, unread } => {
-                    accepted.push((stream, peer, unread));
+                Mail::Accepted { stream, address, peer, unread } => {
+                    accepted.push(Arrival { stream, address, peer, unread });
                     continue;
                 }
                 Mail::Plan(plan) => {
@@ -506,10 +506,11 @@ impl Shard {
         let Some(socket) = self.sockets.get_mut(slot(conn)).and_then(Option::take) else { return };
         self.sockets_open -= 1;
         self.open.fetch_sub(1, Ordering::Relaxed);
+        let peer = self.broker.peer(conn);
         self.broker.closed(conn, self.clock.now(), &mut self.effects);
         let Ok((stream, unread)) = socket.into_std() else { return };
-        let Ok(peer) = stream.peer_addr() else { return };
-        self.unsent[usize::from(to.0)].push_back(Mail::Accepted { stream, peer, unread });
+        let Ok(address) = stream.peer_addr() else { return };
+        self.unsent[usize::from(to.0)].push_back(Mail::Accepted { stream, address, peer, unread });
         self.send_mail();
     }
 
@@ -547,18 +548,27 @@ fn slot(conn: ConnId) -> usize {
     conn.0 as u32 as usize
 }
 
-fn accept(shard: &Rc<RefCell<Shard>>, stream: std::net::TcpStream, peer: SocketAddr, unread: Vec<u8>) {
+/// A socket that came by mail.
+struct Arrival {
+    stream: std::net::TcpStream,
+    address: SocketAddr,
+    peer: Peer,
+    unread: Vec<u8>,
+}
+
+fn accept(shard: &Rc<RefCell<Shard>>, arrival: Arrival) {
+    let Arrival { stream, address, peer, unread } = arrival;
     let stream = match stream.set_nonblocking(true).and_then(|()| tokio::net::TcpStream::from_std(stream)) {
         Ok(stream) => stream,
         Err(error) => {
-            info!(%peer, %error, "a connection could not be taken over");
+            info!(peer = %address, %error, "a connection could not be taken over");
             return;
         }
     };
     let conn = {
         let mut shard = shard.borrow_mut();
         let now = shard.clock.now();
-        let conn = shard.broker.open(Peer::default(), now);
+        let conn = shard.broker.open(peer, now);
         if shard.sockets.len() <= slot(conn) {
             shard.sockets.resize_with(slot(conn) + 1, || None);
         }

@@ -241,6 +241,18 @@ impl Broker {
         self.connections.open(peer, now.instant, &self.setup.limits)
     }
 
+    /// The edge has verified who `conn` is: the user whom its client certificate names. Only before its CONNECT is read.
+    pub fn identify(&mut self, conn: ConnId, user: Arc<str>) {
+        if let Some(connection) = self.connections.find(conn) {
+            connection.peer.certificate_user = Some(user);
+        }
+    }
+
+    /// What the edge said of `conn` when it was opened and identified, for another shard that takes it over.
+    pub fn peer(&self, conn: ConnId) -> Peer {
+        self.connections.get(conn).map(|connection| connection.peer.clone()).unwrap_or_default()
+    }
+
     /// What to write to the socket of `conn` next; empty if it is gone.
     pub fn pending(&self, conn: ConnId) -> &[u8] {
         self.connections.get(conn).map_or(&[], |connection| connection.outbox.pending())

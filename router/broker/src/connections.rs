@@ -67,7 +67,6 @@ pub(crate) struct Connection {
     /// Its name.
     pub(crate) id: ConnId,
     /// Who the edge says it is.
-    #[expect(dead_code, reason = "authentication will read it")]
     pub(crate) peer: Peer,
     /// How far it is.
     pub(crate) phase: Phase,

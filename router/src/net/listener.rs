@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use broker::Peer;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpListener;
 use tracing::{debug, warn};
@@ -74,9 +75,10 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Accepts for ever, handing sockets to the shards in turn.
+/// Accepts for ever, handing sockets to the shards in turn. `number` is the listener's place in the configuration.
 pub(crate) async fn serve(
     bound: Bound,
+    number: u16,
     mailboxes: Vec<Arc<Mailbox>>,
     open: Arc<AtomicU32>,
     connections_max: u32,
@@ -84,7 +86,7 @@ pub(crate) async fn serve(
 ) {
     let mut turn = 0;
     loop {
-        let (stream, peer) = match bound.listener.accept().await {
+        let (stream, address) = match bound.listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Mostly: out of file descriptors. The connection stays in the backlog; look again shortly.
@@ -95,15 +97,16 @@ pub(crate) async fn serve(
         };
         if open.load(Ordering::Relaxed) >= connections_max {
             refused.fetch_add(1, Ordering::Relaxed);
-            debug!(%peer, "refused: limits.connections_max is reached");
+            debug!(peer = %address, "refused: limits.connections_max is reached");
             continue;
         }
         let Ok(stream) = prepare(stream) else { continue };
         turn = (turn + 1) % mailboxes.len();
-        let mail = Mail::Accepted { stream, peer, unread: Vec::new() };
+        let peer = Peer { listener: number, certificate_user: None };
+        let mail = Mail::Accepted { stream, address, peer, unread: Vec::new() };
         if mailboxes[turn].send(mail).is_err() {
             refused.fetch_add(1, Ordering::Relaxed);
-            debug!(%peer, "refused: the shard has too much to do");
+            debug!(peer = %address, "refused: the shard has too much to do");
         }
     }
 }

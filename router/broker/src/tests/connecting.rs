@@ -3,8 +3,8 @@
 use model::{Limits, Qos};
 use wire::{ReasonCode, Version, Will};
 
-use crate::Plan;
 use crate::testbench::{Bench, Seen};
+use crate::{Effects, Peer, Plan};
 
 const ACCEPTED: Seen = Seen::ConnAck { present: false, reason: ReasonCode::SUCCESS };
 
@@ -246,4 +246,16 @@ fn everybody_hears_that_the_server_goes() {
     bench.connect(client);
     bench.shut_down();
     assert_eq!(bench.take(client), [Seen::Disconnect(ReasonCode::SERVER_SHUTTING_DOWN), Seen::Closed]);
+}
+
+#[test]
+fn who_the_edge_says_a_client_is_travels_with_its_connection() {
+    let mut bench = Bench::new(1);
+    let conn = bench.brokers[0].open(Peer { listener: 3, certificate_user: None }, bench.now);
+    bench.brokers[0].identify(conn, "press-7".into());
+    let expected = Peer { listener: 3, certificate_user: Some("press-7".into()) };
+    assert_eq!(bench.brokers[0].peer(conn), expected);
+    let mut effects = Effects::new(1);
+    bench.brokers[0].closed(conn, bench.now, &mut effects);
+    assert_eq!(bench.brokers[0].peer(conn), Peer::default());
 }
