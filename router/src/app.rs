@@ -75,6 +75,9 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    /// Not asked for anything: with somebody to hear it, a write beyond the limit on file sizes is an error of that
+    /// write, like any other, and not the end of the process.
+    _too_large: Signal,
 }
 
 impl Signals {
@@ -83,6 +86,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            _too_large: signal(SignalKind::from_raw(libc::SIGXFSZ))?,
         })
     }
 

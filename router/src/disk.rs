@@ -4,8 +4,11 @@
 //! In: trays of writes, cursors, requests. Out: watermarks to the shards, tails to the uplinks, answers.
 //! The group grows by itself: while one group is being synced the next one collects, so that an idle gateway answers
 //! after one sync and a busy one pays one sync for thousands of messages.
-//! After a failed write nothing is acknowledged any more: the shards hear nothing, their credit runs out, they stop
-//! reading (DESIGN §8, never 4).
+//! After a failed write nothing is acknowledged: the shards hear nothing, their credit runs out, they stop reading
+//! (DESIGN §8, never 4). What they wrote is kept, the disk is tried again and again, and when it takes writes everything
+//! goes on where it stopped; see `unconfirmed`.
+
+mod unconfirmed;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,6 +20,7 @@ use model::{LaneId, Seq, ShardId, Ticket};
 use store::{CommitLog, ReadLimits, ReadOut, Space, StoreError};
 use tracing::{error, info, warn};
 
+use self::unconfirmed::Unconfirmed;
 use crate::clock::Clock;
 use crate::mail::{Mail, Mailbox};
 use crate::upstream::Tails;
@@ -33,6 +37,10 @@ const HOUSEKEEPING: Duration = Duration::from_millis(200);
 
 /// The same while a drain leaves much behind.
 const RECLAIM_AGAIN: Duration = Duration::from_millis(10);
+
+/// When a disk that failed is tried again, at first and at last.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_LAST: Duration = Duration::from_secs(15);
 
 /// How often whole files of delivered data are looked for.
 const TIDY: Duration = Duration::from_secs(60);
@@ -63,8 +71,10 @@ pub(crate) enum Job {
 /// What the disk thread lets others see.
 #[derive(Debug, Default)]
 pub(crate) struct DiskState {
-    /// A write failed; nothing is acknowledged any more.
+    /// A write failed; nothing is acknowledged until the disk takes writes again.
     pub poisoned: AtomicBool,
+    /// How often it did so.
+    pub recoveries: AtomicU64,
     /// Group commits since the start.
     pub commits: AtomicU64,
     /// Records written.
@@ -84,12 +94,20 @@ pub(crate) struct Disk {
     tails: Arc<Tails>,
     state: Arc<DiskState>,
     clock: Clock,
-    /// Highest ticket and bytes collected, indexed by shard.
-    collected: Vec<(Ticket, u64)>,
+    /// What is not durable yet.
+    unconfirmed: Unconfirmed,
+    /// The first record of the group that is being collected.
+    group_first: Option<(LaneId, Seq)>,
+    /// Highest ticket and bytes that are durable, indexed by shard.
+    durable: Vec<(Ticket, u64)>,
     /// Positions to keep once the group is written.
     advances: Vec<(LaneId, Seq)>,
     /// What can only be done once the group is written.
     after_commit: Vec<(ShardId, Request)>,
+    /// Lanes whose removal is part of the next group.
+    removing: Vec<(ShardId, Request)>,
+    /// When a disk that failed is tried again, and how long to wait after that.
+    retry: Option<(Instant, Duration)>,
     /// Answers that a full mailbox did not take.
     unsent: Vec<(ShardId, Mail)>,
     /// The last look found more to give back than one look may.
@@ -107,7 +125,7 @@ impl Disk {
         tails: Arc<Tails>,
         state: Arc<DiskState>,
     ) -> Disk {
-        let collected = vec![(Ticket(0), 0); mailboxes.len()];
+        let durable = vec![(Ticket(0), 0); mailboxes.len()];
         Disk {
             log,
             jobs,
@@ -116,7 +134,11 @@ impl Disk {
             tails,
             state,
             clock: Clock::default(),
-            collected,
+            unconfirmed: Unconfirmed::default(),
+            group_first: None,
+            durable,
+            removing: Vec::new(),
+            retry: None,
             advances: Vec::new(),
             after_commit: Vec::new(),
             unsent: Vec::new(),
@@ -137,6 +159,7 @@ impl Disk {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             self.commit();
+            self.retry_if_due();
             if housekeeping.elapsed() >= pause {
                 housekeeping = Instant::now();
                 self.keep_house();
@@ -160,7 +183,10 @@ impl Disk {
 
     fn take(&mut self, job: Job) {
         match job {
-            Job::Append { shard, tray } => self.append(shard, &tray),
+            Job::Append { shard, tray } => {
+                self.unconfirmed.push(shard, tray);
+                self.stage();
+            }
             // After the group: a subscriber may acknowledge what is not written yet.
             Job::Advance(lanes) => self.advances.extend(lanes),
             Job::Ask { shard, request } => self.after_commit.push((shard, request)),
@@ -168,66 +194,38 @@ impl Disk {
         }
     }
 
-    fn append(&mut self, shard: ShardId, tray: &AppendTray) {
-        if self.state.poisoned.load(Ordering::Relaxed) {
-            return;
-        }
-        let mut rest = &tray.bytes[..];
-        for write in &tray.writes {
-            if let Err(error) = self.write(write, &mut rest) {
-                self.poison(&error);
-                return;
-            }
-        }
-        let (ticket, bytes) = &mut self.collected[usize::from(shard.0)];
-        *ticket = tray.last;
-        *bytes += tray.bytes.len() as u64;
+    fn is_poisoned(&self) -> bool {
+        self.state.poisoned.load(Ordering::Relaxed)
     }
 
-    fn write(&mut self, write: &Write, rest: &mut &[u8]) -> Result<(), StoreError> {
-        let mut take = |len: u32| {
-            let (head, tail) = rest.split_at(len as usize);
-            *rest = tail;
-            head
-        };
-        match *write {
-            Write::Record { lane, len, enqueued, expires } => {
-                let record = take(len);
-                match self.log.append(lane, &[record], enqueued, expires) {
-                    Err(StoreError::CommitFull { .. }) => {
-                        // Half a tray is durable earlier than its ticket says: early is allowed, late is not.
-                        self.write_group()?;
-                        self.log.append(lane, &[record], enqueued, expires)?;
-                    }
-                    // The session ended while its last messages were on their way.
-                    Err(StoreError::UnknownLane(_)) => {}
-                    result => {
-                        result?;
+    /// Puts everything that is not durable into the group.
+    fn stage(&mut self) {
+        if self.is_poisoned() {
+            return;
+        }
+        while let Some((write, bytes)) = self.unconfirmed.next() {
+            match write_one(&mut self.log, &write, bytes) {
+                Ok(place) => {
+                    self.group_first = self.group_first.or(place);
+                    self.unconfirmed.staged(&write);
+                }
+                // Half a tray is durable earlier than its ticket says: early is allowed, late is not.
+                Err(StoreError::CommitFull { staged_bytes, .. }) if staged_bytes > 0 => {
+                    if let Err(error) = self.write_group() {
+                        return self.poison(&error);
                     }
                 }
-                Ok(())
+                Err(error) => return self.poison(&error),
             }
-            Write::Put { space, key_len, len } => {
-                let (key, value) = (take(key_len), take(len));
-                self.log.state_put(space_of(space), key, value)
-            }
-            Write::Delete { space, key_len } => self.log.state_delete(space_of(space), take(key_len)),
         }
     }
 
     /// Writes the group and reports it.
     fn commit(&mut self) {
-        if !self.state.poisoned.load(Ordering::Relaxed) {
-            match self.write_group() {
-                Ok(()) => {
-                    for (mailbox, (ticket, bytes)) in self.mailboxes.iter().zip(&self.collected) {
-                        if mailbox.durable_up_to().0 != *ticket {
-                            mailbox.durable(*ticket, *bytes);
-                        }
-                    }
-                }
-                Err(error) => self.poison(&error),
-            }
+        if !self.is_poisoned()
+            && let Err(error) = self.write_group()
+        {
+            self.poison(&error);
         }
         for (lane, up_to) in self.advances.drain(..) {
             // A lane that was removed meanwhile needs no cursor.
@@ -249,16 +247,74 @@ impl Disk {
             self.state.records.fetch_add(committed.records, Ordering::Relaxed);
             self.tails.grown(committed.lanes);
         }
+        self.group_is_durable();
         Ok(())
     }
 
+    fn group_is_durable(&mut self) {
+        self.group_first = None;
+        self.removing.clear();
+        while let Some(kept) = self.unconfirmed.confirmed() {
+            let (ticket, bytes) = &mut self.durable[usize::from(kept.shard.0)];
+            *ticket = kept.tray.last;
+            *bytes += kept.tray.bytes.len() as u64;
+        }
+        for (mailbox, (ticket, bytes)) in self.mailboxes.iter().zip(&self.durable) {
+            if mailbox.durable_up_to().0 != *ticket {
+                mailbox.durable(*ticket, *bytes);
+            }
+        }
+    }
+
+    /// Tries a disk that failed again: from what is on it, with everything that it had not confirmed.
+    fn retry_if_due(&mut self) {
+        let Some((_, wait)) = self.retry.filter(|(at, _)| *at <= Instant::now()) else { return };
+        let is_log_poisoned = self.log.poison().is_some();
+        if let Err(error) = self.log.try_recover() {
+            info!(%error, "the store still takes no writes");
+            self.retry = Some((Instant::now() + wait, (wait * 2).min(RETRY_LAST)));
+            return;
+        }
+        self.retry = None;
+        self.state.poisoned.store(false, Ordering::Relaxed);
+        self.state.recoveries.fetch_add(1, Ordering::Relaxed);
+        info!("the store takes writes again");
+        if !is_log_poisoned {
+            return self.stage(); // it only refused to take something: what is in the group still is
+        }
+        // A group is there as a whole or not at all: its first record tells. Recovering made durable what is there.
+        let is_there = self
+            .group_first
+            .take()
+            .is_some_and(|(lane, seq)| self.log.lane_state(lane).is_ok_and(|state| seq < state.tail));
+        if is_there {
+            let grown = self.log.lanes().unwrap_or_default();
+            let last = |tail: Seq| Seq::new(tail.get() - 1);
+            let grown: Vec<_> =
+                grown.iter().filter_map(|state| Some((state.id, last(state.tail)?))).collect();
+            self.tails.grown(&grown);
+            self.group_is_durable();
+        } else {
+            self.after_commit.append(&mut self.removing);
+        }
+        self.unconfirmed.start_over();
+        self.stage();
+        self.commit();
+    }
+
     fn answer(&mut self, shard: ShardId, request: Request) {
+        if self.is_poisoned() && !matches!(request, Request::ReadLane { .. }) {
+            return self.after_commit.push((shard, request)); // bounded by `limits.sessions_max`
+        }
         match request {
             Request::OpenLane { session, generation, client_id } => match self.open_lane(&client_id) {
                 Ok((lane, head, next)) => {
                     self.send(shard, Mail::LaneOpened { session, generation, lane, head, next });
                 }
-                Err(error) => self.poison(&error),
+                Err(error) => {
+                    self.poison(&error);
+                    self.after_commit.push((shard, Request::OpenLane { session, generation, client_id }));
+                }
             },
             Request::ReadLane { session, generation, lane, from, bytes_max } => {
                 let job = ReadJob { shard, session, generation, lane, from, bytes_max };
@@ -269,6 +325,7 @@ impl Disk {
                 }
             }
             Request::RemoveLane { lane } => {
+                self.removing.push((shard, Request::RemoveLane { lane }));
                 if let Err(error) = self.log.remove_lane(lane)
                     && !matches!(error, StoreError::UnknownLane(_))
                 {
@@ -286,7 +343,7 @@ impl Disk {
     }
 
     fn keep_house(&mut self) {
-        if self.state.poisoned.load(Ordering::Relaxed) {
+        if self.is_poisoned() {
             return;
         }
         match self.log.reclaim(self.clock.now().timestamp) {
@@ -304,13 +361,14 @@ impl Disk {
         }
     }
 
-    fn poison(&self, cause: &StoreError) {
+    fn poison(&mut self, cause: &StoreError) {
         if !self.state.poisoned.swap(true, Ordering::Relaxed) {
             error!(
                 %cause,
-                "the store takes no more writes: acknowledgements stop, nothing acknowledged is lost; \
-                 free space or mend the disk, then restart"
+                "the store takes no writes: acknowledgements wait, nothing acknowledged is lost; free space or mend \
+                 the disk, it is tried again every few seconds"
             );
+            self.retry = Some((Instant::now() + RETRY_FIRST, RETRY_FIRST));
         }
     }
 
@@ -324,6 +382,24 @@ impl Disk {
         for (shard, mail) in std::mem::take(&mut self.unsent) {
             self.send(shard, mail);
         }
+    }
+}
+
+/// Puts one write into the group; the place of a record.
+fn write_one(log: &mut store::Log, write: &Write, bytes: &[u8]) -> Result<Option<(LaneId, Seq)>, StoreError> {
+    match *write {
+        Write::Record { lane, enqueued, expires, .. } => {
+            match log.append(lane, &[bytes], enqueued, expires) {
+                // The session ended while its last messages were on their way.
+                Err(StoreError::UnknownLane(_)) => Ok(None),
+                result => result.map(|seq| Some((lane, seq))),
+            }
+        }
+        Write::Put { space, key_len, .. } => {
+            let (key, value) = bytes.split_at(key_len as usize);
+            log.state_put(space_of(space), key, value).map(|()| None)
+        }
+        Write::Delete { space, .. } => log.state_delete(space_of(space), bytes).map(|()| None),
     }
 }
 

@@ -146,3 +146,63 @@ fn what_waits_for_an_uplink_is_there_after_stop_and_kill() {
     let expected: Vec<_> = (0..200).map(|it| it.to_string()).collect();
     assert_eq!(record.iter().map(harness::Received::text).collect::<Vec<_>>(), expected);
 }
+
+/// Lets no file of the router grow beyond this; it needs no rights to do so.
+fn limit_files(router: &mut Router, bytes: &str) {
+    let pid = router.process().id().to_string();
+    let limit = format!("--fsize={bytes}:unlimited");
+    let status = std::process::Command::new("prlimit").args(["--pid", &pid, &limit]).status();
+    assert!(status.expect("prlimit is part of util-linux").success());
+}
+
+#[test]
+fn a_disk_that_refuses_for_a_while_delays_acknowledgements_and_loses_and_repeats_nothing() {
+    const COUNT: usize = 300;
+    let recorder = Recorder::start();
+    let proxy = harness::Proxy::to(recorder.address());
+    proxy.cut();
+    let mut router = Setup::new()
+        .uplink(proxy.address(), Version::V5)
+        .set("routes.all", r#"FROM "factory/#" INTO $upstream"#)
+        .start();
+    let mut absent = router.connect(&lasting("absent"));
+    absent.subscribe("factory/#", QOS_1);
+    absent.disconnect();
+
+    limit_files(&mut router, "262144");
+    let mut publisher = router.connect(&v5("publisher"));
+    let mut sent = Vec::new();
+    for number in 0..COUNT {
+        let payload = format!("{number} {}", "x".repeat(4_000));
+        let publish = OutgoingPublish {
+            topic: "factory/a",
+            payload: payload.as_bytes(),
+            qos: QOS_1,
+            ..Default::default()
+        };
+        sent.extend(publisher.send(&publish));
+    }
+    until("the disk to refuse", || (router.metric("millrace_store_poisoned") == 1.0).then_some(()));
+    assert_eq!(router.get("/readyz").0, 503);
+    // A session cannot be stored meanwhile, but whoever needs no disk is served.
+    let mut bystander = router.connect(&v5("bystander"));
+    bystander.subscribe("local", QOS_1);
+    let mut neighbour = router.connect(&v5("neighbour"));
+    neighbour.publish("local", "as ever", QOS_0);
+    assert_eq!(bystander.message().text(), "as ever");
+
+    limit_files(&mut router, "unlimited");
+    sent.into_iter().for_each(|packet_id| publisher.await_ack(packet_id));
+    until("the disk to be well", || (router.get("/readyz").0 == 200).then_some(()));
+    proxy.mend();
+    let number = |text: &str| text.split(' ').next().and_then(|number| number.parse().ok());
+    let forwarded: Vec<usize> =
+        recorder.wait_for(COUNT).iter().filter_map(|message| number(message.text())).collect();
+    assert_eq!(forwarded, (0..COUNT).collect::<Vec<_>>(), "each once and in order");
+    // What the disk has is what memory had, also after the next start.
+    router.kill();
+    router.start_again();
+    let texts = router.connect(&lasting("absent")).texts(COUNT);
+    let kept: Vec<usize> = texts.iter().filter_map(|text| number(text)).collect();
+    assert_eq!(kept, (0..COUNT).collect::<Vec<_>>());
+}

@@ -22,6 +22,10 @@ pub(crate) const MARKER: &str = "MILLRACE-STORE";
 pub(crate) const MARKER_UNFINISHED: &str = "MILLRACE-STORE.creating";
 /// Name of the inner directory.
 pub(crate) const ENGINE_DIRECTORY: &str = "rocksdb";
+/// Name of the file that tells whether the disk takes writes, while that is in doubt.
+const PROBE: &str = "probe";
+/// Bytes of it: enough for what RocksDB writes first when it opens.
+const PROBE_BYTES: usize = 1 << 20;
 /// First line of the marker.
 const MARKER_TITLE: &str = "millrace store";
 /// RocksDB's file that names its current manifest: there is no database without it.
@@ -93,6 +97,18 @@ impl Home {
             self.unfinished = false;
         }
         Ok(())
+    }
+
+    /// Says whether the disk takes writes: writes a file, syncs it and removes it again.
+    pub(crate) fn probe(&self) -> Result<(), OpenError> {
+        let path = self.root.join(PROBE);
+        let written = File::create(&path)
+            .and_then(|mut file| file.write_all(&[0; PROBE_BYTES]).and_then(|()| file.sync_all()));
+        match fs::remove_file(&path) {
+            Err(error) if written.is_ok() => Err(error),
+            _ => written,
+        }
+        .map_err(|error| OpenError::from_io(&self.root, error))
     }
 
     /// The directory of the store.

@@ -85,11 +85,13 @@ impl Log {
     ///
     /// What was collected and not committed is gone; what a failed commit held may or may not be there. Places
     /// handed out for it may be used again if it is not. Cursors keep what was delivered.
-    /// After an error the store stays poisoned, readers say `Closed`, and it may be tried again.
+    /// A disk that still takes no writes is found by a small file of ours, before anything is closed: reading goes on.
+    /// After an error the store stays poisoned, and it may be tried again; if opening failed, readers say `Closed`.
     pub fn try_recover(&mut self) -> Result<(), OpenError> {
         if self.poison.is_none() {
             return Ok(());
         }
+        self.home.probe()?;
         self.staging.clear();
         let shared = self.reader.shared.clone();
         shared.replace_engine(None);
