@@ -374,6 +374,7 @@ fn cases() -> Vec<Case> {
     cases
 }
 
+/// Proves the clauses of its rows.
 #[test]
 fn illegal_packets_are_refused_for_the_right_reason() {
     for Case { version, bytes, rule, clause, reason } in cases() {
