@@ -165,18 +165,6 @@ fn the_qos_is_the_lower_of_publication_and_subscription() {
 }
 
 #[test]
-fn an_illegal_filter_is_refused_and_the_others_of_the_packet_are_granted() {
-    let router = Router::with_shards(2);
-    let wanted = || ["a/#/b", "ok/#", "a+", "#"].map(|filter| Subscription::new(filter, QOS_1)).to_vec();
-    let (bad, good) = (ReasonCode::TOPIC_FILTER_INVALID, ReasonCode::GRANTED_QOS_1);
-    let mut new = router.connect(&v5("new"));
-    assert_eq!(new.subscribe_with(wanted(), None), [bad, good, bad, good]);
-    let mut old = router.connect(&v3("old"));
-    let failed = ReasonCode::UNSPECIFIED_ERROR; // 0x80, the one failure that 3.1.1 knows
-    assert_eq!(old.subscribe_with(wanted(), None), [failed, good, failed, good]);
-}
-
-#[test]
 fn qos_2_subscriptions_are_granted_qos_1() {
     // [MQTT-3.2.2-10]: Maximum QoS says what is offered, and a lower QoS than asked for may be granted.
     let router = Router::with_shards(2);

@@ -110,17 +110,13 @@ pub struct TopicFilter {
 impl TopicFilter {
     /// Checks `text`, which may be `$share/NAME/FILTER` (MQTT 5.0 §4.8.2).
     pub fn new(text: &str) -> Result<TopicFilter, InvalidTopic> {
-        // The `$share` check comes first: `$share/g/#` would otherwise look like a filter that starts with `$`.
-        let Some(rest) = text.strip_prefix("$share/") else {
-            validate_filter(text)?;
-            return Ok(TopicFilter { share: None, filter: text.into() });
-        };
-        let (share, filter) = rest.split_once('/').ok_or(InvalidTopic::ShareName)?;
-        if share.is_empty() || share.contains(['+', '#']) || filter.is_empty() {
-            return Err(InvalidTopic::ShareName);
-        }
-        validate_filter(filter)?;
-        Ok(TopicFilter { share: Some(share.into()), filter: filter.into() })
+        let (share, filter) = split_share(text)?;
+        Ok(TopicFilter { share: share.map(Into::into), filter: filter.into() })
+    }
+
+    /// Checks `text` as [`TopicFilter::new`] does, and keeps nothing.
+    pub fn check(text: &str) -> Result<(), InvalidTopic> {
+        split_share(text).map(|_| ())
     }
 
     /// The filter itself, without the share prefix.
@@ -132,6 +128,21 @@ impl TopicFilter {
     pub fn share(&self) -> Option<&str> {
         self.share.as_deref()
     }
+}
+
+/// Share name and filter of a valid text.
+fn split_share(text: &str) -> Result<(Option<&str>, &str), InvalidTopic> {
+    // The `$share` check comes first: `$share/g/#` would otherwise look like a filter that starts with `$`.
+    let Some(rest) = text.strip_prefix("$share/") else {
+        validate_filter(text)?;
+        return Ok((None, text));
+    };
+    let (share, filter) = rest.split_once('/').ok_or(InvalidTopic::ShareName)?;
+    if share.is_empty() || share.contains(['+', '#']) || filter.is_empty() {
+        return Err(InvalidTopic::ShareName);
+    }
+    validate_filter(filter)?;
+    Ok((Some(share), filter))
 }
 
 fn check_length(text: &str) -> Result<(), InvalidTopic> {

@@ -183,6 +183,10 @@ rules! {
     // SUBSCRIBE, SUBACK, UNSUBSCRIBE, UNSUBACK
     EmptySubscribe, PROTOCOL_ERROR, "MQTT-3.8.3-2", "MQTT3-3.8.3-3", "has no topic filter";
     EmptyUnsubscribe, PROTOCOL_ERROR, "MQTT-3.10.3-2", "MQTT3-3.10.3-2", "has no topic filter";
+    EmptyTopicFilter, TOPIC_FILTER_INVALID, "MQTT-4.7.3-1", "MQTT3-4.7.3-1", "has an empty topic filter";
+    MisplacedHash, TOPIC_FILTER_INVALID, "MQTT-4.7.1-1", "MQTT3-4.7.1-2", "has a topic filter with '#' before its end or beside other characters";
+    MisplacedPlus, TOPIC_FILTER_INVALID, "MQTT-4.7.1-2", "MQTT3-4.7.1-3", "has a topic filter with '+' beside other characters";
+    ShareName, TOPIC_FILTER_INVALID, "MQTT-4.8.2-1", "-", "has a shared filter that is not '$share/NAME/FILTER'";
     SubscribeReservedBits, MALFORMED_PACKET, "MQTT-3.8.3-5", "MQTT3-3.8.3-4", "has reserved subscription options set";
     SubscribeQosReserved, PROTOCOL_ERROR, "5.0 §3.8.3.1", "MQTT3-3.8.3-4", "asks for QoS 3";
     RetainHandlingReserved, PROTOCOL_ERROR, "5.0 §3.8.3.1", "-", "asks for Retain Handling 3";

@@ -1,13 +1,13 @@
 //! SUBSCRIBE, SUBACK, UNSUBSCRIBE, UNSUBACK (MQTT 5.0 §3.8 to §3.11; the same sections of 3.1.1).
 //!
-//! Knows: their layouts and options. May use: `properties`, `text`, `bridge`. Never: whether a filter is well-formed;
-//! `model::TopicFilter` judges that, filter by filter, and SUBACK answers it.
+//! Knows: their layouts and options, and what is no topic filter at all (`model::TopicFilter`). May use: `properties`,
+//! `text`, `bridge`. Never: whether a filter is granted; SUBACK says that, filter by filter.
 //! SUBSCRIBE and UNSUBSCRIBE are read here and not by ntex, which lets broken ones pass
 //! (`router/docs/decisions/0002-own-codec-where.md`).
 
 use std::num::{NonZeroU16, NonZeroU32};
 
-use model::Qos;
+use model::{InvalidTopic, Qos, TopicFilter};
 
 use crate::bridge;
 use crate::frames::Frame;
@@ -33,7 +33,7 @@ pub enum RetainHandling {
 /// One line of a SUBSCRIBE.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subscription {
-    /// UTF-8 without U+0000, otherwise as sent: not checked to be a topic filter yet.
+    /// As sent. What `decode` lets pass is a topic filter; in 3.1.1 perhaps one that looks like a broken shared one.
     pub filter: String,
     /// The highest QoS the client wants.
     pub qos: Qos,
@@ -78,7 +78,7 @@ pub struct Unsubscribe {
     pub packet_id: NonZeroU16,
     /// 5.0: in order.
     pub user_properties: Vec<(String, String)>,
-    /// At least one; not checked to be topic filters yet.
+    /// At least one, each a topic filter.
     pub filters: Vec<String>,
 }
 
@@ -143,7 +143,7 @@ pub(crate) fn decode(frame: Frame<'_>, version: Version) -> Result<Subscribe, Ru
     }
     while !reader.is_empty() {
         // [MQTT-3.8.3-1] [MQTT3-3.8.3-1]
-        let filter = reader.text()?;
+        let filter = read_filter(&mut reader, version)?;
         let subscription = read_options(filter, reader.byte()?, version)?;
         subscribe.subscriptions.push(subscription);
     }
@@ -151,6 +151,25 @@ pub(crate) fn decode(frame: Frame<'_>, version: Version) -> Result<Subscribe, Ru
         return Err(Rule::EmptySubscribe); // [MQTT-3.8.3-2] [MQTT3-3.8.3-3]
     }
     Ok(subscribe)
+}
+
+/// A topic filter that can match something. One of the wrong form is not allowed by the protocol, so it ends the
+/// connection (5.0 §1.2 "Protocol Error", [MQTT-4.13.1-1] [MQTT3-4.8.0-1]); one that we merely do not want is answered.
+fn read_filter<'t>(reader: &mut Reader<'t>, version: Version) -> Result<&'t str, Rule> {
+    let filter = reader.text()?;
+    match TopicFilter::check(filter) {
+        Ok(()) => Ok(filter),
+        Err(InvalidTopic::Empty) => Err(Rule::EmptyTopicFilter), // [MQTT-4.7.3-1] [MQTT3-4.7.3-1]
+        Err(InvalidTopic::MisplacedHash) => Err(Rule::MisplacedHash), // [MQTT-4.7.1-1] [MQTT3-4.7.1-2]
+        Err(InvalidTopic::MisplacedPlus) => Err(Rule::MisplacedPlus), // [MQTT-4.7.1-2] [MQTT3-4.7.1-3]
+        // 3.1.1 knows no shared subscriptions: there such a filter is an odd one, and whoever grants it answers.
+        Err(InvalidTopic::ShareName) if version == Version::V3 => Ok(filter),
+        Err(InvalidTopic::ShareName) => Err(Rule::ShareName), // [MQTT-4.8.2-1] [MQTT-4.8.2-2]
+        // Length and U+0000 are what `text` looks at; names are not filters.
+        Err(InvalidTopic::TooLong | InvalidTopic::Null | InvalidTopic::WildcardInName) => {
+            Err(Rule::NullCharacter)
+        }
+    }
 }
 
 fn read_options(filter: &str, options: u8, version: Version) -> Result<Subscription, Rule> {
@@ -198,7 +217,7 @@ pub(crate) fn decode_unsubscribe(frame: Frame<'_>, version: Version) -> Result<U
     }
     while !reader.is_empty() {
         // [MQTT-3.10.3-1] [MQTT3-3.10.3-1]
-        unsubscribe.filters.push(reader.text()?.to_owned());
+        unsubscribe.filters.push(read_filter(&mut reader, version)?.to_owned());
     }
     if unsubscribe.filters.is_empty() {
         return Err(Rule::EmptyUnsubscribe); // [MQTT-3.10.3-2] [MQTT3-3.10.3-2]

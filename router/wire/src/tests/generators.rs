@@ -76,6 +76,15 @@ fn topic() -> impl Strategy<Value = String> {
     "[^\\x00+#]{1,24}"
 }
 
+fn filter() -> impl Strategy<Value = String> {
+    prop_oneof![
+        4 => topic().prop_filter("a shared filter", |text| !text.starts_with("$share/")),
+        1 => Just("#".to_owned()),
+        1 => Just("+/a/#".to_owned()),
+        1 => Just("/+".to_owned()),
+    ]
+}
+
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     vec(any::<u8>(), 0..40)
 }
@@ -345,14 +354,14 @@ fn connack(version: Version) -> BoxedStrategy<AnyPacket> {
 
 fn subscription(version: Version) -> BoxedStrategy<Subscription> {
     if version == Version::V3 {
-        return (text(), qos()).prop_map(|(filter, qos)| Subscription::new(filter, qos)).boxed();
+        return (filter(), qos()).prop_map(|(filter, qos)| Subscription::new(filter, qos)).boxed();
     }
     let handling = prop_oneof![
         Just(RetainHandling::Send),
         Just(RetainHandling::SendIfNew),
         Just(RetainHandling::DoNotSend)
     ];
-    (prop_oneof![text(), Just("$share/g/#".to_owned())], qos(), any::<bool>(), any::<bool>(), handling)
+    (prop_oneof![filter(), Just("$share/g/#".to_owned())], qos(), any::<bool>(), any::<bool>(), handling)
         .prop_map(|(filter, qos, no_local, retain_as_published, retain_handling)| Subscription {
             no_local: no_local && !filter.starts_with("$share/"), // [MQTT-3.8.3-4]
             filter,
@@ -378,7 +387,7 @@ fn subscribe(version: Version) -> impl Strategy<Value = AnyPacket> {
 }
 
 fn unsubscribe(version: Version) -> impl Strategy<Value = AnyPacket> {
-    (any_id(), user_properties(version), vec(text(), 1..5)).prop_map(
+    (any_id(), user_properties(version), vec(filter(), 1..5)).prop_map(
         |(packet_id, user_properties, filters)| {
             AnyPacket::Other(Packet::Unsubscribe(Box::new(Unsubscribe {
                 packet_id,

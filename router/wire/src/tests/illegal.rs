@@ -6,6 +6,7 @@ use crate::{Malformed, PacketType, ReasonCode, Refusal, Rule, Unencodable, Versi
 
 const MALFORMED: ReasonCode = ReasonCode::MALFORMED_PACKET;
 const PROTOCOL: ReasonCode = ReasonCode::PROTOCOL_ERROR;
+const FILTER: ReasonCode = ReasonCode::TOPIC_FILTER_INVALID;
 
 /// Splits and decodes; `bytes` must be refused.
 #[track_caller]
@@ -305,6 +306,20 @@ fn cases() -> Vec<Case> {
         case(V3, b"\x82\x06\0\x01\0\x01\0\0", Rule::NullCharacter, "MQTT3-1.5.3-2", MALFORMED),
         case(V5, b"\x82\x07\0\x01\0\0\x01\x80\0", Rule::InvalidUtf8, "MQTT-1.5.4-1", MALFORMED),
         // UNSUBSCRIBE
+        case(V3, b"\x82\x05\0\x01\0\0\0", Rule::EmptyTopicFilter, "MQTT3-4.7.3-1", FILTER),
+        case(V5, b"\x82\x06\0\x01\0\0\0\0", Rule::EmptyTopicFilter, "MQTT-4.7.3-1", FILTER),
+        case(V3, b"\x82\x0A\0\x01\0\x05a/#/b\0", Rule::MisplacedHash, "MQTT3-4.7.1-2", FILTER),
+        case(V5, b"\x82\x0B\0\x01\0\0\x05a/#/b\0", Rule::MisplacedHash, "MQTT-4.7.1-1", FILTER),
+        case(V5, b"\x82\x08\0\x01\0\0\x02a#\0", Rule::MisplacedHash, "MQTT-4.7.1-1", FILTER),
+        case(V3, b"\x82\x07\0\x01\0\x02a+\0", Rule::MisplacedPlus, "MQTT3-4.7.1-3", FILTER),
+        case(V5, b"\x82\x08\0\x01\0\0\x02+b\0", Rule::MisplacedPlus, "MQTT-4.7.1-2", FILTER),
+        case(V5, b"\x82\x0D\0\x01\0\0\x07$share/\0", Rule::ShareName, "MQTT-4.8.2-1", FILTER),
+        case(V5, b"\x82\x0F\0\x01\0\0\x09$share//a\0", Rule::ShareName, "MQTT-4.8.2-1", FILTER),
+        case(V5, b"\x82\x0E\0\x01\0\0\x08$share/g\0", Rule::ShareName, "MQTT-4.8.2-1", FILTER),
+        case(V5, b"\x82\x0F\0\x01\0\0\x09$share/g/\0", Rule::ShareName, "MQTT-4.8.2-1", FILTER),
+        case(V5, b"\x82\x11\0\x01\0\0\x0B$share/g+/a\0", Rule::ShareName, "MQTT-4.8.2-1", FILTER),
+        case(V3, b"\xA2\x06\0\x01\0\x02#a", Rule::MisplacedHash, "MQTT3-4.7.1-2", FILTER),
+        case(V5, b"\xA2\x05\0\x01\0\0\0", Rule::EmptyTopicFilter, "MQTT-4.7.3-1", FILTER),
         case(V3, b"\xA2\x02\0\x01", Rule::EmptyUnsubscribe, "MQTT3-3.10.3-2", PROTOCOL),
         case(V5, b"\xA2\x03\0\x01\0", Rule::EmptyUnsubscribe, "MQTT-3.10.3-2", PROTOCOL),
         case(V3, b"\xA2\x05\0\0\0\x01a", Rule::PacketIdZero, "MQTT3-2.3.1-1", PROTOCOL),
@@ -415,6 +430,15 @@ fn a_packet_of_exactly_the_largest_size_is_taken() {
     assert_eq!(bytes.len(), 100);
     assert!(split(&bytes, 100).unwrap().is_some());
     assert_eq!(split(&bytes, 99).unwrap_err().reason_code(), ReasonCode::PACKET_TOO_LARGE);
+}
+
+/// 3.1.1 knows no shared subscriptions: there `$share/` begins a filter like any other.
+#[test]
+fn version_3_may_subscribe_to_what_looks_like_a_broken_shared_filter() {
+    for bytes in [&b"\x82\x0E\0\x01\0\x09$share//a\0"[..], b"\x82\x0D\0\x01\0\x08$share/g\0"] {
+        let frame = split(bytes, 100).unwrap().unwrap();
+        assert!(decode(frame, V3).is_ok() && decode(frame, V5).is_err());
+    }
 }
 
 /// 3.1.1 does not ask for the shortest Remaining Length, and there are devices that do not write it.
