@@ -105,6 +105,8 @@ pub(crate) struct Conn {
 pub(crate) struct Welcome {
     /// Most unacknowledged QoS 1 messages the broker takes (5.0 §3.2.2.3.3).
     pub(crate) receive_max: u16,
+    /// Whether the broker had kept the session.
+    pub(crate) session_present: bool,
 }
 
 impl Conn {
@@ -294,7 +296,7 @@ fn read_connack(ack: &ConnAck) -> Result<Welcome, ConnError> {
     if ack.reason.is_error() {
         return Err(ConnError::Refused { what: "the connection".to_owned(), reason: ack.reason.to_string() });
     }
-    Ok(Welcome { receive_max: ack.receive_max.get() })
+    Ok(Welcome { receive_max: ack.receive_max.get(), session_present: ack.session_present })
 }
 
 fn read_suback(ack: &SubAck, filter: &str, qos: Qos) -> Result<(), ConnError> {

@@ -29,6 +29,8 @@ pub enum Contract {
     AtMostOnce,
     /// QoS 1: what was acknowledged to the publisher arrives; repeats are allowed.
     AtLeastOnce,
+    /// QoS 2: what was acknowledged to the publisher arrives, and never twice.
+    ExactlyOnce,
 }
 
 /// What one more arrival is to its stream.
@@ -50,6 +52,9 @@ pub struct Arrivals {
     highest: u64,
     repeats: u64,
     out_of_order: u64,
+    /// Of the repeats, those that another observer had: two members of a group got the same message.
+    #[serde(default)]
+    elsewhere: u64,
 }
 
 impl Arrivals {
@@ -93,7 +98,9 @@ impl Arrivals {
     ///
     /// Order between two observers is unknown, so that late messages are those that each saw as late.
     pub fn merge(&mut self, other: &Arrivals) {
-        self.repeats += other.repeats + self.seen.merge(&other.seen);
+        let both = self.seen.merge(&other.seen);
+        self.repeats += other.repeats + both;
+        self.elsewhere += other.elsewhere + both;
         self.out_of_order += other.out_of_order;
         self.highest = self.highest.max(other.highest);
     }
@@ -130,6 +137,8 @@ pub struct Ledger {
     receivers: BTreeMap<ReceiverId, Receiver>,
     corrupt: u64,
     foreign: u64,
+    #[serde(default)]
+    altered: u64,
 }
 
 /// Which promises count.
@@ -139,11 +148,14 @@ pub struct Rules {
     pub expect_qos0: bool,
     /// Whether order is. MQTT promises it (§4.6); a scenario that reorders on purpose may waive it.
     pub expect_order: bool,
+    /// Whether a message of a shared subscription may reach one member of the group only. MQTT allows a second one
+    /// when the first is gone with it unacknowledged (5.0 §4.8.2).
+    pub expect_one_member: bool,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Rules { expect_qos0: false, expect_order: true }
+        Rules { expect_qos0: false, expect_order: true, expect_one_member: true }
     }
 }
 
@@ -189,6 +201,11 @@ impl Ledger {
         self.foreign += messages;
     }
 
+    /// Messages arrived whole, but with other properties or flags than they were published with.
+    pub fn altered(&mut self, messages: u64) {
+        self.altered += messages;
+    }
+
     /// Adds what one publisher kept for itself during the run.
     pub fn add_sent(&mut self, publisher: PublisherId, sent: &Sent) {
         let entry = self.publishers.entry(publisher).or_default();
@@ -217,6 +234,7 @@ impl Ledger {
         }
         self.corrupt += other.corrupt;
         self.foreign += other.foreign;
+        self.altered += other.altered;
     }
 
     /// Judges. Cost: a walk over all ranges of all streams.
@@ -227,6 +245,7 @@ impl Ledger {
             acked: self.publishers.values().map(|publisher| publisher.acked.len()).sum(),
             corrupt: self.corrupt,
             foreign: self.foreign,
+            altered: self.altered,
             ..Verdict::default()
         };
         let nothing = Sent::default();
@@ -273,8 +292,14 @@ pub struct Verdict {
     pub duplicates: u64,
     /// Copies beyond the first, at QoS 0, where they are not.
     pub duplicates_qos0: u64,
+    /// Copies beyond the first, at QoS 2, where they are not.
+    pub duplicates_qos2: u64,
+    /// Messages that two members of a group got, at any QoS; also counted as duplicates.
+    pub several_members: u64,
     /// First copies that came after a later message of their publisher.
     pub out_of_order: u64,
+    /// Arrived whole with other properties or flags than they were published with.
+    pub altered: u64,
     /// Arrived with a wrong checksum.
     pub corrupt: u64,
     /// Arrived, whole, but never sent; or where nobody subscribed to them.
@@ -316,14 +341,18 @@ impl Verdict {
                 self.lost_qos0 += missing;
                 self.duplicates_qos0 += arrivals.repeats;
             }
-            Contract::AtLeastOnce => {
+            Contract::AtLeastOnce | Contract::ExactlyOnce => {
                 let lost = self.count("lost", place, sent.acked.missing_in(&arrivals.seen));
                 self.lost += lost;
                 // A broker may acknowledge what we did not send; then this would not be a subset.
                 self.unacknowledged += missing.saturating_sub(lost);
-                self.duplicates += arrivals.repeats;
+                match contract {
+                    Contract::ExactlyOnce => self.duplicates_qos2 += arrivals.repeats,
+                    _ => self.duplicates += arrivals.repeats,
+                }
             }
         }
+        self.several_members += if ordered { 0 } else { arrivals.elsewhere };
         if ordered {
             self.out_of_order += arrivals.out_of_order;
             if arrivals.out_of_order > 0 {
@@ -360,7 +389,10 @@ impl Verdict {
         promise(true, self.lost, "acknowledged and lost");
         promise(rules.expect_qos0, self.lost_qos0, "lost at QoS 0 (expect_qos0 = true)");
         promise(true, self.duplicates_qos0, "delivered more than once at QoS 0");
+        promise(true, self.duplicates_qos2, "delivered more than once at QoS 2");
+        promise(rules.expect_one_member, self.several_members, "delivered to several members of a group");
         promise(rules.expect_order, self.out_of_order, "out of order");
+        promise(true, self.altered, "with other properties or flags than published");
         promise(true, self.corrupt, "corrupt");
         promise(true, self.invented, "never sent to where they arrived");
         self.broken = broken;

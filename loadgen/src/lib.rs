@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+mod backoff;
 pub mod clock;
 mod conn;
 pub mod ledger;

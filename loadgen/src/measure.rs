@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use crate::clock::Micros;
 use crate::process::Sample;
-use crate::report::{Percentiles, Report, Second, Window};
+use crate::report::{Percentiles, Report, Second, Spans, Window};
 use crate::run::{Run, RunError};
-use crate::scenario::Scenario;
+use crate::scenario::{Join, Scenario};
 use crate::stats::Live;
 
 /// How long connections may take to come up, all together.
@@ -61,9 +61,15 @@ pub async fn measure(
     mut each_second: impl FnMut(&Second),
 ) -> Result<Report, RunError> {
     let mut run = Run::start(scenario.clone())?;
+    let started = run.now();
     run.ready(READY_PATIENCE).await?;
+    let connect_secs = run.now().since(started) as f64 / 1e6;
     let counted = scenario.publishers.as_ref().is_some_and(|publishers| publishers.messages.is_some());
+    // Who joins later finds what is retained, which needs all acknowledgements first.
+    let joins_later = scenario.subscribers.as_ref().is_some_and(|it| it.join == Join::After);
+    let look = if joins_later { LOOK / 10 } else { LOOK };
     let interval = run.begin();
+    let begun = run.now();
     let mut observer =
         Observer { last: run.live(), last_at: run.now(), start: run.now(), looks: 0, seconds: Vec::new() };
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
@@ -72,7 +78,7 @@ pub async fn measure(
     let patience = loop {
         tokio::select! {
             _ = &mut interrupt, if !interrupted => interrupted = true,
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(look) => {}
         }
         let now = run.now();
         if observer.is_due(now) {
@@ -85,11 +91,14 @@ pub async fn measure(
             to = Some(Mark::now(&run, watch));
         }
         let receives_only = scenario.publishers.is_none();
-        if interrupted || run.all_stopped() && !receives_only || now >= interval.to.plus(GRACE) {
+        let done = if joins_later { run.all_settled() } else { run.all_stopped() && !receives_only };
+        if interrupted || done || now >= interval.to.plus(GRACE) {
             break now.plus(scenario.run.drain);
         }
     };
+    let load_secs = run.now().since(begun) as f64 / 1e6;
     run.stop_publishing();
+    let drained_from = run.now();
     // A run bounded by a count is measured until its last message is in: else its CPU would be divided by too few.
     if !counted {
         to.get_or_insert_with(|| Mark::now(&run, watch));
@@ -100,7 +109,7 @@ pub async fn measure(
     while !run.is_drained() && run.now() < patience {
         tokio::select! {
             _ = &mut interrupt, if !interrupted => interrupted = true,
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(look) => {}
         }
         let now = run.now();
         if observer.is_due(now) {
@@ -115,6 +124,7 @@ pub async fn measure(
             break;
         }
     }
+    let drain_secs = arrived.1.since(drained_from) as f64 / 1e6;
     let to = to.unwrap_or_else(|| Mark::now(&run, watch));
     let from = from.unwrap_or(to);
     // Repeats come right behind their first copies; leave them a moment to be seen.
@@ -122,7 +132,8 @@ pub async fn measure(
     let now = run.now();
     each_second(observer.look(&mut run, now));
     let outcome = run.finish();
-    Ok(Report::new(scenario, &Window { from, to }, observer.seconds, &outcome, interrupted))
+    let spans = Spans { connect_secs, load_secs, drain_secs };
+    Ok(Report::new(scenario, &Window { from, to }, observer.seconds, &outcome, spans, interrupted))
 }
 
 /// Turns counters into one line a second.

@@ -1,12 +1,12 @@
 //! A null sink: the least broker that carries a load. It proves what the generator itself can do, and its faults
 //! on command prove that the referee sees them.
 //!
-//! Knows: CONNECT, SUBSCRIBE, PUBLISH at QoS 0 and 1, PING. Never: sessions, retained messages, retransmission,
-//! access rules; it is no router and must not become one.
+//! Knows: CONNECT, SUBSCRIBE, PUBLISH at each QoS, groups in turn, retained messages of a run, PING. Never: sessions,
+//! retransmission, expiry, access rules; it is no router and must not become one.
 //! Invariant: one thread; a publisher is not read while any outbox is above its bound, so memory is bounded.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::rc::Rc;
@@ -15,7 +15,10 @@ use std::task::{Context, Poll, Waker};
 use model::{Qos, TopicFilter};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
-use wire::{Ack, AckKind, ConnAck, OutgoingPublish, Packet, Publish, ReasonCode, SubAck, Subscribe, Version};
+use wire::{
+    Ack, AckKind, ConnAck, OutgoingPublish, Packet, Publish, ReasonCode, SubAck, Subscribe, Subscription,
+    Version,
+};
 
 use crate::conn::{Conn, ConnError, READ_BYTES};
 
@@ -135,12 +138,27 @@ impl Drop for NullHandle {
 struct Hub {
     subscribers: RefCell<Vec<Rc<Outbox>>>,
     /// By topic, who gets it; emptied when subscriptions change.
-    routes: RefCell<HashMap<String, Rc<Vec<Rc<Outbox>>>>>,
+    routes: RefCell<HashMap<String, Rc<Route>>>,
+    retained: RefCell<BTreeMap<String, Kept>>,
     buffer: RefCell<Vec<u8>>,
     full: Cell<usize>,
     waiting: RefCell<Vec<Waker>>,
     faults: Faults,
     forwarded: Cell<u64>,
+}
+
+/// Who gets a topic: everybody of the first, and in turn one of each group.
+#[derive(Default)]
+struct Route {
+    all: Vec<Rc<Outbox>>,
+    groups: Vec<(Cell<usize>, Vec<Rc<Outbox>>)>,
+}
+
+/// A retained message.
+struct Kept {
+    qos: Qos,
+    properties: Vec<u8>,
+    payload: Vec<u8>,
 }
 
 /// What waits for one subscriber.
@@ -170,11 +188,14 @@ struct Client {
     conn: Conn,
     version: Version,
     outbox: Option<Rc<Outbox>>,
+    /// QoS 2: identifiers between PUBLISH and PUBREL.
+    unreleased: HashSet<NonZeroU16>,
 }
 
 impl Client {
     fn accept(hub: Rc<Hub>, stream: TcpStream) -> std::io::Result<Client> {
-        Ok(Client { hub, conn: Conn::accepted(stream)?, version: Version::V3, outbox: None })
+        let conn = Conn::accepted(stream)?;
+        Ok(Client { hub, conn, version: Version::V3, outbox: None, unreleased: HashSet::new() })
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ConnError> {
@@ -200,10 +221,21 @@ impl Client {
                 self.hub.waiting.borrow_mut().push(cx.waker().clone());
                 return Poll::Pending;
             }
-            let (hub, version, outbox) = (&self.hub, &mut self.version, &mut self.outbox);
+            let Client { hub, conn, version, outbox, unreleased } = self;
             let mut buffer = hub.buffer.borrow_mut();
-            let read =
-                self.conn.poll_read(cx, &mut buffer, |packet, out| hub.take(packet, out, version, outbox));
+            let read = conn.poll_read(cx, &mut buffer, |packet, out| match packet {
+                Packet::PubRel(ack) => {
+                    unreleased.remove(&ack.packet_id);
+                    wire::encode_ack(out, *version, AckKind::PubComp, ack.packet_id, ReasonCode::SUCCESS);
+                    Ok(())
+                }
+                Packet::Publish(publish) if publish.qos == Qos::ExactlyOnce => {
+                    let packet_id = publish.packet_id.unwrap_or(NonZeroU16::MIN);
+                    wire::encode_ack(out, *version, AckKind::PubRec, packet_id, ReasonCode::SUCCESS);
+                    if unreleased.insert(packet_id) { hub.forward(&publish) } else { Ok(()) }
+                }
+                packet => hub.take(packet, out, version, outbox),
+            });
             drop(buffer);
             self.conn.set_version(self.version);
             match read {
@@ -234,7 +266,10 @@ impl Hub {
                 }
                 self.forward(&publish)?;
             }
-            Packet::PubAck(Ack { .. }) => {}
+            Packet::PubAck(Ack { .. }) | Packet::PubComp(Ack { .. }) => {}
+            Packet::PubRec(ack) => {
+                wire::encode_ack(out, *version, AckKind::PubRel, ack.packet_id, ReasonCode::SUCCESS);
+            }
             Packet::Connect(connect) => {
                 *version = connect.version;
                 wire::encode_connack(out, *version, &ConnAck::new(false, ReasonCode::SUCCESS))?;
@@ -267,31 +302,87 @@ impl Hub {
         let mut reasons = Vec::new();
         for wanted in &subscribe.subscriptions {
             match TopicFilter::new(&wanted.filter) {
-                Ok(filter) if filter.share().is_none() => {
-                    outbox.filters.borrow_mut().push((filter, wanted.qos.min(Qos::AtLeastOnce)));
-                    reasons.push(ReasonCode::granted(wanted.qos.min(Qos::AtLeastOnce)));
+                Ok(filter) => {
+                    outbox.filters.borrow_mut().push((filter, wanted.qos));
+                    reasons.push(ReasonCode::granted(wanted.qos));
                 }
-                _ => reasons.push(ReasonCode::UNSPECIFIED_ERROR),
+                Err(_) => reasons.push(ReasonCode::TOPIC_FILTER_INVALID),
             }
         }
         self.routes.borrow_mut().clear();
-        Ok(wire::encode_suback(out, outbox.version, &SubAck::new(subscribe.packet_id, reasons))?)
+        wire::encode_suback(out, outbox.version, &SubAck::new(subscribe.packet_id, reasons))?;
+        for wanted in &subscribe.subscriptions {
+            self.give_retained(outbox, wanted, out)?;
+        }
+        Ok(())
+    }
+
+    /// Straight behind the SUBACK, however much it is: enough for a load generator's own tests.
+    fn give_retained(
+        &self,
+        outbox: &Outbox,
+        wanted: &Subscription,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ConnError> {
+        for (topic, kept) in self.retained.borrow().iter() {
+            if model::filter_matches(&wanted.filter, topic) {
+                let outgoing = OutgoingPublish {
+                    qos: kept.qos.min(wanted.qos),
+                    retain: true,
+                    packet_id: Some(outbox.next_packet_id()),
+                    topic,
+                    properties: &kept.properties,
+                    payload: &kept.payload,
+                    ..OutgoingPublish::default()
+                };
+                wire::encode_publish(out, outbox.version, &outgoing)?;
+            }
+        }
+        Ok(())
     }
 
     fn forward(&self, publish: &Publish<'_>) -> Result<(), ConnError> {
+        if publish.retain {
+            let kept = Kept {
+                qos: publish.qos,
+                properties: publish.properties.block().to_vec(),
+                payload: publish.payload.to_vec(),
+            };
+            self.retained.borrow_mut().insert(publish.topic.to_owned(), kept);
+        }
         let known = self.routes.borrow().get(publish.topic).cloned();
         let route = known.unwrap_or_else(|| self.find(publish.topic));
-        for outbox in route.iter() {
+        for outbox in &route.all {
             self.put(outbox, publish)?;
+        }
+        for (turn, members) in &route.groups {
+            let member = &members[turn.get() % members.len()];
+            turn.set(turn.get() + 1);
+            self.put(member, publish)?;
         }
         Ok(())
     }
 
     #[cold]
-    fn find(&self, topic: &str) -> Rc<Vec<Rc<Outbox>>> {
-        let subscribers = self.subscribers.borrow();
-        let matching = subscribers.iter().filter(|outbox| outbox.qos_of(topic).is_some()).cloned();
-        let route = Rc::new(matching.collect::<Vec<_>>());
+    fn find(&self, topic: &str) -> Rc<Route> {
+        let mut route = Route::default();
+        let mut groups: HashMap<String, Vec<Rc<Outbox>>> = HashMap::new();
+        for outbox in self.subscribers.borrow().iter() {
+            let filters = outbox.filters.borrow();
+            let matching =
+                || filters.iter().filter(|(filter, _)| model::filter_matches(filter.as_str(), topic));
+            if matching().any(|(filter, _)| filter.share().is_none()) {
+                route.all.push(outbox.clone());
+            }
+            for (filter, _) in matching() {
+                if let Some(share) = filter.share() {
+                    let name = format!("{share}/{}", filter.as_str());
+                    groups.entry(name).or_default().push(outbox.clone());
+                }
+            }
+        }
+        route.groups = groups.into_values().map(|members| (Cell::new(0), members)).collect();
+        let route = Rc::new(route);
         self.routes.borrow_mut().insert(topic.to_owned(), route.clone());
         route
     }
@@ -312,11 +403,10 @@ impl Hub {
         let was_empty = bytes.is_empty();
         let start = bytes.len();
         for _ in 0..1 + u32::from(hits(self.faults.repeat_every)) {
-            let next_id = outbox.packet_id.get().checked_add(1).unwrap_or(1);
-            outbox.packet_id.set(next_id);
+            let packet_id = outbox.next_packet_id();
             let outgoing = OutgoingPublish {
                 qos,
-                packet_id: NonZeroU16::new(next_id),
+                packet_id: Some(packet_id),
                 topic: publish.topic,
                 properties: publish.properties.block(),
                 payload: publish.payload,
@@ -362,6 +452,12 @@ impl Hub {
 }
 
 impl Outbox {
+    fn next_packet_id(&self) -> NonZeroU16 {
+        let next_id = self.packet_id.get().checked_add(1).unwrap_or(1);
+        self.packet_id.set(next_id);
+        NonZeroU16::new(next_id).unwrap_or(NonZeroU16::MIN)
+    }
+
     fn qos_of(&self, topic: &str) -> Option<Qos> {
         let filters = self.filters.borrow();
         let matching = filters.iter().filter(|(filter, _)| model::filter_matches(filter.as_str(), topic));

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 
 /// Ticks a second of the times in /proc/PID/stat: fixed by the kernel's interface on every architecture we build for.
@@ -104,6 +105,17 @@ fn cpu_secs(stat: &str) -> Option<f64> {
     let user: f64 = fields.next()?.parse().ok()?;
     let system: f64 = fields.next()?.parse().ok()?;
     Some((user + system) / TICKS_PER_SEC)
+}
+
+/// Asks the kernel for so many open files, as far as the hard limit goes; whoever needs them looks what came of it.
+///
+/// Children inherit it: a broker started from here may have as many connections.
+pub fn allow_open_files(files: u64) {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    if soft < files {
+        // Refused only above the hard limit, which `min` excludes.
+        setrlimit(Resource::RLIMIT_NOFILE, files.min(hard), hard).ok();
+    }
 }
 
 /// How many files (and so connections) this process may have open; `None` if unknown or unlimited.

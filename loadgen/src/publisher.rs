@@ -2,10 +2,9 @@
 //!
 //! Knows: its schedule, its window, its part of the ledger. May use: `conn`, `payload`, `schedule`.
 //! Never: other connections; it learns of arrivals through its gate only.
-//! Invariant: a message has a sequence number exactly if it was handed to a socket; at QoS 1 it is in flight from
-//! then until its PUBACK, over any number of connections.
+//! Invariant: a message has a sequence number exactly if it was handed to a socket; at QoS 1 and 2 it is in flight
+//! from then until its PUBACK or PUBCOMP, over any number of connections.
 
-use std::num::NonZeroU16;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -14,18 +13,24 @@ use std::time::Duration;
 use model::Qos;
 use tokio::sync::watch;
 use tokio::time::Sleep;
-use wire::{OutgoingPublish, Packet, Placed, Version};
+use wire::{Ack, AckKind, Packet, ReasonCode};
 
+use crate::backoff::Backoff;
 use crate::clock::Micros;
 use crate::conn::{Conn, ConnError, Hello};
 use crate::ledger::{PublisherId, Sent};
 use crate::pacer::Timer;
-use crate::payload::{HEADER_BYTES, Payload, Stamp};
-use crate::random::Random;
+use crate::payload::{Payload, Stamp};
 use crate::scenario::{Pacing, PayloadKind, Publishers};
 use crate::schedule::Schedule;
 use crate::stats::Counters;
 use crate::worker::{Phase, Worker};
+
+mod frames;
+mod inflight;
+
+use frames::{Frames, Head};
+use inflight::Inflight;
 
 /// A closed-loop publisher that saw nothing arrive for so long takes what is missing for lost and goes on.
 const STALL: Duration = Duration::from_millis(250);
@@ -106,10 +111,12 @@ impl Publisher {
             PayloadKind::Binary { bytes } => Payload::binary(bytes, seed),
             PayloadKind::Telemetry { bytes } => Payload::telemetry(bytes, seed),
         };
-        let head = Head { topic: plan.topic.expand(number), qos: plan.qos, retain: plan.retain };
+        let version = plan.endpoint.version;
+        let flags = (plan.qos, plan.retain);
+        let head = Head::new(&plan.topic, plan.topics, number, flags, version, &plan.user_properties)?;
         let hello = Hello {
             address: plan.endpoint.address.clone(),
-            version: plan.endpoint.version,
+            version,
             client_id: plan.endpoint.client_id.expand(number),
             clean: plan.endpoint.clean,
             login: plan.endpoint.login.clone(),
@@ -120,7 +127,7 @@ impl Publisher {
         Ok(Publisher {
             id: PublisherId(number),
             index: index as usize,
-            frames: Frames::new(payload, head, plan.endpoint.version)?,
+            frames: Frames::new(payload, head, version)?,
             hello,
             qos: plan.qos,
             batch: plan.batch,
@@ -160,11 +167,14 @@ impl Publisher {
             let _opening = worker.opening.acquire().await;
             let (conn, welcome) = Conn::open(&self.hello, |_, _| Ok(())).await?;
             self.inflight.allow(welcome.receive_max);
+            if self.was_ready && !self.hello.clean && !welcome.session_present {
+                Counters::add(&self.worker.counters.sessions_lost, 1);
+            }
             conn
         };
         backoff.reset();
         self.note_ready();
-        let again = self.inflight.write_again(&mut conn.out);
+        let again = self.inflight.write_again(&mut conn.out, self.hello.version);
         Counters::add(&self.worker.counters.resent, again);
         loop {
             let now_in = *phase.borrow_and_update();
@@ -212,7 +222,8 @@ impl Publisher {
         let worker = self.worker.clone();
         loop {
             conn.poll_ping(cx);
-            let read = conn.poll_read(cx, &mut worker.buffer.borrow_mut(), |packet, _| self.take(&packet));
+            let read =
+                conn.poll_read(cx, &mut worker.buffer.borrow_mut(), |packet, out| self.take(&packet, out));
             if let Poll::Ready(Err(error)) = read {
                 return Poll::Ready(error);
             }
@@ -234,15 +245,42 @@ impl Publisher {
         }
     }
 
-    fn take(&mut self, packet: &Packet<'_>) -> Result<(), ConnError> {
-        let Packet::PubAck(ack) = packet else {
-            return Err(ConnError::Unexpected(packet.packet_type().name()));
-        };
+    fn take(&mut self, packet: &Packet<'_>, out: &mut Vec<u8>) -> Result<(), ConnError> {
+        match packet {
+            Packet::PubAck(ack) => self.settle(ack, "a PUBACK for nothing that is in flight"),
+            Packet::PubComp(ack) => self.settle(ack, "a PUBCOMP for nothing that is in flight"),
+            Packet::PubRec(ack) if ack.reason.is_error() => {
+                self.settle(ack, "a PUBREC for nothing that is in flight")
+            }
+            Packet::PubRec(ack) => {
+                let released = self.inflight.release(ack.packet_id);
+                let unexpected = ConnError::Unexpected("a PUBREC for nothing that is in flight");
+                let released = released.ok_or(unexpected)?;
+                if released.first {
+                    // From here on the broker owes it (MQTT 5.0 §4.3.3), though the exchange is not over.
+                    self.sent.acked.insert(released.sequence);
+                }
+                wire::encode_ack(
+                    out,
+                    self.hello.version,
+                    AckKind::PubRel,
+                    ack.packet_id,
+                    ReasonCode::SUCCESS,
+                );
+                Ok(())
+            }
+            other => Err(ConnError::Unexpected(other.packet_type().name())),
+        }
+    }
+
+    /// The exchange of one message is over.
+    fn settle(&mut self, ack: &Ack<'_>, unexpected: &'static str) -> Result<(), ConnError> {
         let Some((sequence, intended)) = self.inflight.take(ack.packet_id) else {
-            return Err(ConnError::Unexpected("a PUBACK for nothing that is in flight"));
+            return Err(ConnError::Unexpected(unexpected));
         };
         let Worker { shared, counters, timings, .. } = &*self.worker;
-        if ack.reason.is_error() {
+        // A PUBCOMP that knows no such identifier answers a PUBREL that was sent again: the first one had arrived.
+        if ack.reason.is_error() && ack.reason != ReasonCode::PACKET_IDENTIFIER_NOT_FOUND {
             // The broker took no responsibility: the message is settled, and not acknowledged.
             Counters::add(&counters.refused, 1);
             return Ok(());
@@ -289,7 +327,7 @@ impl Publisher {
 
     /// How many more messages may be under way.
     fn room(&mut self, cx: &mut Context<'_>) -> u64 {
-        let room = if self.qos == Qos::AtLeastOnce { self.inflight.room() } else { u64::MAX };
+        let room = if self.qos == Qos::AtMostOnce { u64::MAX } else { self.inflight.room() };
         if self.gated && room > 0 { room.min(self.room_ahead(cx)) } else { room }
     }
 
@@ -417,250 +455,6 @@ impl Publisher {
     fn finish(&mut self) {
         if !std::mem::replace(&mut self.finished, true) {
             Counters::add(&self.worker.counters.finished, 1);
-        }
-    }
-}
-
-/// What every PUBLISH of one publisher has in common.
-struct Head {
-    topic: String,
-    qos: Qos,
-    retain: bool,
-}
-
-/// Makes the frames of one publisher.
-enum Frames {
-    /// All alike but for packet identifier and payload header: a copy and two patches.
-    Template { frame: Vec<u8>, placed: Placed, payload_at: usize, body: u64 },
-    /// Encoded one by one.
-    Each { payload: Payload, head: Head, version: Version },
-}
-
-impl Frames {
-    fn new(payload: Payload, head: Head, version: Version) -> Result<Frames, ConnError> {
-        let Payload::Binary { bytes, body } = &payload else {
-            return Ok(Frames::Each { payload, head, version });
-        };
-        let mut frame = Vec::new();
-        let placed = wire::encode_publish(&mut frame, version, &head.publish(bytes, None))?;
-        Ok(Frames::Template { payload_at: frame.len() - bytes.len(), frame, placed, body: *body })
-    }
-
-    #[inline]
-    fn write(
-        &mut self,
-        out: &mut Vec<u8>,
-        stamp: Stamp,
-        packet_id: Option<NonZeroU16>,
-    ) -> Result<(), ConnError> {
-        match self {
-            Frames::Template { frame, placed, payload_at, body } => {
-                if let Some(packet_id) = packet_id {
-                    placed.patch(frame, packet_id);
-                }
-                crate::payload::write_header(&mut frame[*payload_at..], *body, stamp);
-                out.extend_from_slice(frame);
-            }
-            Frames::Each { payload, head, version } => {
-                wire::encode_publish(out, *version, &head.publish(payload.next(stamp), packet_id))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-const _: () =
-    assert!(HEADER_BYTES < 64, "a header is patched per message and should stay within a cache line");
-
-impl Head {
-    fn publish<'t>(&'t self, payload: &'t [u8], packet_id: Option<NonZeroU16>) -> OutgoingPublish<'t> {
-        OutgoingPublish {
-            qos: self.qos,
-            retain: self.retain,
-            packet_id,
-            topic: &self.topic,
-            payload,
-            ..OutgoingPublish::default()
-        }
-    }
-}
-
-/// The messages that were sent and not yet acknowledged, by packet identifier.
-struct Inflight {
-    slots: Vec<Slot>,
-    free: Vec<u16>,
-    /// How many may be in flight: our window, or the broker's Receive Maximum if that is less.
-    allowed: usize,
-    keep_frames: bool,
-}
-
-#[derive(Clone, Default)]
-struct Slot {
-    /// 0: the slot is free.
-    sequence: u64,
-    intended: Micros,
-    frame: Vec<u8>,
-}
-
-impl Inflight {
-    fn new(window: u16, keep_frames: bool) -> Inflight {
-        Inflight {
-            slots: vec![Slot::default(); usize::from(window)],
-            free: (0..window).rev().collect(),
-            allowed: usize::from(window),
-            keep_frames,
-        }
-    }
-
-    /// Takes over the broker's Receive Maximum [MQTT-3.3.4-9].
-    fn allow(&mut self, receive_max: u16) {
-        self.allowed = self.slots.len().min(usize::from(receive_max));
-    }
-
-    fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    fn room(&self) -> u64 {
-        self.allowed.saturating_sub(self.len()) as u64
-    }
-
-    fn reserve(&mut self, sequence: u64, intended: Micros) -> Option<NonZeroU16> {
-        let index = self.free.pop()?;
-        let slot = &mut self.slots[usize::from(index)];
-        slot.sequence = sequence;
-        slot.intended = intended;
-        NonZeroU16::new(index + 1)
-    }
-
-    /// Keeps the frame, in case that it must be sent again on another connection.
-    fn keep(&mut self, packet_id: NonZeroU16, frame: &[u8]) {
-        if self.keep_frames {
-            let kept = &mut self.slots[usize::from(packet_id.get() - 1)].frame;
-            kept.clear();
-            kept.extend_from_slice(frame);
-        }
-    }
-
-    fn take(&mut self, packet_id: NonZeroU16) -> Option<(u64, Micros)> {
-        let index = packet_id.get() - 1;
-        let slot = self.slots.get_mut(usize::from(index)).filter(|slot| slot.sequence > 0)?;
-        let sequence = std::mem::take(&mut slot.sequence);
-        self.free.push(index);
-        Some((sequence, slot.intended))
-    }
-
-    /// Writes everything in flight again, oldest first, marked as repeats; how many.
-    fn write_again(&mut self, out: &mut Vec<u8>) -> u64 {
-        let mut waiting: Vec<&Slot> = self.slots.iter().filter(|slot| slot.sequence > 0).collect();
-        waiting.sort_by_key(|slot| slot.sequence);
-        for slot in &waiting {
-            let start = out.len();
-            out.extend_from_slice(&slot.frame);
-            wire::set_dup(&mut out[start..]);
-        }
-        waiting.len() as u64
-    }
-}
-
-/// Pauses between attempts to connect again.
-pub(crate) struct Backoff {
-    attempt: u32,
-    random: Random,
-}
-
-impl Backoff {
-    pub(crate) fn new(seed: u64) -> Backoff {
-        Backoff { attempt: 0, random: Random::new(seed) }
-    }
-
-    pub(crate) fn reset(&mut self) {
-        self.attempt = 0;
-    }
-
-    /// Waits; `false` if the run ends meanwhile.
-    pub(crate) async fn wait(&mut self, phase: &mut watch::Receiver<Phase>) -> bool {
-        let longest = (50 << self.attempt.min(5)).min(1_000);
-        self.attempt += 1;
-        // Jitter: a broker that comes back must not find the whole fleet at its door in the same millisecond.
-        let pause = Duration::from_millis(20 + self.random.below(longest));
-        tokio::select! {
-            () = tokio::time::sleep(pause) => true,
-            closing = phase.wait_for(|phase| *phase == Phase::Closing) => {
-                drop(closing);
-                false
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn id(number: u16) -> NonZeroU16 {
-        NonZeroU16::new(number).unwrap()
-    }
-
-    #[test]
-    fn the_window_bounds_what_is_in_flight() {
-        let mut inflight = Inflight::new(2, false);
-        let first = inflight.reserve(1, Micros(10)).unwrap();
-        let second = inflight.reserve(2, Micros(11)).unwrap();
-        assert!(first != second && inflight.room() == 0 && inflight.reserve(3, Micros(12)).is_none());
-        assert_eq!(inflight.take(first), Some((1, Micros(10))));
-        assert_eq!(inflight.take(first), None, "an acknowledgement counts once");
-        assert_eq!((inflight.room(), inflight.take(id(9))), (1, None));
-    }
-
-    #[test]
-    fn a_receive_maximum_below_the_window_wins() {
-        let mut inflight = Inflight::new(100, false);
-        inflight.allow(1);
-        inflight.reserve(1, Micros(0)).unwrap();
-        assert_eq!(inflight.room(), 0);
-    }
-
-    #[test]
-    fn what_is_in_flight_is_sent_again_in_order_and_marked() {
-        // [MQTT-4.4.0-1] [MQTT-4.6.0-1]: the original order, DUP set.
-        let mut inflight = Inflight::new(3, true);
-        for sequence in 1..=3 {
-            let packet_id = inflight.reserve(sequence, Micros(0)).unwrap();
-            inflight.keep(packet_id, &[0x32, sequence as u8]);
-        }
-        inflight.take(id(1)).unwrap();
-        let packet_id = inflight.reserve(4, Micros(0)).unwrap();
-        inflight.keep(packet_id, &[0x32, 4]);
-        let mut out = Vec::new();
-        assert_eq!(inflight.write_again(&mut out), 3);
-        assert_eq!(out, [0x3A, 2, 0x3A, 3, 0x3A, 4]);
-    }
-
-    #[test]
-    fn a_template_writes_what_the_encoder_would() {
-        for version in [Version::V3, Version::V5] {
-            let head = || Head { topic: "load/1".to_owned(), qos: Qos::AtLeastOnce, retain: false };
-            let mut payload = Payload::binary(100, 5);
-            let mut frames = Frames::new(payload.clone(), head(), version).unwrap();
-            for sequence in 1..4 {
-                let stamp = Stamp {
-                    run: crate::payload::RunId(1),
-                    publisher: PublisherId(1),
-                    sequence,
-                    intended: Micros(9),
-                };
-                let (mut made, mut expected) = (Vec::new(), Vec::new());
-                frames.write(&mut made, stamp, Some(id(sequence as u16))).unwrap();
-                let publish = head();
-                let publish = publish.publish(payload.next(stamp), Some(id(sequence as u16)));
-                wire::encode_publish(&mut expected, version, &publish).unwrap();
-                assert_eq!(made, expected);
-            }
         }
     }
 }

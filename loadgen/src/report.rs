@@ -35,6 +35,8 @@ pub struct Report {
     pub remarks: Vec<String>,
     /// Length of the measured interval in seconds, as it was met.
     pub measured_secs: f64,
+    /// How long the parts of the run took.
+    pub spans: Spans,
     /// Counts within the measured interval.
     pub measured: Counts,
     /// Counts from the first to the last message, warm-up and drain included.
@@ -59,6 +61,8 @@ pub struct Report {
     pub lost_connections: u64,
     /// Connections opened again.
     pub reconnects: u64,
+    /// Of those, without the session that should have waited for them.
+    pub sessions_lost: u64,
     /// The first connection errors.
     pub errors: Vec<String>,
     /// Where it ran.
@@ -68,6 +72,17 @@ pub struct Report {
     /// What the verdict is about; not part of the JSON, see `--ledger`.
     #[serde(skip)]
     pub ledger: Ledger,
+}
+
+/// How long the parts of a run took, in seconds.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Spans {
+    /// From the first connection attempt until all were up and subscribed.
+    pub connect_secs: f64,
+    /// From the first message until the last was sent; where subscribers join later, until all were acknowledged.
+    pub load_secs: f64,
+    /// From then until the last message arrived; where subscribers join later, all that was retained.
+    pub drain_secs: f64,
 }
 
 /// Messages counted.
@@ -217,6 +232,7 @@ impl Report {
         window: &Window,
         series: Vec<Second>,
         outcome: &Outcome,
+        spans: Spans,
         interrupted: bool,
     ) -> Report {
         let (from, to) = (&window.from, &window.to);
@@ -240,6 +256,7 @@ impl Report {
             valid: true,
             remarks: Vec::new(),
             measured_secs: span,
+            spans,
             rates: Rates {
                 sent_per_sec: rate(measured.sent),
                 acked_per_sec: rate(measured.acked),
@@ -257,6 +274,7 @@ impl Report {
             series,
             lost_connections: live.lost_connections,
             reconnects: live.reconnects,
+            sessions_lost: live.sessions_lost,
             errors: outcome.errors.clone(),
             machine: Machine::here(),
             scenario: scenario.name.clone(),
@@ -301,7 +319,14 @@ impl Report {
             ));
         }
         if self.total.refused > 0 {
-            self.remarks.push(format!("the broker refused {} messages in its PUBACK", self.total.refused));
+            self.remarks
+                .push(format!("the broker refused {} messages in its acknowledgement", self.total.refused));
+        }
+        if self.sessions_lost > 0 {
+            self.remarks.push(format!(
+                "the broker had forgotten {} sessions that should have waited for their clients",
+                self.sessions_lost
+            ));
         }
         if interrupted {
             self.remarks.push("interrupted: shorter than planned".to_owned());
@@ -337,8 +362,13 @@ impl Report {
             thousands(rates.arrived_per_sec),
             rates.arrived_bytes_per_sec / 1e6
         )?;
+        writeln!(
+            out,
+            "  spans     connecting {:.3} s, load {:.3} s, stragglers {:.3} s",
+            self.spans.connect_secs, self.spans.load_secs, self.spans.drain_secs
+        )?;
         write_percentiles(out, "latency", &self.latency_micros)?;
-        write_percentiles(out, "puback", &self.ack_micros)?;
+        write_percentiles(out, "acks", &self.ack_micros)?;
         write_percentiles(out, "lateness", &self.slip.lateness_micros)?;
         if self.load_model == "open" {
             writeln!(
@@ -393,7 +423,7 @@ pub(crate) fn write_verdict(out: &mut String, verdict: &Verdict) -> std::fmt::Re
         verdict.lost,
         verdict.lost_qos0,
         verdict.unacknowledged,
-        verdict.duplicates + verdict.duplicates_qos0,
+        verdict.duplicates + verdict.duplicates_qos0 + verdict.duplicates_qos2,
         verdict.out_of_order,
         verdict.corrupt,
         verdict.foreign
@@ -472,7 +502,7 @@ mod tests {
             lateness: histogram(),
             errors: vec!["publisher 1: gone".to_owned()],
         };
-        Report::new(scenario, &window, Vec::new(), &outcome, false)
+        Report::new(scenario, &window, Vec::new(), &outcome, Spans::default(), false)
     }
 
     #[test]

@@ -16,7 +16,7 @@ use model::Qos;
 use crate::clock::{Clock, Micros};
 use crate::ledger::{Contract, Ledger};
 use crate::payload::RunId;
-use crate::scenario::{Pacing, Scenario};
+use crate::scenario::{Join, Pacing, Scenario};
 use crate::stats::{Counters, Live, Timings, histogram};
 use crate::worker::{Phase, Shared, Worker};
 use crate::{process, publisher, subscriber};
@@ -101,11 +101,14 @@ impl Run {
         let publishers = scenario.publishers.as_ref().map_or(0, |publishers| publishers.count);
         let subscribers = scenario.subscribers.as_ref().map_or(0, |subscribers| subscribers.count);
         let connections = u64::from(publishers) + u64::from(subscribers);
+        process::allow_open_files(connections + FILES_BESIDE);
         if let Some(allowed) = process::open_files_max()
             && allowed < connections + FILES_BESIDE
         {
             return Err(RunError::OpenFiles { connections, allowed });
         }
+        let later = scenario.subscribers.as_ref().filter(|subscribers| subscribers.join == Join::After);
+        let connections = connections - later.map_or(0, |subscribers| u64::from(subscribers.count));
         let gated = scenario
             .publishers
             .as_ref()
@@ -131,7 +134,7 @@ impl Run {
         let give_up = self.shared.clock.now().plus(patience);
         loop {
             let live = self.live();
-            if live.ready == self.connections {
+            if live.ready >= self.connections {
                 return Ok(());
             }
             let hopeless = !self.shared.scenario.run.reconnect && !self.shared.errors().is_empty();
@@ -174,6 +177,12 @@ impl Run {
         self.live().stopped == self.publishers
     }
 
+    /// Whether no publisher sends any more and all have their acknowledgements.
+    #[must_use]
+    pub fn all_settled(&self) -> bool {
+        self.live().finished == self.publishers
+    }
+
     /// The latencies since the last call, which also go into the totals.
     pub fn take_latency(&mut self) -> Histogram<u64> {
         let mut latest = histogram();
@@ -189,11 +198,7 @@ impl Run {
     /// Ends the schedule now; publishers send no more, what is under way may still arrive.
     pub fn stop_publishing(&self) {
         self.shared.end_at(self.shared.clock.now());
-        self.shared.phase.send_if_modified(|phase| {
-            let earlier = *phase < Phase::Draining;
-            *phase = (*phase).max(Phase::Draining);
-            earlier
-        });
+        self.shared.drain();
     }
 
     /// Whether everything sent is acknowledged and everything owed has arrived.
@@ -243,12 +248,17 @@ impl Run {
         // The QoS of a delivery is the lower of the two [MQTT-3.8.4-8].
         let contract = match publishers.qos.min(subscribers.qos) {
             Qos::AtMostOnce => Contract::AtMostOnce,
-            _ => Contract::AtLeastOnce,
+            Qos::AtLeastOnce => Contract::AtLeastOnce,
+            Qos::ExactlyOnce => Contract::ExactlyOnce,
         };
         for &(receiver, publisher) in &self.shared.audience.streams {
             ledger.expect(receiver, publisher, contract);
         }
         self.shared.audience.groups.iter().for_each(|group| ledger.expect_no_order(*group));
+        if subscribers.join == Join::After {
+            // MQTT promises no order among retained messages of different topics.
+            self.shared.audience.streams.iter().for_each(|(receiver, _)| ledger.expect_no_order(*receiver));
+        }
     }
 
     fn workers_are_gone(&self) -> bool {

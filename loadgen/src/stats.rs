@@ -52,6 +52,8 @@ pub(crate) struct Counters {
     pub(crate) lost_connections: AtomicU64,
     /// Connections opened again.
     pub(crate) reconnects: AtomicU64,
+    /// Of those, without the session that should have waited for them.
+    pub(crate) sessions_lost: AtomicU64,
 }
 
 impl Counters {
@@ -133,6 +135,8 @@ pub struct Live {
     pub lost_connections: u64,
     /// Connections opened again.
     pub reconnects: u64,
+    /// Of those, without the session that should have waited for them.
+    pub sessions_lost: u64,
 }
 
 impl Live {
@@ -154,6 +158,7 @@ impl Live {
         self.blocked += read(&counters.blocked);
         self.lost_connections += read(&counters.lost_connections);
         self.reconnects += read(&counters.reconnects);
+        self.sessions_lost += read(&counters.sessions_lost);
     }
 }
 

@@ -1,10 +1,12 @@
 //! One subscriber: drains its socket, acknowledges, and keeps count of what came from whom.
 //!
 //! Knows: its filter and its part of the ledger. May use: `conn`, `payload`. Never: other connections.
-//! Invariant: a message is recorded before its PUBACK is written, so that nothing acknowledged is unseen.
+//! Invariant: a message is recorded before its PUBACK or PUBREC is written, so that nothing acknowledged is unseen; at
+//! QoS 2 it is recorded once between its first PUBLISH and its PUBREL [MQTT-4.3.3-10].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::num::NonZeroU16;
 use std::rc::Rc;
 use std::sync::MutexGuard;
 use std::task::{Context, Poll};
@@ -14,11 +16,12 @@ use model::Qos;
 use tokio::sync::watch;
 use wire::{AckKind, Packet, Publish, ReasonCode, Version};
 
+use crate::backoff::Backoff;
 use crate::clock::Micros;
 use crate::conn::{Conn, ConnError, Hello};
 use crate::ledger::{Arrival, Arrivals, ReceiverId};
 use crate::payload::{self, NotOurs};
-use crate::publisher::Backoff;
+use crate::scenario::{Join, Subscribers};
 use crate::stats::Counters;
 use crate::worker::{Phase, Worker};
 
@@ -41,12 +44,15 @@ pub(crate) async fn run(worker: Rc<Worker>, index: u32) {
         },
         filter: plan.filter.expand(number),
         qos: plan.qos,
-        receipts: Receipts { version: plan.endpoint.version, ..Receipts::default() },
+        receipts: Receipts::new(&worker, &plan),
         worker: worker.clone(),
         was_ready: false,
         up: false,
     };
     let mut backoff = Backoff::new(u64::from(index) << 32);
+    if plan.join == Join::After && phase.wait_for(|phase| *phase >= Phase::Draining).await.is_err() {
+        return;
+    }
     while let Err(error) = subscriber.session(&mut phase, &mut backoff).await {
         if *phase.borrow() == Phase::Closing {
             break;
@@ -74,6 +80,7 @@ pub(crate) async fn run(worker: Rc<Worker>, index: u32) {
         }
         ledger.corrupted(receipts.corrupt);
         ledger.foreign(receipts.foreign);
+        ledger.altered(receipts.altered);
     });
 }
 
@@ -103,7 +110,17 @@ impl Subscriber {
                 let mut batch = Batch::new(&worker);
                 receipts.take(&packet, out, &mut batch)
             };
-            let (mut conn, _) = Conn::open(&self.hello, &mut early).await?;
+            let (mut conn, welcome) = Conn::open(&self.hello, &mut early).await?;
+            if !welcome.session_present {
+                // Without its session the broker knows no identifier of ours either (MQTT 5.0 §4.1).
+                receipts.unreleased.clear();
+                let lost = self.was_ready && !self.hello.clean;
+                Counters::add(&self.worker.counters.sessions_lost, u64::from(lost));
+            }
+            let mut early = |packet: Packet<'_>, out: &mut Vec<u8>| {
+                let mut batch = Batch::new(&worker);
+                receipts.take(&packet, out, &mut batch)
+            };
             conn.subscribe(&self.hello.address, &self.filter, self.qos, &mut early).await?;
             conn
         };
@@ -184,17 +201,35 @@ impl Drop for Batch<'_> {
 struct Receipts {
     version: Version,
     streams: HashMap<u32, Arrivals, BuildHasherDefault<NumberHasher>>,
+    /// QoS 2: identifiers between PUBLISH and PUBREL.
+    unreleased: HashSet<NonZeroU16>,
     corrupt: u64,
     foreign: u64,
-}
-
-impl Default for Receipts {
-    fn default() -> Self {
-        Receipts { version: Version::V3, streams: HashMap::default(), corrupt: 0, foreign: 0 }
-    }
+    altered: u64,
+    /// The user properties that every message must have; `None` if that cannot be seen here.
+    user_properties: Option<Vec<(String, String)>>,
+    /// Everything comes from the retained messages, whose time counts from our subscription.
+    retained: bool,
 }
 
 impl Receipts {
+    fn new(worker: &Worker, plan: &Subscribers) -> Receipts {
+        let publishers = worker.shared.scenario.publishers.as_ref();
+        let version = plan.endpoint.version;
+        Receipts {
+            version,
+            streams: HashMap::default(),
+            unreleased: HashSet::new(),
+            corrupt: 0,
+            foreign: 0,
+            altered: 0,
+            user_properties: publishers
+                .filter(|_| version == Version::V5)
+                .map(|publishers| publishers.user_properties.clone()),
+            retained: plan.join == Join::After,
+        }
+    }
+
     #[inline]
     fn take(
         &mut self,
@@ -202,17 +237,27 @@ impl Receipts {
         out: &mut Vec<u8>,
         batch: &mut Batch<'_>,
     ) -> Result<(), ConnError> {
-        let Packet::Publish(publish) = packet else {
-            return Err(ConnError::Unexpected(packet.packet_type().name()));
+        let publish = match packet {
+            Packet::Publish(publish) => publish,
+            Packet::PubRel(ack) => {
+                self.unreleased.remove(&ack.packet_id);
+                wire::encode_ack(out, self.version, AckKind::PubComp, ack.packet_id, ReasonCode::SUCCESS);
+                return Ok(());
+            }
+            other => return Err(ConnError::Unexpected(other.packet_type().name())),
         };
-        self.record(publish, batch);
         match (publish.qos, publish.packet_id) {
-            (Qos::AtMostOnce, _) | (_, None) => {}
+            (Qos::AtMostOnce, _) | (_, None) => self.record(publish, batch),
             (Qos::AtLeastOnce, Some(packet_id)) => {
+                self.record(publish, batch);
                 wire::encode_ack(out, self.version, AckKind::PubAck, packet_id, ReasonCode::SUCCESS);
             }
-            // We subscribe at QoS 1 at most [MQTT-3.8.4-8].
-            (Qos::ExactlyOnce, Some(_)) => return Err(ConnError::Unexpected("a PUBLISH at QoS 2")),
+            (Qos::ExactlyOnce, Some(packet_id)) => {
+                if self.unreleased.insert(packet_id) {
+                    self.record(publish, batch);
+                }
+                wire::encode_ack(out, self.version, AckKind::PubRec, packet_id, ReasonCode::SUCCESS);
+            }
         }
         Ok(())
     }
@@ -242,6 +287,7 @@ impl Receipts {
             return;
         }
         batch.first += 1;
+        self.check_unaltered(publish);
         if !shared.gates.is_empty()
             && let Some(publishers) = &shared.scenario.publishers
             && let Some(gate) = shared.gates.get(stamp.publisher.0.wrapping_sub(publishers.first) as usize)
@@ -249,8 +295,23 @@ impl Receipts {
             gate.arrive();
         }
         if shared.measures(stamp.intended) {
-            let latency = batch.now.since(stamp.intended).max(1);
+            let since = if self.retained { shared.drain_start() } else { stamp.intended };
+            let latency = batch.now.since(since).max(1);
             batch.latency().saturating_record(latency);
+        }
+    }
+
+    /// User properties pass unchanged and in order [MQTT-3.3.2-17] [MQTT-3.3.2-18]; what comes from the retained
+    /// messages says so [MQTT-3.3.1-8].
+    #[inline]
+    fn check_unaltered(&mut self, publish: &Publish<'_>) {
+        let same = self.user_properties.as_ref().is_none_or(|expected| {
+            let expected = expected.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+            publish.properties.block().is_empty() && expected.len() == 0
+                || publish.properties.user_properties().eq(expected)
+        });
+        if !same || self.retained && !publish.retain {
+            self.altered += 1;
         }
     }
 }

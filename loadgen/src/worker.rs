@@ -48,6 +48,8 @@ pub(crate) struct Shared {
     /// Set before the phase becomes `Sending`.
     start: AtomicU64,
     end: AtomicU64,
+    /// When the phase became `Draining`.
+    drain_start: AtomicU64,
     /// First and last + 1 intended time that is measured.
     measured_from: AtomicU64,
     measured_to: AtomicU64,
@@ -69,6 +71,7 @@ impl Shared {
             phase: watch::Sender::new(Phase::Connecting),
             start: AtomicU64::new(0),
             end: AtomicU64::new(u64::MAX),
+            drain_start: AtomicU64::new(u64::MAX),
             measured_from: AtomicU64::new(u64::MAX),
             measured_to: AtomicU64::new(u64::MAX),
             audience,
@@ -95,6 +98,21 @@ impl Shared {
     /// From here on nothing is due any more.
     pub(crate) fn end(&self) -> Micros {
         Micros(self.end.load(Ordering::Relaxed))
+    }
+
+    /// No more is sent; what is under way may still come. What waits for that phase begins.
+    pub(crate) fn drain(&self) {
+        self.drain_start.fetch_min(self.clock.now().0, Ordering::Relaxed);
+        self.phase.send_if_modified(|phase| {
+            let earlier = *phase < Phase::Draining;
+            *phase = (*phase).max(Phase::Draining);
+            earlier
+        });
+    }
+
+    /// When nothing was sent any more; the end of time until then.
+    pub(crate) fn drain_start(&self) -> Micros {
+        Micros(self.drain_start.load(Ordering::Relaxed))
     }
 
     /// Ends the schedule earlier than planned; the measured interval ends with it.

@@ -53,7 +53,7 @@ fn all_arrives(overrides: &[&str], copies: u64) {
 #[test]
 fn everything_arrives_at_each_qos_and_version() {
     for (publisher, subscriber) in [("3.1.1", "3.1.1"), ("5", "5"), ("3.1.1", "5"), ("5", "3.1.1")] {
-        for qos in ["0", "1"] {
+        for qos in ["0", "1", "2"] {
             all_arrives(
                 &[
                     &format!("publishers.version={publisher:?}"),
@@ -71,6 +71,39 @@ fn everything_arrives_at_each_qos_and_version() {
 fn fan_in_and_fan_out_are_judged_per_receiver() {
     all_arrives(&["subscribers.count=1", "subscribers.filter=load/#"], 1);
     all_arrives(&["subscribers.count=3", "subscribers.filter=load/+"], 3);
+}
+
+#[test]
+fn a_group_gets_each_message_once() {
+    for qos in ["0", "1", "2"] {
+        let (publishers, subscribers) = (format!("publishers.qos={qos}"), format!("subscribers.qos={qos}"));
+        all_arrives(&["subscribers.filter=$share/g/load/#", &publishers, &subscribers], 1);
+    }
+}
+
+#[test]
+fn user_properties_are_checked_where_they_can_be_seen() {
+    let properties = "publishers.user_properties=[[\"site\", \"north\"], [\"site\", \"south\"]]";
+    all_arrives(&["publishers.version=5", "subscribers.version=5", properties], 1);
+    all_arrives(&["publishers.version=5", properties], 1);
+}
+
+#[test]
+fn who_joins_later_gets_all_that_is_retained() {
+    let overrides = [
+        "publishers.topic=kept/{publisher}/{topic}",
+        "publishers.topics=3000",
+        "publishers.retain=true",
+        "publishers.qos=1",
+        "subscribers.qos=1",
+        "subscribers.filter=kept/#",
+        "subscribers.join=after",
+        "subscribers.count=2",
+    ];
+    let report = run(Faults::default(), &overrides);
+    assert_eq!(report.verdict.broken, Vec::<String>::new());
+    assert_eq!((report.verdict.sent, report.verdict.arrived), (12_000, 24_000));
+    assert!(report.spans.load_secs > 0.0 && report.latency_micros.count == 24_000);
 }
 
 #[test]
@@ -112,6 +145,8 @@ fn repeats_are_seen_and_judged_by_qos() {
     assert_eq!((report.kept(), report.verdict.duplicates), (true, 240));
     let report = run(faults, &[]);
     assert_eq!(report.verdict.broken, ["240 delivered more than once at QoS 0"]);
+    let report = run(faults, &["publishers.qos=2", "subscribers.qos=2"]);
+    assert_eq!(report.verdict.broken, ["240 delivered more than once at QoS 2"]);
 }
 
 #[test]

@@ -48,6 +48,42 @@ fn repeats_are_allowed_at_qos_1_and_not_at_qos_0() {
     assert_eq!(verdict.duplicates_qos0, 2);
 }
 
+/// [MQTT-4.3.3-1]
+#[test]
+fn repeats_and_losses_are_both_broken_promises_at_qos_2() {
+    let broken = ["1 acknowledged and lost", "2 delivered more than once at QoS 2"];
+    let verdict = check(&ledger(Contract::ExactlyOnce, 4, &[1, 2, 4], &[1, 2, 1, 2, 3]), &broken);
+    assert_eq!((verdict.duplicates_qos2, verdict.duplicates, verdict.lost), (2, 0, 1));
+    check(&ledger(Contract::ExactlyOnce, 3, &[1, 2, 3], &[1, 2, 3]), &[]);
+}
+
+#[test]
+fn a_message_for_a_group_reaches_one_member() {
+    let member = |sequences: &[u64]| {
+        let mut arrivals = Arrivals::default();
+        for &sequence in sequences {
+            arrivals.record(sequence);
+        }
+        arrivals
+    };
+    let mut ledger = ledger(Contract::AtLeastOnce, 4, &[1, 2, 3, 4], &[]);
+    ledger.expect_no_order(R);
+    ledger.add_arrivals(R, P, &member(&[1, 3, 3]));
+    ledger.add_arrivals(R, P, &member(&[2, 4]));
+    assert_eq!(check(&ledger, &[]).duplicates, 1, "a repeat to the same member is QoS 1's right");
+    ledger.add_arrivals(R, P, &member(&[3]));
+    check(&ledger, &["1 delivered to several members of a group"]);
+    let lax = ledger.verdict(Rules { expect_one_member: false, ..Rules::default() });
+    assert_eq!((lax.kept(), lax.several_members), (true, 1));
+}
+
+#[test]
+fn what_was_altered_on_its_way_is_a_broken_promise() {
+    let mut ledger = ledger(Contract::AtMostOnce, 1, &[], &[1]);
+    ledger.altered(1);
+    check(&ledger, &["1 with other properties or flags than published"]);
+}
+
 #[test]
 fn loss_at_qos_0_counts_only_where_the_scenario_says_so() {
     let ledger = ledger(Contract::AtMostOnce, 5, &[], &[1, 5]);

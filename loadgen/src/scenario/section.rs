@@ -113,19 +113,30 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// 0 or 1, and 0 if it is missing.
+    /// 0 to 2, and 0 if it is missing.
     pub(super) fn qos(&mut self, key: &str) -> Option<Qos> {
         let missing = !self.has(key);
-        let number = self.number(key, 0..=1);
+        let number = self.number(key, 0..=2);
         Qos::from_bits(if missing { 0 } else { number? })
     }
 
-    /// A pattern with one placeholder; `default` if it is missing.
-    pub(super) fn pattern(&mut self, key: &str, placeholder: &str, default: &str) -> Option<Pattern> {
+    /// A pattern with placeholders; `default` if it is missing.
+    pub(super) fn pattern(&mut self, key: &str, placeholders: &[&str], default: &str) -> Option<Pattern> {
         let missing = !self.has(key);
         let text = self.text(key);
         let text = if missing { default.to_owned() } else { text? };
-        self.parsed(key, Pattern::parse(&text, placeholder))
+        self.parsed(key, Pattern::parse(&text, placeholders))
+    }
+
+    /// A list of pairs of texts; none if it is missing.
+    pub(super) fn pairs(&mut self, key: &str) -> Option<Vec<(String, String)>> {
+        let Some(value) = self.value(key) else { return Some(Vec::new()) };
+        let pair = |value: &Value| match value.as_array()?.as_slice() {
+            [Value::String(name), Value::String(value)] => Some((name.clone(), value.clone())),
+            _ => None,
+        };
+        let pairs = value.as_array().and_then(|list| list.iter().map(pair).collect());
+        pairs.or_else(|| self.refuse(key, value, "a list of pairs, as in [[\"name\", \"value\"]]"))
     }
 
     /// The value, or its error noted at `key`.

@@ -23,7 +23,7 @@ fn the_least_scenario_has_sensible_defaults() {
     assert_eq!(publishers.pacing, Pacing::Open { rate: 10.0, arrivals: Arrivals::Constant });
     assert_eq!(publishers.payload, PayloadKind::Binary { bytes: 256 });
     assert_eq!(publishers.endpoint.address.to_string(), "127.0.0.1:1883");
-    assert_eq!(scenario.run.rules, Rules { expect_qos0: false, expect_order: true });
+    assert_eq!(scenario.run.rules, Rules::default());
 }
 
 #[test]
@@ -86,7 +86,11 @@ fn an_impossible_value_is_refused_with_the_possible_ones() {
         &["publishers.count=0"],
         "s.toml: publishers.count: 0 found, a whole number from 1 to 100000 expected",
     );
-    refused(&["publishers.qos=2"], "s.toml: publishers.qos: 2 found, a whole number from 0 to 1 expected");
+    refused(&["publishers.qos=3"], "s.toml: publishers.qos: 3 found, a whole number from 0 to 2 expected");
+    refused(
+        &["publishers.user_properties=[\"a\"]"],
+        "s.toml: publishers.user_properties: a list found, a list of pairs, as in [[\"name\", \"value\"]] expected",
+    );
     refused(&["publishers.version=3"], "s.toml: publishers.version: 3 found, \"3.1.1\" or \"5\" expected");
     refused(
         &["publishers.topic=load/#"],
@@ -121,6 +125,28 @@ fn contradictions_are_refused() {
 }
 
 #[test]
+fn what_needs_a_partner_is_refused_alone() {
+    refused(
+        &["publishers.topics=2"],
+        "s.toml: publishers.topic: several topics need {topic} in it, to differ",
+    );
+    refused(
+        &["publishers.user_properties=[[\"a\", \"b\"]]"],
+        "s.toml: publishers.user_properties: 3.1.1 has none: give version = \"5\" beside them",
+    );
+    refused(
+        &["run.reconnect=true", "publishers.qos=2"],
+        "s.toml: publishers.clean: must be false with QoS 2 and run.reconnect: exactly once needs the session to last",
+    );
+    let error = parse(LEAST, &["subscribers.join=after"]).unwrap_err();
+    assert!(error.contains("publishers.retain = true") && error.contains("publishers.qos"), "{error}");
+    refused(
+        &["publishers.topics=5", "publishers.topic=load/{topic}", "subscribers.filter=load/1"],
+        "s.toml: subscribers.filter: matches some topics of a publisher and not others: all or none can be judged",
+    );
+}
+
+#[test]
 fn every_error_is_told_at_once() {
     let error = parse(LEAST, &["publishers.count=0", "subscribers.qos=7", "run.threads=0"]).unwrap_err();
     assert_eq!(error.lines().count(), 3, "{error}");
@@ -144,5 +170,18 @@ fn every_scenario_we_ship_is_read() {
         names.push(scenario.name);
     }
     names.sort();
-    assert_eq!(names, ["fanin", "fanout", "latency", "p2p-qos0", "p2p-qos1", "quickstart", "slow"]);
+    let expected = [
+        "fanin",
+        "fanout",
+        "latency",
+        "p2p-qos0",
+        "p2p-qos1",
+        "p2p-qos2",
+        "quickstart",
+        "retained-load",
+        "sharedsub",
+        "slow",
+        "user-properties",
+    ];
+    assert_eq!(names, expected);
 }
