@@ -405,6 +405,7 @@ fn start_shards(
     overview: &Overview,
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
     let limits = Arc::new(config.limits.clone());
+    let offers = Arc::new(config.offers.clone());
     let home_seed = sessions.home_seed;
     let mut threads = Vec::new();
     for (index, sessions) in sessions.by_shard.into_iter().enumerate() {
@@ -415,6 +416,7 @@ fn start_shards(
                 limits: Arc::clone(&limits),
                 anonymous: config.auth.anonymous,
                 plan: Arc::clone(plan),
+                offers: Arc::clone(&offers),
                 seed: entropy(),
                 home_seed,
             },

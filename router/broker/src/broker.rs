@@ -17,6 +17,7 @@ use crate::counters::Counters;
 use crate::delivery::FrameCache;
 use crate::dispatch::Forward;
 use crate::effects::{Control, Effects, HandoffBatch, Request, StateSpace, Write};
+use crate::offers::Offers;
 use crate::plan::Plan;
 use crate::sessions::record::{SessionRecord, encode_session};
 use crate::sessions::{Keeping, Session, Stored};
@@ -35,6 +36,8 @@ pub struct Setup {
     pub anonymous: bool,
     /// Where publications go besides subscriptions.
     pub plan: Arc<Plan>,
+    /// What clients are told beside the bounds.
+    pub offers: Arc<Offers>,
     /// Keys the maps and makes server-assigned client identifiers; the same seed gives the same run.
     pub seed: u64,
     /// The same for every shard: decides which shard a client identifier is at home in.
@@ -148,6 +151,8 @@ pub(crate) struct Scratch {
     pub(crate) routes: routes::Scratch,
     pub(crate) frames: FrameCache,
     pub(crate) topic: String,
+    /// The topic that an alias of the publisher stands for.
+    pub(crate) aliased: String,
     pub(crate) body: Vec<u8>,
     pub(crate) ids: Vec<u32>,
 }
@@ -367,7 +372,7 @@ impl Broker {
     pub fn shut_down(&mut self, now: Now, effects: &mut Effects) {
         let open: Vec<ConnId> = self.connections.iter().map(|connection| connection.id).collect();
         for conn in open {
-            self.say_goodbye(conn, wire::ReasonCode::SERVER_SHUTTING_DOWN, now, effects);
+            self.send_off(conn, now, effects);
         }
     }
 

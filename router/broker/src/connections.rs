@@ -8,6 +8,7 @@ use std::sync::Arc;
 use model::{ConnId, Instant, Limits, Qos};
 use wire::Version;
 
+use crate::aliases::{InboundAliases, OutboundAliases};
 use crate::outbox::Outbox;
 use crate::subscriptions::SessionKey;
 
@@ -96,6 +97,12 @@ pub(crate) struct Connection {
     pub(crate) window: u16,
     /// Largest packet it takes.
     pub(crate) packet_bytes_max: u32,
+    /// Whether it wants to read why (MQTT 5.0 §3.1.2.11.7).
+    pub(crate) wants_words: bool,
+    /// Its topic aliases, once it has used one.
+    pub(crate) aliases_in: Option<Box<InboundAliases>>,
+    /// Ours towards it, if it takes any.
+    pub(crate) aliases_out: Option<Box<OutboundAliases>>,
     /// Session expiry interval of its CONNECT, in seconds; DISCONNECT may not raise it from 0.
     pub(crate) expiry_secs: u32,
     /// An answer that waits.
@@ -123,6 +130,9 @@ impl Connection {
             stalled: false,
             window: limits.session_inflight_max,
             packet_bytes_max: u32::MAX,
+            wants_words: true,
+            aliases_in: None,
+            aliases_out: None,
             expiry_secs: 0,
             held: None,
             will: None,

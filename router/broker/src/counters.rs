@@ -67,6 +67,8 @@ counters! {
     dropped_expired,
     /// Messages dropped because a route's topic template gave no valid topic for them.
     dropped_invalid_template,
+    /// PUBLISH packets refused because their payload is not the UTF-8 that it is said to be.
+    dropped_payload_format,
     /// Messages not sent on a route because its SELECT cannot read the body.
     dropped_not_selectable,
     /// Records that could not be read back as messages.

@@ -13,6 +13,7 @@ use wire::{OutgoingPublish, Placed, Version};
 
 use crate::Counters;
 use crate::acks::Promise;
+use crate::aliases::Spelling;
 use crate::broker::{Broker, RecordRead, append};
 use crate::connections::{Connection, Phase};
 use crate::dispatch::Publication;
@@ -397,7 +398,8 @@ fn send(
     frames: &mut FrameCache,
     effects: &mut Effects,
 ) -> bool {
-    if !terms.subscription_ids.is_empty() && connection.version == Version::V5 {
+    let alone = !terms.subscription_ids.is_empty() && connection.version == Version::V5;
+    if alone || connection.aliases_out.is_some() {
         let mut outgoing = outgoing(publication, terms.qos, terms.retain, publication.now);
         outgoing.subscription_ids = terms.subscription_ids;
         outgoing.packet_id = packet_id;
@@ -419,7 +421,32 @@ fn send(
 }
 
 /// Encodes one PUBLISH that nobody else gets; `false` if it exceeds what the client takes.
+///
+/// The topic goes out by its alias, if the client takes aliases and the topic is worth one.
 fn send_alone(connection: &mut Connection, outgoing: &OutgoingPublish<'_>, effects: &mut Effects) -> bool {
+    let Some(aliases) = &mut connection.aliases_out else { return send_as(connection, outgoing, effects) };
+    match aliases.spell(outgoing.topic) {
+        Spelling::Plain => send_as(connection, outgoing, effects),
+        Spelling::Alias(alias) => {
+            let short = OutgoingPublish { topic: "", topic_alias: Some(alias), ..*outgoing };
+            send_as(connection, &short, effects)
+        }
+        Spelling::Introduce(alias) => {
+            let both = OutgoingPublish { topic_alias: Some(alias), ..*outgoing };
+            if !send_as(connection, &both, effects) {
+                // Not sent, so the alias stands for nothing; without its three bytes the packet may fit.
+                return send_as(connection, outgoing, effects);
+            }
+            if let Some(aliases) = &mut connection.aliases_out {
+                aliases.set(alias, outgoing.topic);
+            }
+            true
+        }
+    }
+}
+
+/// Encodes one PUBLISH as it is; `false` if it exceeds what the client takes.
+fn send_as(connection: &mut Connection, outgoing: &OutgoingPublish<'_>, effects: &mut Effects) -> bool {
     let (version, packet_bytes_max) = (connection.version, connection.packet_bytes_max as usize);
     let out = connection.write(&mut effects.dirty);
     let start = out.len();

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod acks;
+mod aliases;
 mod broker;
 mod connections;
 mod counters;
@@ -14,6 +15,7 @@ mod dispatch;
 mod effects;
 mod envelope;
 mod heads;
+mod offers;
 mod outbox;
 mod plan;
 mod sessions;
@@ -25,6 +27,7 @@ pub use connections::Peer;
 pub use counters::Counters;
 pub use effects::{AppendTray, Control, Effects, HandoffBatch, Request, StateSpace, Write};
 pub use envelope::{Envelope, InvalidEnvelope};
+pub use offers::{Offers, Redirect};
 pub use plan::{Durability, Plan, SinkPlan};
 pub use sessions::SubscriptionOptions;
 pub use sessions::record::{InvalidRecord, SessionRecord, decode_session};

@@ -14,7 +14,9 @@ use wire::{
 
 use crate::envelope::Envelope;
 use crate::sessions::record::{decode_head, decode_session};
-use crate::{AppendTray, Broker, Effects, Event, Peer, Plan, RecordRead, Request, Setup, StateSpace, Write};
+use crate::{
+    AppendTray, Broker, Effects, Event, Offers, Peer, Plan, RecordRead, Request, Setup, StateSpace, Write,
+};
 
 /// What a client was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +42,12 @@ pub(crate) struct Got {
     pub(crate) id: u16,
     pub(crate) ids: Vec<u32>,
     pub(crate) expiry_secs: Option<u32>,
+    /// The alias it came with, 0 for none. `topic` is what it stands for.
+    pub(crate) alias: u16,
+    /// Whether the topic was there in full.
+    pub(crate) spelled: bool,
+    /// Its properties as they came, hop by hop ones included.
+    pub(crate) properties: Vec<u8>,
 }
 
 impl Got {
@@ -60,6 +68,13 @@ pub(crate) struct Client {
     /// Bytes the router has not taken.
     unread: Vec<u8>,
     received: Vec<u8>,
+    /// What our aliases stand for on its connection.
+    aliases: BTreeMap<u16, String>,
+    /// Every CONNACK, SUBACK and DISCONNECT in whole, and the length of the longest packet.
+    pub(crate) connacks: Vec<wire::ConnAck>,
+    pub(crate) subacks: Vec<wire::SubAck>,
+    pub(crate) disconnects: Vec<Disconnect>,
+    pub(crate) longest: usize,
     /// Everything it was sent and nobody asked for yet.
     seen: Vec<Seen>,
 }
@@ -182,6 +197,7 @@ pub(crate) struct Bench {
     pub(crate) now: Now,
     pub(crate) limits: Arc<Limits>,
     pub(crate) plan: Arc<Plan>,
+    pub(crate) offers: Arc<Offers>,
     anonymous: bool,
     /// Of everything that ever was on a tray, for comparing two runs.
     pub(crate) fingerprint: u64,
@@ -206,6 +222,7 @@ impl Bench {
             now: Now { instant: Instant(1_000_000), timestamp: Timestamp(1_700_000_000_000) },
             limits: Arc::new(limits),
             plan: Arc::new(plan),
+            offers: Arc::default(),
             anonymous: true,
             fingerprint: 0,
             advanced: BTreeMap::new(),
@@ -226,6 +243,7 @@ impl Bench {
                 limits: Arc::clone(&self.limits),
                 anonymous: self.anonymous,
                 plan: Arc::clone(&self.plan),
+                offers: Arc::clone(&self.offers),
                 seed: 7 + shard as u64,
                 home_seed,
             });
@@ -278,6 +296,11 @@ impl Bench {
             takes: usize::MAX,
             unread: Vec::new(),
             received: Vec::new(),
+            aliases: BTreeMap::new(),
+            connacks: Vec::new(),
+            subacks: Vec::new(),
+            disconnects: Vec::new(),
+            longest: 0,
             seen: Vec::new(),
         });
         self.clients.len() - 1
@@ -296,6 +319,7 @@ impl Bench {
         let player = &mut self.clients[client];
         (player.shard, player.conn, player.unread) = (shard, Some(conn), unread);
         player.received.clear();
+        player.aliases.clear();
     }
 
     /// A CONNECT as this client sends it, to be changed by the test.
@@ -728,10 +752,14 @@ impl Bench {
         let mut rest = &player.received[..];
         while let Some(frame) = wire::split(rest, u32::MAX).unwrap() {
             rest = &rest[frame.total_len()..];
+            player.longest = player.longest.max(frame.total_len());
             player.seen.push(match wire::decode(frame, player.version).unwrap() {
-                Packet::ConnAck(ack) => Seen::ConnAck { present: ack.session_present, reason: ack.reason },
+                Packet::ConnAck(ack) => {
+                    player.connacks.push(*ack.clone());
+                    Seen::ConnAck { present: ack.session_present, reason: ack.reason }
+                }
                 Packet::Publish(publish) => Seen::Publish(Got {
-                    topic: publish.topic.to_owned(),
+                    topic: read_topic(&mut player.aliases, &publish),
                     payload: publish.payload.to_vec(),
                     qos: publish.qos,
                     dup: publish.dup,
@@ -739,12 +767,21 @@ impl Bench {
                     id: publish.packet_id.map_or(0, NonZeroU16::get),
                     ids: publish.properties.subscription_ids().map(NonZeroU32::get).collect(),
                     expiry_secs: publish.properties.expiry_secs(),
+                    alias: publish.properties.topic_alias().map_or(0, NonZeroU16::get),
+                    spelled: !publish.topic.is_empty(),
+                    properties: publish.properties.block().to_vec(),
                 }),
                 Packet::PubAck(ack) => Seen::PubAck(ack.packet_id.get()),
-                Packet::SubAck(ack) => Seen::SubAck(ack.reasons),
+                Packet::SubAck(ack) => {
+                    player.subacks.push(*ack.clone());
+                    Seen::SubAck(ack.reasons)
+                }
                 Packet::UnsubAck(ack) => Seen::UnsubAck(ack.reasons),
                 Packet::PingResp => Seen::PingResp,
-                Packet::Disconnect(disconnect) => Seen::Disconnect(disconnect.reason),
+                Packet::Disconnect(disconnect) => {
+                    player.disconnects.push(*disconnect.clone());
+                    Seen::Disconnect(disconnect.reason)
+                }
                 other => panic!("a server never sends {other:?}"),
             });
         }
@@ -772,5 +809,18 @@ impl Bench {
         for byte in bytes {
             self.fingerprint = (self.fingerprint ^ u64::from(*byte)).wrapping_mul(0x100_0000_01B3);
         }
+    }
+}
+
+/// The topic of a PUBLISH as its receiver understands it; an alias that stands for nothing is our mistake.
+fn read_topic(aliases: &mut BTreeMap<u16, String>, publish: &wire::Publish<'_>) -> String {
+    if let Some(alias) = publish.properties.topic_alias()
+        && !publish.topic.is_empty()
+    {
+        aliases.insert(alias.get(), publish.topic.to_owned());
+    }
+    match publish.properties.topic_alias() {
+        Some(alias) if publish.topic.is_empty() => aliases[&alias.get()].clone(),
+        _ => publish.topic.to_owned(),
     }
 }

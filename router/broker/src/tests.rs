@@ -1,5 +1,6 @@
 //! The room as a whole, by what clients, disk and other shards see of it.
 
+mod aliases;
 mod connecting;
 mod delivering;
 mod promising;
@@ -7,3 +8,4 @@ mod routing;
 mod sharding;
 mod simulation;
 mod storing;
+mod v5;

@@ -15,6 +15,10 @@ pub struct Limits {
     pub topic_bytes_max: u32,
     /// Most levels of a topic.
     pub topic_levels_max: u32,
+    /// Topic aliases of one connection, in each direction (MQTT 5.0 §3.3.2.3.4); 0 is none.
+    pub topic_alias_max: u16,
+    /// Longest keep-alive of an MQTT 5.0 client, in seconds; one that wants more, or none, is told. 0 is no bound.
+    pub keep_alive_secs_max: u16,
     /// Subscriptions of one session.
     pub subscriptions_per_session_max: u32,
     /// Sessions kept, connected or not.
@@ -73,6 +77,8 @@ impl Limits {
         client_id_bytes_max: 1_024,
         topic_bytes_max: 4_096,
         topic_levels_max: 64,
+        topic_alias_max: 16,
+        keep_alive_secs_max: 0,
         subscriptions_per_session_max: 1_000,
         sessions_max: 20_000,
         session_inflight_max: 1_024,

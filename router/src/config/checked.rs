@@ -33,6 +33,8 @@ pub struct Config {
     pub session: Session,
     /// Who may connect.
     pub auth: Auth,
+    /// What clients are told beside the bounds.
+    pub offers: broker::Offers,
     /// Where health and metrics are served, if anywhere.
     pub http: Option<SocketAddr>,
     /// The other ends, ordered by name.
@@ -205,6 +207,7 @@ impl Config {
         let store = check_store(&mut judge);
         let session = Session { durability: durability(judge.text(&schema::SESSION_DURABILITY, "")) };
         let auth = Auth { anonymous: judge.boolean(&schema::AUTH_ANONYMOUS, "").unwrap_or_default() };
+        let offers = check_offers(&mut judge);
         let http = judge.address(&schema::HTTP_BIND, "");
         let names = judge.names("uplink");
         let uplinks = names.iter().filter_map(|name| check_uplink(&mut judge, name, &limits, host)).collect();
@@ -228,6 +231,7 @@ impl Config {
             store,
             session,
             auth,
+            offers,
             http,
             uplinks,
             routes,
@@ -253,6 +257,7 @@ impl Config {
             ("store", self.store == new.store),
             ("session", self.session == new.session),
             ("auth", self.auth == new.auth),
+            ("mqtt and redirect", self.offers == new.offers),
             ("http", self.http == new.http),
             ("uplink", self.uplinks == new.uplinks),
             ("limits", self.limits == new.limits),
@@ -284,6 +289,22 @@ impl Config {
             _ => return None,
         };
         self.uplinks.iter().find(|uplink| uplink.name == *name)
+    }
+}
+
+fn check_offers(judge: &mut Judge<'_>) -> broker::Offers {
+    let always = judge.text(&schema::REDIRECT_WHEN, "").as_deref() == Some("always");
+    let to = judge.text(&schema::REDIRECT_TO, "");
+    if to.is_none() && always {
+        judge.complain(&schema::REDIRECT_WHEN, "", |error| ConfigError {
+            problem: "says when clients go elsewhere, but `redirect.to` does not say where".to_owned(),
+            ..error
+        });
+    }
+    broker::Offers {
+        response_information: judge.text(&schema::MQTT_RESPONSE_INFORMATION, "").map(Into::into),
+        redirect: to.map(|to| broker::Redirect { to: to.into(), moved: always }),
+        check_payload_format: judge.boolean(&schema::MQTT_CHECK_PAYLOAD_FORMAT, "").unwrap_or_default(),
     }
 }
 

@@ -36,6 +36,12 @@ impl Config {
                 u64::from(limits.packet_bytes_max),
             ),
             holder(
+                "topic aliases",
+                connections * 2 * u64::from(limits.topic_alias_max),
+                "aliases × limits.topic_bytes_max",
+                u64::from(limits.topic_bytes_max),
+            ),
+            holder(
                 "read in this turn",
                 shards,
                 "shards × limits.turn_read_bytes_max",

@@ -179,6 +179,34 @@ pub(super) static AUTH_ANONYMOUS: Key = key(
     "Whether clients may connect without credentials. This version knows no other way to let a client in.",
 );
 
+pub(super) static MQTT_RESPONSE_INFORMATION: Key = key(
+    "mqtt.response_information",
+    Allowed::Text,
+    Default::Unset,
+    "What MQTT 5.0 clients that ask for Response Information are told: the beginning of their response \
+     topics. `%c` stands for the client identifier. Access rules are not changed by it.",
+);
+pub(super) static MQTT_CHECK_PAYLOAD_FORMAT: Key = key(
+    "mqtt.check_payload_format",
+    Allowed::Boolean,
+    Default::Boolean(false),
+    "Whether a payload that its publisher calls UTF-8 (Payload Format Indicator) is refused with 0x99 if it \
+     is not. Costs one look at each such payload.",
+);
+pub(super) static REDIRECT_TO: Key = key(
+    "redirect.to",
+    Allowed::Text,
+    Default::Unset,
+    "Another server that MQTT 5.0 clients are told to use: `HOST` or `HOST:PORT`, several with spaces between.",
+);
+pub(super) static REDIRECT_WHEN: Key = words(
+    "redirect.when",
+    &["stopping", "always"],
+    "stopping",
+    "When they are told: `stopping` as this process stops (0x9C, use another server), `always` to every \
+     CONNECT, and nobody is let in (0x9D, server moved; MQTT 3.1.1: return code 3).",
+);
+
 pub(super) static HTTP_BIND: Key = key(
     "http.bind",
     Allowed::AddressOrNone,
@@ -323,6 +351,9 @@ limits! {
     client_id_bytes_max: u32 = 23..=65_535, "Longest client identifier.";
     topic_bytes_max: u32 = 16..=65_535, "Longest topic.";
     topic_levels_max: u32 = 1..=32_768, "Most levels of a topic.";
+    topic_alias_max: u16 = 0..=1_024, "Topic aliases of one connection, in each direction; 0 is none.";
+    keep_alive_secs_max: u16 = 0..=65_535,
+        "Longest keep-alive of an MQTT 5.0 client; one that wants more, or none, is told. 0 is no bound.";
     subscriptions_per_session_max: u32 = 1..=1_000_000, "Subscriptions of one session.";
     sessions_max: u32 = 1..=10_000_000, "Sessions kept, connected or not.";
     session_inflight_max: u16 = 1..=65_535,
@@ -370,6 +401,10 @@ static SERVICE_KEYS: &[&Key] = &[
     &STORE_SYNC,
     &SESSION_DURABILITY,
     &AUTH_ANONYMOUS,
+    &MQTT_RESPONSE_INFORMATION,
+    &MQTT_CHECK_PAYLOAD_FORMAT,
+    &REDIRECT_TO,
+    &REDIRECT_WHEN,
     &HTTP_BIND,
     &UPLINK_KIND,
     &UPLINK_URL,

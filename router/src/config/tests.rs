@@ -621,6 +621,16 @@ fn every_default_is_a_value_that_could_be_written() {
 }
 
 #[test]
+fn clients_are_sent_elsewhere_only_if_somebody_says_where() {
+    let config = good("", &[], &["redirect.to=spare:1883", "redirect.when=always"]);
+    let redirect = config.offers.redirect.expect("a redirect");
+    assert_eq!((&*redirect.to, redirect.moved), ("spare:1883", true));
+    assert!(!good("", &[], &["redirect.to=spare:1883"]).offers.redirect.expect("a redirect").moved);
+    let errors = format!("{:?}", bad("", &[], &["redirect.when=always"]));
+    assert!(errors.contains("redirect.when") && errors.contains("redirect.to"), "{errors}");
+}
+
+#[test]
 fn every_key_is_documented_once() {
     let mut seen = BTreeSet::new();
     for key in schema::keys() {

@@ -429,6 +429,7 @@ impl World {
                 limits: Arc::clone(&self.limits),
                 anonymous: true,
                 plan: Arc::clone(&self.plan),
+                offers: Arc::default(),
                 seed: 7 + shard as u64,
                 home_seed: 11,
             });

@@ -133,7 +133,7 @@ fn publications_that_were_not_agreed_on_end_the_connection() {
     type Change = fn(&mut wire::OutgoingPublish<'_>);
     let cases: [(Change, ReasonCode); 4] = [
         (|publish| publish.qos = Qos::ExactlyOnce, ReasonCode::QOS_NOT_SUPPORTED), // [MQTT-3.2.2-11]
-        (|publish| publish.topic_alias = std::num::NonZeroU16::new(3), ReasonCode::TOPIC_ALIAS_INVALID), // [MQTT-3.3.2-8]
+        (|publish| publish.topic_alias = std::num::NonZeroU16::new(17), ReasonCode::TOPIC_ALIAS_INVALID), // [MQTT-3.3.2-9]
         (|publish| publish.subscription_ids = &[1], ReasonCode::PROTOCOL_ERROR), // [MQTT-3.3.4-6]
         (|publish| publish.topic = "a/a/a/a/a/a", ReasonCode::TOPIC_NAME_INVALID),
     ];

@@ -6,8 +6,9 @@
 use model::{ConnId, LaneId, Now, Qos, Seq, ShardId, Ticket};
 use wire::{ConnAck, Connect, ReasonCode, Version};
 
-use super::topic_fits;
+use super::{topic_fits, words};
 use crate::acks::{Answer, Promise};
+use crate::aliases::OutboundAliases;
 use crate::broker::{Broker, home};
 use crate::connections::{Held, Phase, Will};
 use crate::effects::{Effects, Request};
@@ -23,6 +24,11 @@ impl Broker {
         now: Now,
         effects: &mut Effects,
     ) -> bool {
+        self.note(conn, &connect);
+        if self.setup.offers.redirect.as_ref().is_some_and(|redirect| redirect.moved) {
+            self.refuse(conn, connect.version, ReasonCode::SERVER_MOVED, now, effects);
+            return true;
+        }
         let assigned = connect.client_id.is_empty();
         if assigned {
             connect.client_id = self.assign_client_id();
@@ -32,17 +38,18 @@ impl Broker {
             effects.relocations.push((conn, home));
             return false;
         }
-        if let Some(reason) = self.refusal(&connect) {
+        let refusal = self.refusal(&connect).or_else(|| self.refusal_by_size(conn, &connect, assigned));
+        if let Some(reason) = refusal {
             self.refuse(conn, connect.version, reason, now, effects);
             return true;
         }
         self.take_over(&connect.client_id, now, effects);
         let (key, session_present, ended) = self.join(&connect, now, effects);
         self.describe(conn, key, &connect, now);
-        let ack = self.connack(&connect, session_present, assigned);
         let mut bytes = Vec::new();
-        let encoded = wire::encode_connack(&mut bytes, connect.version, &ack);
-        debug_assert!(encoded.is_ok(), "our own CONNACK can be encoded");
+        let ack = self.connack(&connect, session_present, assigned);
+        let fits = self.append_connack(conn, connect.version, ack, &mut bytes);
+        debug_assert!(fits, "our own CONNACK can be encoded, and `refusal_by_size` has tried");
         self.counters.connects_accepted += 1;
         // Saved: what is sent from now on may have been sent when it is sent again after a crash.
         let ticket = ended.max(self.save_session(key, effects));
@@ -171,12 +178,50 @@ impl Broker {
         effects: &mut Effects,
     ) {
         self.counters.connects_refused += 1;
-        let Some(connection) = self.connections.find(conn) else { return };
-        connection.version = version;
-        let ack = ConnAck::new(false, reason);
-        // A reason that this version cannot say is said by closing.
-        wire::encode_connack(connection.write(&mut effects.dirty), version, &ack).ok();
+        let mut ack = ConnAck::new(false, reason);
+        ack.reason_string = words::of_refusal(reason, &self.setup.limits);
+        if matches!(reason, ReasonCode::SERVER_MOVED | ReasonCode::USE_ANOTHER_SERVER) {
+            let redirect = self.setup.offers.redirect.as_ref();
+            ack.server_reference = redirect.map(|redirect| redirect.to.to_string());
+        }
+        let mut bytes = Vec::new();
+        // What this version cannot say, or this client does not take, is said by closing.
+        if self.append_connack(conn, version, ack, &mut bytes)
+            && let Some(connection) = self.connections.find(conn)
+        {
+            connection.version = version;
+            connection.write(&mut effects.dirty).extend_from_slice(&bytes);
+        }
         self.close(conn, now, effects);
+    }
+
+    /// Notes what bounds our answer, whatever it will be.
+    fn note(&mut self, conn: ConnId, connect: &Connect) {
+        let Some(connection) = self.connections.find(conn) else { return };
+        connection.version = connect.version;
+        connection.wants_words = connect.request_problem_information;
+        connection.packet_bytes_max = connect.packet_bytes_max.map_or(u32::MAX, |bytes| bytes.get());
+    }
+
+    /// A client that cannot even take our CONNACK must be told before it has a session.
+    fn refusal_by_size(&mut self, conn: ConnId, connect: &Connect, assigned: bool) -> Option<ReasonCode> {
+        connect.packet_bytes_max?;
+        let ack = self.connack(connect, false, assigned);
+        let fits = self.append_connack(conn, connect.version, ack, &mut Vec::new());
+        (!fits).then_some(ReasonCode::PACKET_TOO_LARGE)
+    }
+
+    /// Appends a CONNACK, if need be without what a client can do without; `false` if that is still too large.
+    fn append_connack(&self, conn: ConnId, version: Version, ack: ConnAck, out: &mut Vec<u8>) -> bool {
+        let Some(connection) = self.connections.get(conn) else { return false };
+        let bare = ConnAck { reason_string: None, response_information: None, ..ack.clone() };
+        let (wants_words, bytes_max) = words::room(connection);
+        // Response Information was asked for, whatever the client thinks of words.
+        let room = (wants_words || ack.response_information.is_some(), bytes_max);
+        let ack = ConnAck { reason_string: ack.reason_string.filter(|_| wants_words), ..ack };
+        words::append_fitting(out, room, |out, full| {
+            wire::encode_connack(out, version, if full { &ack } else { &bare })
+        })
     }
 
     /// The old connection of this client identifier ends [MQTT-3.1.4-3].
@@ -223,11 +268,14 @@ impl Broker {
         let Some(connection) = self.connections.find(conn) else { return };
         connection.phase = Phase::Joining(key);
         connection.session = Some(key);
-        connection.version = connect.version;
-        // [MQTT-3.1.2-22]: one and a half times the keep-alive.
-        connection.silence_millis_max = u64::from(connect.keep_alive_secs) * 1_500;
+        // [MQTT-3.1.2-22]: one and a half times the keep-alive; ours, if the client was told one [MQTT-3.2.2-21].
+        let keep_alive_secs =
+            server_keep_alive(connect, &self.setup.limits).unwrap_or(connect.keep_alive_secs);
+        connection.silence_millis_max = u64::from(keep_alive_secs) * 1_500;
         connection.window = connect.receive_max.get().min(self.setup.limits.session_inflight_max);
-        connection.packet_bytes_max = connect.packet_bytes_max.map_or(u32::MAX, |bytes| bytes.get());
+        // [MQTT-3.3.2-11]
+        let aliases_max = connect.topic_alias_max.min(self.setup.limits.topic_alias_max);
+        connection.aliases_out = OutboundAliases::new(aliases_max);
         connection.expiry_secs = expiry_secs;
         connection.will = connect.will.as_ref().map(|will| Will {
             topic: will.topic.as_str().into(),
@@ -260,6 +308,11 @@ impl Broker {
         ack.retain_available = false;
         ack.packet_bytes_max = limits.packet_bytes_max.try_into().ok();
         ack.shared_subscriptions_available = false;
+        ack.topic_alias_max = limits.topic_alias_max;
+        ack.keep_alive_secs = server_keep_alive(connect, limits);
+        if connect.request_response_information {
+            ack.response_information = self.setup.offers.response_information(&connect.client_id); // [MQTT-3.1.2-28]
+        }
         ack.assigned_client_id = assigned.then(|| connect.client_id.clone()); // [MQTT-3.1.3-7]
         ack
     }
@@ -276,4 +329,12 @@ impl Broker {
             }
         }
     }
+}
+
+/// The keep-alive that we tell a client in place of its own: if it wants a longer one than we allow, or none.
+/// 3.1.1 has no way to say so.
+fn server_keep_alive(connect: &Connect, limits: &model::Limits) -> Option<u16> {
+    let (wanted, longest) = (connect.keep_alive_secs, limits.keep_alive_secs_max);
+    let too_long = longest > 0 && (wanted == 0 || wanted > longest);
+    (connect.version == Version::V5 && too_long).then_some(longest)
 }

@@ -6,7 +6,7 @@
 use model::{ConnId, Now};
 use wire::{Disconnect, ReasonCode, Version};
 
-use super::{Fault, PeerFault};
+use super::{Fault, PeerFault, words};
 use crate::broker::{Broker, ends_at};
 use crate::connections::{Phase, Will};
 use crate::dispatch::Publication;
@@ -142,19 +142,46 @@ impl Broker {
                 self.close(conn, now, effects);
             }
             _ if greeting => self.close(conn, now, effects),
-            _ => self.say_goodbye(conn, fault.reason_code(), now, effects),
+            _ => {
+                let reason_string = Some(fault.to_string());
+                self.part(
+                    conn,
+                    Disconnect { reason_string, ..Disconnect::new(fault.reason_code()) },
+                    now,
+                    effects,
+                );
+            }
         }
+    }
+
+    /// Closes because this process stops, and says where to go instead if that is known (MQTT 5.0 §4.11).
+    pub(crate) fn send_off(&mut self, conn: ConnId, now: Now, effects: &mut Effects) {
+        let disconnect = match &self.setup.offers.redirect {
+            Some(redirect) => {
+                let server_reference = Some(redirect.to.to_string());
+                Disconnect { server_reference, ..Disconnect::new(ReasonCode::USE_ANOTHER_SERVER) }
+            }
+            None => Disconnect::new(ReasonCode::SERVER_SHUTTING_DOWN),
+        };
+        self.part(conn, disconnect, now, effects);
     }
 
     /// Closes with a DISCONNECT where the version has one.
     pub(crate) fn say_goodbye(&mut self, conn: ConnId, reason: ReasonCode, now: Now, effects: &mut Effects) {
+        self.part(conn, Disconnect::new(reason), now, effects);
+    }
+
+    fn part(&mut self, conn: ConnId, disconnect: Disconnect, now: Now, effects: &mut Effects) {
         if let Some(connection) = self.connections.find(conn)
             && connection.version == Version::V5
             && connection.session.is_some()
         {
-            let out = connection.write(&mut effects.dirty);
-            // A reason that DISCONNECT cannot carry is said by closing.
-            wire::encode_disconnect(out, Version::V5, &Disconnect::new(reason)).ok();
+            let room = words::room(connection);
+            let bare = Disconnect { reason_string: None, ..disconnect.clone() };
+            // A reason that DISCONNECT cannot carry, or this client does not take, is said by closing.
+            words::append_fitting(connection.write(&mut effects.dirty), room, |out, full| {
+                wire::encode_disconnect(out, Version::V5, if full { &disconnect } else { &bare })
+            });
         }
         self.close(conn, now, effects);
     }

@@ -3,10 +3,12 @@
 //! In: the bytes of one connection. Out: publications for `dispatch`, answers, or the fault that ends the connection.
 //! Always: packets are taken in order; a publication is acknowledged exactly when its promise is kept.
 
+use std::num::NonZeroU16;
+
 use model::{ConnId, Now, Qos, TopicFilter};
 use wire::{AckKind, Packet, Publish, ReasonCode, SubAck, Subscribe, UnsubAck, Unsubscribe, Version};
 
-use super::{Fault, PeerFault, topic_fits};
+use super::{Fault, PeerFault, topic_fits, words};
 use crate::acks::{Answer, OwedAck, Promise};
 use crate::broker::{Broker, acknowledge};
 use crate::connections::Phase;
@@ -112,6 +114,55 @@ impl Broker {
         effects: &mut Effects,
     ) -> Result<(), Fault> {
         self.check_publish(conn, publish)?;
+        if let Some(alias) = publish.properties.topic_alias() {
+            return self.on_aliased(conn, key, publish, alias, now, effects);
+        }
+        self.take_publish(conn, key, publish, now, effects)
+    }
+
+    /// A PUBLISH with a topic alias: introduces it, or stands for what it was introduced with.
+    #[inline(never)]
+    fn on_aliased(
+        &mut self,
+        conn: ConnId,
+        key: SessionKey,
+        publish: &Publish<'_>,
+        alias: NonZeroU16,
+        now: Now,
+        effects: &mut Effects,
+    ) -> Result<(), Fault> {
+        if alias.get() > self.setup.limits.topic_alias_max {
+            return Err(Fault::Peer(PeerFault::TopicAliasTooHigh)); // [MQTT-3.3.2-9]
+        }
+        let Some(connection) = self.connections.find(conn) else { return Ok(()) };
+        let aliases = connection.aliases_in.get_or_insert_default();
+        if !publish.topic.is_empty() {
+            aliases.set(alias, publish.topic);
+            return self.take_publish(conn, key, publish, now, effects);
+        }
+        let Some(known) = aliases.topic(alias) else {
+            return Err(Fault::Peer(PeerFault::TopicAliasUnknown));
+        };
+        let mut topic = std::mem::take(&mut self.scratch.aliased);
+        topic.clear();
+        topic.push_str(known);
+        let taken = self.take_publish(conn, key, &Publish { topic: &topic, ..*publish }, now, effects);
+        self.scratch.aliased = topic;
+        taken
+    }
+
+    #[inline]
+    fn take_publish(
+        &mut self,
+        conn: ConnId,
+        key: SessionKey,
+        publish: &Publish<'_>,
+        now: Now,
+        effects: &mut Effects,
+    ) -> Result<(), Fault> {
+        if self.setup.offers.check_payload_format && !payload_is_as_told(publish) {
+            return self.refuse_payload(conn, publish, effects);
+        }
         self.counters.received += 1;
         self.counters.received_bytes += publish.payload.len() as u64;
         self.counters.retain_ignored += u64::from(publish.retain);
@@ -139,6 +190,21 @@ impl Broker {
         Ok(())
     }
 
+    /// The payload is not the UTF-8 that its publisher calls it. With an acknowledgement it says so, otherwise by
+    /// closing: a publisher that must close would come back and send it again.
+    fn refuse_payload(
+        &mut self,
+        conn: ConnId,
+        publish: &Publish<'_>,
+        effects: &mut Effects,
+    ) -> Result<(), Fault> {
+        self.counters.dropped_payload_format += 1;
+        let Some(packet_id) = publish.packet_id else { return Err(Fault::Peer(PeerFault::PayloadFormat)) };
+        let ack = OwedAck { kind: AckKind::PubAck, packet_id, reason: ReasonCode::PAYLOAD_FORMAT_INVALID };
+        self.owe(conn, ack, Promise::default(), effects);
+        Ok(())
+    }
+
     fn check_publish(&self, conn: ConnId, publish: &Publish<'_>) -> Result<(), Fault> {
         if publish.qos == Qos::ExactlyOnce {
             return Err(Fault::Peer(PeerFault::QosNotSupported));
@@ -146,10 +212,6 @@ impl Broker {
         // 3.1.1 has no way to say so; there it is forwarded, and counted as not retained.
         if publish.retain && self.version(conn) == Version::V5 {
             return Err(Fault::Peer(PeerFault::RetainNotSupported));
-        }
-        // We grant no aliases, so an empty topic cannot mean anything either.
-        if publish.properties.topic_alias().is_some() || publish.topic.is_empty() {
-            return Err(Fault::Peer(PeerFault::TopicAlias));
         }
         if publish.properties.has_subscription_ids() {
             return Err(Fault::Peer(PeerFault::SubscriptionId));
@@ -188,17 +250,27 @@ impl Broker {
         let id = subscribe.subscription_id.map_or(0, std::num::NonZeroU32::get);
         let mut needs = 0;
         let mut reasons = Vec::with_capacity(subscribe.subscriptions.len());
+        let mut refused = None;
         for wanted in &subscribe.subscriptions {
             let reason = self.grant(key, wanted, id);
-            if !reason.is_error() {
+            if reason.is_error() {
+                refused = refused.or(Some((&wanted.filter, reason)));
+            } else {
                 needs += self.announce(&wanted.filter, Some(conn), effects);
             }
             reasons.push(reason);
         }
         let version = self.version(conn);
-        let mut bytes = Vec::new();
-        wire::encode_suback(&mut bytes, version, &SubAck::new(subscribe.packet_id, reasons))
-            .map_err(|_| Fault::Bug("SUBACK"))?;
+        let bare = SubAck::new(subscribe.packet_id, reasons);
+        let reason_string =
+            refused.map(|(filter, reason)| words::of_filter(filter, reason, &self.setup.limits));
+        let full = SubAck { reason_string, ..bare.clone() };
+        let (room, mut bytes) = (self.room(conn, refused.is_some()), Vec::new());
+        let encode =
+            |out: &mut Vec<u8>, words| wire::encode_suback(out, version, if words { &full } else { &bare });
+        if !words::append_fitting(&mut bytes, room, encode) {
+            return Err(unsaid("SUBACK", room));
+        }
         self.answer_when_saved(conn, key, bytes, needs, now, effects);
         Ok(())
     }
@@ -252,9 +324,12 @@ impl Broker {
             }
             reasons.push(if known { ReasonCode::SUCCESS } else { ReasonCode::NO_SUBSCRIPTION_EXISTED });
         }
-        let mut bytes = Vec::new();
-        wire::encode_unsuback(&mut bytes, self.version(conn), &UnsubAck::new(unsubscribe.packet_id, reasons))
-            .map_err(|_| Fault::Bug("UNSUBACK"))?;
+        let (version, mut bytes) = (self.version(conn), Vec::new());
+        let ack = UnsubAck::new(unsubscribe.packet_id, reasons);
+        let room = self.room(conn, false);
+        if !words::append_fitting(&mut bytes, room, |out, _| wire::encode_unsuback(out, version, &ack)) {
+            return Err(unsaid("UNSUBACK", room));
+        }
         self.answer_when_saved(conn, key, bytes, 0, now, effects);
         Ok(())
     }
@@ -273,7 +348,23 @@ impl Broker {
         self.hold(conn, bytes, needs, ticket, now, effects);
     }
 
+    /// What bounds an answer to `conn`, with words if there are any.
+    fn room(&self, conn: ConnId, words: bool) -> (bool, u32) {
+        let (wants_words, bytes_max) = self.connections.get(conn).map_or((false, u32::MAX), words::room);
+        (words && wants_words, bytes_max)
+    }
+
     fn version(&self, conn: ConnId) -> Version {
         self.connections.get(conn).map_or(Version::V3, |connection| connection.version)
     }
+}
+
+/// Why an answer of ours could not be written: the client takes none so large, or it is our mistake.
+fn unsaid(packet: &'static str, (_, bytes_max): (bool, u32)) -> Fault {
+    if bytes_max < u32::MAX { Fault::Peer(PeerFault::AnswerTooLarge) } else { Fault::Bug(packet) }
+}
+
+/// Whether a payload is UTF-8 if its publisher says so (MQTT 5.0 §3.3.2.3.2).
+fn payload_is_as_told(publish: &Publish<'_>) -> bool {
+    publish.properties.payload_is_utf8() != Some(true) || std::str::from_utf8(publish.payload).is_ok()
 }

@@ -6,6 +6,7 @@
 mod connect;
 mod ending;
 mod inbound;
+mod words;
 
 /// Why a connection ends before the client wants it to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,9 +40,18 @@ pub(crate) enum PeerFault {
     /// [MQTT-3.2.2-14]
     #[error("RETAIN, which this server does not offer yet")]
     RetainNotSupported,
-    /// [MQTT-3.3.2-8]: we grant no aliases.
-    #[error("a topic alias, although none was granted")]
-    TopicAlias,
+    /// [MQTT-3.3.2-9]: above the Topic Alias Maximum of our CONNACK.
+    #[error("a topic alias above the Topic Alias Maximum of CONNACK")]
+    TopicAliasTooHigh,
+    /// MQTT 5.0 §3.3.2.3.4: an empty topic with an alias that nothing has introduced.
+    #[error("an empty topic with a topic alias that stands for nothing yet")]
+    TopicAliasUnknown,
+    /// MQTT 5.0 §3.3.2.3.2; only if `mqtt.check_payload_format` is on.
+    #[error("a payload that is said to be UTF-8 and is not")]
+    PayloadFormat,
+    /// [MQTT-3.1.2-24]: what we must answer does not fit into what the client takes.
+    #[error("an answer that does not fit into the client's Maximum Packet Size")]
+    AnswerTooLarge,
     /// [MQTT-3.3.4-6]
     #[error("a PUBLISH with a subscription identifier, which only servers send")]
     SubscriptionId,
@@ -66,13 +76,16 @@ impl Fault {
             Fault::Peer(fault) => match fault {
                 PeerFault::QosNotSupported => ReasonCode::QOS_NOT_SUPPORTED,
                 PeerFault::RetainNotSupported => ReasonCode::RETAIN_NOT_SUPPORTED,
-                PeerFault::TopicAlias => ReasonCode::TOPIC_ALIAS_INVALID,
+                PeerFault::TopicAliasTooHigh => ReasonCode::TOPIC_ALIAS_INVALID,
+                PeerFault::PayloadFormat => ReasonCode::PAYLOAD_FORMAT_INVALID,
+                PeerFault::AnswerTooLarge => ReasonCode::PACKET_TOO_LARGE,
                 PeerFault::TopicTooLong => ReasonCode::TOPIC_NAME_INVALID,
                 PeerFault::NotConnected
                 | PeerFault::ConnectedTwice
                 | PeerFault::NotForServers
                 | PeerFault::SubscriptionId
                 | PeerFault::ExpiryRaised
+                | PeerFault::TopicAliasUnknown
                 | PeerFault::UnexpectedAuth => ReasonCode::PROTOCOL_ERROR,
             },
         }
