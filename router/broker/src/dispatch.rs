@@ -125,18 +125,35 @@ impl Broker {
 
     /// Evaluates the routes and acts on every match; whether there was one.
     fn route(&mut self, publication: &Publication<'_>, promise: &mut Promise, effects: &mut Effects) -> bool {
+        let (table, scratch) = (&self.plan.table, &mut self.scratch);
+        let parts = MessageParts::new(publication, table.needs_properties());
+        let message = parts.message(publication);
+        if table.needs_state() {
+            let now = publication.now.instant;
+            table.matches_at(&message, now, &mut self.gates, &mut scratch.routes, &mut scratch.matches);
+        } else {
+            table.matches(&message, &mut scratch.routes, &mut scratch.matches);
+        }
+        let matched = !scratch.matches.is_empty();
+        if matched {
+            self.counters.routed += 1;
+            self.send_to_sinks(&message, publication, promise, effects);
+        }
+        matched
+    }
+
+    /// Acts on the matches of the routes.
+    fn send_to_sinks(
+        &mut self,
+        message: &Message<'_>,
+        publication: &Publication<'_>,
+        promise: &mut Promise,
+        effects: &mut Effects,
+    ) {
         let plan = Rc::clone(&self.plan);
-        let mut matches = std::mem::take(&mut self.scratch.matches);
+        let matches = std::mem::take(&mut self.scratch.matches);
         let mut forwards = std::mem::take(&mut self.scratch.forwards);
         forwards.clear();
-        let parts = MessageParts::new(publication, plan.table.needs_properties());
-        let message = parts.message(publication);
-        if plan.table.needs_state() {
-            let now = publication.now.instant;
-            plan.table.matches_at(&message, now, &mut self.gates, &mut self.scratch.routes, &mut matches);
-        } else {
-            plan.table.matches(&message, &mut self.scratch.routes, &mut matches);
-        }
         for found in &matches {
             match plan.sink(found) {
                 Some(SinkPlan::Lanes { uplink, lanes }) => {
@@ -151,16 +168,13 @@ impl Broker {
                         None => self.counters.bugs += 1,
                     }
                 }
-                Some(SinkPlan::Topic) => {
-                    self.republish(found, &plan, &message, publication, promise, effects)
-                }
+                Some(SinkPlan::Topic) => self.republish(found, &plan, message, publication, promise, effects),
                 None => self.counters.bugs += 1,
             }
         }
         let mut body = std::mem::take(&mut self.scratch.body);
         for forward in &forwards {
-            let Some(publication) = self.select(&plan, &forward.best, &message, publication, &mut body)
-            else {
+            let Some(publication) = self.select(&plan, &forward.best, message, publication, &mut body) else {
                 continue;
             };
             let ticket = self.append_to_lane(forward, &publication, plan.ttl_millis, effects);
@@ -169,11 +183,8 @@ impl Broker {
             }
         }
         self.scratch.body = body;
-        let matched = !matches.is_empty();
-        self.counters.routed += u64::from(matched);
         self.scratch.matches = matches;
         self.scratch.forwards = forwards;
-        matched
     }
 
     /// What the route of a match sends of a publication. `None`, counted, if its SELECT cannot read the body: then

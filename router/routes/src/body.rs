@@ -11,7 +11,6 @@ use crate::binary::{self, Encoding};
 use crate::scan::{BodyFault, scan};
 use crate::scratch::Scratch;
 use crate::table::RouteTable;
-use crate::value::same_name;
 
 /// Where the texts of a body lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +72,10 @@ fn try_fill<'t>(table: &RouteTable, message: &Message<'t>, scratch: &mut Scratch
     if let Format::Binary(encoding) = format {
         return fill_binary(table, message, encoding, scratch);
     }
+    if matches!(format, Format::Json) && !starts_as_object(message.body) {
+        scratch.counters.bodies_malformed += 1;
+        return Body::Unusable;
+    }
     let (body, text) = match format {
         Format::Json => match std::str::from_utf8(message.body) {
             Ok(text) => (Body::AsItCame(text), text),
@@ -102,6 +105,11 @@ fn try_fill<'t>(table: &RouteTable, message: &Message<'t>, scratch: &mut Scratch
     let paths = table.slots.paths();
     let scanned = scan(text, paths, depth, dates_are_undefined, &mut scratch.levels, &mut scratch.filled);
     finish(table, scanned, body, scratch)
+}
+
+/// Whether JSON can be an object, by its first byte: most bodies that are no JSON are found out here, for nothing.
+fn starts_as_object(body: &[u8]) -> bool {
+    body.iter().find(|byte| !matches!(byte, b' ' | b'\n' | b'\r' | b'\t')) == Some(&b'{')
 }
 
 fn fill_binary<'t>(
@@ -135,13 +143,19 @@ fn finish<'t>(
 }
 
 fn format(mode: Mode, message: &Message<'_>) -> Format {
-    let system = |name: &str| {
-        let found = message.system.iter().find(|property| same_name(property.name, name));
-        found.and_then(|property| property.value)
-    };
-    let encoding = system("contentEncoding").map(str::trim);
+    let (mut kind, mut encoding) = (None, None);
+    for property in message.system {
+        // Both names are ASCII, and only ASCII folds to it.
+        let is = |name: &str| property.name.eq_ignore_ascii_case(name);
+        // Of two properties of one name the first counts.
+        if kind.is_none() && is("contentType") {
+            kind = property.value;
+        } else if encoding.is_none() && is("contentEncoding") {
+            encoding = property.value.map(str::trim);
+        }
+    }
     let is = |wanted: &str| encoding.is_some_and(|encoding| encoding.eq_ignore_ascii_case(wanted));
-    let json = match (mode, system("contentType")) {
+    let json = match (mode, kind) {
         (Mode::EdgeHub, Some(kind)) => {
             kind.eq_ignore_ascii_case("application/json") && (is("utf-8") || is("utf-16") || is("utf-32"))
         }
@@ -150,7 +164,7 @@ fn format(mode: Mode, message: &Message<'_>) -> Format {
         (Mode::Millrace, None) => true,
     };
     let binary = match mode {
-        Mode::Millrace => system("contentType").and_then(binary_encoding),
+        Mode::Millrace => kind.and_then(binary_encoding),
         Mode::EdgeHub => None,
     };
     match () {

@@ -435,6 +435,11 @@ impl Index {
         }
     }
 
+    /// Whether nothing is a candidate while no slot has a value.
+    pub(crate) fn waits_for_values(&self) -> bool {
+        self.always.is_empty()
+    }
+
     /// Appends the candidates for the message of `machine`; a route may come twice.
     pub(crate) fn find(&self, machine: &Machine<'_>, candidates: &mut Vec<Candidate>) {
         let written = machine.filled.written();

@@ -26,6 +26,7 @@ mod functions;
 mod gates;
 mod index;
 mod lexer;
+mod memo;
 #[cfg(feature = "oracle")]
 pub mod oracle;
 mod parser;

@@ -8,6 +8,7 @@ use model::{Match, RouteId, SinkId};
 
 use crate::binary::Open;
 use crate::index::Candidate;
+use crate::memo::Memo;
 use crate::program::Stack;
 use crate::scan::Level;
 use crate::slots::Filled;
@@ -20,8 +21,7 @@ pub struct Scratch {
     pub(crate) stack: Stack,
     pub(crate) levels: Vec<Level>,
     pub(crate) opened: Vec<Open>,
-    /// Groups of routes that the message concerns.
-    pub(crate) groups: Vec<u32>,
+    pub(crate) memo: Memo,
     /// Routes of one source that may match.
     pub(crate) candidates: Vec<Candidate>,
     /// Routes as bits.

@@ -116,11 +116,15 @@ impl Slots {
     pub(crate) fn fill(&self, message: &Message<'_>, filled: &mut Filled, name: &mut String) {
         self.fill_fields(message, filled);
         // Backwards: if two properties differ only in case, the first one counts.
-        for (at, property) in message.system.iter().enumerate().rev() {
-            fill_named(&self.system, property, Origin::System, at, filled, name);
+        if !self.system.is_empty() {
+            for (at, property) in message.system.iter().enumerate().rev() {
+                fill_named(&self.system, property, Origin::System, at, filled, name);
+            }
         }
-        for (at, property) in message.properties.iter().enumerate().rev() {
-            fill_named(&self.properties, property, Origin::Property, at, filled, name);
+        if !self.properties.is_empty() {
+            for (at, property) in message.properties.iter().enumerate().rev() {
+                fill_named(&self.properties, property, Origin::Property, at, filled, name);
+            }
         }
     }
 
@@ -154,9 +158,6 @@ fn fill_named(
     filled: &mut Filled,
     name: &mut String,
 ) {
-    if names.is_empty() {
-        return;
-    }
     name.clear();
     fold_into(property.name, name);
     let Some(slots) = names.get(name.as_str()) else { return };

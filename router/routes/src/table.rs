@@ -16,6 +16,7 @@ use crate::check::{check, check_value};
 use crate::diagnostic::{Fault, RouteError};
 use crate::gates::{Gate, State};
 use crate::index::{Candidate, Index, Said, Way, best_way, bounds};
+use crate::memo::{Concerned, Identity};
 use crate::parser;
 use crate::program::{Code, Machine, Program};
 use crate::project::Projection;
@@ -137,6 +138,8 @@ pub struct RouteTable {
     pub(crate) program: Program,
     needs_properties: bool,
     needs_state: bool,
+    /// Tells what a [`Scratch`] remembers of this table from what it remembers of another.
+    identity: Identity,
 }
 
 /// [`check`] or [`check_value`].
@@ -257,20 +260,40 @@ impl RouteTable {
             scratch.counters.messages_dropped += 1;
             return;
         }
-        self.topics.find(message.topic, message.source, &mut scratch.name, &mut scratch.groups);
-        if scratch.groups.is_empty() {
+        let (place, known) = scratch.memo.place(&self.identity, message);
+        if !known {
+            self.concern(message, &mut scratch.name, scratch.memo.concerned(place));
+        }
+        let Concerned { groups, reads_slots, reads_body, waits_for_values } = scratch.memo.concerned(place);
+        let (groups, reads_body, waits_for_values) = (groups.len(), *reads_body, *waits_for_values);
+        if groups == 0 {
             return;
         }
-        let groups = std::mem::take(&mut scratch.groups);
-        let reads_body = groups.iter().any(|group| self.groups[*group as usize].reads_body);
-        let reads_slots = groups.iter().any(|group| self.groups[*group as usize].reads_slots);
-        let body = if reads_slots { self.fill(message, reads_body, scratch) } else { Body::NotRead };
-        scratch.found.begin(self.sinks.len());
-        for group in &groups {
-            self.match_group(&self.groups[*group as usize], message, body, &mut memory, scratch);
+        let body = if *reads_slots { self.fill(message, reads_body, scratch) } else { Body::NotRead };
+        if waits_for_values && scratch.filled.written().is_empty() {
+            return;
         }
-        scratch.groups = groups;
+        scratch.found.begin(self.sinks.len());
+        for at in 0..groups {
+            let group = scratch.memo.concerned(place).groups[at];
+            self.match_group(&self.groups[group as usize], message, body, &mut memory, scratch);
+        }
         scratch.found.take(&self.hot, matches);
+    }
+
+    /// Which groups a message concerns, and what they look at.
+    fn concern(&self, message: &Message<'_>, name: &mut String, concerned: &mut Concerned) {
+        self.topics.find(message.topic, message.source, name, &mut concerned.groups);
+        let groups = || concerned.groups.iter().map(|group| &self.groups[*group as usize]);
+        let reads_slots = groups().any(|group| group.reads_slots);
+        let reads_body = groups().any(|group| group.reads_body);
+        let waits_for_values = reads_slots && groups().all(Group::waits_for_values);
+        *concerned = Concerned {
+            groups: std::mem::take(&mut concerned.groups),
+            reads_slots,
+            reads_body,
+            waits_for_values,
+        };
     }
 
     pub(crate) fn projection(&self, route: RouteId) -> Option<&Projection> {
@@ -490,6 +513,12 @@ const BOXED_MIN: usize = if cfg!(test) { 2 } else { 16 };
 const INDEXED_MIN: usize = if cfg!(test) { 1 } else { 5 };
 
 impl Group {
+    /// Whether no route of it can match while no slot has a value.
+    fn waits_for_values(&self) -> bool {
+        let by_index = self.index.as_ref().is_none_or(|index| index.waits_for_values());
+        self.always.is_empty() && self.asked.is_empty() && by_index
+    }
+
     fn finish(&mut self, mut ways: Vec<Found>) {
         if ways.len() < INDEXED_MIN {
             self.asked.extend(ways.iter().map(|found| found.id));
@@ -549,6 +578,7 @@ impl Compiler {
             program: Program::default(),
             needs_properties: options.mode == Mode::EdgeHub,
             needs_state: false,
+            identity: Identity::default(),
         };
         Compiler { table, sinks: FxHashMap::default(), ways: Vec::new() }
     }

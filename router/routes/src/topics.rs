@@ -7,7 +7,7 @@
 use rustc_hash::FxHashMap;
 
 use crate::syntax::Source;
-use crate::value::fold_into;
+use crate::value::{fold_into, folded};
 
 /// All sources of a table.
 #[derive(Debug, Default)]
@@ -15,7 +15,12 @@ pub(crate) struct Topics {
     filters: Vec<Node>,
     paths: Vec<Node>,
     groups: u32,
+    /// The groups of [`PLAIN`], which nearly every message has.
+    plain: Vec<u32>,
 }
+
+/// The source of a plain MQTT publication.
+const PLAIN: &str = "/messages/";
 
 /// Nodes with at most this many children are searched one by one, which also takes less memory.
 const FEW: usize = 4;
@@ -79,13 +84,17 @@ impl Topics {
     fn add_path(&mut self, path: &str) -> u32 {
         let nodes = &mut self.paths;
         root(nodes);
-        let mut folded = String::new();
-        fold_into(path.trim().trim_end_matches('*').trim_end_matches('/'), &mut folded);
+        let normal = folded(path.trim().trim_end_matches('*').trim_end_matches('/'));
         let mut at = 0;
-        for segment in segments(&folded) {
+        for segment in segments(&normal) {
             at = child(nodes, at, segment);
         }
-        *nodes[at].group.get_or_insert_with(|| next(&mut self.groups))
+        let group = *nodes[at].group.get_or_insert_with(|| next(&mut self.groups));
+        let mut plain = std::mem::take(&mut self.plain);
+        plain.clear();
+        self.find_paths(&folded(PLAIN), &mut plain);
+        self.plain = plain;
+        group
     }
 
     /// Collects the groups whose source matches into `groups`, which is cleared first. `path` is working space.
@@ -95,7 +104,9 @@ impl Topics {
             // Wildcards in the first level do not match a topic that starts with `$` [MQTT-4.7.2-1].
             self.find_filters(0, Some(topic), topic.starts_with('$'), groups);
         }
-        if !self.paths.is_empty() {
+        if source == PLAIN {
+            groups.extend(&self.plain);
+        } else {
             path.clear();
             fold_into(source, path);
             self.find_paths(path, groups);
@@ -112,10 +123,7 @@ impl Topics {
             groups.extend(node.group);
             return;
         };
-        let (level, rest) = match rest.split_once('/') {
-            Some((level, rest)) => (level, Some(rest)),
-            None => (rest, None),
-        };
+        let (level, rest) = first_level(rest);
         if let Some(child) = node.child(level) {
             self.find_filters(child, rest, false, groups);
         }
@@ -125,7 +133,7 @@ impl Topics {
     }
 
     fn find_paths(&self, path: &str, groups: &mut Vec<u32>) {
-        let mut node = &self.paths[0];
+        let Some(mut node) = self.paths.first() else { return };
         groups.extend(node.group);
         for segment in segments(path.strip_suffix('/').unwrap_or(path)) {
             match node.child(segment) {
@@ -134,6 +142,14 @@ impl Topics {
             }
             groups.extend(node.group);
         }
+    }
+}
+
+/// The first level of a topic and what follows its slash. By bytes: levels are too short for a search by blocks.
+fn first_level(topic: &str) -> (&str, Option<&str>) {
+    match topic.bytes().position(|byte| byte == b'/') {
+        Some(at) => (&topic[..at], Some(&topic[at + 1..])),
+        None => (topic, None),
     }
 }
 

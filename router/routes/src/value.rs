@@ -166,7 +166,13 @@ pub(crate) fn lower(c: char) -> char {
 
 /// Puts the folded `name` behind what is in `out`.
 pub(crate) fn fold_into(name: &str, out: &mut String) {
-    out.extend(name.chars().map(fold));
+    if name.is_ascii() {
+        let start = out.len();
+        out.push_str(name);
+        out[start..].make_ascii_uppercase();
+    } else {
+        out.extend(name.chars().map(fold));
+    }
 }
 
 /// A name without regard to case.

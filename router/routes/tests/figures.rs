@@ -59,6 +59,7 @@ fn measure(table: &RouteTable, expected: usize) -> f64 {
 #[ignore = "a measurement, for a release build and a quiet machine"]
 fn figures() {
     compile_figures();
+    comparison_figures();
     println!("body {} B", BODY.len());
     let none = measure(&table(["FROM /* INTO $upstream".to_owned()].into_iter()), 1);
     let one =
@@ -108,6 +109,39 @@ fn figures() {
     }));
     let nanos = measure(&percent, 7);
     println!("10 000 routes, 100 match with few sinks: {nanos:.0} ns, {:.0} msg/s", 1e9 / nanos);
+}
+
+/// The routes of the row `qos0-pairs` of the end-to-end comparison: 90 of other topics, 10 that ask every message.
+fn of_the_comparison() -> RouteTable {
+    let elsewhere =
+        (0..90).map(|at| format!("FROM \"plant/{at}/#\" WHERE $body.temperature > {at} INTO $upstream"));
+    let asked = (90..100).map(|at| format!("FROM /messages/* WHERE temperature > {at} INTO $upstream"));
+    table(elsewhere.chain(asked))
+}
+
+/// A publication as the broker shows it, by topics in turn: as many bodies, or topics, as `messages` has.
+fn comparison_figures() {
+    let table = of_the_comparison();
+    let binary = [0x9Eu8; 256];
+    let system = [model::Property { name: "connectionDeviceId", value: Some("load-17") }];
+    let topics: Vec<String> = (0..5_000).map(|at| format!("load/{at}")).collect();
+    let bodies: [(&str, &[u8]); 2] = [("no JSON, 256 B", &binary), ("JSON, 250 B", BODY.as_bytes())];
+    for (name, body) in bodies {
+        for topics in [&topics[..1], &topics[..]] {
+            let (mut scratch, mut matches) = (Scratch::new(), Vec::new());
+            let mut best = f64::MAX;
+            for _ in 0..40 {
+                let start = now();
+                for topic in topics.iter().cycle().take(5_000) {
+                    let message = Message { system: &system, ..Message::new(topic, body) };
+                    table.matches(black_box(&message), &mut scratch, &mut matches);
+                    black_box(&matches);
+                }
+                best = best.min(start.elapsed().as_nanos() as f64 / 5_000.0);
+            }
+            println!("100 routes, 10 asked, {name}, {} topics in turn: {best:.0} ns", topics.len());
+        }
+    }
 }
 
 fn compile_figures() {

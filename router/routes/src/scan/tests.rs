@@ -92,7 +92,8 @@ fn adversarial_bodies_take_linear_time() {
         }
     }
     let counters = scratch.counters();
-    assert_eq!(counters.bodies_scanned, 3 * bodies.len() as u64);
+    // Two do not start as an object, which is seen at their first byte.
+    assert_eq!(counters.bodies_scanned, 3 * (bodies.len() as u64 - 2));
     assert!(counters.bodies_too_deep >= 3 && counters.bodies_malformed >= 9);
 }
 
