@@ -53,6 +53,7 @@ bench: setup-test build ## The comparison with mosquitto, durable throughput, an
 	$(CARGO_TARGET_DIR)/release/bench compare $(ARGS)
 	$(CARGO_TARGET_DIR)/release/bench durable
 	$(CARGO_TARGET_DIR)/release/bench idle
+	$(CARGO_TARGET_DIR)/release/bench retained
 	cargo bench --locked -p millrace-bench
 
 lint: setup

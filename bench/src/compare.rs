@@ -2,8 +2,9 @@
 //!
 //! Knows: rounds and summaries. May use: `contestants`, `load`, `rows`, `stats`. Never: files; `page` writes them.
 //! In:  rows and a number of rounds. Out: a [`Finding`] per row.
-//! How: A B C A B C …, each started fresh, so that a slow minute of the machine hits all of them; ratios are taken
-//! within a round. Load is one process, the contestant another; both share the machine.
+//! How: A B C, B C A, C A B …, each started fresh, so that a slow minute of the machine hits all of them and nobody is
+//! always the first; ratios are taken within a round. Load is one process, the contestant another; both share the
+//! machine.
 
 use serde::Serialize;
 
@@ -62,7 +63,7 @@ pub(crate) struct TargetResult {
     pub(crate) reached: bool,
 }
 
-/// Runs one row. `progress` is told after each run.
+/// Runs one row against its peers, or against another Millrace if there is one. `progress` is told after each run.
 ///
 /// Ends early, with the rounds that are whole, when `interrupted` says so; `None` if there is not a single one.
 pub(crate) async fn run(
@@ -73,11 +74,16 @@ pub(crate) async fn run(
     mut progress: impl FnMut(&Sample),
     interrupted: impl Fn() -> bool,
 ) -> anyhow::Result<Option<Finding>> {
-    let systems: Vec<System> = std::iter::once(System::Millrace).chain(row.peers.iter().copied()).collect();
+    let (peers, targets): (&[System], &[Target]) = match binaries.before {
+        Some(_) => (&[System::Before], &[Target::NotSlowerThan(System::Before)]),
+        None => (row.peers, row.targets),
+    };
+    let systems: Vec<System> = std::iter::once(System::Millrace).chain(peers.iter().copied()).collect();
     let mut samples = Vec::new();
     'rounds: for round in 1..=rounds {
         let mut whole = Vec::new();
-        for &system in &systems {
+        let turn = (round as usize - 1) % systems.len();
+        for &system in systems[turn..].iter().chain(&systems[..turn]) {
             let mut running = binaries.start(system, row.routes)?;
             let sample = load::run(system, &mut running, row.scenario, seconds, round).await?;
             if interrupted() {
@@ -88,10 +94,15 @@ pub(crate) async fn run(
         }
         samples.append(&mut whole);
     }
-    Ok(summarise(row, &systems, samples))
+    Ok(summarise(row, &systems, targets, samples))
 }
 
-fn summarise(row: &'static Row, systems: &[System], samples: Vec<Sample>) -> Option<Finding> {
+fn summarise(
+    row: &'static Row,
+    systems: &[System],
+    targets: &[Target],
+    samples: Vec<Sample>,
+) -> Option<Finding> {
     let of = |system: System| samples.iter().filter(move |sample| sample.system == system);
     let summaries: Option<Vec<Summary>> = systems.iter().map(|&system| summary(system, of(system))).collect();
     let peers = systems.iter().filter(|system| **system != System::Millrace);
@@ -111,7 +122,7 @@ fn summarise(row: &'static Row, systems: &[System], samples: Vec<Sample>) -> Opt
         })
         .collect();
     let (systems, ratios) = (summaries?, ratios?);
-    let targets = row.targets.iter().flat_map(|target| judge(*target, &systems, &ratios)).collect();
+    let targets = targets.iter().flat_map(|target| judge(*target, &systems, &ratios)).collect();
     let Row { name, question, scenario, .. } = *row;
     Some(Finding { row: name, question, scenario, systems, ratios, targets, samples })
 }
@@ -149,6 +160,18 @@ fn judge(target: Target, systems: &[Summary], ratios: &[Ratio]) -> Vec<TargetRes
             let text = format!("CPU ≤ {limit:.2} × {}", peer.name());
             peer_ratio(peer).map(|ratio| at_most(text, ratio.cpu.median, limit)).into_iter().collect()
         }
+        Target::NotSlowerThan(peer) => peer_ratio(peer)
+            .map(|ratio| {
+                let delivered = ratio.delivered.median;
+                let text = format!("delivered ≥ 0.90 × {}", peer.name());
+                [
+                    at_most(format!("CPU ≤ 1.10 × {}", peer.name()), ratio.cpu.median, 1.10),
+                    TargetResult { target: text, found: delivered, reached: delivered >= 0.90 },
+                ]
+            })
+            .into_iter()
+            .flatten()
+            .collect(),
         Target::LatencyOf(peer) => peer_ratio(peer)
             .map(|ratio| {
                 let text = |quantile: &str| format!("{quantile} ≤ 1 × {}", peer.name());

@@ -46,6 +46,8 @@ connection_messages false
 pub(crate) enum System {
     /// The product.
     Millrace,
+    /// The product as it was before: another binary, named with `--peer-binary`.
+    Before,
     /// The broker of the Debian package.
     Mosquitto,
     /// A TCP relay between each publisher and its subscriber, without parsing: what the kernel takes at least.
@@ -57,6 +59,7 @@ impl System {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             System::Millrace => "millrace",
+            System::Before => "before",
             System::Mosquitto => "mosquitto",
             System::Relay => "relay",
         }
@@ -70,6 +73,8 @@ pub(crate) enum Routes {
     None,
     /// A hundred that are asked and do not match.
     Hundred,
+    /// So many that ask the body of every message and do not match.
+    Asking(u32),
     /// One that takes everything into the lane of an uplink that is down; an acknowledgement waits for the disk.
     AllDurable,
 }
@@ -79,6 +84,8 @@ pub(crate) enum Routes {
 pub(crate) struct Binaries {
     pub(crate) millrace: PathBuf,
     pub(crate) mosquitto: Option<PathBuf>,
+    /// Another Millrace, to compare with.
+    pub(crate) before: Option<PathBuf>,
     pub(crate) shards: u32,
     /// Where stores are put; the system's folder for temporary files if `None`.
     pub(crate) data: Option<PathBuf>,
@@ -115,7 +122,7 @@ impl Binaries {
             );
         }
         let mosquitto = mosquitto.or_else(|| find_program("mosquitto"));
-        Ok(Binaries { millrace, mosquitto, shards, data, set })
+        Ok(Binaries { millrace, mosquitto, before: None, shards, data, set })
     }
 
     /// Their versions and settings, one line each, for the head of a result.
@@ -131,6 +138,14 @@ impl Binaries {
             version(&self.millrace, "--version").unwrap_or_else(|| "version unknown".to_owned()),
             self.shards
         )];
+        if let Some(before) = &self.before {
+            lines.push(format!(
+                "before: {}, {}; the same settings",
+                before.display(),
+                version(before, "--version").unwrap_or_else(|| "version unknown".to_owned())
+            ));
+            return lines;
+        }
         if let Some(mosquitto) = &self.mosquitto {
             lines.push(format!(
                 "mosquitto: {}; {}",
@@ -153,19 +168,23 @@ impl Binaries {
         };
         let folder = folder.context("a folder for the store cannot be made")?;
         match system {
-            System::Millrace => self.start_millrace(folder, routes),
+            System::Millrace => self.start_millrace(&self.millrace, folder, routes),
+            System::Before => {
+                let before = self.before.as_ref().context("no other Millrace was named: --peer-binary")?;
+                self.start_millrace(before, folder, routes)
+            }
             System::Mosquitto => self.start_mosquitto(folder),
             System::Relay => self.start_relay(folder),
         }
     }
 
-    fn start_millrace(&self, folder: TempDir, routes: Routes) -> anyhow::Result<Running> {
+    fn start_millrace(&self, program: &Path, folder: TempDir, routes: Routes) -> anyhow::Result<Running> {
         let (config, ready) = (folder.path().join("millrace.toml"), folder.path().join("ready.json"));
         std::fs::write(&config, millrace_config(self.shards, &folder.path().join("store"), routes))?;
         let mut arguments =
             ["run", "--config", &text(&config), "--ready-file", &text(&ready)].map(str::to_owned).to_vec();
         arguments.extend(self.set.iter().flat_map(|set| ["--set".to_owned(), set.clone()]));
-        let child = Child::start("millrace", &self.millrace, &arguments, folder.path().join("log"))?;
+        let child = Child::start("millrace", program, &arguments, folder.path().join("log"))?;
         Running::when_ready(child, folder, &ready)
     }
 
@@ -271,6 +290,16 @@ fn millrace_config(shards: u32, store: &Path, routes: Routes) -> String {
                 route(number, &format!("FROM /messages/* WHERE temperature > {number} INTO $upstream"));
             }
         }
+        Routes::Asking(count) => {
+            for number in 0..count {
+                // Above what telemetry walks to, each with a threshold of its own.
+                let threshold = 1_000 + number;
+                route(
+                    number,
+                    &format!("FROM /messages/* WHERE $body.temperature > {threshold} INTO $upstream"),
+                );
+            }
+        }
         Routes::AllDurable => route(0, "FROM /messages/* INTO $upstream"),
     }
     config
@@ -312,6 +341,8 @@ mod tests {
         let config = millrace_config(2, Path::new("/tmp/with \"quotes\""), Routes::Hundred);
         assert_eq!(config.lines().filter(|line| line.starts_with('r') && line.contains("FROM")).count(), 100);
         assert!(config.contains(r#"path = "/tmp/with \"quotes\"""#));
+        let asking = millrace_config(2, Path::new("/x"), Routes::Asking(7));
+        assert_eq!(asking.lines().filter(|line| line.contains("> 1006 INTO")).count(), 1);
         assert!(!millrace_config(2, Path::new("/x"), Routes::None).contains("uplink"));
     }
 }

@@ -1,4 +1,5 @@
-//! `bench idle`: what a process takes that has nothing to do, and what each idle connection adds.
+//! `bench idle`: what a process takes that has nothing to do, and what each idle connection adds, and how
+//! fast connections come up.
 //!
 //! Knows: resident memory. May use: `contestants`, `stats`, the load generator as a crowd that only listens.
 //! In:  a number of connections. Out: an [`Idle`] for each contestant.
@@ -18,6 +19,9 @@ use crate::stats::Spread;
 /// How long a fresh process may settle before its memory is read.
 const REST: Duration = Duration::from_millis(500);
 
+/// Files that a broker needs beside its connections.
+const FILES_BESIDE: u64 = 500;
+
 /// One contestant.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Idle {
@@ -28,6 +32,8 @@ pub(crate) struct Idle {
     /// Resident, with all connections open and silent.
     pub(crate) full_bytes: Spread,
     pub(crate) bytes_per_connection: Spread,
+    /// From the first connection attempt until all are subscribed, by the number of them.
+    pub(crate) connects_per_sec: Spread,
 }
 
 /// Measures one contestant; it rests for `seconds` with all connections open.
@@ -38,7 +44,9 @@ pub(crate) async fn run(
     rounds: u32,
     seconds: f64,
 ) -> anyhow::Result<Option<Idle>> {
-    let (mut empty, mut full, mut each) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut empty, mut full, mut each, mut connects) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    // Before the contestant starts: it inherits the limit.
+    loadgen::process::allow_open_files(u64::from(connections) + FILES_BESIDE);
     for _ in 0..rounds {
         let mut running = binaries.start(system, Routes::None)?;
         tokio::time::sleep(REST).await;
@@ -54,10 +62,14 @@ pub(crate) async fn run(
         empty.push(before);
         full.push(after);
         each.push((after - before) / f64::from(connections));
+        connects.push(f64::from(connections) / report.spans.connect_secs);
     }
-    let spreads = (Spread::of(empty), Spread::of(full), Spread::of(each));
-    let (Some(empty_bytes), Some(full_bytes), Some(bytes_per_connection)) = spreads else { return Ok(None) };
-    Ok(Some(Idle { system, connections, empty_bytes, full_bytes, bytes_per_connection }))
+    let spreads = (Spread::of(empty), Spread::of(full), Spread::of(each), Spread::of(connects));
+    let (Some(empty_bytes), Some(full_bytes), Some(bytes_per_connection), Some(connects_per_sec)) = spreads
+    else {
+        return Ok(None);
+    };
+    Ok(Some(Idle { system, connections, empty_bytes, full_bytes, bytes_per_connection, connects_per_sec }))
 }
 
 fn crowd(connections: u32) -> String {

@@ -2,7 +2,7 @@
 //!
 //! Knows: arguments, where results go, exit codes. May use: every other file. Never: figures of its own.
 //! Exit codes: 0 measured, all promises kept · 1 a promise of MQTT was broken · 2 it could not be measured.
-//! Reading order: `rows` (the questions), `compare`, `durable`, `idle`, `contestants`, `load`, `relay`, `stats`,
+//! Reading order: `rows` (the questions), `compare`, `durable`, `idle`, `retained`, `contestants`, `load`, `relay`, `stats`,
 //! `machine`, `child`, `page`.
 
 mod child;
@@ -14,6 +14,7 @@ mod load;
 mod machine;
 mod page;
 mod relay;
+mod retained;
 mod rows;
 mod stats;
 
@@ -29,7 +30,7 @@ use crate::contestants::{Binaries, System};
 use crate::durable::Durable;
 use crate::machine::Facts;
 use crate::page::Results;
-use crate::rows::{ROWS, Row};
+use crate::rows::{HOT_ROWS, ROWS, Row};
 
 /// The same as in loadgen: an allocator that differs would make the load differ.
 #[global_allocator]
@@ -55,6 +56,10 @@ enum Command {
         /// The mosquitto binary, if it is not in the path.
         #[arg(long, value_name = "PATH")]
         mosquitto: Option<PathBuf>,
+        /// Another millrace binary: it takes the place of all peers; writes before-after.md and .json. Without --only,
+        /// the hot rows.
+        #[arg(long, value_name = "PATH", conflicts_with = "mosquitto")]
+        peer_binary: Option<PathBuf>,
     },
     /// Acknowledgements that wait for the disk, beside a plain file; writes durable.md and durable.json.
     Durable {
@@ -72,8 +77,16 @@ enum Command {
         #[command(flatten)]
         common: Common,
         /// Connections, each with one subscription.
-        #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         connections: u32,
+    },
+    /// Retained topics: how fast they are set, and got again with one wildcard; writes retained.md and retained.json.
+    Retained {
+        #[command(flatten)]
+        common: Common,
+        /// Topics, set by ten publishers.
+        #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(10..=10_000_000))]
+        topics: u32,
     },
     /// The rows of `compare` and what they ask.
     List,
@@ -133,10 +146,13 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             ROWS.iter().for_each(|row| println!("{}\n    {}", row.name, row.question));
             Ok(ExitCode::SUCCESS)
         }
-        Command::Compare { common, only, mosquitto } => {
-            let rows = chosen(&only)?;
-            let binaries = common.binaries(mosquitto)?;
-            if binaries.mosquitto.is_none() {
+        Command::Compare { common, only, mosquitto, peer_binary } => {
+            let rows = chosen(&only, peer_binary.is_some())?;
+            let binaries = Binaries { before: peer_binary, ..common.binaries(mosquitto)? };
+            if binaries.before.as_ref().is_some_and(|before| !before.is_file()) {
+                bail!("--peer-binary: there is no such file");
+            }
+            if binaries.mosquitto.is_none() && binaries.before.is_none() {
                 bail!("mosquitto is not installed: run `make bench`, which installs it");
             }
             with_interrupt(|interrupted| compare(common, rows, binaries, interrupted))
@@ -149,16 +165,24 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let binaries = common.binaries(None)?;
             with_interrupt(|interrupted| idle(common, connections, binaries, interrupted))
         }
+        Command::Retained { common, topics } => {
+            let binaries = common.binaries(None)?;
+            with_interrupt(|interrupted| retained(common, topics, binaries, interrupted))
+        }
     }
 }
 
-fn chosen(only: &[String]) -> anyhow::Result<Vec<&'static Row>> {
+fn chosen(only: &[String], hot: bool) -> anyhow::Result<Vec<&'static Row>> {
     let known = |name: &String| ROWS.iter().any(|row| row.name == *name);
     if let Some(unknown) = only.iter().find(|name| !known(name)) {
         let names: Vec<_> = ROWS.iter().map(|row| row.name).collect();
         bail!("--only {unknown}: there are {}", names.join(", "));
     }
-    Ok(ROWS.iter().filter(|row| only.is_empty() || only.iter().any(|name| name == row.name)).collect())
+    let wanted = |row: &&Row| match only {
+        [] => !hot || HOT_ROWS.contains(&row.name),
+        only => only.iter().any(|name| name == row.name),
+    };
+    Ok(ROWS.iter().filter(wanted).collect())
 }
 
 /// Whether somebody pressed Ctrl-C.
@@ -215,11 +239,11 @@ async fn compare(
         }
     }
     let broken: Vec<String> = findings.iter().flat_map(compare::Finding::broken).collect();
-    common.finish(
-        Results { compare: &findings, ..common.results(&facts, &settings) },
-        "README.md",
-        "results.json",
-    )?;
+    let (page, json) = match binaries.before {
+        Some(_) => ("before-after.md", "before-after.json"),
+        None => ("README.md", "results.json"),
+    };
+    common.finish(Results { compare: &findings, ..common.results(&facts, &settings) }, page, json)?;
     Ok(if broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
@@ -280,6 +304,33 @@ async fn idle(
     Ok(ExitCode::SUCCESS)
 }
 
+async fn retained(
+    common: Common,
+    topics: u32,
+    binaries: Binaries,
+    interrupted: Interrupted,
+) -> anyhow::Result<ExitCode> {
+    let (facts, settings) = common.begin(&binaries);
+    let mut found = Vec::new();
+    for system in retained::systems(&binaries) {
+        let row = retained::run(system, topics, &binaries, common.rounds, || interrupted.get()).await?;
+        if interrupted.get() {
+            break;
+        }
+        if let Some(row) = row {
+            println!("{}", page::retained_lines(&row));
+            found.push(row);
+        }
+    }
+    let lost: u64 = found.iter().map(|row| row.lost).sum();
+    common.finish(
+        Results { retained: &found, ..common.results(&facts, &settings) },
+        "retained.md",
+        "retained.json",
+    )?;
+    Ok(if lost == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
 impl Common {
     fn binaries(&self, mosquitto: Option<PathBuf>) -> anyhow::Result<Binaries> {
         if !(0.1..=3_600.0).contains(&self.seconds) {
@@ -298,11 +349,12 @@ impl Common {
     /// Results without any figure yet.
     fn results<'r>(&self, facts: &'r Facts, settings: &'r [String]) -> Results<'r> {
         let Common { rounds, seconds, .. } = *self;
-        Results { facts, settings, rounds, seconds, compare: &[], durable: None, idle: &[] }
+        Results { facts, settings, rounds, seconds, compare: &[], durable: None, idle: &[], retained: &[] }
     }
 
     fn finish(&self, results: Results<'_>, readme: &str, json: &str) -> anyhow::Result<()> {
-        if results.compare.is_empty() && results.durable.is_none() && results.idle.is_empty() {
+        let empty = results.compare.is_empty() && results.idle.is_empty() && results.retained.is_empty();
+        if empty && results.durable.is_none() {
             bail!("nothing was measured to the end");
         }
         let folder = match &self.out {

@@ -13,6 +13,7 @@ use crate::contestants::System;
 use crate::durable::{Durable, Group};
 use crate::idle::Idle;
 use crate::machine::Facts;
+use crate::retained::Retained;
 use crate::stats::Spread;
 
 /// Everything that one call has found.
@@ -27,6 +28,8 @@ pub(crate) struct Results<'r> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) durable: Option<&'r Durable>,
     pub(crate) idle: &'r [Idle],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub(crate) retained: &'r [Retained],
 }
 
 impl Results<'_> {
@@ -62,7 +65,7 @@ impl Results<'_> {
         )?;
         writeln!(
             out,
-            "- Again: `make bench`, or `bench compare`, `bench durable`, `bench idle` (release build, `--help` says more)."
+            "- Again: `make bench`, or `bench compare`, `bench durable`, `bench idle`, `bench retained` (release build, `--help` says more)."
         )?;
         for finding in self.compare {
             write_finding(out, finding)?;
@@ -72,6 +75,9 @@ impl Results<'_> {
         }
         if !self.idle.is_empty() {
             write_idle(out, self.idle)?;
+        }
+        if !self.retained.is_empty() {
+            write_retained(out, self.retained)?;
         }
         Ok(())
     }
@@ -225,13 +231,19 @@ fn write_idle(out: &mut String, idle: &[Idle]) -> std::fmt::Result {
         out,
         "\n## idle\n\nResident memory of a fresh process, and with connections at rest, each with one subscription.\n"
     )?;
-    writeln!(out, "| | connections | MiB without | MiB with | KiB per connection |")?;
-    writeln!(out, "|---|---|---|---|---|")?;
+    writeln!(out, "| | connections | MiB without | MiB with | KiB per connection | connections/s |")?;
+    writeln!(out, "|---|---|---|---|---|---|")?;
     for idle in idle {
         let mib = |bytes: &Spread| decimals(&scaled(bytes, 1.0 / 1_048_576.0), 1);
         let (empty, full) = (mib(&idle.empty_bytes), mib(&idle.full_bytes));
         let each = decimals(&scaled(&idle.bytes_per_connection, 1.0 / 1_024.0), 1);
-        writeln!(out, "| {} | {} | {empty} | {full} | {each} |", idle.system.name(), idle.connections)?;
+        let rate = whole(&idle.connects_per_sec);
+        writeln!(
+            out,
+            "| {} | {} | {empty} | {full} | {each} | {rate} |",
+            idle.system.name(),
+            idle.connections
+        )?;
     }
     writeln!(out)?;
     idle.iter().flat_map(Idle::target_lines).try_for_each(|line| writeln!(out, "- {line}"))
@@ -241,12 +253,54 @@ fn write_idle(out: &mut String, idle: &[Idle]) -> std::fmt::Result {
 pub(crate) fn idle_lines(idle: &Idle) -> String {
     let mib = |bytes: &Spread| decimals(&scaled(bytes, 1.0 / 1_048_576.0), 1);
     format!(
-        "{:9} {} MiB resident; with {} idle connections {} MiB, {} KiB each",
+        "{:9} {} MiB resident; with {} idle connections {} MiB, {} KiB each; {} connections/s",
         idle.system.name(),
         mib(&idle.empty_bytes),
         idle.connections,
         mib(&idle.full_bytes),
-        decimals(&scaled(&idle.bytes_per_connection, 1.0 / 1_024.0), 1)
+        decimals(&scaled(&idle.bytes_per_connection, 1.0 / 1_024.0), 1),
+        whole(&idle.connects_per_sec)
+    )
+}
+
+fn write_retained(out: &mut String, rows: &[Retained]) -> std::fmt::Result {
+    writeln!(
+        out,
+        "\n## retained\n\nTen publishers set each topic once, QoS 1, 256 B; then one subscriber gets all of them with one \
+         wildcard, QoS 1. *Load*: first PUBLISH to last PUBACK. *Subscribe all*: CONNECT to the last message.\n"
+    )?;
+    writeln!(out, "| | topics | load s | subscribe all s | CPU s | RSS MiB | lost |")?;
+    writeln!(out, "|---|---|---|---|---|---|---|")?;
+    for row in rows {
+        writeln!(
+            out,
+            "| {} | {} | {} | {} | {} | {} | {} |",
+            row.system.name(),
+            grouped(f64::from(row.topics)),
+            decimals(&row.load_secs, 3),
+            decimals(&row.subscribe_secs, 3),
+            decimals(&row.cpu_secs, 2),
+            decimals(&scaled(&row.rss_bytes, 1.0 / 1_048_576.0), 1),
+            row.lost
+        )?;
+    }
+    writeln!(out)?;
+    let broken = rows.iter().flat_map(|row| row.broken.iter().map(|text| (row.system.name(), text)));
+    broken.into_iter().try_for_each(|(name, text)| writeln!(out, "- BROKEN {name}, {text}"))
+}
+
+/// One contestant of the retained bench for the terminal.
+pub(crate) fn retained_lines(row: &Retained) -> String {
+    format!(
+        "{:9} {} retained topics: load {} s, subscribe all {} s, CPU {} s, {} MiB resident, lost {}{}",
+        row.system.name(),
+        grouped(f64::from(row.topics)),
+        decimals(&row.load_secs, 3),
+        decimals(&row.subscribe_secs, 3),
+        decimals(&row.cpu_secs, 2),
+        decimals(&scaled(&row.rss_bytes, 1.0 / 1_048_576.0), 1),
+        row.lost,
+        row.broken.iter().map(|text| format!("; BROKEN {text}")).collect::<String>()
     )
 }
 

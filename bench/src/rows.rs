@@ -29,10 +29,17 @@ pub(crate) enum Target {
     CpuTimes(f64, System),
     /// p50 and p99: at most those of the peer.
     LatencyOf(System),
+    /// CPU per message at most a tenth above that of the peer, rate at most a tenth below.
+    NotSlowerThan(System),
 }
 
 const WITH_RELAY: &[System] = &[System::Mosquitto, System::Relay];
 const WITHOUT_RELAY: &[System] = &[System::Mosquitto];
+
+const ALONE: &[System] = &[];
+
+/// The rows whose cost must not grow while the protocol does: what `--peer-binary` compares unless told otherwise.
+pub(crate) const HOT_ROWS: &[&str] = &["qos0-pairs", "qos1-pairs", "fan-out"];
 
 /// All rows, in the order of DESIGN §10.
 pub(crate) const ROWS: &[Row] = &[
@@ -131,6 +138,113 @@ keep_alive_secs = 0
         targets: &[],
     },
     Row {
+        name: "qos2-pairs",
+        question: "50 publishers to 50 subscribers in pairs, QoS 2 on both sides, 256 B, up to 64 messages per write, \
+                   closed loop (window 64).",
+        scenario: r#"
+name = "qos2-pairs"
+[publishers]
+count = 50
+qos = 2
+rate = "max"
+batch = 64
+window = 64
+payload = { kind = "binary", bytes = 256 }
+[subscribers]
+count = 50
+qos = 2
+[run]
+keep_alive_secs = 0
+"#,
+        routes: Routes::None,
+        peers: WITHOUT_RELAY,
+        targets: &[],
+    },
+    Row {
+        name: "fan-out-qos1",
+        question: "1 publisher to 200 subscribers, QoS 1 on both sides, 256 B, up to 64 messages per write, closed loop \
+                   (window 256).",
+        scenario: r#"
+name = "fan-out-qos1"
+[publishers]
+count = 1
+topic = "load/all"
+qos = 1
+rate = "max"
+batch = 64
+window = 256
+ahead = 256
+payload = { kind = "binary", bytes = 256 }
+[subscribers]
+count = 200
+filter = "load/all"
+qos = 1
+[run]
+keep_alive_secs = 0
+"#,
+        routes: Routes::None,
+        peers: WITHOUT_RELAY,
+        targets: &[],
+    },
+    Row {
+        name: "shared-fan-in",
+        question: "50 publishers into a shared subscription of 10, QoS 1 on both sides, 256 B, up to 64 messages per write, \
+                   closed loop (window 64); a message that two members got would be a broken promise.",
+        scenario: r#"
+name = "shared-fan-in"
+[publishers]
+count = 50
+qos = 1
+rate = "max"
+batch = 64
+window = 64
+ahead = 128
+payload = { kind = "binary", bytes = 256 }
+[subscribers]
+count = 10
+version = "5"
+filter = "$share/workers/load/#"
+qos = 1
+[run]
+keep_alive_secs = 0
+"#,
+        routes: Routes::None,
+        peers: WITHOUT_RELAY,
+        targets: &[],
+    },
+    Row {
+        name: "v5-properties",
+        question: "50 publishers to 50 subscribers in pairs, 5.0, QoS 1 on both sides, 256 B and five user properties, which \
+                   the subscribers compare, up to 64 messages per write, closed loop (window 256).",
+        scenario: r#"
+name = "v5-properties"
+[publishers]
+count = 50
+version = "5"
+qos = 1
+user_properties = [
+    ["site", "north"],
+    ["line", "3"],
+    ["schema", "telemetry/2"],
+    ["trace", "4bf92f3577b34da6a3ce929d0e0e4736"],
+    ["site", "fallback"],
+]
+rate = "max"
+batch = 64
+window = 256
+payload = { kind = "binary", bytes = 256 }
+[subscribers]
+count = 50
+version = "5"
+qos = 1
+[run]
+keep_alive_secs = 0
+"#,
+        routes: Routes::None,
+        peers: WITHOUT_RELAY,
+        targets: &[],
+    },
+    Row {
         name: "single-write",
         question: "50 publishers to 50 subscribers in pairs, QoS 1, 256 B, every message a write of its own: each \
                    publisher sends the next when the one before is acknowledged and has arrived, closed loop.",
@@ -203,6 +317,75 @@ slip_max_percent = 5
         peers: WITH_RELAY,
         targets: &[Target::LatencyOf(System::Mosquitto)],
     },
+    Row {
+        name: "rules-1",
+        question: "1 route that ask the body of every message and do not match: 10 publishers to 10 subscribers in pairs, \
+                   QoS 0, JSON telemetry, up to 64 messages per write, closed loop (256 per pair under way).",
+        scenario: r#"
+name = "rules-1"
+[publishers]
+count = 10
+qos = 0
+rate = "max"
+batch = 64
+ahead = 256
+payload = { kind = "telemetry", bytes = 256 }
+[subscribers]
+count = 10
+qos = 0
+[run]
+keep_alive_secs = 0
+"#,
+        routes: Routes::Asking(1),
+        peers: ALONE,
+        targets: &[],
+    },
+    Row {
+        name: "rules-1k",
+        question: "1 000 routes that ask the body of every message and do not match: 10 publishers to 10 subscribers in pairs, \
+                   QoS 0, JSON telemetry, up to 64 messages per write, closed loop (256 per pair under way).",
+        scenario: r#"
+name = "rules-1k"
+[publishers]
+count = 10
+qos = 0
+rate = "max"
+batch = 64
+ahead = 256
+payload = { kind = "telemetry", bytes = 256 }
+[subscribers]
+count = 10
+qos = 0
+[run]
+keep_alive_secs = 0
+"#,
+        routes: Routes::Asking(1_000),
+        peers: ALONE,
+        targets: &[],
+    },
+    Row {
+        name: "rules-10k",
+        question: "10 000 routes that ask the body of every message and do not match: 10 publishers to 10 subscribers in pairs, \
+                   QoS 0, JSON telemetry, up to 64 messages per write, closed loop (256 per pair under way).",
+        scenario: r#"
+name = "rules-10k"
+[publishers]
+count = 10
+qos = 0
+rate = "max"
+batch = 64
+ahead = 256
+payload = { kind = "telemetry", bytes = 256 }
+[subscribers]
+count = 10
+qos = 0
+[run]
+keep_alive_secs = 0
+"#,
+        routes: Routes::Asking(10_000),
+        peers: ALONE,
+        targets: &[],
+    },
 ];
 
 #[cfg(test)]
@@ -235,7 +418,9 @@ mod tests {
             for target in row.targets {
                 match target {
                     Target::Cpu(_) => {}
-                    Target::CpuTimes(_, peer) | Target::LatencyOf(peer) => assert!(row.peers.contains(peer)),
+                    Target::CpuTimes(_, peer) | Target::LatencyOf(peer) | Target::NotSlowerThan(peer) => {
+                        assert!(row.peers.contains(peer));
+                    }
                 }
             }
         }
