@@ -34,7 +34,7 @@ pub(crate) struct FrameCache {
 
 impl FrameCache {
     /// Forgets the last publication, not its buffers.
-    fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.valid = 0;
     }
 
@@ -90,7 +90,12 @@ impl Broker {
     }
 
     /// Sends it to one session; the ticket of its record, if it is kept on disk.
-    fn deliver(&mut self, entries: &[Entry], publication: &Publication<'_>, effects: &mut Effects) -> Ticket {
+    pub(crate) fn deliver(
+        &mut self,
+        entries: &[Entry],
+        publication: &Publication<'_>,
+        effects: &mut Effects,
+    ) -> Ticket {
         let key = entries[0].session;
         let Some(session) = self.sessions.get(key.0 as usize) else {
             self.counters.bugs += 1;
@@ -99,7 +104,8 @@ impl Broker {
         let mut ids = std::mem::take(&mut self.scratch.ids);
         ids.clear();
         let mut ticket = Ticket(0);
-        if let Some((granted, retain)) = agree(entries, session, &publication.envelope, &mut ids) {
+        let Envelope { client_id, retain, .. } = publication.envelope;
+        if let Some((granted, retain)) = agree(entries, session, client_id, retain, &mut ids) {
             let qos = publication.envelope.qos.min(granted);
             let terms = Terms { qos, retain, subscription_ids: &ids };
             match (qos, session.keeping) {
@@ -118,7 +124,7 @@ impl Broker {
 
     /// Whether clients together hold as much as they may.
     #[inline]
-    fn is_memory_full(&self) -> bool {
+    pub(crate) fn is_memory_full(&self) -> bool {
         self.waiting_bytes > self.waiting_bytes_max
     }
 
@@ -353,20 +359,21 @@ impl Broker {
 /// What the matching subscriptions of a session agree on: QoS and RETAIN flag, identifiers into `ids`.
 /// `None` if the session must not get its own publication [MQTT-3.8.3-3].
 #[inline]
-fn agree(
+pub(crate) fn agree(
     entries: &[Entry],
     session: &Session,
-    envelope: &Envelope<'_>,
+    client_id: &str,
+    published_retain: bool,
     ids: &mut Vec<u32>,
 ) -> Option<(Qos, bool)> {
     let mut granted = None;
     let mut retain = false;
     for entry in entries {
-        if entry.no_local && *session.client_id == *envelope.client_id {
+        if entry.no_local && *session.client_id == *client_id {
             continue;
         }
         granted = granted.max(Some(entry.qos));
-        retain |= entry.retain_as_published && envelope.retain;
+        retain |= entry.retain_as_published && published_retain;
         if entry.subscription_id != 0 {
             ids.push(entry.subscription_id);
         }

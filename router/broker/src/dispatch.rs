@@ -95,7 +95,7 @@ impl Broker {
     }
 
     /// Hands a publication to the shards in `any`; the promise then waits for those in `kept`.
-    fn hand_off(
+    pub(crate) fn hand_off(
         &mut self,
         publication: &Publication<'_>,
         any: u64,
@@ -124,7 +124,12 @@ impl Broker {
     }
 
     /// Evaluates the routes and acts on every match; whether there was one.
-    fn route(&mut self, publication: &Publication<'_>, promise: &mut Promise, effects: &mut Effects) -> bool {
+    pub(crate) fn route(
+        &mut self,
+        publication: &Publication<'_>,
+        promise: &mut Promise,
+        effects: &mut Effects,
+    ) -> bool {
         let (table, scratch) = (&self.plan.table, &mut self.scratch);
         let parts = MessageParts::new(publication, table.needs_properties());
         let message = parts.message(publication);

@@ -18,6 +18,7 @@ mod heads;
 mod offers;
 mod outbox;
 mod plan;
+mod runs;
 mod sessions;
 mod subscriptions;
 pub mod uplink;

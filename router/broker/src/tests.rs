@@ -5,6 +5,7 @@ mod connecting;
 mod delivering;
 mod promising;
 mod routing;
+mod runs;
 mod sharding;
 mod simulation;
 mod storing;

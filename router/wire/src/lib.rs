@@ -33,6 +33,7 @@ mod packet;
 mod properties;
 mod publish;
 mod reason;
+mod runs;
 mod subscribe;
 mod text;
 mod varint;
@@ -46,6 +47,7 @@ pub use packet::{Packet, PacketType, Unencodable, Version, decode};
 pub use properties::{BlockBuilder, PublishProperties, SubscriptionIds, UserProperties};
 pub use publish::{OutgoingPublish, Placed, Publish, encode_publish, encode_publish_head, set_dup};
 pub use reason::ReasonCode;
+pub use runs::Run;
 pub use subscribe::{
     RetainHandling, SubAck, Subscribe, Subscription, UnsubAck, Unsubscribe, encode_suback, encode_subscribe,
     encode_unsuback, encode_unsubscribe,

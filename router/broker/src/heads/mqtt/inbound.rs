@@ -29,7 +29,7 @@ impl Broker {
             connection.heard = now.instant;
         }
         while self.may_read(conn) {
-            match self.read_one(conn, &bytes[taken..], now, effects) {
+            match self.read_some(conn, &bytes[taken..], now, effects) {
                 Ok(0) => break,
                 Ok(len) => taken += len,
                 Err(fault) => {
@@ -39,6 +39,23 @@ impl Broker {
             }
         }
         taken
+    }
+
+    /// Takes a run of publications, or else one packet; 0 if there is none in whole, or none that may be taken here.
+    #[inline]
+    fn read_some(
+        &mut self,
+        conn: ConnId,
+        bytes: &[u8],
+        now: Now,
+        effects: &mut Effects,
+    ) -> Result<usize, Fault> {
+        if wire::Run::may_start(bytes)
+            && let Some(len) = self.read_run(conn, bytes, now, effects)?
+        {
+            return Ok(len);
+        }
+        self.read_one(conn, bytes, now, effects)
     }
 
     /// Takes one packet; 0 if there is none in whole, or none that may be taken here.
@@ -205,7 +222,7 @@ impl Broker {
         Ok(())
     }
 
-    fn check_publish(&self, conn: ConnId, publish: &Publish<'_>) -> Result<(), Fault> {
+    pub(crate) fn check_publish(&self, conn: ConnId, publish: &Publish<'_>) -> Result<(), Fault> {
         if publish.qos == Qos::ExactlyOnce {
             return Err(Fault::Peer(PeerFault::QosNotSupported));
         }
