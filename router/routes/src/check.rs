@@ -481,29 +481,27 @@ impl Checker<'_> {
         if let Some(item) = set.iter().find(|item| matches!(item.ty, Type::Number | Type::Bool)) {
             value = self.coerce(value, item.ty);
         }
-        let mut how = Comparing::Same;
-        for item in &set {
-            match self.comparing(&value, item) {
-                Some(found) => how = found,
-                None => {
-                    if value.ty != Type::Broken && item.ty != Type::Broken {
-                        self.operands("IN", op_span, &value, item, value.ty);
-                    }
-                    return broken(span);
+        // Each item is compared as `=` would: whether it comes from a body says how.
+        let mut items = Vec::new();
+        for item in set {
+            let Some(how) = self.comparing(&value, &item) else {
+                if value.ty != Type::Broken && item.ty != Type::Broken {
+                    self.operands("IN", op_span, &value, &item, value.ty);
                 }
+                return broken(span);
+            };
+            if value.ty == Type::Null && how == Comparing::Same {
+                return Typed::new(Node::Constant(Constant::Bool(true)), Type::Bool, span);
             }
+            items.push((item.node, how));
         }
-        if value.ty == Type::Null && how == Comparing::Same {
-            return Typed::new(Node::Constant(Constant::Bool(true)), Type::Bool, span);
-        }
-        let constants: Option<Vec<Constant>> = set.iter().map(|item| item.node.constant().cloned()).collect();
-        let node = match constants {
-            Some(set) => Node::In { value: Box::new(value.node), how, set },
-            None => Node::InList {
-                value: Box::new(value.node),
-                how,
-                items: set.into_iter().map(|item| item.node).collect(),
-            },
+        let constants: Option<Vec<Constant>> =
+            items.iter().map(|(item, _)| item.constant().cloned()).collect();
+        let value = Box::new(value.node);
+        let node = match (constants, items.first()) {
+            // Constants do not come from a body: they are all compared alike.
+            (Some(set), Some((_, how))) => Node::In { value, how: *how, set },
+            _ => Node::InList { value, items },
         };
         Typed::new(node, Type::Bool, span)
     }
@@ -833,7 +831,7 @@ fn children_are_constant(node: &Node) -> bool {
         | Node::Arithmetic { left, right, .. }
         | Node::Coalesce(left, right) => constant(left) && constant(right),
         Node::Concat(operands) | Node::Call(_, operands) => operands.iter().all(constant),
-        Node::InList { value, items, .. } => constant(value) && items.iter().all(constant),
+        Node::InList { value, items } => constant(value) && items.iter().all(|(item, _)| constant(item)),
         Node::Between { value, low, high, .. } => constant(value) && constant(low) && constant(high),
         Node::In { value, .. } | Node::Like { value, .. } => constant(value),
     }

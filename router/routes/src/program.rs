@@ -173,10 +173,10 @@ impl Program {
                 let set = self.add_set(set);
                 self.unary(value, Op::In { set, how: *how });
             }
-            Node::InList { value, how, items } => {
+            Node::InList { value, items } => {
                 self.emit(value);
                 self.ops.push(Op::Constant(Value::Bool(false)));
-                for item in items {
+                for (item, how) in items {
                     self.unary(item, Op::InItem(*how));
                 }
                 self.ops.push(Op::InEnd);

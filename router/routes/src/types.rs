@@ -99,8 +99,7 @@ pub(crate) enum Node {
     /// `value IN (…)` where some item is not constant.
     InList {
         value: Box<Node>,
-        how: Comparing,
-        items: Vec<Node>,
+        items: Vec<(Node, Comparing)>,
     },
     /// `low <= value AND value <= high`, value computed once.
     Between {
@@ -179,9 +178,9 @@ impl Node {
             Node::Logic { operands, .. } | Node::Concat(operands) | Node::Call(_, operands) => {
                 operands.iter().for_each(with);
             }
-            Node::InList { value, items, .. } => {
+            Node::InList { value, items } => {
                 with(value);
-                items.iter().for_each(with);
+                items.iter().for_each(|(item, _)| with(item));
             }
             Node::Between { value, low, high, .. } => {
                 with(value);

@@ -72,6 +72,8 @@ fn comparison() -> BoxedStrategy<String> {
         2 => (number(), number(), number()).prop_map(|(x, l, h)| format!("{x} BETWEEN {l} AND {h}")),
         2 => (number(), vec(number(), 1..4)).prop_map(|(x, set)| format!("{x} IN ({})", set.join(", "))),
         2 => (text(), vec(text(), 1..4)).prop_map(|(x, set)| format!("{x} NOT IN ({})", set.join(", "))),
+        2 => (any_value(), vec(any_value(), 1..4))
+            .prop_map(|(x, set)| format!("{x} NOT IN ({})", set.join(", "))),
         2 => (text(), pick(&["'x%'", "'%1'", "'_'", "'%é%'", "'a\\\\%b'"])).prop_map(|(x, p)| format!("{x} LIKE {p}")),
         2 => (pick(&["starts_with", "ends_with", "contains"]), text(), text())
             .prop_map(|(f, x, y)| format!("{f}({x}, {y})")),

@@ -50,6 +50,21 @@ fn filters_and_paths_live_side_by_side() {
     check(&routes, "$SYS/x", "", &["r1"]);
 }
 
+/// Each item of a set is compared as `=` would: what comes from a body may be of another kind, and is then not equal.
+#[test]
+fn items_of_a_set_are_compared_each_its_own_way() {
+    let routes = [
+        "FROM /* WHERE 'a' NOT IN ($body.n, 'x')",
+        "FROM /* WHERE 'a' NOT IN ('x', $body.n)",
+        "FROM /* WHERE 'x' IN ($body.n, 'x')",
+        "FROM /* WHERE none NOT IN ($body.n, 'x')",
+        "FROM /* WHERE null IN ($body.n, null)",
+        "FROM /* WHERE $body.n NOT IN ($body.s, 'x', none)",
+    ];
+    check(&routes, "t", r#"{"n":5}"#, &["r0", "r1", "r2", "r4"]);
+    check(&routes, "t", r#"{"n":"a"}"#, &["r2", "r4"]);
+}
+
 #[test]
 fn fields_of_mqtt_can_be_asked() {
     let table = table(&[
