@@ -536,6 +536,14 @@ impl Bench {
         }
     }
 
+    /// The routes are replaced, between turns.
+    pub(crate) fn replace_plan(&mut self, plan: Plan) {
+        self.plan = Arc::new(plan);
+        for broker in &mut self.brokers {
+            broker.replace_plan(Arc::clone(&self.plan));
+        }
+    }
+
     /// The process is told to stop.
     pub(crate) fn shut_down(&mut self) {
         for shard in 0..self.brokers.len() {
@@ -653,6 +661,16 @@ impl Bench {
 
     pub(crate) fn jobs(&self) -> usize {
         self.disk.jobs.len()
+    }
+
+    /// What the route tables of all shards counted.
+    pub(crate) fn route_counters(&self) -> routes::Counters {
+        let mut sum = routes::Counters::default();
+        for counters in self.brokers.iter().map(Broker::route_counters) {
+            sum.held_back += counters.held_back;
+            sum.messages += counters.messages;
+        }
+        sum
     }
 
     /// Adds all counters.
