@@ -10,11 +10,13 @@ mod binary;
 mod client;
 pub mod foreign;
 mod http;
+pub mod notation;
 mod process;
 mod proxy;
 mod random;
 mod recorder;
 mod router;
+mod script;
 mod wait;
 
 pub use binary::{millrace, run};
@@ -24,6 +26,7 @@ pub use proxy::Proxy;
 pub use random::Random;
 pub use recorder::Recorder;
 pub use router::{Router, Setup};
+pub use script::{Script, Talk};
 pub use wait::{PATIENCE, until, within};
 
 pub use model::Qos;

@@ -68,6 +68,8 @@ pub(crate) struct Client {
     /// Bytes the router has not taken.
     unread: Vec<u8>,
     received: Vec<u8>,
+    /// Every byte it was sent since it was last asked for.
+    heard: Vec<u8>,
     /// What our aliases stand for on its connection.
     aliases: BTreeMap<u16, String>,
     /// Every CONNACK, SUBACK and DISCONNECT in whole, and the length of the longest packet.
@@ -296,6 +298,7 @@ impl Bench {
             takes: usize::MAX,
             unread: Vec::new(),
             received: Vec::new(),
+            heard: Vec::new(),
             aliases: BTreeMap::new(),
             connacks: Vec::new(),
             subacks: Vec::new(),
@@ -507,6 +510,11 @@ impl Bench {
 
     pub(crate) fn take(&mut self, client: usize) -> Vec<Seen> {
         std::mem::take(&mut self.clients[client].seen)
+    }
+
+    /// The bytes of what a client was sent since its bytes were last asked for.
+    pub(crate) fn heard(&mut self, client: usize) -> Vec<u8> {
+        std::mem::take(&mut self.clients[client].heard)
     }
 
     /// The publications among it; there must be nothing else.
@@ -760,6 +768,7 @@ impl Bench {
             return;
         }
         self.clients[client].received.extend_from_slice(&pending);
+        self.clients[client].heard.extend_from_slice(&pending);
         self.mix(&pending);
         self.brokers[shard].wrote(conn, pending.len(), self.now, &mut self.effects[shard]);
         self.decode(client);

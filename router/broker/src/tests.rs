@@ -4,6 +4,7 @@ mod aliases;
 mod clauses;
 mod connecting;
 mod delivering;
+mod illegal;
 mod promising;
 mod routing;
 mod runs;

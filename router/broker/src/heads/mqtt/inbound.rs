@@ -25,9 +25,6 @@ impl Broker {
     /// is closing or moves to another shard. The caller keeps it and offers it again with what follows.
     pub fn read(&mut self, conn: ConnId, bytes: &[u8], now: Now, effects: &mut Effects) -> usize {
         let mut taken = 0;
-        if let Some(connection) = self.connections.find(conn) {
-            connection.heard = now.instant;
-        }
         while self.may_read(conn) {
             match self.read_some(conn, &bytes[taken..], now, effects) {
                 Ok(0) => break,
@@ -37,6 +34,12 @@ impl Broker {
                     return bytes.len();
                 }
             }
+        }
+        // The keep alive counts packets: bytes that never become one do not keep a connection [MQTT-3.1.2-22].
+        if taken > 0
+            && let Some(connection) = self.connections.find(conn)
+        {
+            connection.heard = now.instant;
         }
         taken
     }
