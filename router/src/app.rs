@@ -414,7 +414,7 @@ fn start_shards(
                 shard: ShardId(index as u16),
                 shards: config.shards as u16,
                 limits: Arc::clone(&limits),
-                anonymous: config.auth.anonymous,
+                access: Arc::new(broker::access::Access::open(config.auth.anonymous)),
                 plan: Arc::clone(plan),
                 offers: Arc::clone(&offers),
                 seed: entropy(),

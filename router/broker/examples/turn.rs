@@ -42,7 +42,7 @@ impl Driver {
             shards: 1,
             limits: Arc::new(Limits::DEFAULT),
             offers: Arc::default(),
-            anonymous: true,
+            access: Arc::new(broker::access::Access::open(true)),
             plan: Arc::new(plan),
             seed: 7,
             home_seed: 7,

@@ -11,6 +11,7 @@ use foldhash::fast::FixedState;
 use model::{ConnId, Instant, LaneId, Limits, Match, Now, Seq, ShardId, Ticket, Timestamp};
 use slab::Slab;
 
+use crate::access::{Access, Verdict};
 use crate::acks::{Acks, Answer, Kept, OwedAck};
 use crate::connections::{Connection, Connections, Peer, Phase};
 use crate::counters::Counters;
@@ -23,6 +24,9 @@ use crate::sessions::record::{SessionRecord, encode_session};
 use crate::sessions::{Keeping, Session, Stored};
 use crate::subscriptions::{Entry, Found, SessionKey, Subscriptions};
 
+/// Denials that one shard reports in one tick; more are only counted, so that a client in a loop does not fill the log.
+pub(crate) const DENIALS_PER_TICK: u32 = 4;
+
 /// What a broker is told once.
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -32,8 +36,8 @@ pub struct Setup {
     pub shards: u16,
     /// The bounds.
     pub limits: Arc<Limits>,
-    /// Whether clients may connect without credentials. There are no others yet.
-    pub anonymous: bool,
+    /// Who may connect, and do what.
+    pub access: Arc<Access>,
     /// Where publications go besides subscriptions.
     pub plan: Arc<Plan>,
     /// What clients are told beside the bounds.
@@ -74,6 +78,13 @@ pub enum Event {
     },
     /// Another shard has something to say.
     Control(Control),
+    /// Answer to an [`crate::Authentication`].
+    Authenticated {
+        /// Whose; it may be gone.
+        conn: ConnId,
+        /// Who it is, or why it stays out.
+        verdict: Verdict,
+    },
     /// Answer to [`Request::OpenLane`].
     LaneOpened {
         /// Whose.
@@ -112,6 +123,13 @@ pub struct Broker {
         reason = "every shard would write the shared count for every message"
     )]
     pub(crate) plan: Rc<Arc<Plan>>,
+    /// Whether `setup.access` has rules: all that a publication must ask where there are none.
+    pub(crate) has_rules: bool,
+    /// Connections that wait for somebody to verify their password, and since when, in that order.
+    pub(crate) asked: std::collections::VecDeque<(Instant, ConnId)>,
+    /// Denials that still fit into the log before the next tick, and those that did not.
+    pub(crate) denials_left: u32,
+    pub(crate) denials_unsaid: u64,
     pub(crate) connections: Connections,
     pub(crate) sessions: Slab<Session>,
     pub(crate) by_client: HashMap<Rc<str>, SessionKey, FixedState>,
@@ -164,6 +182,10 @@ impl Broker {
         let shards = u64::from(setup.shards);
         Broker {
             plan: Rc::new(Arc::clone(&setup.plan)),
+            has_rules: setup.access.rules.is_some(),
+            asked: std::collections::VecDeque::new(),
+            denials_left: DENIALS_PER_TICK,
+            denials_unsaid: 0,
             waiting_bytes: 0,
             waiting_bytes_max: (setup.limits.waiting_bytes_max / shards) as usize,
             unknown_shards: (u64::MAX >> (64 - shards)) & !(1 << setup.shard.0),
@@ -292,7 +314,9 @@ impl Broker {
         let Some(connection) = self.connections.find(conn) else { return false };
         let stalled = connection.is_stalled(&self.setup.limits);
         connection.stalled |= stalled;
-        !stalled && connection.held.is_none() && connection.phase != Phase::Closing
+        !stalled
+            && connection.held.is_none()
+            && !matches!(connection.phase, Phase::Closing | Phase::Authenticating)
     }
 
     /// Whether no socket of this shard may be read: the disk is too far behind, or other shards are not ready.
@@ -307,6 +331,7 @@ impl Broker {
             Event::Durable { up_to, bytes } => self.on_durable(up_to, bytes, now, effects),
             Event::Handoff { from, batch } => self.on_handoff(from, &batch, now, effects),
             Event::Control(control) => self.on_control(control, now, effects),
+            Event::Authenticated { conn, verdict } => self.on_authenticated(conn, verdict, now, effects),
             Event::LaneOpened { session, generation, lane, head, next } => {
                 self.on_lane_opened(session, generation, (lane, head, next), now, effects);
             }
@@ -320,6 +345,8 @@ impl Broker {
     /// Time passed; call about once a second.
     pub fn tick(&mut self, now: Now, effects: &mut Effects) {
         self.end_silent_connections(now, effects);
+        self.end_unverified(now, effects);
+        self.denials_left = DENIALS_PER_TICK;
         let over: Vec<SessionKey> = self
             .sessions
             .iter()

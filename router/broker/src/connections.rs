@@ -3,11 +3,13 @@
 //! A [`ConnId`] is a slot and a generation, so that an answer for a closed connection finds nothing.
 
 use std::num::NonZeroU32;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use model::{ConnId, Instant, Limits, Qos};
-use wire::Version;
+use wire::{Connect, Version};
 
+use crate::access::Subject;
 use crate::aliases::{InboundAliases, OutboundAliases};
 use crate::outbox::Outbox;
 use crate::subscriptions::SessionKey;
@@ -40,11 +42,44 @@ pub struct Peer {
     pub certificate_user: Option<Arc<str>>,
 }
 
+/// Who a client is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// Its user; `None` if it is anonymous.
+    pub(crate) user: Option<Rc<str>>,
+    /// Whether a verified certificate says so.
+    pub(crate) certificate: bool,
+    /// The print of what verified its password, if that is how it came in.
+    pub(crate) print: Option<u64>,
+}
+
+/// What a client may do, and what it was last told about that.
+#[derive(Debug, Default)]
+pub(crate) struct Rights {
+    /// Who it is, as the rules see it.
+    pub(crate) subject: Subject,
+    /// The topic it last published to; a client that stays with one costs one comparison.
+    pub(crate) topic: String,
+    /// Whether it may publish to `topic`.
+    pub(crate) allowed: bool,
+}
+
+/// A CONNECT that waits for its password to be verified.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    /// What the client sent.
+    pub(crate) connect: Connect,
+    /// Whether its client identifier is one of ours.
+    pub(crate) assigned: bool,
+}
+
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// Its first packet, CONNECT, has not come.
     Greeting,
+    /// CONNECT came; somebody verifies its password.
+    Authenticating,
     /// CONNECT came; the answer waits (for a lane, for the disk).
     Joining(SessionKey),
     /// It is connected.
@@ -73,6 +108,12 @@ pub(crate) struct Connection {
     pub(crate) phase: Phase,
     /// Its session, from an accepted CONNECT to the very end.
     pub(crate) session: Option<SessionKey>,
+    /// Who it is, from an accepted CONNECT on.
+    pub(crate) identity: Identity,
+    /// What it may do; `None` where there are no rules.
+    pub(crate) rights: Option<Box<Rights>>,
+    /// Its CONNECT, while somebody verifies its password.
+    pub(crate) asked: Option<Box<Asked>>,
     /// Version of its CONNECT.
     pub(crate) version: Version,
     /// What its socket has not taken yet.
@@ -118,6 +159,9 @@ impl Connection {
             peer,
             phase: Phase::Greeting,
             session: None,
+            identity: Identity::default(),
+            rights: None,
+            asked: None,
             version: Version::V3,
             outbox: Outbox::default(),
             counted: 0,

@@ -25,6 +25,23 @@ counters! {
     connects_accepted,
     /// CONNECTs refused, for whatever reason.
     connects_refused,
+    /// CONNECTs refused because user name and password do not belong together, or to nobody.
+    refused_credentials,
+    /// CONNECTs refused because the client may not connect like this: without a user, with this client identifier, with
+    /// this will.
+    refused_not_authorized,
+    /// CONNECTs refused because too many attempts failed before.
+    refused_too_many_attempts,
+    /// CONNECTs refused because nobody had time to verify the password.
+    refused_busy,
+    /// Connections closed because their user is gone or has a new password, or may not be anonymous any more.
+    closed_access_withdrawn,
+    /// Publications dropped because a rule denies them.
+    denied_publish,
+    /// Subscriptions refused because a rule denies them.
+    denied_subscribe,
+    /// Subscriptions and wills removed because new rules deny them.
+    access_withdrawn,
     /// Connections closed because the peer sent bytes that are no MQTT packet.
     closed_malformed,
     /// Connections closed because the peer broke a protocol rule.

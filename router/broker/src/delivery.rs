@@ -484,7 +484,7 @@ fn send_queued(
         (Keeping::Stored(stored), Some(seq)) => seq < stored.sent_before,
         _ => false,
     };
-    let publication = Publication { envelope, expires: queued.expires, now };
+    let publication = Publication { envelope, user: "", expires: queued.expires, now };
     let ids: Vec<u32> = head.subscription_ids().collect();
     let packet_id = session.inflight.push(queued.seq);
     let mut outgoing = outgoing(&publication, head.qos, head.retain, now);

@@ -18,6 +18,8 @@ use crate::plan::{Durability, Plan, SinkPlan};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Publication<'t> {
     pub(crate) envelope: Envelope<'t>,
+    /// The publisher's user; empty if it is anonymous. Routes can ask for it; it does not travel with the envelope.
+    pub(crate) user: &'t str,
     /// When it is worth nothing any more (MQTT 5.0 §3.3.2.3.3).
     pub(crate) expires: Option<Timestamp>,
     /// When it came.
@@ -296,6 +298,7 @@ fn next_handed_over(bytes: &[u8], now: Now) -> Option<(Publication<'_>, &[u8])> 
     let expires = u64::from_le_bytes(expires.try_into().ok()?);
     let publication = Publication {
         envelope: Envelope::decode(envelope).ok()?,
+        user: "",
         expires: (expires != 0).then_some(Timestamp(expires)),
         now,
     };
@@ -345,6 +348,7 @@ impl<'t> MessageParts<'t> {
             properties: &self.properties,
             system: &self.system[..self.system_len],
             client_id: publication.envelope.client_id,
+            user: publication.user,
             qos: publication.envelope.qos,
             retain: publication.envelope.retain,
             ..Message::new(publication.envelope.topic, publication.envelope.payload)

@@ -25,6 +25,10 @@ pub struct Effects {
     pub controls: Vec<(ShardId, Control)>,
     /// Questions to the store.
     pub requests: Vec<Request>,
+    /// Clients whose password is to be verified.
+    pub authentications: Vec<Authentication>,
+    /// What clients were not allowed to do, for the log; a bounded choice of it.
+    pub denials: Vec<Denial>,
     /// Lanes whose messages up to here are delivered.
     pub advances: Vec<(LaneId, Seq)>,
 }
@@ -41,6 +45,8 @@ impl Effects {
             handoffs: (0..shards).map(|_| HandoffBatch::default()).collect(),
             controls: Vec::new(),
             requests: Vec::new(),
+            authentications: Vec::new(),
+            denials: Vec::new(),
             advances: Vec::new(),
         }
     }
@@ -55,6 +61,8 @@ impl Effects {
             && self.handoffs.iter().all(|batch| batch.bytes.is_empty())
             && self.controls.is_empty()
             && self.requests.is_empty()
+            && self.authentications.is_empty()
+            && self.denials.is_empty()
             && self.advances.is_empty()
     }
 
@@ -66,6 +74,49 @@ impl Effects {
             _ => self.advances.push((lane, up_to)),
         }
     }
+}
+
+/// A question to whoever verifies credentials, answered by [`crate::Event::Authenticated`]. The connection waits for it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Authentication {
+    /// Who waits.
+    pub conn: ConnId,
+    /// The listener that accepted it, by its place in the configuration.
+    pub listener: u16,
+    /// Its client identifier.
+    pub client_id: Box<str>,
+    /// The user it says it is.
+    pub user: Box<str>,
+    /// What it shows for that; any bytes. Not shown by `Debug`.
+    pub password: Option<Box<[u8]>>,
+}
+
+impl std::fmt::Debug for Authentication {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authentication")
+            .field("conn", &self.conn)
+            .field("listener", &self.listener)
+            .field("client_id", &self.client_id)
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Something that a client was not allowed to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// Who.
+    pub client_id: Box<str>,
+    /// Its user, if it has one.
+    pub user: Option<Box<str>>,
+    /// What: to publish, to subscribe, to leave a will.
+    pub what: &'static str,
+    /// Where.
+    pub topic: Box<str>,
+    /// The rule that says so, with its place.
+    pub rule: String,
+    /// Denials before this one that were not reported.
+    pub unsaid: u64,
 }
 
 /// Writes for the commit log, in the order they must become durable.

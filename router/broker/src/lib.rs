@@ -5,6 +5,7 @@
 //! Always: the same inputs at the same times give the same effects; nothing here blocks, waits, or asks a clock.
 #![forbid(unsafe_code)]
 
+pub mod access;
 mod acks;
 mod aliases;
 mod broker;
@@ -26,7 +27,9 @@ pub mod uplink;
 pub use broker::{Broker, Event, RecordRead, Setup, home};
 pub use connections::Peer;
 pub use counters::Counters;
-pub use effects::{AppendTray, Control, Effects, HandoffBatch, Request, StateSpace, Write};
+pub use effects::{
+    AppendTray, Authentication, Control, Denial, Effects, HandoffBatch, Request, StateSpace, Write,
+};
 pub use envelope::{Envelope, InvalidEnvelope};
 pub use offers::{Offers, Redirect};
 pub use plan::{Durability, Plan, SinkPlan};

@@ -26,6 +26,7 @@ struct Running<'t> {
     run: Run<'t>,
     version: Version,
     client_id: &'t str,
+    user: &'t str,
     now: Now,
 }
 
@@ -39,7 +40,7 @@ impl<'t> Running<'t> {
             properties: &[],
             payload,
         };
-        Publication { envelope, expires: None, now: self.now }
+        Publication { envelope, user: self.user, expires: None, now: self.now }
     }
 }
 
@@ -69,8 +70,13 @@ impl Broker {
             payload: &[],
         };
         self.check_publish(conn, &publish)?;
-        let client_id = std::rc::Rc::clone(&self.sessions[key.0 as usize].client_id);
-        self.dispatch_run(&Running { run, version, client_id: &client_id, now }, effects);
+        if self.has_rules && !self.may_publish(conn, run.topic()) {
+            return Ok(None); // each of them is denied on its own
+        }
+        let session = &self.sessions[key.0 as usize];
+        let (client_id, owner) = (std::rc::Rc::clone(&session.client_id), session.owner.clone());
+        let user = owner.as_deref().unwrap_or_default();
+        self.dispatch_run(&Running { run, version, client_id: &client_id, user, now }, effects);
         Ok(Some(run.bytes().len()))
     }
 

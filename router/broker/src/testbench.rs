@@ -12,18 +12,25 @@ use wire::{
     Connect, Disconnect, OutgoingPublish, Packet, ReasonCode, Subscribe, Subscription, Unsubscribe, Version,
 };
 
+use crate::access::{Access, Verdict};
 use crate::envelope::Envelope;
 use crate::sessions::record::{decode_head, decode_session};
 use crate::{
-    AppendTray, Broker, Effects, Event, Offers, Peer, Plan, RecordRead, Request, Setup, StateSpace, Write,
+    AppendTray, Authentication, Broker, Denial, Effects, Event, Offers, Peer, Plan, RecordRead, Request,
+    Setup, StateSpace, Write,
 };
 
 /// What a client was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
-    ConnAck { present: bool, reason: ReasonCode },
+    ConnAck {
+        present: bool,
+        reason: ReasonCode,
+    },
     Publish(Got),
     PubAck(u16),
+    /// An acknowledgement that says why not.
+    Refused(wire::AckKind, u16, ReasonCode),
     SubAck(Vec<ReasonCode>),
     UnsubAck(Vec<ReasonCode>),
     PingResp,
@@ -200,7 +207,11 @@ pub(crate) struct Bench {
     pub(crate) limits: Arc<Limits>,
     pub(crate) plan: Arc<Plan>,
     pub(crate) offers: Arc<Offers>,
-    anonymous: bool,
+    pub(crate) access: Arc<Access>,
+    /// Passwords that nobody has verified yet, by shard.
+    pub(crate) authentications: VecDeque<(usize, Authentication)>,
+    /// What clients were not allowed to do.
+    pub(crate) denials: Vec<Denial>,
     /// Of everything that ever was on a tray, for comparing two runs.
     pub(crate) fingerprint: u64,
     /// Places that were advanced to, by lane, since the last start.
@@ -225,7 +236,9 @@ impl Bench {
             limits: Arc::new(limits),
             plan: Arc::new(plan),
             offers: Arc::default(),
-            anonymous: true,
+            access: Arc::new(Access::open(true)),
+            authentications: VecDeque::new(),
+            denials: Vec::new(),
             fingerprint: 0,
             advanced: BTreeMap::new(),
         };
@@ -243,7 +256,7 @@ impl Bench {
                 shard: ShardId(shard as u16),
                 shards: shards as u16,
                 limits: Arc::clone(&self.limits),
-                anonymous: self.anonymous,
+                access: Arc::clone(&self.access),
                 plan: Arc::clone(&self.plan),
                 offers: Arc::clone(&self.offers),
                 seed: 7 + shard as u64,
@@ -274,6 +287,7 @@ impl Bench {
         self.brokers.clear();
         self.effects.clear();
         self.owners.clear();
+        self.authentications.clear();
         self.advanced.clear();
         for client in &mut self.clients {
             if client.conn.take().is_some() {
@@ -579,6 +593,23 @@ impl Bench {
         {}
     }
 
+    /// Whoever verifies passwords answers the oldest question.
+    pub(crate) fn verify(&mut self, verdict: Verdict) {
+        let (shard, question) = self.authentications.pop_front().expect("a question");
+        let event = Event::Authenticated { conn: question.conn, verdict };
+        self.brokers[shard].handle(event, self.now, &mut self.effects[shard]);
+        self.drain(shard);
+    }
+
+    /// Users and rules are replaced, as by SIGHUP.
+    pub(crate) fn replace_access(&mut self, access: Access) {
+        self.access = Arc::new(access);
+        for shard in 0..self.brokers.len() {
+            self.brokers[shard].replace_access(Arc::clone(&self.access), self.now, &mut self.effects[shard]);
+            self.drain(shard);
+        }
+    }
+
     /// One letter arrives; whether there was one.
     pub(crate) fn deliver_mail(&mut self, to: usize, from: usize) -> bool {
         let Some(event) = self.mail[to][from].pop_front() else { return false };
@@ -745,6 +776,8 @@ impl Bench {
             }
             self.disk.jobs.push_back(Job::Advance(std::mem::take(&mut effects.advances)));
         }
+        self.denials.append(&mut effects.denials);
+        self.authentications.extend(effects.authentications.drain(..).map(|question| (shard, question)));
         for request in std::mem::take(&mut effects.requests) {
             self.disk.jobs.push_back(Job::Ask { shard, request });
         }
@@ -798,6 +831,9 @@ impl Bench {
                     spelled: !publish.topic.is_empty(),
                     properties: publish.properties.block().to_vec(),
                 }),
+                Packet::PubAck(ack) if ack.reason.is_error() => {
+                    Seen::Refused(wire::AckKind::PubAck, ack.packet_id.get(), ack.reason)
+                }
                 Packet::PubAck(ack) => Seen::PubAck(ack.packet_id.get()),
                 Packet::SubAck(ack) => {
                     player.subacks.push(*ack.clone());
@@ -819,7 +855,7 @@ impl Bench {
     fn note(&mut self, shard: usize) {
         let effects = &self.effects[shard];
         let text = format!(
-            "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+            "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
             effects.dirty,
             effects.closing,
             effects.resumed,
@@ -828,6 +864,8 @@ impl Bench {
             effects.controls,
             effects.requests,
             effects.advances,
+            effects.authentications,
+            effects.denials,
         );
         self.mix(text.as_bytes());
     }

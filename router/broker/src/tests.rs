@@ -1,6 +1,7 @@
 //! The room as a whole, by what clients, disk and other shards see of it.
 
 mod aliases;
+mod authorising;
 mod clauses;
 mod connecting;
 mod delivering;

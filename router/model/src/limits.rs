@@ -7,6 +7,20 @@ pub struct Limits {
     pub connections_max: u32,
     /// How long a connection may stay without a complete CONNECT.
     pub connect_timeout_millis: u64,
+    /// How long a client waits for its password to be verified.
+    pub authentication_timeout_millis: u64,
+    /// Passwords that wait to be verified; above it a client is refused and told that we are busy.
+    pub authentication_queue_max: u32,
+    /// Credentials that were found good a moment ago and are not verified again.
+    pub authentication_cache_max: u32,
+    /// Users and addresses whose failed attempts are remembered.
+    pub failed_attempts_max: u32,
+    /// Users in the password file.
+    pub password_entries_max: u32,
+    /// Memory that verifying one password may take.
+    pub password_memory_bytes_max: u32,
+    /// Rules of who may publish and subscribe.
+    pub acl_rules_max: u32,
     /// Largest MQTT packet we accept, in bytes, fixed header included.
     pub packet_bytes_max: u32,
     /// Longest client identifier, in bytes.
@@ -73,6 +87,13 @@ impl Limits {
     pub const DEFAULT: Limits = Limits {
         connections_max: 10_000,
         connect_timeout_millis: 10_000,
+        authentication_timeout_millis: 30_000,
+        authentication_queue_max: 4_096,
+        authentication_cache_max: 10_000,
+        failed_attempts_max: 10_000,
+        password_entries_max: 100_000,
+        password_memory_bytes_max: 64 << 20,
+        acl_rules_max: 100_000,
         packet_bytes_max: 1 << 20,
         client_id_bytes_max: 1_024,
         topic_bytes_max: 4_096,

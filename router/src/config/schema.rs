@@ -347,6 +347,16 @@ limits! {
     connections_max: u32 = 1..=1_000_000, "Connections at once, over all shards.";
     connect_timeout_millis: u64 = 100..=3_600_000,
         "How long a connection may stay without a complete CONNECT.";
+    authentication_timeout_millis: u64 = 100..=3_600_000,
+        "How long a client waits for its password to be verified.";
+    authentication_queue_max: u32 = 1..=1_000_000,
+        "Passwords that wait to be verified; above it a client is refused and told that the router is busy.";
+    authentication_cache_max: u32 = 0..=1_000_000,
+        "Credentials that were found good a moment ago and are not verified again.";
+    failed_attempts_max: u32 = 1..=1_000_000, "Users and addresses whose failed attempts are remembered.";
+    password_entries_max: u32 = 1..=1_000_000, "Users in the password file.";
+    password_memory_bytes_max: u32 = 65_536..=4_294_967_295, "Memory that verifying one password may take.";
+    acl_rules_max: u32 = 0..=1_000_000, "Rules of who may publish and subscribe.";
     packet_bytes_max: u32 = 128..=268_435_460, "Largest MQTT packet accepted, header included.";
     client_id_bytes_max: u32 = 23..=65_535, "Longest client identifier.";
     topic_bytes_max: u32 = 16..=65_535, "Longest topic.";

@@ -427,7 +427,7 @@ impl World {
                 shard: ShardId(shard as u16),
                 shards: shards as u16,
                 limits: Arc::clone(&self.limits),
-                anonymous: true,
+                access: Arc::new(broker::access::Access::open(true)),
                 plan: Arc::clone(&self.plan),
                 offers: Arc::default(),
                 seed: 7 + shard as u64,

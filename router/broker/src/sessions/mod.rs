@@ -91,6 +91,10 @@ pub(crate) enum Keeping {
 pub(crate) struct Session {
     /// Whose.
     pub(crate) client_id: Rc<str>,
+    /// The user it belongs to, if that is known.
+    pub(crate) owner: Option<Rc<str>>,
+    /// Whether a certificate named that user.
+    pub(crate) owner_certificate: bool,
     /// Distinguishes it from an earlier session with the same key.
     pub(crate) generation: u32,
     /// The connection it has now.
@@ -120,6 +124,8 @@ impl Session {
     pub(crate) fn new(client_id: Rc<str>, generation: u32, keeping: Keeping) -> Session {
         Session {
             client_id,
+            owner: None,
+            owner_certificate: false,
             generation,
             conn: None,
             expiry_secs: 0,

@@ -312,7 +312,8 @@ fn a_payload_is_what_its_publisher_calls_it_if_that_is_checked() {
         let seen = bench.take(client);
         if refused {
             let reason = ReasonCode::PAYLOAD_FORMAT_INVALID;
-            assert_eq!(seen, [Seen::PubAck(1), Seen::Disconnect(reason), Seen::Closed]);
+            let ack = Seen::Refused(wire::AckKind::PubAck, 1, reason);
+            assert_eq!(seen, [ack, Seen::Disconnect(reason), Seen::Closed]);
         } else {
             assert_eq!(seen, [Seen::PubAck(1), Seen::PubAck(2)]);
         }

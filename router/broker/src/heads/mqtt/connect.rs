@@ -43,11 +43,27 @@ impl Broker {
             self.refuse(conn, connect.version, reason, now, effects);
             return true;
         }
+        self.admit(conn, connect, assigned, now, effects);
+        true
+    }
+
+    /// Gives a client that may come in its session.
+    pub(super) fn welcome(
+        &mut self,
+        conn: ConnId,
+        connect: &Connect,
+        assigned: bool,
+        now: Now,
+        effects: &mut Effects,
+    ) {
         self.take_over(&connect.client_id, now, effects);
-        let (key, session_present, ended) = self.join(&connect, now, effects);
-        self.describe(conn, key, &connect, now);
+        let (key, session_present, ended) = self.join(connect, now, effects);
+        self.describe(conn, key, connect, now);
+        if session_present && self.has_rules {
+            self.recheck_subscriptions(conn, key, effects);
+        }
         let mut bytes = Vec::new();
-        let ack = self.connack(&connect, session_present, assigned);
+        let ack = self.connack(connect, session_present, assigned);
         let fits = self.append_connack(conn, connect.version, ack, &mut bytes);
         debug_assert!(fits, "our own CONNACK can be encoded, and `refusal_by_size` has tried");
         self.counters.connects_accepted += 1;
@@ -55,7 +71,6 @@ impl Broker {
         let ticket = ended.max(self.save_session(key, effects));
         let opening = self.sessions[key.0 as usize].keeping == Keeping::Opening;
         self.hold(conn, bytes, u32::from(opening), ticket, now, effects);
-        true
     }
 
     /// Sends an answer once `ticket` is durable and `needs` more things have come true; until then its connection is
@@ -141,16 +156,14 @@ impl Broker {
         }
     }
 
-    fn refusal(&self, connect: &Connect) -> Option<ReasonCode> {
+    /// Why a client cannot be served, whoever it is.
+    pub(super) fn refusal(&self, connect: &Connect) -> Option<ReasonCode> {
         let limits = &self.setup.limits;
         if connect.authentication_method.is_some() {
             return Some(ReasonCode::BAD_AUTHENTICATION_METHOD); // [MQTT-4.12.0-1]
         }
         if connect.client_id.len() > limits.client_id_bytes_max as usize {
             return Some(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
-        }
-        if !self.setup.anonymous {
-            return Some(ReasonCode::NOT_AUTHORIZED);
         }
         if connect.will.as_ref().is_some_and(|will| will.qos == Qos::ExactlyOnce) {
             return Some(ReasonCode::QOS_NOT_SUPPORTED); // [MQTT-3.2.2-12]
@@ -169,7 +182,7 @@ impl Broker {
         None
     }
 
-    fn refuse(
+    pub(super) fn refuse(
         &mut self,
         conn: ConnId,
         version: Version,
@@ -266,6 +279,8 @@ impl Broker {
         session.delayed_will = None; // [MQTT-3.1.3-9]
         session.disconnected_at = now.timestamp;
         let Some(connection) = self.connections.find(conn) else { return };
+        session.owner = connection.identity.user.clone();
+        session.owner_certificate = connection.identity.certificate;
         connection.phase = Phase::Joining(key);
         connection.session = Some(key);
         // [MQTT-3.1.2-22]: one and a half times the keep-alive; ours, if the client was told one [MQTT-3.2.2-21].

@@ -34,7 +34,7 @@ impl Broker {
         else {
             return;
         };
-        let client_id = std::rc::Rc::clone(&session.client_id);
+        let (client_id, owner) = (std::rc::Rc::clone(&session.client_id), session.owner.clone());
         self.leave(key, now, effects);
         let Some(will) = will else { return };
         let survives = self.sessions.get_mut(key.0 as usize).filter(|session| session.client_id == client_id);
@@ -43,11 +43,18 @@ impl Broker {
                 let due = now.instant.plus_millis(u64::from(will.delay_secs) * 1_000);
                 session.delayed_will = Some((due, will));
             }
-            _ => self.publish_will(&client_id, &will, now, effects),
+            _ => self.publish_will(&client_id, owner.as_deref(), &will, now, effects),
         }
     }
 
-    fn publish_will(&mut self, client_id: &str, will: &Will, now: Now, effects: &mut Effects) {
+    fn publish_will(
+        &mut self,
+        client_id: &str,
+        user: Option<&str>,
+        will: &Will,
+        now: Now,
+        effects: &mut Effects,
+    ) {
         self.counters.wills += 1;
         let envelope = Envelope {
             topic: &will.topic,
@@ -58,15 +65,16 @@ impl Broker {
             payload: &will.payload,
         };
         let expires = will.expiry_secs.map(|secs| now.timestamp.plus_millis(u64::from(secs) * 1_000));
-        self.dispatch(&Publication { envelope, expires, now }, effects);
+        let user = user.unwrap_or_default();
+        self.dispatch(&Publication { envelope, user, expires, now }, effects);
     }
 
     /// The session ends, or its will's delay is over [MQTT-3.1.3-9].
     pub(crate) fn publish_delayed_will(&mut self, key: SessionKey, now: Now, effects: &mut Effects) {
         let Some(session) = self.sessions.get_mut(key.0 as usize) else { return };
         let Some((_, will)) = session.delayed_will.take() else { return };
-        let client_id = std::rc::Rc::clone(&session.client_id);
-        self.publish_will(&client_id, &will, now, effects);
+        let (client_id, owner) = (std::rc::Rc::clone(&session.client_id), session.owner.clone());
+        self.publish_will(&client_id, owner.as_deref(), &will, now, effects);
     }
 
     /// Publishes every will whose delay is over.

@@ -84,7 +84,7 @@ impl Broker {
                 }
                 _ => return Err(Fault::Peer(PeerFault::NotConnected)),
             },
-            Phase::Joining(_) | Phase::Closing => return Ok(0),
+            Phase::Authenticating | Phase::Joining(_) | Phase::Closing => return Ok(0),
         }
         Ok(len)
     }
@@ -180,13 +180,19 @@ impl Broker {
         now: Now,
         effects: &mut Effects,
     ) -> Result<(), Fault> {
+        if self.has_rules && !self.may_publish(conn, publish.topic) {
+            let ack = self.deny_publish(conn, key, publish, effects)?;
+            self.owe_denial(conn, ack, effects);
+            return Ok(());
+        }
         if self.setup.offers.check_payload_format && !payload_is_as_told(publish) {
             return self.refuse_payload(conn, publish, effects);
         }
         self.counters.received += 1;
         self.counters.received_bytes += publish.payload.len() as u64;
         self.counters.retain_ignored += u64::from(publish.retain);
-        let client_id = std::rc::Rc::clone(&self.sessions[key.0 as usize].client_id);
+        let session = &self.sessions[key.0 as usize];
+        let (client_id, user) = (std::rc::Rc::clone(&session.client_id), session.owner.clone());
         let publication = Publication {
             envelope: Envelope {
                 topic: publish.topic,
@@ -196,6 +202,7 @@ impl Broker {
                 properties: publish.properties.block(),
                 payload: publish.payload,
             },
+            user: user.as_deref().unwrap_or_default(),
             expires: publish
                 .properties
                 .expiry_secs()
@@ -246,7 +253,7 @@ impl Broker {
     ///
     /// A client never gets beyond our Receive Maximum: with that much owed it is not read ([`Broker::may_read`]).
     #[inline]
-    fn owe(&mut self, conn: ConnId, ack: OwedAck, promise: Promise, effects: &mut Effects) {
+    pub(super) fn owe(&mut self, conn: ConnId, ack: OwedAck, promise: Promise, effects: &mut Effects) {
         let Some(connection) = self.connections.find(conn) else { return };
         if connection.acks_owed == 0
             && let Some(kept) = self.acks.check(&promise)
@@ -272,7 +279,7 @@ impl Broker {
         let mut reasons = Vec::with_capacity(subscribe.subscriptions.len());
         let mut refused = None;
         for wanted in &subscribe.subscriptions {
-            let reason = self.grant(key, wanted, id);
+            let reason = self.grant(conn, key, wanted, id, effects);
             if reason.is_error() {
                 refused = refused.or(Some((&wanted.filter, reason)));
             } else {
@@ -296,9 +303,19 @@ impl Broker {
     }
 
     /// Adds one subscription; what SUBACK says about it (MQTT 5.0 §3.9.3).
-    fn grant(&mut self, key: SessionKey, wanted: &wire::Subscription, subscription_id: u32) -> ReasonCode {
-        let limits = &self.setup.limits;
+    fn grant(
+        &mut self,
+        conn: ConnId,
+        key: SessionKey,
+        wanted: &wire::Subscription,
+        subscription_id: u32,
+        effects: &mut Effects,
+    ) -> ReasonCode {
         let Ok(filter) = TopicFilter::new(&wanted.filter) else { return ReasonCode::TOPIC_FILTER_INVALID };
+        if !self.may_subscribe(conn, &filter, effects) {
+            return ReasonCode::NOT_AUTHORIZED;
+        }
+        let limits = &self.setup.limits;
         if filter.share().is_some() {
             return ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED;
         }
@@ -334,14 +351,7 @@ impl Broker {
     ) -> Result<(), Fault> {
         let mut reasons = Vec::with_capacity(unsubscribe.filters.len());
         for filter in &unsubscribe.filters {
-            let known = self.sessions[key.0 as usize].subscriptions.remove(filter.as_str()).is_some();
-            if known {
-                let before = self.presence(filter);
-                self.subscriptions.remove(filter, key);
-                if self.presence(filter) != before {
-                    self.announce(filter, None, effects);
-                }
-            }
+            let known = self.forget_subscription(key, filter, effects);
             reasons.push(if known { ReasonCode::SUCCESS } else { ReasonCode::NO_SUBSCRIPTION_EXISTED });
         }
         let (version, mut bytes) = (self.version(conn), Vec::new());
@@ -352,6 +362,24 @@ impl Broker {
         }
         self.answer_when_saved(conn, key, bytes, 0, now, effects);
         Ok(())
+    }
+
+    /// Removes a subscription everywhere but on disk; whether there was one.
+    pub(super) fn forget_subscription(
+        &mut self,
+        key: SessionKey,
+        filter: &str,
+        effects: &mut Effects,
+    ) -> bool {
+        let known = self.sessions[key.0 as usize].subscriptions.remove(filter).is_some();
+        if known {
+            let before = self.presence(filter);
+            self.subscriptions.remove(filter, key);
+            if self.presence(filter) != before {
+                self.announce(filter, None, effects);
+            }
+        }
+        known
     }
 
     /// Sends an answer once the session's record is durable and `needs` more things have come true.

@@ -1,11 +1,13 @@
 //! MQTT 3.1.1 and 5.0 as a server speaks it.
 //!
-//! `connect`: how a session begins. `inbound`: what a client may send us. `ending`: how a connection ends.
+//! `admission`: who comes in. `connect`: how a session begins. `rights`: who may do what. `inbound`: what a client may send us. `ending`: how a connection ends.
 //! What we send stands in `dispatch`. In: bytes of one connection. Out: publications, answers, faults.
 
+mod admission;
 mod connect;
 mod ending;
 mod inbound;
+mod rights;
 mod words;
 
 /// Why a connection ends before the client wants it to.
@@ -61,6 +63,9 @@ pub(crate) enum PeerFault {
     /// [MQTT-4.12.0-1]: no method was agreed on.
     #[error("AUTH without an authentication method in CONNECT")]
     UnexpectedAuth,
+    /// [MQTT3-3.3.5-2]: the configuration wants it so.
+    #[error("a publication that the rules deny")]
+    NotAuthorized,
     /// A topic of more bytes or levels than `limits.topic_bytes_max` or `limits.topic_levels_max`.
     #[error("a topic longer than this server's limit")]
     TopicTooLong,
@@ -79,6 +84,7 @@ impl Fault {
                 PeerFault::TopicAliasTooHigh => ReasonCode::TOPIC_ALIAS_INVALID,
                 PeerFault::PayloadFormat => ReasonCode::PAYLOAD_FORMAT_INVALID,
                 PeerFault::AnswerTooLarge => ReasonCode::PACKET_TOO_LARGE,
+                PeerFault::NotAuthorized => ReasonCode::NOT_AUTHORIZED,
                 PeerFault::TopicTooLong => ReasonCode::TOPIC_NAME_INVALID,
                 PeerFault::NotConnected
                 | PeerFault::ConnectedTwice
