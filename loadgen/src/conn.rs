@@ -13,9 +13,12 @@ use std::time::Duration;
 use model::Qos;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use wire::{ConnAck, Connect, Disconnect, Packet, ReasonCode, SubAck, Subscribe, Subscription, Version};
+use wire::{
+    ConnAck, Connect, Disconnect, Packet, ReasonCode, SubAck, Subscribe, Subscription, Version, Will,
+};
 
 use crate::address::Address;
+use crate::transport::{Stream, Tls};
 
 /// Largest packet accepted from a broker.
 const PACKET_BYTES_MAX: u32 = 32 << 20;
@@ -78,25 +81,30 @@ fn reason(reason: &Option<String>) -> String {
 }
 
 /// How to introduce oneself.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Hello {
     pub(crate) address: Address,
+    /// There if the address is encrypted.
+    pub(crate) tls: Option<Tls>,
     pub(crate) version: Version,
     pub(crate) client_id: String,
     pub(crate) clean: bool,
     pub(crate) login: Option<(String, String)>,
     pub(crate) keep_alive: Duration,
+    pub(crate) will: Option<Will>,
 }
 
 /// An open connection.
 pub(crate) struct Conn {
-    stream: TcpStream,
+    stream: Stream,
     version: Version,
     /// The tail of a packet that is not here in whole.
     tail: Vec<u8>,
     /// What is to be written; from `out_at` on it has not been.
     pub(crate) out: Vec<u8>,
     out_at: usize,
+    /// Whether something was written that a layer between us and the socket may still have.
+    unflushed: bool,
     pings: Option<tokio::time::Interval>,
 }
 
@@ -119,20 +127,18 @@ impl Conn {
     ) -> Result<(Conn, Welcome), ConnError> {
         let address = &hello.address;
         let unreachable = |error| ConnError::Unreachable { address: address.clone(), error };
-        let connecting = TcpStream::connect((address.host.as_str(), address.port));
+        let connecting = Stream::open(address, hello.tls.as_ref());
         let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting)
             .await
             .map_err(|late| unreachable(late.into()))?
             .map_err(unreachable)?;
-        stream.set_nodelay(true)?;
         let pings = (hello.keep_alive > Duration::ZERO).then(|| {
             let mut pings = tokio::time::interval(hello.keep_alive / 2);
             pings.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             pings.reset();
             pings
         });
-        let mut conn =
-            Conn { stream, version: hello.version, tail: Vec::new(), out: Vec::new(), out_at: 0, pings };
+        let mut conn = Conn::over(stream, hello.version, pings);
         write_connect(&mut conn.out, hello)?;
         let welcome = conn.answer(address, "CONNACK", |packet, out| match packet {
             Packet::ConnAck(ack) => read_connack(&ack).map(Some),
@@ -145,8 +151,11 @@ impl Conn {
     /// The server's end of a connection, before its CONNECT.
     pub(crate) fn accepted(stream: TcpStream) -> std::io::Result<Conn> {
         stream.set_nodelay(true)?;
-        let version = Version::V3;
-        Ok(Conn { stream, version, tail: Vec::new(), out: Vec::new(), out_at: 0, pings: None })
+        Ok(Conn::over(Stream::Tcp(stream), Version::V3, None))
+    }
+
+    fn over(stream: Stream, version: Version, pings: Option<tokio::time::Interval>) -> Conn {
+        Conn { stream, version, tail: Vec::new(), out: Vec::new(), out_at: 0, unflushed: false, pings }
     }
 
     /// Packets are read as this version from the next read on.
@@ -252,6 +261,11 @@ impl Conn {
         while self.out_at < self.out.len() {
             let rest = &self.out[self.out_at..];
             self.out_at += ready!(Pin::new(&mut self.stream).poll_write(cx, rest))?;
+            self.unflushed = true;
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            self.unflushed = false;
         }
         self.out.clear();
         self.out_at = 0;
@@ -285,6 +299,7 @@ fn write_connect(out: &mut Vec<u8>, hello: &Hello) -> Result<(), ConnError> {
         connect.user_name = Some(user.clone());
         connect.password = Some(password.clone().into_bytes());
     }
+    connect.will.clone_from(&hello.will);
     if !hello.clean && hello.version == Version::V5 {
         // Without an expiry a 5.0 session ends with its connection (§3.1.2.11.2).
         connect.session_expiry_secs = SESSION_EXPIRY_SECS;

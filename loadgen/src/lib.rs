@@ -28,7 +28,10 @@ pub mod schedule;
 mod seqset;
 mod stats;
 mod subscriber;
+pub mod tls;
+mod transport;
 pub mod wan;
+mod websocket;
 mod worker;
 
 pub use conn::ConnError;

@@ -116,6 +116,8 @@ impl Publisher {
         let head = Head::new(&plan.topic, plan.topics, number, flags, version, &plan.user_properties)?;
         let hello = Hello {
             address: plan.endpoint.address.clone(),
+            tls: worker.shared.tls.clone(),
+            will: None,
             version,
             client_id: plan.endpoint.client_id.expand(number),
             clean: plan.endpoint.clean,

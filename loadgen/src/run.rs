@@ -18,6 +18,8 @@ use crate::ledger::{Contract, Ledger};
 use crate::payload::RunId;
 use crate::scenario::{Join, Pacing, Scenario};
 use crate::stats::{Counters, Live, Timings, histogram};
+use crate::tls::TlsError;
+use crate::transport::Tls;
 use crate::worker::{Phase, Shared, Worker};
 use crate::{process, publisher, subscriber};
 
@@ -33,6 +35,9 @@ pub enum RunError {
     /// The system has no thread left, or the like.
     #[error("cannot start: {0}")]
     System(#[from] std::io::Error),
+    /// TLS cannot be spoken.
+    #[error("{0}")]
+    Tls(#[from] TlsError),
     /// Too many connections for the limits of this shell.
     #[error(
         "{connections} connections need more open files than the {allowed} this shell allows; \
@@ -114,7 +119,16 @@ impl Run {
             .as_ref()
             .is_some_and(|publishers| publishers.pacing == Pacing::Max && publishers.ahead > 0);
         let threads = scenario.run.threads;
-        let shared = Arc::new(Shared::new(scenario, run_id(clock.now()), clock, gated));
+        let tls = scenario
+            .is_encrypted()
+            .then(|| {
+                Ok::<_, TlsError>(Tls {
+                    connector: scenario.tls.connector()?,
+                    server_name: scenario.tls.server_name.clone(),
+                })
+            })
+            .transpose()?;
+        let shared = Arc::new(Shared::new(scenario, run_id(clock.now()), clock, gated, tls));
         let mut workers = Vec::new();
         for thread in 0..threads {
             let (counters, timings) = (Arc::new(Counters::default()), Arc::new(Timings::default()));

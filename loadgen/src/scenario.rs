@@ -14,6 +14,7 @@ use crate::address::Address;
 use crate::ledger::Rules;
 use crate::pattern::Pattern;
 use crate::schedule::Arrivals;
+use crate::tls::TlsPlan;
 
 mod check;
 mod section;
@@ -29,6 +30,8 @@ pub struct Scenario {
     pub description: String,
     /// How long, how many threads, what is promised.
     pub run: RunPlan,
+    /// Certificates, where an address is encrypted.
+    pub tls: TlsPlan,
     /// The senders; none if the scenario only receives.
     pub publishers: Option<Publishers>,
     /// The receivers; none if the scenario only sends.
@@ -194,6 +197,14 @@ pub enum ScenarioError {
 }
 
 impl Scenario {
+    /// Whether an address is encrypted.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        let publishers = self.publishers.as_ref().map(|publishers| &publishers.endpoint);
+        let subscribers = self.subscribers.as_ref().map(|subscribers| &subscribers.endpoint);
+        [publishers, subscribers].into_iter().flatten().any(|it| it.address.transport.is_encrypted())
+    }
+
     /// Reads a scenario from a file; see [`Scenario::parse`].
     pub fn load(path: &Path, overrides: &[String]) -> Result<Scenario, ScenarioError> {
         let file = path.display().to_string();

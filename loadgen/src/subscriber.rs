@@ -36,6 +36,8 @@ pub(crate) async fn run(worker: Rc<Worker>, index: u32) {
     let mut subscriber = Subscriber {
         hello: Hello {
             address: plan.endpoint.address.clone(),
+            tls: worker.shared.tls.clone(),
+            will: None,
             version: plan.endpoint.version,
             client_id: plan.endpoint.client_id.expand(number),
             clean: plan.endpoint.clean,

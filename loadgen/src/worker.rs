@@ -19,6 +19,7 @@ use crate::pacer::Pacer;
 use crate::payload::RunId;
 use crate::scenario::Scenario;
 use crate::stats::{Counters, Timings};
+use crate::transport::Tls;
 
 /// How far a run is. Phases follow one another in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,11 +59,13 @@ pub(crate) struct Shared {
     /// One per publisher, if they are bounded by arrivals.
     pub(crate) gates: Vec<Gate>,
     pub(crate) ledger: Mutex<Ledger>,
+    /// There if one of the addresses is encrypted.
+    pub(crate) tls: Option<Tls>,
     errors: Mutex<Vec<String>>,
 }
 
 impl Shared {
-    pub(crate) fn new(scenario: Scenario, run: RunId, clock: Clock, gated: bool) -> Shared {
+    pub(crate) fn new(scenario: Scenario, run: RunId, clock: Clock, gated: bool, tls: Option<Tls>) -> Shared {
         let audience = Audience::of(&scenario);
         let publishers = scenario.publishers.as_ref().map_or(0, |publishers| publishers.count);
         Shared {
@@ -77,6 +80,7 @@ impl Shared {
             audience,
             gates: if gated { (0..publishers).map(|_| Gate::default()).collect() } else { Vec::new() },
             ledger: Mutex::new(Ledger::new()),
+            tls,
             errors: Mutex::new(Vec::new()),
             scenario,
         }

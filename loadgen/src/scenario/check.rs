@@ -2,6 +2,7 @@
 //!
 //! In:  tables. Out: a [`Scenario`], or errors noted in the sections. Never: files, overrides.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use model::Qos;
@@ -13,6 +14,7 @@ use crate::address::Address;
 use crate::ledger::Rules;
 use crate::payload::{HEADER_BYTES, TELEMETRY_BYTES_MIN};
 use crate::schedule::Arrivals;
+use crate::tls::TlsPlan;
 
 /// A closed loop at most so far ahead of its subscribers: far enough for large batches, and 50 publishers of 256 B
 /// stay below the queues that brokers usually have.
@@ -24,6 +26,7 @@ pub(super) fn scenario(mut root: Section<'_>) -> Option<Scenario> {
     let description = root.text("description").unwrap_or_default();
     let url = root.text("url").unwrap_or_else(|| "mqtt://127.0.0.1:1883".to_owned());
     let login = login(&mut root);
+    let tls = root.section("tls").map(check_tls);
     let run = root.section("run").and_then(check_run);
     let keep = Defaults { url, login };
     let publishers = if root.has("publishers") {
@@ -85,6 +88,7 @@ pub(super) fn scenario(mut root: Section<'_>) -> Option<Scenario> {
         name,
         description,
         run: run.into_plan()?,
+        tls: tls?,
         publishers,
         subscribers,
         source: toml::Table::new(),
@@ -165,6 +169,21 @@ fn check_run(mut run: Section<'_>) -> Option<RawRun> {
     };
     run.finish();
     Some(RawRun { duration, plan })
+}
+
+fn check_tls(mut section: Section<'_>) -> TlsPlan {
+    let file = |section: &mut Section<'_>, key| section.text(key).map(PathBuf::from);
+    let plan = TlsPlan {
+        ca: file(&mut section, "ca"),
+        cert: file(&mut section, "cert"),
+        key: file(&mut section, "key"),
+        server_name: section.text("server_name"),
+    };
+    if plan.cert.is_some() != plan.key.is_some() {
+        section.error("cert", "cert and key come together");
+    }
+    section.finish();
+    plan
 }
 
 fn check_publishers(mut section: Section<'_>, defaults: &Defaults) -> Option<Publishers> {
