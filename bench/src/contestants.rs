@@ -75,6 +75,8 @@ pub(crate) enum Routes {
     Hundred,
     /// So many that ask the body of every message and do not match.
     Asking(u32),
+    /// So many that ask the body of every message, of which every hundredth matches and republishes, seven topics in all.
+    OnePercent(u32),
     /// One that takes everything into the lane of an uplink that is down; an acknowledgement waits for the disk.
     AllDurable,
 }
@@ -292,17 +294,27 @@ fn millrace_config(shards: u32, store: &Path, routes: Routes) -> String {
         }
         Routes::Asking(count) => {
             for number in 0..count {
-                // Above what telemetry walks to, each with a threshold of its own.
-                let threshold = 1_000 + number;
-                route(
-                    number,
-                    &format!("FROM /messages/* WHERE $body.temperature > {threshold} INTO $upstream"),
-                );
+                route(number, &asking(number, "$upstream"));
+            }
+        }
+        Routes::OnePercent(count) => {
+            for number in 0..count {
+                let sink = format!("topic \"hot/{}\"", number / 100 % 7);
+                match number % 100 {
+                    // All that telemetry walks to is above.
+                    0 => route(number, &format!("FROM /messages/* WHERE $body.temperature > 5 INTO {sink}")),
+                    _ => route(number, &asking(number, &sink)),
+                }
             }
         }
         Routes::AllDurable => route(0, "FROM /messages/* INTO $upstream"),
     }
     config
+}
+
+/// A route with a threshold of its own, above what telemetry walks to.
+fn asking(number: u32, sink: &str) -> String {
+    format!("FROM /messages/* WHERE $body.temperature > {} INTO {sink}", 1_000 + number)
 }
 
 fn text(path: &Path) -> String {
@@ -343,6 +355,9 @@ mod tests {
         assert!(config.contains(r#"path = "/tmp/with \"quotes\"""#));
         let asking = millrace_config(2, Path::new("/x"), Routes::Asking(7));
         assert_eq!(asking.lines().filter(|line| line.contains("> 1006 INTO")).count(), 1);
+        let percent = millrace_config(2, Path::new("/x"), Routes::OnePercent(1_000));
+        assert_eq!(percent.lines().filter(|line| line.contains("FROM")).count(), 1_000);
+        assert_eq!(percent.lines().filter(|line| line.contains("> 5 INTO topic \"hot/")).count(), 10);
         assert!(!millrace_config(2, Path::new("/x"), Routes::None).contains("uplink"));
     }
 }
