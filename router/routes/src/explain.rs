@@ -118,7 +118,7 @@ impl RouteTable {
         let groups = self.groups_of(message, &mut scratch);
         let explain = |id: RouteId| {
             let route = &self.routes[id.0 as usize];
-            let parsed = parser::parse(&route.text, self.mode, &self.limits).ok();
+            let parsed = parser::parse(route.text(), self.mode, &self.limits).ok();
             let verdict = match self.truth(id, message, &mut scratch) {
                 _ if !groups.contains(&self.group_of(id)) => Verdict::OtherSource {
                     source: parsed.map_or(String::new(), |parsed| show_source(&parsed.source)),
@@ -126,7 +126,7 @@ impl RouteTable {
                 Some(true) => {
                     let decided = |sink: &SinkId| matches.iter().find(|found| found.sink == *sink);
                     let (own, other): (Vec<&Match>, Vec<&Match>) =
-                        route.sinks.iter().filter_map(decided).partition(|found| found.route == id);
+                        route.sinks().iter().filter_map(decided).partition(|found| found.route == id);
                     Verdict::Matches {
                         sinks: own.iter().map(|found| found.sink).collect(),
                         overruled: other.iter().map(|found| (found.sink, found.route)).collect(),
@@ -136,13 +136,13 @@ impl RouteTable {
                     let mut because = Vec::new();
                     if let Some(parsed) = parsed {
                         let options = Options { mode: self.mode, limits: self.limits.clone() };
-                        let asker = Asker { text: &route.text, options: &options, message };
+                        let asker = Asker { text: route.text(), options: &options, message };
                         asker.reasons(&parsed.condition, &mut because);
                     }
                     Verdict::NotTrue { undefined: truth.is_none(), because }
                 }
             };
-            RouteExplanation { route: id, name: route.name.to_string(), verdict }
+            RouteExplanation { route: id, name: route.name().to_owned(), verdict }
         };
         Explanation { routes: (0..self.routes.len() as u32).map(RouteId).map(explain).collect() }
     }
@@ -156,7 +156,7 @@ impl RouteTable {
         let route = &self.routes[id.0 as usize];
         let mut slots = Slots::default();
         let (mut source, mut reads, mut way) = (String::new(), Vec::new(), None);
-        if let Ok(parsed) = parser::parse(&route.text, self.mode, &self.limits) {
+        if let Ok(parsed) = parser::parse(route.text(), self.mode, &self.limits) {
             source = show_source(&parsed.source);
             if let Ok(mut node) = crate::check::check(&parsed.condition, self.mode, &self.limits, &mut slots)
             {
@@ -182,7 +182,7 @@ impl RouteTable {
         reads.sort_unstable();
         reads.dedup();
         let reads = reads.into_iter().map(|slot| show_slot(slot, &slots)).collect();
-        RoutePlan { route: id, name: route.name.to_string(), source, cost, found_by, reads }
+        RoutePlan { route: id, name: route.name().to_owned(), source, cost, found_by, reads }
     }
 }
 

@@ -11,6 +11,7 @@ use model::RouteId;
 use rustc_hash::FxHashMap;
 
 use crate::boxes::Bound;
+use crate::few::Few;
 use crate::pattern;
 use crate::program::{Machine, number_key};
 use crate::slots::SlotId;
@@ -96,14 +97,8 @@ struct Access {
     prefixes: Prefixes,
 }
 
-/// Candidates under one key: nearly always one.
-#[derive(Debug, Default)]
-enum List {
-    #[default]
-    None,
-    One(Candidate),
-    Many(Vec<Candidate>),
-}
+/// Candidates under one key.
+type List = Few<Candidate>;
 
 #[derive(Debug, Default)]
 struct Bounds {
@@ -526,18 +521,18 @@ impl Access {
         match self.key.value(machine) {
             Value::Missing | Value::Undefined => {}
             Value::Null => {
-                self.null.copy(candidates);
+                candidates.extend(self.null.as_slice());
                 candidates.extend(&self.ranked_above.candidates);
             }
             Value::Bool(value) => {
-                self.bools[usize::from(value)].copy(candidates);
+                candidates.extend(self.bools[usize::from(value)].as_slice());
                 candidates.extend(&self.ranked_below.candidates);
             }
             Value::Number(value) => self.find_number(value, candidates),
             Value::Text(text) => {
                 let text = machine.text(text);
                 if !self.texts.is_empty() {
-                    self.texts.get(text).into_iter().for_each(|list| list.copy(candidates));
+                    self.texts.get(text).into_iter().for_each(|list| candidates.extend(list.as_slice()));
                 }
                 self.prefixes.find(text, candidates);
                 candidates.extend(&self.ranked_above.candidates);
@@ -547,31 +542,16 @@ impl Access {
 
     fn find_number(&self, value: f64, candidates: &mut Vec<Candidate>) {
         if !self.numbers.is_empty() {
-            self.numbers.get(&number_key(value)).into_iter().for_each(|list| list.copy(candidates));
+            self.numbers
+                .get(&number_key(value))
+                .into_iter()
+                .for_each(|list| candidates.extend(list.as_slice()));
         }
         self.above.find(value, Ordering::Less, candidates);
         self.below.find(value, Ordering::Greater, candidates);
         self.ranked_above.find(value, Ordering::Less, candidates);
         self.ranked_below.find(value, Ordering::Greater, candidates);
         self.intervals.find(value, candidates);
-    }
-}
-
-impl List {
-    fn push(&mut self, candidate: Candidate) {
-        match self {
-            List::None => *self = List::One(candidate),
-            List::One(first) => *self = List::Many(vec![*first, candidate]),
-            List::Many(candidates) => candidates.push(candidate),
-        }
-    }
-
-    fn copy(&self, candidates: &mut Vec<Candidate>) {
-        match self {
-            List::None => {}
-            List::One(candidate) => candidates.push(*candidate),
-            List::Many(many) => candidates.extend(many),
-        }
     }
 }
 
@@ -659,7 +639,7 @@ impl Prefixes {
                 return;
             }
             if let Some(list) = text.get(..length).and_then(|prefix| self.by_text.get(prefix)) {
-                list.copy(candidates);
+                candidates.extend(list.as_slice());
             }
         }
     }

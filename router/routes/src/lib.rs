@@ -22,6 +22,7 @@ mod docs;
 mod document;
 mod dotnet;
 mod explain;
+mod few;
 mod functions;
 mod gates;
 mod index;

@@ -22,21 +22,33 @@ pub(crate) struct Topics {
 /// The source of a plain MQTT publication.
 const PLAIN: &str = "/messages/";
 
-/// Nodes with at most this many children are searched one by one, which also takes less memory.
+/// Nodes with at most this many children are searched one by one.
 const FEW: usize = 4;
 
-#[derive(Debug, Default)]
+/// One for each level of each filter or path, so its size counts.
+#[derive(Debug)]
 struct Node {
-    children: Vec<(Box<str>, u32)>,
-    /// Filled when there are more than [`FEW`] children.
-    by_name: Option<Box<FxHashMap<Box<str>, u32>>>,
-    /// The child of `+`.
-    any: Option<u32>,
-    /// The group of the filter that ends here.
-    group: Option<u32>,
-    /// The group of the filter that ends here with `#`.
-    rest: Option<u32>,
+    children: Children,
+    /// The child of `+`, or [`NOBODY`].
+    any: u32,
+    /// The group of the filter that ends here, or [`NOBODY`].
+    group: u32,
+    /// The group of the filter that ends here with `#`, or [`NOBODY`].
+    rest: u32,
 }
+
+#[derive(Debug)]
+enum Children {
+    None,
+    /// Most nodes never get a second one.
+    One(Box<str>, u32),
+    /// At most [`FEW`].
+    Few(Vec<(Box<str>, u32)>),
+    Many(Box<FxHashMap<Box<str>, u32>>),
+}
+
+/// No node and no group.
+const NOBODY: u32 = u32::MAX;
 
 impl Topics {
     /// The group of `source`, new or known.
@@ -63,21 +75,19 @@ impl Topics {
         let mut at = 0;
         for level in filter.split('/') {
             if level == "#" {
-                return *nodes[at].rest.get_or_insert_with(|| next(&mut self.groups));
+                return known_or_next(&mut nodes[at].rest, &mut self.groups);
             }
             at = match level {
-                "+" => match nodes[at].any {
-                    Some(child) => child as usize,
-                    None => {
-                        let child = push(nodes);
-                        nodes[at].any = Some(child);
-                        child as usize
-                    }
-                },
+                "+" if nodes[at].any == NOBODY => {
+                    let child = push(nodes);
+                    nodes[at].any = child;
+                    child as usize
+                }
+                "+" => nodes[at].any as usize,
                 level => child(nodes, at, level),
             };
         }
-        *nodes[at].group.get_or_insert_with(|| next(&mut self.groups))
+        known_or_next(&mut nodes[at].group, &mut self.groups)
     }
 
     /// edgeHub's normal form: without stars and slashes at the end, then a prefix of whole segments.
@@ -89,7 +99,7 @@ impl Topics {
         for segment in segments(&normal) {
             at = child(nodes, at, segment);
         }
-        let group = *nodes[at].group.get_or_insert_with(|| next(&mut self.groups));
+        let group = known_or_next(&mut nodes[at].group, &mut self.groups);
         let mut plain = std::mem::take(&mut self.plain);
         plain.clear();
         self.find_paths(&folded(PLAIN), &mut plain);
@@ -117,30 +127,30 @@ impl Topics {
     fn find_filters(&self, at: u32, rest: Option<&str>, reserved: bool, groups: &mut Vec<u32>) {
         let node = &self.filters[at as usize];
         if !reserved {
-            groups.extend(node.rest);
+            groups.extend(some(node.rest));
         }
         let Some(rest) = rest else {
-            groups.extend(node.group);
+            groups.extend(some(node.group));
             return;
         };
         let (level, rest) = first_level(rest);
         if let Some(child) = node.child(level) {
             self.find_filters(child, rest, false, groups);
         }
-        if let (Some(child), false) = (node.any, reserved) {
+        if let (Some(child), false) = (some(node.any), reserved) {
             self.find_filters(child, rest, false, groups);
         }
     }
 
     fn find_paths(&self, path: &str, groups: &mut Vec<u32>) {
         let Some(mut node) = self.paths.first() else { return };
-        groups.extend(node.group);
+        groups.extend(some(node.group));
         for segment in segments(path.strip_suffix('/').unwrap_or(path)) {
             match node.child(segment) {
                 Some(child) => node = &self.paths[child as usize],
                 None => return,
             }
-            groups.extend(node.group);
+            groups.extend(some(node.group));
         }
     }
 }
@@ -160,12 +170,12 @@ fn segments(path: &str) -> impl Iterator<Item = &str> {
 
 fn root(nodes: &mut Vec<Node>) {
     if nodes.is_empty() {
-        nodes.push(Node::default());
+        push(nodes);
     }
 }
 
 fn push(nodes: &mut Vec<Node>) -> u32 {
-    nodes.push(Node::default());
+    nodes.push(Node { children: Children::None, any: NOBODY, group: NOBODY, rest: NOBODY });
     nodes.len() as u32 - 1
 }
 
@@ -180,34 +190,44 @@ fn child(nodes: &mut Vec<Node>, at: usize, level: &str) -> usize {
 
 impl Node {
     fn child(&self, level: &str) -> Option<u32> {
-        match &self.by_name {
-            Some(by_name) => by_name.get(level).copied(),
-            None => self.children.iter().find(|(name, _)| **name == *level).map(|(_, child)| *child),
+        match &self.children {
+            Children::None => None,
+            Children::One(name, child) => (**name == *level).then_some(*child),
+            Children::Few(few) => few.iter().find(|(name, _)| **name == *level).map(|(_, child)| *child),
+            Children::Many(many) => many.get(level).copied(),
         }
     }
 
     fn add(&mut self, level: &str, child: u32) {
-        match &mut self.by_name {
-            Some(by_name) => {
-                by_name.insert(level.into(), child);
+        let added = (level.into(), child);
+        self.children = match std::mem::replace(&mut self.children, Children::None) {
+            Children::None => Children::One(added.0, added.1),
+            Children::One(name, first) => Children::Few(vec![(name, first), added]),
+            Children::Few(few) if few.len() == FEW => {
+                Children::Many(Box::new(few.into_iter().chain([added]).collect()))
             }
-            None if self.children.len() == FEW => {
-                let mut by_name: FxHashMap<_, _> = self.children.drain(..).collect();
-                by_name.insert(level.into(), child);
-                self.by_name = Some(Box::new(by_name));
+            Children::Few(mut few) => {
+                few.push(added);
+                Children::Few(few)
             }
-            None => {
-                // One at a time: most nodes never get a second child.
-                self.children.reserve_exact(1);
-                self.children.push((level.into(), child));
+            Children::Many(mut many) => {
+                many.insert(added.0, added.1);
+                Children::Many(many)
             }
-        }
+        };
     }
 }
 
-fn next(groups: &mut u32) -> u32 {
-    *groups += 1;
-    *groups - 1
+fn some(number: u32) -> Option<u32> {
+    (number != NOBODY).then_some(number)
+}
+
+fn known_or_next(number: &mut u32, groups: &mut u32) -> u32 {
+    if *number == NOBODY {
+        *number = *groups;
+        *groups += 1;
+    }
+    *number
 }
 
 #[cfg(test)]

@@ -14,23 +14,36 @@ struct Counting;
 
 thread_local! {
     static COUNT: Cell<usize> = const { Cell::new(0) };
+    /// Bytes in use, as a common allocator takes them: 8 bytes of its own, in steps of 16, at least 32.
+    static HELD: Cell<isize> = const { Cell::new(0) };
 }
 
-// SAFETY: every call is forwarded unchanged; the counter is a plain cell of this thread and does not allocate.
+fn taken(size: usize) -> isize {
+    (size + 8).next_multiple_of(16).max(32) as isize
+}
+
+fn hold(bytes: isize) {
+    HELD.with(|held| held.set(held.get() + bytes));
+}
+
+// SAFETY: every call is forwarded unchanged; the counters are plain cells of this thread and do not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         COUNT.with(|count| count.set(count.get() + 1));
+        hold(taken(layout.size()));
         // SAFETY: the caller's promise is passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        hold(-taken(layout.size()));
         // SAFETY: the caller's promise is passed on.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         COUNT.with(|count| count.set(count.get() + 1));
+        hold(taken(size) - taken(layout.size()));
         // SAFETY: the caller's promise is passed on.
         unsafe { System.realloc(pointer, layout, size) }
     }
@@ -91,4 +104,32 @@ fn a_warm_scratch_matches_without_allocating() {
     let before = COUNT.with(Cell::get);
     (2..10).for_each(&mut round);
     assert_eq!(COUNT.with(Cell::get) - before, 0);
+}
+
+/// A route of usual length takes at most 1 KiB, whether it shares its source with others or not.
+#[test]
+fn a_route_takes_at_most_a_kibibyte() {
+    const ROUTES: usize = 2_000;
+    for source in ["/messages/*", "\"site/{}/line/+\""] {
+        let text = |at: usize| {
+            let source = source.replace("{}", &at.to_string());
+            format!(
+                "FROM {source} WHERE $body.line = 'L{at}' AND $body.temperature > {at} AND priority = 'high' \
+                 INTO uplink(\"u{}\")",
+                at % 50
+            )
+        };
+        let spec = |at: usize| RouteSpec {
+            name: format!("r{at}"),
+            text: text(at),
+            priority: Priority::DEFAULT,
+            ttl_millis: None,
+        };
+        let specs: Vec<RouteSpec> = (0..ROUTES).map(spec).collect();
+        let before = HELD.get();
+        let table = RouteTable::compile(&specs, &Options::default()).unwrap();
+        let bytes = (HELD.get() - before) as usize / table.routes().len();
+        println!("{source}: {bytes} B per route");
+        assert!(bytes <= 1024, "{bytes} B per route with the source {source}");
+    }
 }
