@@ -5,9 +5,9 @@
 //! In:  named route texts; then messages, borrowed for a turn. Out: errors that help, or a table; then sinks,
 //! each once, with priority and time to live.
 //! Reading order. Text to meaning: `diagnostic`, `lexer`, `syntax`, `parser`, `types`, `functions`, `check`. What a
-//! message has: `topics`, `paths`, `slots`, `scan`, `binary`, `body`, `value`. Asking: `program`, `pattern`, `time`,
-//! `index`, `boxes`. Around it: `sink`, `project`, `gates`, `scratch`, `table` (the public face), `explain`. Tests by
-//! tables and oracles: `conformance`, `reference` (the fuzz target asks it through `oracle`), `docs`.
+//! message has: `topics`, `memo`, `paths`, `slots`, `scan`, `binary`, `body`, `value`. Asking: `program`, `pattern`, `time`,
+//! `few`, `index`, `boxes`. Around it: `sink`, `project`, `gates`, `scratch`, `table` (the public face), `explain`.
+//! Tests by tables and oracles: `conformance`, `reference` (the fuzz target asks it through `oracle`), `docs`.
 #![forbid(unsafe_code)]
 
 mod binary;
