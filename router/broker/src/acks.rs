@@ -41,6 +41,8 @@ pub(crate) struct OwedAck {
 pub(crate) enum Answer {
     /// An acknowledgement of a publication.
     Ack(OwedAck),
+    /// Part of what an ended session left to its groups is safe elsewhere; no connection waits.
+    Estate(u32),
     /// The answer that its connection holds back, see `Connection::held`.
     Held,
 }

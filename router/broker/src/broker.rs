@@ -22,7 +22,8 @@ use crate::offers::Offers;
 use crate::plan::Plan;
 use crate::sessions::record::{SessionRecord, encode_session};
 use crate::sessions::{Keeping, Session, Stored};
-use crate::subscriptions::{Entry, Found, SessionKey, Subscriptions};
+use crate::sharing::{Estate, Lot};
+use crate::subscriptions::{Entry, Found, Presence, SessionKey, Subscriptions};
 
 /// Denials that one shard reports in one tick; more are only counted, so that a client in a loop does not fill the log.
 pub(crate) const DENIALS_PER_TICK: u32 = 4;
@@ -153,6 +154,10 @@ pub struct Broker {
     pub(crate) reads: u32,
     /// Sessions that ended while their lane was being opened, by generation.
     pub(crate) ended_opening: Vec<(u32, Rc<str>)>,
+    /// Ended sessions whose groups still get what they left.
+    pub(crate) estates: Vec<Estate>,
+    /// Nobody is served any more: what a connection leaves behind is not passed on.
+    pub(crate) stopping: bool,
     pub(crate) ids_assigned: u64,
     pub(crate) last_fault: Option<String>,
     /// What routes that sample, throttle or look for changes remember.
@@ -171,6 +176,7 @@ pub(crate) struct Scratch {
     pub(crate) topic: String,
     /// The topic that an alias of the publisher stands for.
     pub(crate) aliased: String,
+    pub(crate) lots: Vec<Lot>,
     pub(crate) body: Vec<u8>,
     pub(crate) ids: Vec<u32>,
 }
@@ -202,6 +208,8 @@ impl Broker {
             handoff: 0,
             marks_owed: std::collections::VecDeque::new(),
             generation: 0,
+            estates: Vec::new(),
+            stopping: false,
             ids_assigned: 0,
             last_fault: None,
             gates: routes::State::new(setup.limits.route_keys_max as usize),
@@ -237,11 +245,13 @@ impl Broker {
         session.disconnected_at = if connected { now.timestamp } else { record.disconnected_at };
         session.ends_at = ends_at(&session, now);
         session.subscriptions = record.subscriptions;
+        let shares = session.shared_filters().next().is_some();
+        session.shares = shares;
         let filters: Vec<_> =
             session.subscriptions.iter().map(|(filter, options)| (filter.clone(), *options)).collect();
         let key = self.adopt(session);
         for (filter, options) in filters {
-            self.subscriptions.insert(&filter, options.entry(key, true));
+            self.subscriptions.insert(&filter, options.entry(key, true), false);
             self.announce(&filter, None, effects);
         }
         if connected {
@@ -337,7 +347,11 @@ impl Broker {
             }
             Event::LaneRead { session, generation, records, next, expired } => {
                 self.counters.dropped_expired += expired;
-                self.on_lane_read(session, generation, records, next, now, effects);
+                if session != SessionKey(u32::MAX) {
+                    self.on_lane_read(session, generation, records, next, now, effects);
+                } else if !self.on_estate_read(generation, &records, next, now, effects) {
+                    self.counters.bugs += 1;
+                }
             }
         }
     }
@@ -359,6 +373,7 @@ impl Broker {
             self.end_session(key, effects);
         }
         self.read_what_fell_behind(now, effects);
+        self.read_estates(effects);
     }
 
     /// What was counted so far.
@@ -397,6 +412,7 @@ impl Broker {
 
     /// Every connection that should be told that the server goes away.
     pub fn shut_down(&mut self, now: Now, effects: &mut Effects) {
+        self.stopping = true;
         let open: Vec<ConnId> = self.connections.iter().map(|connection| connection.id).collect();
         for conn in open {
             self.send_off(conn, now, effects);
@@ -410,7 +426,9 @@ impl Broker {
         }
         assert!(self.durable_bytes <= self.appended_bytes, "nothing is durable that was not appended");
         assert_eq!(self.by_client.len(), self.sessions.len(), "every session has one client identifier");
-        let queued: usize = self.sessions.iter().map(|(_, session)| session.queue_bytes).sum();
+        let held = |session: &Session| session.queue_bytes + session.lent_bytes;
+        let queued: usize = self.sessions.iter().map(|(_, session)| held(session)).sum();
+        self.subscriptions.shares.invariants();
         let written: usize = self.connections.iter().map(|connection| connection.counted).sum();
         assert_eq!(self.waiting_bytes, queued + written, "bytes that wait for clients are counted");
         for connection in self.connections.iter() {
@@ -447,8 +465,8 @@ impl Broker {
 
     fn on_control(&mut self, control: Control, now: Now, effects: &mut Effects) {
         match control {
-            Control::Filter { from, filter, any, kept, waiting } => {
-                self.subscriptions.set_remote(&filter, from, any, kept);
+            Control::Filter { from, filter, any, kept, members, waiting } => {
+                self.subscriptions.set_remote(&filter, from, Presence { any, kept, members });
                 if let Some(waiting) = waiting {
                     effects.controls.push((from, Control::Known { waiting }));
                 }
@@ -468,6 +486,7 @@ impl Broker {
             match answer {
                 Answer::Ack(ack) => self.acknowledge_late(conn, ack, kept, effects),
                 Answer::Held => self.let_go(conn, now, effects),
+                Answer::Estate(id) => self.settle_estate(id, 1, effects),
             }
         }
     }
@@ -488,20 +507,17 @@ impl Broker {
         if self.setup.shards == 1 {
             return 0;
         }
-        let (any, kept) = self.presence(filter);
+        let Presence { any, kept, members } = self.presence(filter);
         for shard in self.others() {
-            let from = self.setup.shard;
-            effects
-                .controls
-                .push((shard, Control::Filter { from, filter: filter.into(), any, kept, waiting }));
+            let (from, filter) = (self.setup.shard, filter.into());
+            effects.controls.push((shard, Control::Filter { from, filter, any, kept, members, waiting }));
         }
         u32::from(self.setup.shards) - 1
     }
 
-    /// Whether this shard has a subscription at `filter`, and whether one belongs to a stored session.
-    pub(crate) fn presence(&self, filter: &str) -> (bool, bool) {
-        let entries = self.subscriptions.entries(filter);
-        (!entries.is_empty(), entries.iter().any(|entry| entry.stored))
+    /// What this shard has at `filter`.
+    pub(crate) fn presence(&self, filter: &str) -> Presence {
+        self.subscriptions.presence(filter)
     }
 
     pub(crate) fn new_session(&mut self, client_id: &str, keeping: Keeping) -> Session {
@@ -528,6 +544,7 @@ impl Broker {
                 self.announce(filter, None, effects);
             }
         }
+        let Some(session) = self.inherit(session, effects) else { return Ticket(0) };
         match session.keeping {
             Keeping::Clean => Ticket(0),
             Keeping::Opening => {
@@ -541,7 +558,7 @@ impl Broker {
         }
     }
 
-    fn delete_record(&mut self, session: &Session, effects: &mut Effects) -> Ticket {
+    pub(crate) fn delete_record(&mut self, session: &Session, effects: &mut Effects) -> Ticket {
         append(&mut self.appended_bytes, effects, |bytes| {
             bytes.extend_from_slice(session.client_id.as_bytes());
             Write::Delete { space: StateSpace::Sessions, key_len: session.client_id.len() as u32 }

@@ -60,6 +60,10 @@ counters! {
     received_bytes,
     /// Messages written towards local subscribers.
     delivered,
+    /// Messages given to a member of a group that shares a subscription.
+    shared,
+    /// Messages of groups given to another member because theirs has left.
+    shared_again,
     /// Messages that matched at least one route.
     routed,
     /// Messages without any subscriber or route; acknowledged all the same.
@@ -78,6 +82,8 @@ counters! {
     dropped_memory_full,
     /// QoS 1 messages dropped because a stored session has its maximum waiting.
     dropped_session_full,
+    /// Messages of a group dropped because its member has left and nobody else is in it.
+    dropped_share_empty,
     /// Messages dropped because they exceed the subscriber's maximum packet size.
     dropped_too_large,
     /// Messages dropped because they expired before they could be delivered.

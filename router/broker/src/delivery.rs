@@ -21,6 +21,7 @@ use crate::effects::{Effects, Request, Write};
 use crate::envelope::Envelope;
 use crate::sessions::record::{decode_head, encode_head};
 use crate::sessions::{Acked, Keeping, Queued, Session, Stored};
+use crate::sharing::Lent;
 use crate::subscriptions::{Entry, Found, SessionKey};
 
 /// A PUBLISH encoded once per class for all receivers of one publication.
@@ -67,6 +68,8 @@ struct Terms<'a> {
     qos: Qos,
     retain: bool,
     subscription_ids: &'a [u32],
+    /// The group of which the session is the member chosen; empty if it is not shared.
+    share: &'a str,
 }
 
 impl Broker {
@@ -84,15 +87,17 @@ impl Broker {
             found.entries.sort_unstable_by_key(|entry| entry.session);
         }
         for entries in found.entries.chunk_by(|one, other| one.session == other.session) {
-            let ticket = self.deliver(entries, publication, effects);
+            let ticket = self.deliver(entries, "", publication, effects);
             promise.ticket = promise.ticket.max(ticket);
         }
     }
 
-    /// Sends it to one session; the ticket of its record, if it is kept on disk.
+    /// Sends it to one session, as a member of the group `share` unless that is empty; the ticket of its record, if it
+    /// is kept on disk.
     pub(crate) fn deliver(
         &mut self,
         entries: &[Entry],
+        share: &str,
         publication: &Publication<'_>,
         effects: &mut Effects,
     ) -> Ticket {
@@ -107,7 +112,7 @@ impl Broker {
         let Envelope { client_id, retain, .. } = publication.envelope;
         if let Some((granted, retain)) = agree(entries, session, client_id, retain, &mut ids) {
             let qos = publication.envelope.qos.min(granted);
-            let terms = Terms { qos, retain, subscription_ids: &ids };
+            let terms = Terms { qos, retain, subscription_ids: &ids, share };
             match (qos, session.keeping) {
                 (Qos::AtMostOnce, _) => self.deliver_now(key, publication, terms, effects),
                 (_, Keeping::Clean) => self.deliver_clean(key, publication, terms, effects),
@@ -176,6 +181,12 @@ impl Broker {
             if send(connection, publication, terms, Some(packet_id), &mut self.scratch.frames, effects) {
                 connection.count_outbox(&mut self.waiting_bytes);
                 self.counters.delivered += 1;
+                if !terms.share.is_empty() && terms.qos == Qos::AtLeastOnce {
+                    let record = session_record(publication, terms);
+                    self.waiting_bytes += record.len();
+                    let expires = publication.expires;
+                    session.lend(Lent { packet_id: Some(packet_id), record, expires });
+                }
             } else {
                 // As if sent and acknowledged: it will never fit [MQTT-3.1.2-25].
                 session.inflight.acknowledge(packet_id);
@@ -207,7 +218,7 @@ impl Broker {
         self.counters.appended += 1;
         let start = effects.appends.bytes.len();
         let ticket = append(&mut self.appended_bytes, effects, |bytes| {
-            encode_head(bytes, terms.qos, terms.retain, terms.subscription_ids);
+            encode_head(bytes, terms.qos, terms.retain, terms.subscription_ids, terms.share);
             publication.envelope.encode(bytes);
             let len = (bytes.len() - start) as u32;
             Write::Record { lane, len, enqueued: publication.now.timestamp, expires: publication.expires }
@@ -255,11 +266,13 @@ impl Broker {
             && let Some(queued) = session.dequeue()
         {
             self.waiting_bytes -= queued.record.len();
+            let lent = session.lent_bytes;
             if queued.expires.is_some_and(|at| at <= now.timestamp) {
                 self.counters.dropped_expired += 1;
                 skip(session, &queued, effects);
             } else {
                 send_queued(connection, session, &queued, now, &mut self.counters, effects);
+                self.waiting_bytes += session.lent_bytes - lent;
             }
         }
         connection.count_outbox(&mut self.waiting_bytes);
@@ -312,6 +325,9 @@ impl Broker {
     ) {
         let session = &mut self.sessions[key.0 as usize];
         if settle(session, packet_id, effects) {
+            if !session.lent.is_empty() {
+                self.waiting_bytes -= session.settle_lent(packet_id);
+            }
             if session.is_stored() || !session.queue.is_empty() {
                 self.pump(key, now, effects);
             }
@@ -383,14 +399,19 @@ pub(crate) fn agree(
 
 /// Whether a QoS 1 message may go to the socket now.
 #[inline]
-fn has_room(connection: &Connection, session: &Session, seq: Option<Seq>, limits: &Limits) -> bool {
+pub(crate) fn has_room(
+    connection: &Connection,
+    session: &Session,
+    seq: Option<Seq>,
+    limits: &Limits,
+) -> bool {
     matches!(connection.phase, Phase::Open(_))
         && session.inflight.open() < usize::from(connection.window)
         && session.inflight.has_place(seq)
         && connection.outbox.len() <= limits.outbox_bytes_max as usize
 }
 
-fn fits_queue(session: &Session, limits: &Limits) -> bool {
+pub(crate) fn fits_queue(session: &Session, limits: &Limits) -> bool {
     session.queue.len() < limits.session_queue_messages_max as usize
         && session.queue_bytes < limits.session_queue_bytes_max as usize
 }
@@ -494,6 +515,10 @@ fn send_queued(
     if send_alone(connection, &outgoing, effects) {
         counters.delivered += 1;
         counters.redelivered += u64::from(resent);
+        if queued.seq.is_none() && head.qos == Qos::AtLeastOnce && !head.share.is_empty() {
+            let record = Rc::clone(&queued.record);
+            session.lend(Lent { packet_id: Some(packet_id), record, expires: queued.expires });
+        }
     } else {
         counters.dropped_too_large += 1; // [MQTT-3.1.2-25]
         settle(session, packet_id, effects);
@@ -535,9 +560,10 @@ fn advance(session: &mut Session, head: Option<Seq>, effects: &mut Effects) {
 }
 
 fn session_record(publication: &Publication<'_>, terms: Terms<'_>) -> Rc<[u8]> {
-    let mut bytes =
-        Vec::with_capacity(publication.envelope.encoded_len() + 2 + 4 * terms.subscription_ids.len());
-    encode_head(&mut bytes, terms.qos, terms.retain, terms.subscription_ids);
+    let mut bytes = Vec::with_capacity(
+        publication.envelope.encoded_len() + 4 + 4 * terms.subscription_ids.len() + terms.share.len(),
+    );
+    encode_head(&mut bytes, terms.qos, terms.retain, terms.subscription_ids, terms.share);
     publication.envelope.encode(&mut bytes);
     bytes.into()
 }

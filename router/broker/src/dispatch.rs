@@ -13,6 +13,9 @@ use crate::broker::{Broker, append};
 use crate::effects::{Control, Effects, HandoffBatch, Write};
 use crate::envelope::Envelope;
 use crate::plan::{Durability, Plan, SinkPlan};
+use crate::sharing::Lot;
+use crate::subscriptions::Shards;
+use crate::subscriptions::shares::{ShareKey, Shares};
 
 /// A publication on its way, borrowed for the turn.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +37,22 @@ pub(crate) struct Forward {
     best: Match,
     durability: Durability,
 }
+
+/// To which shards a publication is handed, and what for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Way<'a> {
+    /// The shards with subscriptions of their own.
+    pub(crate) ordinary: u64,
+    /// All of them, and those that must keep it.
+    pub(crate) to: Shards,
+    /// The groups of which a shard was drawn.
+    pub(crate) lots: &'a [Lot],
+}
+
+/// A handed over publication is for the subscriptions of the shard.
+const TO_SUBSCRIPTIONS: u8 = 0b01;
+/// It is for groups, which are named.
+const TO_GROUPS: u8 = 0b10;
 
 impl Broker {
     /// Sends a publication everywhere it belongs.
@@ -57,13 +76,36 @@ impl Broker {
         let mut found = std::mem::take(&mut self.scratch.found);
         self.deliver_all(&mut found, publication, promise, effects);
         let remote = found.remote;
-        let matched = !found.entries.is_empty() || remote.any != 0;
-        self.scratch.found = found;
-        if remote.any != 0 {
-            let kept = if publication.envelope.qos == model::Qos::AtMostOnce { 0 } else { remote.kept };
-            self.hand_off(publication, remote.any, kept, promise, effects);
+        let mut matched = !found.entries.is_empty() || remote.any != 0;
+        if remote.any != 0 || !found.shares.is_empty() {
+            matched |= self.send_further(remote, &found.shares, publication, promise, effects);
         }
+        self.scratch.found = found;
         matched
+    }
+
+    /// Sends it to one member of each group, wherever that is, and to the subscribers of other shards; whether a group
+    /// had a member.
+    pub(crate) fn send_further(
+        &mut self,
+        remote: Shards,
+        groups: &[ShareKey],
+        publication: &Publication<'_>,
+        promise: &mut Promise,
+        effects: &mut Effects,
+    ) -> bool {
+        let mut lots = std::mem::take(&mut self.scratch.lots);
+        lots.clear();
+        let (shared, drawn) = self.share_out(groups, publication, &mut lots, promise, effects);
+        let mut to = Shards { any: remote.any | drawn.any, kept: remote.kept | drawn.kept };
+        if publication.envelope.qos == model::Qos::AtMostOnce {
+            to.kept = 0;
+        }
+        if to.any != 0 {
+            self.hand_off(publication, Way { ordinary: remote.any, to, lots: &lots }, promise, effects);
+        }
+        self.scratch.lots = lots;
+        shared
     }
 
     /// Publications from another shard: their routes were evaluated there, their subscribers are here.
@@ -77,9 +119,19 @@ impl Broker {
         let mut rest = &batch.bytes[..];
         let mut promise = Promise::default();
         let mut found = std::mem::take(&mut self.scratch.found);
-        while let Some((publication, after)) = next_handed_over(rest, now) {
+        while let Some((groups, after)) = ways(rest)
+            && let Some((publication, after)) = next_handed_over(after, now)
+        {
+            let ordinary = rest[0] & TO_SUBSCRIPTIONS != 0;
             rest = after;
-            self.deliver_all(&mut found, &publication, &mut promise, effects);
+            if ordinary {
+                self.deliver_all(&mut found, &publication, &mut promise, effects);
+            } else {
+                self.scratch.frames.clear();
+            }
+            for name in names(groups) {
+                self.take_share(name, &publication, &mut promise, effects);
+            }
         }
         self.scratch.found = found;
         if !rest.is_empty() {
@@ -96,19 +148,24 @@ impl Broker {
         }
     }
 
-    /// Hands a publication to the shards in `any`; the promise then waits for those in `kept`.
+    /// Hands a publication to the shards in `way.to.any`; the promise then waits for those in `kept`.
     pub(crate) fn hand_off(
         &mut self,
         publication: &Publication<'_>,
-        any: u64,
-        kept: u64,
+        way: Way<'_>,
         promise: &mut Promise,
         effects: &mut Effects,
     ) {
         self.handoff += 1;
         self.counters.handed_off += 1;
+        let Shards { any, kept } = way.to;
         for shard in bits(any) {
             let batch = &mut effects.handoffs[shard];
+            if way.lots.is_empty() {
+                batch.bytes.push(TO_SUBSCRIPTIONS);
+            } else {
+                self.subscriptions.shares.append_ways(&mut batch.bytes, shard, way);
+            }
             let len = publication.envelope.encoded_len() as u32;
             batch.bytes.extend_from_slice(&len.to_le_bytes());
             batch.bytes.extend_from_slice(&publication.expires.map_or(0, |at| at.0).to_le_bytes());
@@ -287,6 +344,51 @@ fn bits(mut set: u64) -> impl Iterator<Item = usize> {
         let bit = (set != 0).then(|| set.trailing_zeros() as usize)?;
         set &= set - 1;
         Some(bit)
+    })
+}
+
+impl Shares {
+    /// Appends what a publication handed to `shard` is for; see [`HandoffBatch`].
+    fn append_ways(&self, out: &mut Vec<u8>, shard: usize, way: Way<'_>) {
+        let groups = || way.lots.iter().filter(|lot| usize::from(lot.shard.0) == shard);
+        let count = groups().count() as u16;
+        let ordinary = if way.ordinary & 1 << shard != 0 { TO_SUBSCRIPTIONS } else { 0 };
+        out.push(ordinary | if count > 0 { TO_GROUPS } else { 0 });
+        if count == 0 {
+            return;
+        }
+        out.extend_from_slice(&count.to_le_bytes());
+        for lot in groups() {
+            let name = self.group(lot.group).name();
+            out.extend_from_slice(&(name.len() as u16).to_le_bytes());
+            out.extend_from_slice(name.as_bytes());
+        }
+    }
+}
+
+/// The names of the groups that a publication is for, as bytes, and what follows them.
+fn ways(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (ways, rest) = bytes.split_first()?;
+    if ways & TO_GROUPS == 0 {
+        return Some((&[], rest));
+    }
+    let (count, names) = rest.split_first_chunk()?;
+    let mut rest = names;
+    for _ in 0..u16::from_le_bytes(*count) {
+        let (len, name) = rest.split_first_chunk()?;
+        (_, rest) = name.split_at_checked(usize::from(u16::from_le_bytes(*len)))?;
+    }
+    Some((&names[..names.len() - rest.len()], rest))
+}
+
+/// The names one by one.
+fn names(bytes: &[u8]) -> impl Iterator<Item = &str> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let (len, name) = rest.split_first_chunk()?;
+        let (name, after) = name.split_at_checked(usize::from(u16::from_le_bytes(*len)))?;
+        rest = after;
+        std::str::from_utf8(name).ok()
     })
 }
 

@@ -5,6 +5,7 @@
 use model::{ConnId, LaneId, Seq, ShardId, Ticket, Timestamp};
 
 use crate::subscriptions::SessionKey;
+use crate::subscriptions::shares::Members;
 
 /// What must follow from the inputs since the trays were last emptied.
 #[derive(Debug)]
@@ -185,7 +186,8 @@ pub enum StateSpace {
 /// Publications for one other shard.
 #[derive(Debug, Default)]
 pub struct HandoffBatch {
-    /// For each publication: `u32` length, `u64` expiry in wall milliseconds (0 for none), envelope; little endian.
+    /// For each publication: `u8` ways (bit 0: to subscriptions, bit 1: to groups) · with bit 1 a `u16` count of groups,
+    /// each `u16` length and name · `u32` length, `u64` expiry in wall milliseconds (0 for none), envelope; little endian.
     pub bytes: Vec<u8>,
     /// The sender's handoff number of the last publication in it.
     pub last: u64,
@@ -222,6 +224,8 @@ pub enum Control {
         any: bool,
         /// Whether one of them belongs to a stored session.
         kept: bool,
+        /// Of a shared filter: how many members it has in the group.
+        members: Members,
         /// The connection that waits for [`Control::Known`], if one does.
         waiting: Option<ConnId>,
     },

@@ -21,6 +21,7 @@ mod outbox;
 mod plan;
 mod runs;
 mod sessions;
+mod sharing;
 mod subscriptions;
 pub mod uplink;
 
@@ -36,6 +37,7 @@ pub use plan::{Durability, Plan, SinkPlan};
 pub use sessions::SubscriptionOptions;
 pub use sessions::record::{InvalidRecord, SessionRecord, decode_session};
 pub use subscriptions::SessionKey;
+pub use subscriptions::shares::Members;
 
 #[cfg(test)]
 mod testbench;

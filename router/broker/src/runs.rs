@@ -101,21 +101,27 @@ impl Broker {
         self.scratch.body = other_version;
         let remote = found.remote;
         let has_subscriber = !found.entries.is_empty() || remote.any != 0;
-        self.scratch.found = found;
         let has_routes = !self.plan.table.is_empty();
-        if remote.any == 0 && !has_routes {
+        let goes_further = remote.any != 0 || !found.shares.is_empty();
+        if !goes_further && !has_routes {
+            self.scratch.found = found;
             self.counters.unmatched += if has_subscriber { 0 } else { count };
             return;
         }
+        let groups = std::mem::take(&mut found.shares);
+        self.scratch.found = found; // routes look up the topics that they republish to
         let mut promise = Promise::default();
         for payload in run.payloads() {
             let publication = running.publication(payload);
-            if remote.any != 0 {
-                self.hand_off(&publication, remote.any, 0, &mut promise, effects);
+            let mut matched = has_subscriber;
+            if goes_further {
+                self.scratch.frames.clear();
+                matched |= self.send_further(remote, &groups, &publication, &mut promise, effects);
             }
-            let matched = has_routes && self.route(&publication, &mut promise, effects);
-            self.counters.unmatched += u64::from(!matched && !has_subscriber);
+            matched |= has_routes && self.route(&publication, &mut promise, effects);
+            self.counters.unmatched += u64::from(!matched);
         }
+        self.scratch.found.shares = groups;
     }
 
     /// Puts a run into the outbox of one session; `false` if its packets must be looked at one by one.
@@ -161,7 +167,7 @@ impl Broker {
     fn deliver_singly(&mut self, entries: &[Entry], running: &Running<'_>, effects: &mut Effects) {
         for payload in running.run.payloads() {
             self.scratch.frames.clear();
-            self.deliver(entries, &running.publication(payload), effects);
+            self.deliver(entries, "", &running.publication(payload), effects);
         }
     }
 }

@@ -10,6 +10,7 @@ mod promising;
 mod routing;
 mod runs;
 mod sharding;
+mod sharing;
 mod simulation;
 mod storing;
 mod v5;

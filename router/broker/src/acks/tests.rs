@@ -11,7 +11,7 @@ fn released(acks: &mut Acks) -> Vec<u16> {
     std::iter::from_fn(|| acks.release())
         .map(|(_, answer, _)| match answer {
             Answer::Ack(ack) => ack.packet_id.get(),
-            Answer::Held => 0,
+            Answer::Held | Answer::Estate(_) => 0,
         })
         .collect()
 }

@@ -9,12 +9,15 @@ mod inflight;
 pub(crate) mod record;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroU16;
+use std::ops::Bound;
 use std::rc::Rc;
 
 use model::{ConnId, Instant, LaneId, Qos, Seq, Timestamp};
 
 pub(crate) use self::inflight::{Acked, Inflight};
 use crate::connections::Will;
+use crate::sharing::Lent;
 
 /// How a client wants one filter (MQTT 5.0 §3.8.3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +120,12 @@ pub(crate) struct Session {
     pub(crate) queue: VecDeque<Queued>,
     /// Bytes of `queue`.
     pub(crate) queue_bytes: usize,
+    /// Whether it is or was in a group that shares a subscription.
+    pub(crate) shares: bool,
+    /// QoS 1 messages of its groups that are in flight, in a clean session: they go to others if it leaves.
+    pub(crate) lent: VecDeque<Lent>,
+    /// Bytes of `lent`.
+    pub(crate) lent_bytes: usize,
 }
 
 impl Session {
@@ -137,6 +146,9 @@ impl Session {
             inflight: Inflight::default(),
             queue: VecDeque::new(),
             queue_bytes: 0,
+            shares: false,
+            lent: VecDeque::new(),
+            lent_bytes: 0,
         }
     }
 
@@ -151,6 +163,35 @@ impl Session {
             Keeping::Stored(stored) => Some(stored),
             Keeping::Clean | Keeping::Opening => None,
         }
+    }
+
+    /// The lane, once it is open, to look at.
+    pub(crate) fn stored(&self) -> Option<&Stored> {
+        match &self.keeping {
+            Keeping::Stored(stored) => Some(stored),
+            Keeping::Clean | Keeping::Opening => None,
+        }
+    }
+
+    /// The shared ones of its filters.
+    pub(crate) fn shared_filters(&self) -> impl Iterator<Item = &str> {
+        let from = (Bound::Included("$share/"), Bound::Unbounded);
+        let filters = self.subscriptions.range::<str, _>(from).map(|(filter, _)| &**filter);
+        filters.take_while(|filter| filter.starts_with("$share/"))
+    }
+
+    /// Notes a message of a group that was sent and is not acknowledged.
+    pub(crate) fn lend(&mut self, lent: Lent) {
+        self.lent_bytes += lent.record.len();
+        self.lent.push_back(lent);
+    }
+
+    /// The message with this identifier is acknowledged: nobody else needs it. Its bytes.
+    pub(crate) fn settle_lent(&mut self, packet_id: NonZeroU16) -> usize {
+        let at = self.lent.iter().position(|lent| lent.packet_id == Some(packet_id));
+        let len = at.and_then(|at| self.lent.remove(at)).map_or(0, |lent| lent.record.len());
+        self.lent_bytes -= len;
+        len
     }
 
     /// Puts a message behind the others.
@@ -172,6 +213,8 @@ impl Session {
         let unsent = self.queue.front().and_then(|queued| queued.seq);
         self.queue = VecDeque::new();
         self.queue_bytes = 0;
+        self.lent = VecDeque::new();
+        self.lent_bytes = 0;
         self.inflight = Inflight::default();
         if let Keeping::Stored(stored) = &mut self.keeping {
             stored.sent_before = stored.sent_before.max(unsent.unwrap_or(stored.read_to));
@@ -184,6 +227,9 @@ impl Session {
     pub(crate) fn invariants(&self) {
         let queued: usize = self.queue.iter().map(|queued| queued.record.len()).sum();
         assert_eq!(self.queue_bytes, queued, "queue bytes are counted");
+        let lent: usize = self.lent.iter().map(|lent| lent.record.len()).sum();
+        assert_eq!(self.lent_bytes, lent, "bytes in flight of groups are counted");
+        assert!(self.lent.len() <= self.inflight.open(), "what is lent is in flight");
         assert!(
             self.conn.is_some() || queued == 0 && self.inflight.is_empty(),
             "memory holds only for who is there"

@@ -2,7 +2,8 @@
 //!
 //! Session, version 1: `u8` version · `u32` lane · `u32` expiry seconds · `u64` disconnected at (wall milliseconds) ·
 //! `u64` sent before (all ones while connected) · `u32` subscriptions, each: `u8` QoS and flags · `u32` identifier · `u16` filter length · filter; little endian.
-//! Message: `u8` QoS and RETAIN · `u8` identifiers, each `u32` · envelope (see [`crate::envelope`]).
+//! Message: `u8` QoS and flags · `u8` identifiers, each `u32` · if it was shared `u16` length and name of the group ·
+//! envelope (see [`crate::envelope`]).
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,7 @@ const CONNECTED: u64 = u64::MAX;
 const NO_LOCAL: u8 = 0b0100;
 const RETAIN_AS_PUBLISHED: u8 = 0b1000;
 const RETAIN: u8 = 0b0100;
+const SHARED: u8 = 0b1_0000;
 
 /// What survives of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,12 +98,17 @@ pub fn decode_session(bytes: &[u8]) -> Result<SessionRecord, InvalidRecord> {
 }
 
 /// Appends the head of a message record; the envelope follows.
-pub(crate) fn encode_head(out: &mut Vec<u8>, qos: Qos, retain: bool, subscription_ids: &[u32]) {
+pub(crate) fn encode_head(out: &mut Vec<u8>, qos: Qos, retain: bool, subscription_ids: &[u32], share: &str) {
     let ids = &subscription_ids[..subscription_ids.len().min(255)];
-    out.push(qos.bits() | if retain { RETAIN } else { 0 });
+    let shared = if share.is_empty() { 0 } else { SHARED };
+    out.push(qos.bits() | if retain { RETAIN } else { 0 } | shared);
     out.push(ids.len() as u8);
     for id in ids {
         out.extend_from_slice(&id.to_le_bytes());
+    }
+    if !share.is_empty() {
+        out.extend_from_slice(&(share.len() as u16).to_le_bytes());
+        out.extend_from_slice(share.as_bytes());
     }
 }
 
@@ -114,6 +121,8 @@ pub(crate) struct MessageHead<'a> {
     pub(crate) retain: bool,
     /// Subscription identifiers, each four little endian bytes.
     ids: &'a [u8],
+    /// The group whose member the session is, `$share` included; empty if it was not shared.
+    pub(crate) share: &'a str,
     /// The envelope's bytes.
     pub(crate) envelope: &'a [u8],
 }
@@ -131,8 +140,10 @@ pub(crate) fn decode_head(bytes: &[u8]) -> Result<MessageHead<'_>, InvalidRecord
     let flags = reader.u8()?;
     let count = usize::from(reader.u8()?);
     let ids = reader.take(count * 4)?;
+    let share_len = if flags & SHARED == 0 { 0 } else { usize::from(reader.u16()?) };
+    let share = std::str::from_utf8(reader.take(share_len)?).map_err(|_| InvalidRecord)?;
     let qos = Qos::from_bits(flags & 0b11).ok_or(InvalidRecord)?;
-    Ok(MessageHead { qos, retain: flags & RETAIN != 0, ids, envelope: reader.0 })
+    Ok(MessageHead { qos, retain: flags & RETAIN != 0, ids, share, envelope: reader.0 })
 }
 
 struct Reader<'a>(&'a [u8]);

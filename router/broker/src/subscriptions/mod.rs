@@ -4,6 +4,7 @@
 //! Filters without wildcards stand in one flat map (one hash for the whole topic); the others in a trie by level.
 //! Invariant: a node without entries, remotes and children does not exist.
 
+pub(crate) mod shares;
 mod trie;
 
 use std::collections::HashMap;
@@ -11,6 +12,7 @@ use std::collections::HashMap;
 use foldhash::fast::FixedState;
 use model::{Qos, ShardId};
 
+use self::shares::{Members, ShareKey, Shares, shared_filter};
 use self::trie::Trie;
 
 /// Index of a session within its shard.
@@ -48,11 +50,13 @@ pub(crate) struct Shards {
 struct Place {
     entries: Vec<Entry>,
     remote: Shards,
+    /// Groups that share this filter.
+    shares: Vec<ShareKey>,
 }
 
 impl Place {
     fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.remote == Shards::default()
+        self.entries.is_empty() && self.remote == Shards::default() && self.shares.is_empty()
     }
 }
 
@@ -65,6 +69,8 @@ pub(crate) struct Found {
     pub(crate) places: u32,
     /// Other shards to hand the publication to.
     pub(crate) remote: Shards,
+    /// Groups of which one member gets it.
+    pub(crate) shares: Vec<ShareKey>,
 }
 
 impl Found {
@@ -75,6 +81,9 @@ impl Found {
         }
         self.remote.any |= place.remote.any;
         self.remote.kept |= place.remote.kept;
+        if !place.shares.is_empty() {
+            self.shares.extend_from_slice(&place.shares);
+        }
     }
 }
 
@@ -83,16 +92,38 @@ impl Found {
 pub(crate) struct Subscriptions {
     exact: HashMap<Box<str>, Place, FixedState>,
     trie: Trie,
+    pub(crate) shares: Shares,
+}
+
+/// What a shard has at a filter: it is told to the others whenever it changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Presence {
+    /// Whether there is any subscription.
+    pub(crate) any: bool,
+    /// Whether one of them belongs to a stored session.
+    pub(crate) kept: bool,
+    /// Of a shared filter: how many members.
+    pub(crate) members: Members,
 }
 
 impl Subscriptions {
     /// An empty index; `seed` keeps clients from choosing names that collide in its maps.
     pub(crate) fn new(seed: u64) -> Subscriptions {
-        Subscriptions { exact: HashMap::with_hasher(FixedState::with_seed(seed)), trie: Trie::new(seed) }
+        Subscriptions {
+            exact: HashMap::with_hasher(FixedState::with_seed(seed)),
+            trie: Trie::new(seed),
+            shares: Shares::new(seed),
+        }
     }
 
-    /// Adds or replaces the subscription of `entry.session` to `filter`.
-    pub(crate) fn insert(&mut self, filter: &str, entry: Entry) {
+    /// Adds or replaces the subscription of `entry.session` to `filter`; `live` says whether its client is connected.
+    pub(crate) fn insert(&mut self, filter: &str, entry: Entry, live: bool) {
+        if let Some(shared) = shared_filter(filter) {
+            if let Some(key) = self.shares.insert(filter, entry, live) {
+                self.place_mut(shared).shares.push(key);
+            }
+            return;
+        }
         let entries = &mut self.place_mut(filter).entries;
         match entries.iter_mut().find(|known| known.session == entry.session) {
             Some(known) => *known = entry,
@@ -102,6 +133,11 @@ impl Subscriptions {
 
     /// Removes the subscription of `session` to `filter`; whether there was one.
     pub(crate) fn remove(&mut self, filter: &str, session: SessionKey) -> bool {
+        if let Some(shared) = shared_filter(filter) {
+            let (known, gone) = self.shares.remove(filter, session);
+            self.forget_share(shared, gone);
+            return known;
+        }
         self.edit(filter, |place| {
             let before = place.entries.len();
             place.entries.retain(|entry| entry.session != session);
@@ -109,14 +145,47 @@ impl Subscriptions {
         })
     }
 
+    /// The client of a member comes or goes; whether others must be told.
+    pub(crate) fn set_live(&mut self, filter: &str, session: SessionKey, live: bool) -> bool {
+        self.shares.set_live(filter, session, live)
+    }
+
+    fn forget_share(&mut self, shared: &str, gone: Option<ShareKey>) {
+        let Some(key) = gone else { return };
+        self.edit(shared, |place| {
+            place.shares.retain(|have| *have != key);
+            true
+        });
+    }
+
+    /// What this shard has at `filter`.
+    pub(crate) fn presence(&self, filter: &str) -> Presence {
+        if shared_filter(filter).is_some() {
+            let (members, kept) = self.shares.here(filter);
+            return Presence { any: members != Members::default(), kept, members };
+        }
+        let entries = self.entries(filter);
+        let kept = entries.iter().any(|entry| entry.stored);
+        Presence { any: !entries.is_empty(), kept, members: Members::default() }
+    }
+
     /// The sessions of this shard that subscribe to exactly `filter`.
-    pub(crate) fn entries(&self, filter: &str) -> &[Entry] {
+    fn entries(&self, filter: &str) -> &[Entry] {
         let place = if has_wildcard(filter) { self.trie.get(filter) } else { self.exact.get(filter) };
         place.map_or(&[], |place| &place.entries)
     }
 
     /// Notes what another shard has at `filter`.
-    pub(crate) fn set_remote(&mut self, filter: &str, shard: ShardId, any: bool, kept: bool) {
+    pub(crate) fn set_remote(&mut self, filter: &str, shard: ShardId, presence: Presence) {
+        let Presence { any, kept, members } = presence;
+        if let Some(shared) = shared_filter(filter) {
+            match self.shares.set_remote(filter, shard, members, kept) {
+                Some((key, true)) => self.place_mut(shared).shares.push(key),
+                Some((key, false)) => self.forget_share(shared, Some(key)),
+                None => {}
+            }
+            return;
+        }
         let bit = 1u64 << shard.0;
         if any {
             let remote = &mut self.place_mut(filter).remote;
@@ -137,6 +206,7 @@ impl Subscriptions {
         found.entries.clear();
         found.places = 0;
         found.remote = Shards::default();
+        found.shares.clear();
         if let Some(place) = self.exact.get(topic) {
             found.take(place);
         }

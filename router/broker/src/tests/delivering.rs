@@ -115,7 +115,6 @@ fn subscriptions_that_cannot_be_are_refused_one_by_one() {
     let limits = Limits { subscriptions_per_session_max: 1, topic_levels_max: 3, ..Limits::DEFAULT };
     let (mut bench, _, subscribers) = with(limits, &[Version::V5]);
     let cases = [
-        ("$share/g/a", ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED),
         ("a/b/c/d", ReasonCode::TOPIC_FILTER_INVALID),
         ("one", ReasonCode::granted(QOS1)),
         ("two", ReasonCode::QUOTA_EXCEEDED),

@@ -172,7 +172,7 @@ fn nothing_is_longer_than_the_client_takes() {
 #[test]
 fn a_client_that_cannot_take_connack_gets_no_session() {
     for (bytes_max, seen) in [
-        (20, vec![Seen::ConnAck { present: false, reason: ReasonCode::PACKET_TOO_LARGE }, Seen::Closed]),
+        (12, vec![Seen::ConnAck { present: false, reason: ReasonCode::PACKET_TOO_LARGE }, Seen::Closed]),
         (4, vec![Seen::Closed]),
     ] {
         let mut bench = Bench::new(1);

@@ -70,7 +70,8 @@ impl Broker {
         // Saved: what is sent from now on may have been sent when it is sent again after a crash.
         let ticket = ended.max(self.save_session(key, effects));
         let opening = self.sessions[key.0 as usize].keeping == Keeping::Opening;
-        self.hold(conn, bytes, u32::from(opening), ticket, now, effects);
+        let inherits = self.waits_for_estate(conn, &connect.client_id);
+        self.hold(conn, bytes, u32::from(opening) + u32::from(inherits), ticket, now, effects);
     }
 
     /// Sends an answer once `ticket` is durable and `needs` more things have come true; until then its connection is
@@ -115,6 +116,7 @@ impl Broker {
         connection.write(&mut effects.dirty).extend_from_slice(&held.bytes);
         if let Phase::Joining(key) = connection.phase {
             connection.phase = Phase::Open(key);
+            self.announce_member(key, true, effects);
             self.pump(key, now, effects);
         }
     }
@@ -260,11 +262,9 @@ impl Broker {
         }
         let keeping = if self.expiry_secs(connect) > 0 { Keeping::Opening } else { Keeping::Clean };
         let session = self.new_session(&connect.client_id, keeping);
-        let generation = session.generation;
         let key = self.adopt(session);
         if keeping == Keeping::Opening {
-            let client_id = connect.client_id.as_str().into();
-            effects.requests.push(Request::OpenLane { session: key, generation, client_id });
+            self.open_lane(key, effects);
         }
         (key, false, ticket)
     }
@@ -322,7 +322,6 @@ impl Broker {
         ack.qos_max = Qos::AtLeastOnce;
         ack.retain_available = false;
         ack.packet_bytes_max = limits.packet_bytes_max.try_into().ok();
-        ack.shared_subscriptions_available = false;
         ack.topic_alias_max = limits.topic_alias_max;
         ack.keep_alive_secs = server_keep_alive(connect, limits);
         if connect.request_response_information {

@@ -3,6 +3,8 @@
 //! In: the cause. Out: a last packet where the version has one, the will where it is due, the session's rest.
 //! Always: an ending is counted under one cause; the will is published unless the client said goodbye [MQTT-3.14.4-3].
 
+use std::collections::VecDeque;
+
 use model::{ConnId, Now};
 use wire::{Disconnect, ReasonCode, Version};
 
@@ -91,14 +93,19 @@ impl Broker {
     /// A session loses its connection.
     fn leave(&mut self, key: SessionKey, now: Now, effects: &mut Effects) {
         let Some(session) = self.sessions.get_mut(key.0 as usize) else { return };
-        self.waiting_bytes -= session.queue_bytes;
+        let ends = session.expiry_secs == 0;
+        let lent = if ends { self.take_lent(key) } else { VecDeque::new() };
+        let Some(session) = self.sessions.get_mut(key.0 as usize) else { return };
+        self.waiting_bytes -= session.queue_bytes + session.lent_bytes;
         session.disconnect();
         session.disconnected_at = now.timestamp;
         if session.expiry_secs == 0 {
             self.end_session(key, effects);
+            self.pass_on(lent, now, effects);
             return;
         }
         session.ends_at = ends_at(session, now);
+        self.announce_member(key, false, effects);
         self.save_session(key, effects);
     }
 

@@ -316,9 +316,6 @@ impl Broker {
             return ReasonCode::NOT_AUTHORIZED;
         }
         let limits = &self.setup.limits;
-        if filter.share().is_some() {
-            return ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED;
-        }
         if !topic_fits(&wanted.filter, limits) {
             return ReasonCode::TOPIC_FILTER_INVALID;
         }
@@ -337,7 +334,8 @@ impl Broker {
             subscription_id,
         };
         session.subscriptions.insert(wanted.filter.as_str().into(), options); // [MQTT-3.8.4-3]
-        self.subscriptions.insert(&wanted.filter, options.entry(key, stored));
+        session.shares |= filter.share().is_some();
+        self.subscriptions.insert(&wanted.filter, options.entry(key, stored), true);
         ReasonCode::granted(options.qos)
     }
 

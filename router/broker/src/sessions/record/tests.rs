@@ -38,13 +38,18 @@ proptest! {
     }
 
     #[test]
-    fn a_message_head_is_read_as_it_was_written(qos in 0u8..3, retain: bool, ids in proptest::collection::vec(1u32.., 0..5)) {
+    fn a_message_head_is_read_as_it_was_written(
+        qos in 0u8..3,
+        retain: bool,
+        ids in proptest::collection::vec(1u32.., 0..5),
+        share in "(\\$share/[a-z]{1,3}/[a-z+/]{1,9})?",
+    ) {
         let qos = Qos::from_bits(qos).unwrap();
         let mut bytes = Vec::new();
-        encode_head(&mut bytes, qos, retain, &ids);
+        encode_head(&mut bytes, qos, retain, &ids, &share);
         bytes.extend_from_slice(b"envelope");
         let head = decode_head(&bytes).unwrap();
-        prop_assert_eq!((head.qos, head.retain, head.envelope), (qos, retain, &b"envelope"[..]));
+        prop_assert_eq!((head.qos, head.retain, head.share, head.envelope), (qos, retain, &share[..], &b"envelope"[..]));
         prop_assert_eq!(head.subscription_ids().collect::<Vec<_>>(), ids);
     }
 
