@@ -55,7 +55,7 @@ pub(crate) async fn run(
         let overrides =
             [format!("url=\"mqtt://{}\"", running.address), format!("run.duration_secs={seconds}")];
         let scenario = Scenario::parse("the crowd", &crowd(connections), &overrides)?;
-        let report = measure(scenario, Watch { broker: Some(pid) }, |_| {}).await;
+        let report = measure(scenario, Watch { broker: Some(pid), metrics: None }, |_| {}).await;
         running.check()?;
         let report = report.with_context(|| format!("{connections} connections to {}", system.name()))?;
         let after = report.broker.context("its memory was not seen")?.rss_bytes as f64;

@@ -73,7 +73,7 @@ pub(crate) async fn run(
     let uses = |pid: u32| loadgen::process::Sample::of(pid).map(|sample| sample.cpu_secs);
     let (own, broker) = (std::process::id(), running.pid());
     let before = (Processors::now(), uses(own)? + uses(broker)?, std::time::Instant::now());
-    let report = measure(scenario, Watch { broker: Some(broker) }, |_| {}).await;
+    let report = measure(scenario, Watch { broker: Some(broker), metrics: None }, |_| {}).await;
     // Whatever the load generator says: that its broker ended explains it.
     running.check()?;
     let report = report.with_context(|| format!("the load against {} did not come about", system.name()))?;

@@ -54,7 +54,7 @@ pub(crate) async fn run(
         let mut running = binaries.start(system, Routes::None)?;
         let overrides = [format!("url=\"mqtt://{}\"", running.address)];
         let scenario = Scenario::parse("the retained topics", &scenario(topics), &overrides)?;
-        let report = measure(scenario, Watch { broker: Some(running.pid()) }, |_| {}).await;
+        let report = measure(scenario, Watch { broker: Some(running.pid()), metrics: None }, |_| {}).await;
         running.check()?;
         let report = report.with_context(|| format!("{topics} retained topics at {}", system.name()))?;
         if interrupted() {

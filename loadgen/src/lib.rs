@@ -9,8 +9,13 @@
 
 pub mod address;
 mod backoff;
+pub mod calibrate;
+mod clients;
 pub mod clock;
+pub mod compare;
 mod conn;
+pub mod hlog;
+pub mod html;
 pub mod ledger;
 pub mod measure;
 pub mod null;
@@ -21,10 +26,13 @@ pub mod process;
 mod publisher;
 pub mod quickstart;
 mod random;
+pub mod replay;
 pub mod report;
 pub mod run;
+pub mod saturate;
 pub mod scenario;
 pub mod schedule;
+mod scrape;
 mod seqset;
 mod stats;
 mod subscriber;

@@ -11,11 +11,15 @@ use clap::{Args, Parser, Subcommand};
 use loadgen::measure::{Watch, measure};
 use loadgen::null::NullBroker;
 use loadgen::quickstart::{self, Ending, Options, Outage, QuickstartError};
-use loadgen::report::Second;
 use loadgen::scenario::Scenario;
 use loadgen::wan::{Line, Wan};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+
+mod cli;
+
+use cli::reports::{self, CalibrateArgs, CompareArgs, MergeArgs, SaturateArgs};
+use cli::table::Table;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -32,6 +36,21 @@ struct Cli {
 enum Command {
     /// Run a scenario against a broker, measure it and judge it.
     Run(RunArgs),
+    /// Put two reports beside each other: what changed, and whether it is more than noise.
+    Compare(CompareArgs),
+    /// Draw a report (JSON) as one HTML file.
+    Html {
+        /// What `loadgen run --json` has written.
+        report: PathBuf,
+        /// Where the page goes.
+        html: PathBuf,
+    },
+    /// Make one verdict and one histogram of several processes of one run (the same run.id).
+    Merge(MergeArgs),
+    /// What this generator can do on this machine, and what it adds, against its own null sink.
+    Calibrate(CalibrateArgs),
+    /// Ramp the rate until p99 or loss breaks a bound, and report the knee.
+    Saturate(SaturateArgs),
     /// Read scenarios and say what is wrong with them.
     Check {
         /// Scenario files.
@@ -74,6 +93,18 @@ struct RunArgs {
     /// Write the report as JSON to this file; - is standard output.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write the report as one HTML file, with plots.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Write the latencies of each second as an HDR histogram log.
+    #[arg(long, value_name = "FILE")]
+    hlog: Option<PathBuf>,
+    /// What `loadgen calibrate --json` has written: it stands in the report.
+    #[arg(long, value_name = "FILE")]
+    calibration: Option<PathBuf>,
+    /// Where the broker tells its metrics (HOST:PORT with /metrics), for its syncs per message.
+    #[arg(long, value_name = "ADDR", requires = "broker_pid")]
+    broker_metrics: Option<std::net::SocketAddr>,
     /// Write the ledger (ranges sent, acknowledged, arrived) as JSON to this file.
     #[arg(long, value_name = "FILE")]
     ledger: Option<PathBuf>,
@@ -138,6 +169,11 @@ fn main() -> ExitCode {
     let end = runtime.block_on(async {
         match Cli::parse().command {
             Command::Run(args) => run(args).await,
+            Command::Compare(args) => reports::compare_reports(&args),
+            Command::Html { report, html } => reports::draw(&report, &html),
+            Command::Merge(args) => reports::merge(&args),
+            Command::Calibrate(args) => reports::calibrate_here(args).await,
+            Command::Saturate(args) => reports::find_knee(args).await,
             Command::Check { scenarios } => check(&scenarios),
             Command::Wan { listen, to } => wan(&listen, &to).await,
             Command::Quickstart(args) => quickstart(args).await,
@@ -169,9 +205,13 @@ async fn run(args: RunArgs) -> End {
         Ok(scenario) => scenario,
         Err(error) => return End::BadConfiguration(error.into()),
     };
-    let mut table = Table { on_terminal: std::io::stdout().is_terminal(), rows: 0 };
+    let calibration = match args.calibration.as_deref().map(reports::read_calibration).transpose() {
+        Ok(calibration) => calibration,
+        Err(error) => return End::BadConfiguration(error),
+    };
+    let mut table = Table::new(&scenario);
     let to_stdout = args.json.as_deref() == Some(Path::new("-"));
-    let watch = Watch { broker: args.broker_pid };
+    let watch = Watch { broker: args.broker_pid, metrics: args.broker_metrics };
     if let Some(pid) = args.broker_pid
         && let Err(error) = loadgen::process::Sample::of(pid)
     {
@@ -183,15 +223,18 @@ async fn run(args: RunArgs) -> End {
         }
     });
     let report = match measured.await {
-        Ok(report) => report,
+        Ok(report) => loadgen::report::Report { calibration, ..report },
         Err(error) => return End::NoRun(error.into()),
     };
+    table.end();
     if !to_stdout {
         print!("{}", report.text());
     }
     let json = args.json.as_ref().map(|file| write_json(&report, file));
     let ledger = args.ledger.as_ref().map(|file| write_json(&report.ledger, file));
-    for written in [json, ledger].into_iter().flatten() {
+    let html = args.html.as_ref().map(|file| reports::write(file, loadgen::html::page(&report).as_bytes()));
+    let hlog = args.hlog.as_ref().map(|file| reports::write_hlog(file, &report.scenario, &report.intervals));
+    for written in [json, ledger, html, hlog].into_iter().flatten() {
         if let Err(error) = written {
             return End::NoRun(error);
         }
@@ -379,49 +422,4 @@ async fn null(listen: &str) -> End {
         _ = tokio::signal::ctrl_c() => {}
     }
     End::Kept
-}
-
-/// One row a second.
-struct Table {
-    on_terminal: bool,
-    rows: u64,
-}
-
-impl Table {
-    fn print(&mut self, second: &Second) {
-        if !self.on_terminal {
-            println!(
-                "t={:.1} sent_per_sec={} acked_per_sec={} arrived_per_sec={} missing={} connections={} p50_us={} p99_us={} max_us={}",
-                second.at_secs,
-                second.sent_per_sec,
-                second.acked_per_sec,
-                second.arrived_per_sec,
-                second.missing,
-                second.connections,
-                second.latency.p50,
-                second.latency.p99,
-                second.latency.max
-            );
-            return;
-        }
-        if self.rows.is_multiple_of(20) {
-            println!(
-                "{:>7} {:>11} {:>11} {:>11} {:>10} {:>6} {:>9} {:>9} {:>9}",
-                "s", "sent/s", "acked/s", "arrived/s", "missing", "conns", "p50 µs", "p99 µs", "max µs"
-            );
-        }
-        self.rows += 1;
-        println!(
-            "{:>7.1} {:>11} {:>11} {:>11} {:>10} {:>6} {:>9} {:>9} {:>9}",
-            second.at_secs,
-            second.sent_per_sec,
-            second.acked_per_sec,
-            second.arrived_per_sec,
-            second.missing,
-            second.connections,
-            second.latency.p50,
-            second.latency.p99,
-            second.latency.max
-        );
-    }
 }

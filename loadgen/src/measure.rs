@@ -4,14 +4,20 @@
 //! In:  a scenario and whom to watch. Out: one [`Second`] a second to an observer, and a [`Report`].
 //! Invariant: rates and CPU are differences between two looks at the same two moments.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::clock::Micros;
+use crate::hlog::Interval;
 use crate::process::Sample;
 use crate::report::{Percentiles, Report, Second, Spans, Window};
 use crate::run::{Run, RunError};
 use crate::scenario::{Join, Scenario};
+use crate::scrape;
 use crate::stats::Live;
+
+/// How Millrace calls its syncs.
+const SYNCS_METRIC: &str = "millrace_store_syncs_total";
 
 /// How long connections may take to come up, all together.
 const READY_PATIENCE: Duration = Duration::from_secs(60);
@@ -30,6 +36,16 @@ const QUIET: Duration = Duration::from_secs(1);
 pub struct Watch {
     /// The broker's process, on this machine.
     pub broker: Option<u32>,
+    /// Where it tells its metrics (Prometheus text), for how often it waited for storage.
+    pub metrics: Option<SocketAddr>,
+}
+
+impl Watch {
+    fn sample(self) -> Option<Sample> {
+        let sample = Sample::of(self.broker?).ok()?;
+        let syncs = self.metrics.and_then(|address| scrape::value(address, SYNCS_METRIC));
+        Some(Sample { syncs: syncs.map(|syncs| syncs as u64), ..sample })
+    }
 }
 
 /// Everything at one moment.
@@ -46,7 +62,7 @@ impl Mark {
         Mark {
             at: run.now(),
             live: run.live(),
-            broker: watch.broker.and_then(|pid| Sample::of(pid).ok()),
+            broker: watch.sample(),
             own: Sample::of(std::process::id()).ok(),
         }
     }
@@ -70,8 +86,7 @@ pub async fn measure(
     let look = if joins_later { LOOK / 10 } else { LOOK };
     let interval = run.begin();
     let begun = run.now();
-    let mut observer =
-        Observer { last: run.live(), last_at: run.now(), start: run.now(), looks: 0, seconds: Vec::new() };
+    let mut observer = Observer { broker: watch.broker, ..Observer::new(&run) };
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     let mut interrupted = false;
     let (mut from, mut to) = (None, None);
@@ -105,7 +120,8 @@ pub async fn measure(
     }
     let mut arrived = (run.live().arrived, run.now());
     let only_qos0 = scenario.publishers.as_ref().is_none_or(|p| p.qos == model::Qos::AtMostOnce)
-        || scenario.subscribers.as_ref().is_none_or(|s| s.qos == model::Qos::AtMostOnce);
+        || scenario.subscribers.as_ref().is_none_or(|s| s.qos == model::Qos::AtMostOnce)
+        || scenario.run.part.1 > 1;
     while !run.is_drained() && run.now() < patience {
         tokio::select! {
             _ = &mut interrupt, if !interrupted => interrupted = true,
@@ -133,7 +149,9 @@ pub async fn measure(
     each_second(observer.look(&mut run, now));
     let outcome = run.finish();
     let spans = Spans { connect_secs, load_secs, drain_secs };
-    Ok(Report::new(scenario, &Window { from, to }, observer.seconds, &outcome, spans, interrupted))
+    let Observer { seconds, intervals, .. } = observer;
+    let report = Report::new(scenario, &Window { from, to }, seconds, &outcome, spans, interrupted);
+    Ok(Report { intervals, ..report })
 }
 
 /// Turns counters into one line a second.
@@ -144,12 +162,26 @@ pub(crate) struct Observer {
     /// Whole seconds looked at so far.
     looks: u64,
     seconds: Vec<Second>,
+    intervals: Vec<Interval>,
+    /// Whose CPU and memory stand beside the rates.
+    broker: Option<u32>,
+    broker_cpu_secs: f64,
 }
 
 impl Observer {
     /// Starts counting now.
     pub(crate) fn new(run: &Run) -> Observer {
-        Observer { last: run.live(), last_at: run.now(), start: run.now(), looks: 0, seconds: Vec::new() }
+        let (last, now) = (run.live(), run.now());
+        Observer {
+            last,
+            last_at: now,
+            start: now,
+            looks: 0,
+            seconds: Vec::new(),
+            intervals: Vec::new(),
+            broker: None,
+            broker_cpu_secs: 0.0,
+        }
     }
 
     pub(crate) fn is_due(&self, now: Micros) -> bool {
@@ -161,6 +193,14 @@ impl Observer {
         let live = run.live();
         let span = now.since(self.last_at).max(1) as f64 / 1e6;
         let rate = |now: u64, before: u64| ((now - before) as f64 / span).round() as u64;
+        let latency = run.take_latency();
+        if !latency.is_empty() {
+            let lasts = Duration::from_micros(now.since(self.last_at));
+            self.intervals.push(Interval::of(self.last_at, lasts, &latency));
+        }
+        let glance = self.broker.and_then(Sample::glance);
+        let before =
+            glance.map_or(0.0, |(cpu_secs, _)| std::mem::replace(&mut self.broker_cpu_secs, cpu_secs));
         self.seconds.push(Second {
             at_secs: now.since(self.start) as f64 / 1e6,
             sent_per_sec: rate(live.sent, self.last.sent),
@@ -171,9 +211,14 @@ impl Observer {
             arrived: live.arrived,
             arrived_first: live.arrived_first,
             missing: live.owed.saturating_sub(live.arrived_first),
-            connections: live.ready + live.reconnects
-                - live.lost_connections.min(live.ready + live.reconnects),
-            latency: Percentiles::of(&run.take_latency()),
+            connections: (live.ready + live.reconnects + live.connects)
+                .saturating_sub(live.lost_connections + live.left),
+            latency: Percentiles::of(&latency),
+            // The first look has nothing to compare with.
+            broker_processors: glance
+                .filter(|_| before > 0.0)
+                .map(|(cpu_secs, _)| (cpu_secs - before) / span),
+            broker_rss_bytes: glance.map(|(_, rss_bytes)| rss_bytes),
         });
         self.last = live;
         self.last_at = now;

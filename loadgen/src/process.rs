@@ -6,13 +6,13 @@
 use std::collections::HashMap;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Ticks a second of the times in /proc/PID/stat: fixed by the kernel's interface on every architecture we build for.
 const TICKS_PER_SEC: f64 = 100.0;
 
 /// A process at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     /// User and system time of all its threads so far, in seconds, to a hundredth.
     pub cpu_secs: f64,
@@ -22,10 +22,14 @@ pub struct Sample {
     pub pss_bytes: u64,
     /// Voluntary and involuntary context switches of its living threads.
     pub context_switches: u64,
+    /// Bytes that it caused to be sent to storage so far; 0 where the kernel does not tell us.
+    pub written_bytes: u64,
+    /// Calls that wait for storage so far, if the broker counts them; see `--broker-metrics`.
+    pub syncs: Option<u64>,
 }
 
 /// What a process used between two samples, and what it held at the later one.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Usage {
     /// CPU seconds in between.
     pub cpu_secs: f64,
@@ -37,6 +41,12 @@ pub struct Usage {
     pub pss_bytes: u64,
     /// Context switches in between.
     pub context_switches: u64,
+    /// Bytes sent to storage in between.
+    pub written_bytes: u64,
+    /// Bytes sent to storage per delivered message.
+    pub written_bytes_per_message: Option<f64>,
+    /// Calls that waited for storage, per delivered message, if the broker counts them.
+    pub syncs_per_message: Option<f64>,
 }
 
 /// Why a process cannot be looked at.
@@ -71,19 +81,35 @@ impl Sample {
             rss_bytes: fields(&status).get("VmRSS").copied().unwrap_or(0) * 1024,
             pss_bytes: pss.map_or(0, |text| fields(&text).get("Pss").copied().unwrap_or(0) * 1024),
             context_switches,
+            written_bytes: read("io")
+                .map_or(0, |text| fields(&text).get("write_bytes").copied().unwrap_or(0)),
+            syncs: None,
         })
+    }
+
+    /// CPU seconds and resident bytes only: cheap enough for once a second, where PSS makes the kernel walk all pages.
+    pub(crate) fn glance(pid: u32) -> Option<(f64, u64)> {
+        let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
+        let status = read("status")?;
+        Some((cpu_secs(&read("stat")?)?, fields(&status).get("VmRSS").copied().unwrap_or(0) * 1024))
     }
 
     /// What was used since `earlier`, while `delivered` messages arrived.
     #[must_use]
     pub fn since(&self, earlier: &Sample, delivered: u64) -> Usage {
         let cpu_secs = (self.cpu_secs - earlier.cpu_secs).max(0.0);
+        let written_bytes = self.written_bytes.saturating_sub(earlier.written_bytes);
+        let each = |count: u64| (delivered > 0).then(|| count as f64 / delivered as f64);
+        let syncs = self.syncs.zip(earlier.syncs).map(|(to, from)| to.saturating_sub(from));
         Usage {
             cpu_secs,
             cpu_secs_per_million: (delivered > 0).then(|| cpu_secs * 1e6 / delivered as f64),
             rss_bytes: self.rss_bytes,
             pss_bytes: self.pss_bytes,
             context_switches: self.context_switches.saturating_sub(earlier.context_switches),
+            written_bytes,
+            written_bytes_per_message: each(written_bytes),
+            syncs_per_message: syncs.and_then(each),
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::ledger::{PublisherId, Sent};
 use crate::pacer::Timer;
 use crate::payload::{Payload, Stamp};
 use crate::scenario::{Pacing, PayloadKind, Publishers};
-use crate::schedule::Schedule;
+use crate::schedule::{Recorded, Schedule};
 use crate::stats::Counters;
 use crate::worker::{Phase, Worker};
 
@@ -68,6 +68,12 @@ pub(crate) async fn run(worker: Rc<Worker>, index: u32) {
     worker.shared.settle(|ledger| ledger.add_sent(publisher.id, &publisher.sent));
 }
 
+/// Where due times come from.
+enum Due {
+    Made(Schedule),
+    Recorded(Recorded),
+}
+
 struct Publisher {
     worker: Rc<Worker>,
     id: PublisherId,
@@ -83,7 +89,7 @@ struct Publisher {
     pacing: Pacing,
     seed: u64,
     phase_share: f64,
-    schedule: Option<Schedule>,
+    schedule: Option<Due>,
     next_due: Micros,
     timer: Timer,
     sequence: u64,
@@ -98,6 +104,8 @@ struct Publisher {
     was_ready: bool,
     /// Whether the connection is up.
     up: bool,
+    /// Whether the load has begun.
+    begun: bool,
     stopped: bool,
     finished: bool,
 }
@@ -152,6 +160,7 @@ impl Publisher {
             stall: None,
             was_ready: false,
             up: false,
+            begun: false,
             stopped: false,
             finished: false,
             worker,
@@ -184,7 +193,7 @@ impl Publisher {
                 conn.close().await;
                 return Ok(());
             }
-            if now_in >= Phase::Sending && self.schedule.is_none() && !self.stopped {
+            if now_in >= Phase::Sending && !self.begun && !self.stopped {
                 self.begin();
             }
             if now_in >= Phase::Draining {
@@ -211,11 +220,17 @@ impl Publisher {
 
     fn begin(&mut self) {
         let start = self.worker.shared.start();
+        self.begun = true;
         self.next_due = start;
         if let Pacing::Open { rate, arrivals } = self.pacing {
-            let mut schedule = Schedule::new(arrivals, rate, start, self.phase_share, self.seed);
-            self.next_due = schedule.next_due();
-            self.schedule = Some(schedule);
+            self.schedule =
+                Some(Due::Made(Schedule::new(arrivals, rate, start, self.phase_share, self.seed)));
+        }
+        if let (Pacing::Replay, Some(recording)) = (self.pacing, &self.worker.shared.recording) {
+            self.schedule = Some(Due::Recorded(Recorded::new(start, recording.of(self.index as u32))));
+        }
+        if self.schedule.is_some() {
+            self.step();
         }
     }
 
@@ -297,7 +312,7 @@ impl Publisher {
 
     /// Makes at most one batch of messages that are due; how many. At 0 the task is woken when there may be more.
     fn make(&mut self, out: &mut Vec<u8>, cx: &mut Context<'_>) -> Result<u64, ConnError> {
-        if self.stopped || self.next_due == Micros::NEVER {
+        if self.stopped || !self.begun {
             return Ok(0);
         }
         let now = self.worker.shared.clock.now();
@@ -307,7 +322,7 @@ impl Publisher {
         let room = self.room(cx).min(u64::from(self.batch)).min(self.messages_max - self.sequence);
         let made = match self.pacing {
             Pacing::Max => self.make_now(out, room, now)?,
-            Pacing::Open { .. } => self.make_due(out, room, now)?,
+            Pacing::Open { .. } | Pacing::Replay => self.make_due(out, room, now)?,
         };
         if made > 0 {
             Counters::add(&self.worker.counters.sent, made);
@@ -402,7 +417,10 @@ impl Publisher {
 
     fn step(&mut self) {
         if let Some(schedule) = &mut self.schedule {
-            self.next_due = schedule.next_due();
+            self.next_due = match schedule {
+                Due::Made(schedule) => schedule.next_due(),
+                Due::Recorded(recorded) => recorded.next_due(),
+            };
         }
     }
 

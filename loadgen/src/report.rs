@@ -3,16 +3,20 @@
 //! Knows: what a reader needs to believe a figure: load model, validity, machine, configuration. Never: sockets.
 //! In:  counters, histograms and the ledger of a finished run. Out: a [`Report`].
 
-use std::fmt::Write;
-
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use crate::calibrate::Calibration;
+use crate::hlog::Interval;
 use crate::ledger::{Ledger, Verdict};
 use crate::measure::Mark;
 use crate::process::Usage;
 use crate::run::Outcome;
 use crate::scenario::{Pacing, Scenario};
+
+mod text;
+
+pub(crate) use text::thousands;
 
 /// Start and end of the measured interval, as they were met.
 pub(crate) struct Window {
@@ -21,14 +25,14 @@ pub(crate) struct Window {
 }
 
 /// What one run has shown.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// Name of the scenario.
     pub scenario: String,
     /// What it is about.
     pub description: String,
     /// `"open"`: arrivals from a schedule. `"closed"`: as fast as the broker takes them; its latencies say nothing.
-    pub load_model: &'static str,
+    pub load_model: String,
     /// Whether the figures may be used. The verdict holds in any case.
     pub valid: bool,
     /// Why not, or what to know about them; one sentence each.
@@ -45,8 +49,12 @@ pub struct Report {
     pub rates: Rates,
     /// Microseconds from the intended send time to the arrival.
     pub latency_micros: Percentiles,
-    /// Microseconds from the intended send time to the PUBACK.
+    /// Microseconds from the intended send time to the PUBACK or PUBCOMP.
     pub ack_micros: Percentiles,
+    /// Microseconds from when a client that comes and goes was due to connect until it was there.
+    pub connect_micros: Percentiles,
+    /// The latency at more quantiles, for a curve: pairs of quantile and microseconds.
+    pub latency_curve: Vec<(f64, u64)>,
     /// How well the schedule was kept.
     pub slip: Slip,
     /// The referee's findings.
@@ -63,6 +71,10 @@ pub struct Report {
     pub reconnects: u64,
     /// Of those, without the session that should have waited for them.
     pub sessions_lost: u64,
+    /// Connections of clients that come and go.
+    pub connects: u64,
+    /// Attempts of theirs that failed, or connections that broke.
+    pub connects_failed: u64,
     /// The first connection errors.
     pub errors: Vec<String>,
     /// Where it ran.
@@ -72,10 +84,15 @@ pub struct Report {
     /// What the verdict is about; not part of the JSON, see `--ledger`.
     #[serde(skip)]
     pub ledger: Ledger,
+    /// The latencies of each second; not part of the JSON, see `--hlog`.
+    #[serde(skip)]
+    pub intervals: Vec<Interval>,
+    /// What the generator itself costs, if it was measured before: `loadgen calibrate`.
+    pub calibration: Option<Calibration>,
 }
 
 /// How long the parts of a run took, in seconds.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Spans {
     /// From the first connection attempt until all were up and subscribed.
     pub connect_secs: f64,
@@ -86,7 +103,7 @@ pub struct Spans {
 }
 
 /// Messages counted.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Counts {
     /// Handed to sockets.
     pub sent: u64,
@@ -103,7 +120,7 @@ pub struct Counts {
 }
 
 /// Messages a second.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Rates {
     /// Handed to sockets.
     pub sent_per_sec: f64,
@@ -116,7 +133,7 @@ pub struct Rates {
 }
 
 /// How well the schedule of an open loop was kept, in the measured interval.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Slip {
     /// Messages due.
     pub scheduled: u64,
@@ -131,7 +148,7 @@ pub struct Slip {
 }
 
 /// A histogram in short. All values are microseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Percentiles {
     /// How many values.
     pub count: u64,
@@ -176,7 +193,7 @@ impl Percentiles {
 }
 
 /// One second of a run.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Second {
     /// Since the load started.
     pub at_secs: f64,
@@ -200,10 +217,14 @@ pub struct Second {
     pub connections: u64,
     /// Latencies of this second, if it is measured.
     pub latency: Percentiles,
+    /// Processors that the broker kept busy, if it is watched.
+    pub broker_processors: Option<f64>,
+    /// Resident memory of the broker, in bytes, if it is watched.
+    pub broker_rss_bytes: Option<u64>,
 }
 
 /// Where a run took place.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Machine {
     /// Logical processors that this process may use.
     pub processors: usize,
@@ -252,7 +273,7 @@ impl Report {
             lateness_micros: Percentiles::of(&outcome.lateness),
         };
         let mut report = Report {
-            load_model: if closed { "closed" } else { "open" },
+            load_model: if closed { "closed" } else { "open" }.to_owned(),
             valid: true,
             remarks: Vec::new(),
             measured_secs: span,
@@ -267,6 +288,8 @@ impl Report {
             total: Counts::between(&crate::stats::Live::default(), live),
             latency_micros: Percentiles::of(&outcome.latency),
             ack_micros: Percentiles::of(&outcome.ack),
+            connect_micros: Percentiles::of(&outcome.connect),
+            latency_curve: curve(&outcome.latency),
             slip,
             verdict: outcome.ledger.verdict(scenario.run.rules),
             broker: usage(from.broker, to.broker),
@@ -275,12 +298,16 @@ impl Report {
             lost_connections: live.lost_connections,
             reconnects: live.reconnects,
             sessions_lost: live.sessions_lost,
+            connects: live.connects,
+            connects_failed: live.connects_failed,
             errors: outcome.errors.clone(),
             machine: Machine::here(),
             scenario: scenario.name.clone(),
             description: scenario.description.clone(),
             config: scenario.source.clone(),
             ledger: outcome.ledger.clone(),
+            intervals: Vec::new(),
+            calibration: None,
         };
         report.judge(&scenario, interrupted);
         report
@@ -322,6 +349,13 @@ impl Report {
             self.remarks
                 .push(format!("the broker refused {} messages in its acknowledgement", self.total.refused));
         }
+        if self.connects_failed > 0 {
+            self.remarks.push(format!(
+                "{} connections of clients that come and go failed or broke: {}",
+                self.connects_failed,
+                self.errors.join("; ")
+            ));
+        }
         if self.sessions_lost > 0 {
             self.remarks.push(format!(
                 "the broker had forgotten {} sessions that should have waited for their clients",
@@ -338,119 +372,19 @@ impl Report {
     pub fn kept(&self) -> bool {
         self.verdict.kept()
     }
-
-    /// The report for a person, a screen long.
-    #[must_use]
-    pub fn text(&self) -> String {
-        let mut text = String::new();
-        self.write(&mut text).expect("writing to memory cannot fail");
-        text
-    }
-
-    fn write(&self, out: &mut String) -> std::fmt::Result {
-        let rates = &self.rates;
-        writeln!(
-            out,
-            "\n{} ({} loop), measured {:.2} s",
-            self.scenario, self.load_model, self.measured_secs
-        )?;
-        writeln!(
-            out,
-            "  rates     sent {} /s, acknowledged {} /s, arrived {} /s, {:.1} MB/s",
-            thousands(rates.sent_per_sec),
-            thousands(rates.acked_per_sec),
-            thousands(rates.arrived_per_sec),
-            rates.arrived_bytes_per_sec / 1e6
-        )?;
-        writeln!(
-            out,
-            "  spans     connecting {:.3} s, load {:.3} s, stragglers {:.3} s",
-            self.spans.connect_secs, self.spans.load_secs, self.spans.drain_secs
-        )?;
-        write_percentiles(out, "latency", &self.latency_micros)?;
-        write_percentiles(out, "acks", &self.ack_micros)?;
-        write_percentiles(out, "lateness", &self.slip.lateness_micros)?;
-        if self.load_model == "open" {
-            writeln!(
-                out,
-                "  schedule  {} due, {} slipped ({:.3} %), {} blocked by the broker",
-                self.slip.scheduled, self.slip.slipped, self.slip.slipped_percent, self.slip.blocked
-            )?;
-        }
-        for (name, usage) in [("broker", &self.broker), ("loadgen", &self.loadgen)] {
-            let Some(usage) = usage else { continue };
-            let per_million = usage
-                .cpu_secs_per_million
-                .map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.3} s per 10⁶ delivered"));
-            writeln!(
-                out,
-                "  {name:9} CPU {:.2} s, {per_million}, RSS {:.1} MiB, PSS {:.1} MiB, {} context switches",
-                usage.cpu_secs,
-                usage.rss_bytes as f64 / 1_048_576.0,
-                usage.pss_bytes as f64 / 1_048_576.0,
-                usage.context_switches
-            )?;
-        }
-        write_verdict(out, &self.verdict)?;
-        for remark in &self.remarks {
-            writeln!(out, "  note      {remark}")?;
-        }
-        Ok(())
-    }
 }
 
-fn write_percentiles(out: &mut String, name: &str, values: &Percentiles) -> std::fmt::Result {
-    if values.count == 0 {
-        return Ok(());
+/// The values at quantiles that get closer towards 1, as a curve shows them.
+fn curve(values: &Histogram<u64>) -> Vec<(f64, u64)> {
+    if values.is_empty() {
+        return Vec::new();
     }
-    writeln!(
-        out,
-        "  {name:9} p50 {} µs, p90 {}, p99 {}, p99.9 {}, max {}",
-        values.p50, values.p90, values.p99, values.p999, values.max
-    )
-}
-
-/// Writes the ledger's findings, a few lines.
-pub(crate) fn write_verdict(out: &mut String, verdict: &Verdict) -> std::fmt::Result {
-    writeln!(
-        out,
-        "  ledger    sent {}, acknowledged {}, arrived {} of {} expected",
-        verdict.sent, verdict.acked, verdict.arrived, verdict.expected
-    )?;
-    writeln!(
-        out,
-        "            lost {} (QoS 0: {}; never acknowledged: {}), duplicated {}, out of order {}, corrupt {}, foreign {}",
-        verdict.lost,
-        verdict.lost_qos0,
-        verdict.unacknowledged,
-        verdict.duplicates + verdict.duplicates_qos0 + verdict.duplicates_qos2,
-        verdict.out_of_order,
-        verdict.corrupt,
-        verdict.foreign
-    )?;
-    if verdict.kept() {
-        return writeln!(out, "  verdict   every promise was kept");
-    }
-    for broken in &verdict.broken {
-        writeln!(out, "  BROKEN    {broken}")?;
-    }
-    for example in &verdict.examples {
-        writeln!(out, "            {example}")?;
-    }
-    Ok(())
-}
-
-/// A whole number with thin groups: 1234567 becomes "1 234 567".
-pub(crate) fn thousands(number: f64) -> String {
-    let digits = format!("{:.0}", number.max(0.0));
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(' ');
-        }
-        text.push(digit);
-    }
-    text
+    let steps = [0.0, 0.25, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85];
+    let tail = (1..=5).flat_map(|nines| {
+        let rest = 10_f64.powi(-nines);
+        [1.0, 0.75, 0.5, 0.3, 0.2].map(|part| 1.0 - rest * part)
+    });
+    steps.into_iter().chain(tail).map(|quantile| (quantile, values.value_at_quantile(quantile))).collect()
 }
 
 impl Counts {
@@ -464,6 +398,18 @@ impl Counts {
             arrived_bytes: to.arrived_bytes - from.arrived_bytes,
         }
     }
+}
+
+/// A small report with something in every part, for the tests of those who show it.
+#[cfg(test)]
+pub(crate) fn example() -> Report {
+    let broker = crate::null::NullBroker::start(crate::null::Faults::default()).unwrap();
+    let text = "name = \"example\"\n[run]\nduration_secs = 2.2\nwarmup_secs = 0\nslip_max_percent = 100\n\
+                [publishers]\nrate = 500\n[subscribers]\n";
+    let scenario = Scenario::parse("s.toml", text, &[format!("url={}", broker.url())]).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let watch = crate::measure::Watch { broker: Some(std::process::id()), metrics: None };
+    runtime.block_on(crate::measure::measure(scenario, watch, |_| ())).unwrap()
 }
 
 #[cfg(test)]
@@ -500,6 +446,7 @@ mod tests {
             latency: histogram(),
             ack: histogram(),
             lateness: histogram(),
+            connect: histogram(),
             errors: vec!["publisher 1: gone".to_owned()],
         };
         Report::new(scenario, &window, Vec::new(), &outcome, Spans::default(), false)
@@ -537,7 +484,7 @@ mod tests {
     fn a_closed_loop_is_named_and_rates_are_those_of_the_interval() {
         let live = crate::stats::Live { arrived: 5_000, ..Default::default() };
         let report = report(&["publishers.rate=max"], live);
-        assert_eq!((report.load_model, report.rates.arrived_per_sec), ("closed", 2_500.0));
+        assert_eq!((report.load_model.as_str(), report.rates.arrived_per_sec), ("closed", 2_500.0));
         assert!(report.text().contains("(closed loop)"));
     }
 }

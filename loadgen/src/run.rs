@@ -16,12 +16,13 @@ use model::Qos;
 use crate::clock::{Clock, Micros};
 use crate::ledger::{Contract, Ledger};
 use crate::payload::RunId;
+use crate::replay::{BadRecording, Recording};
 use crate::scenario::{Join, Pacing, Scenario};
 use crate::stats::{Counters, Live, Timings, histogram};
 use crate::tls::TlsError;
 use crate::transport::Tls;
 use crate::worker::{Phase, Shared, Worker};
-use crate::{process, publisher, subscriber};
+use crate::{clients, process, publisher, subscriber};
 
 /// How often a waiting conductor looks whether what it waits for has happened.
 const LOOK: Duration = Duration::from_millis(10);
@@ -38,6 +39,9 @@ pub enum RunError {
     /// TLS cannot be spoken.
     #[error("{0}")]
     Tls(#[from] TlsError),
+    /// There is nothing to replay.
+    #[error("{0}")]
+    Recording(#[from] BadRecording),
     /// Too many connections for the limits of this shell.
     #[error(
         "{connections} connections need more open files than the {allowed} this shell allows; \
@@ -68,6 +72,7 @@ pub struct Run {
     totals: Totals,
     connections: u64,
     publishers: u64,
+    clients: u64,
 }
 
 struct Member {
@@ -81,6 +86,7 @@ pub(crate) struct Totals {
     pub(crate) latency: Histogram<u64>,
     pub(crate) ack: Histogram<u64>,
     pub(crate) lateness: Histogram<u64>,
+    pub(crate) connect: Histogram<u64>,
 }
 
 /// What is known when a run is over.
@@ -95,6 +101,8 @@ pub struct Outcome {
     pub ack: Histogram<u64>,
     /// Times from the intended to the actual send time, in microseconds.
     pub lateness: Histogram<u64>,
+    /// Times from when a client was due to connect until it was there, in microseconds.
+    pub connect: Histogram<u64>,
     /// The first connection errors.
     pub errors: Vec<String>,
 }
@@ -103,9 +111,13 @@ impl Run {
     /// Starts the threads, which open all connections.
     pub fn start(scenario: Scenario) -> Result<Run, RunError> {
         let clock = Clock::start();
-        let publishers = scenario.publishers.as_ref().map_or(0, |publishers| publishers.count);
+        let all_publishers = scenario.publishers.as_ref().map_or(0, |publishers| publishers.count);
+        let publishers = scenario.run.share(all_publishers);
         let subscribers = scenario.subscribers.as_ref().map_or(0, |subscribers| subscribers.count);
-        let connections = u64::from(publishers) + u64::from(subscribers);
+        let subscribers = scenario.run.share(subscribers);
+        let clients = scenario.clients.as_ref().map_or(0, |clients| clients.count);
+        let clients = scenario.run.share(clients);
+        let connections = u64::from(publishers) + u64::from(subscribers) + u64::from(clients);
         process::allow_open_files(connections + FILES_BESIDE);
         if let Some(allowed) = process::open_files_max()
             && allowed < connections + FILES_BESIDE
@@ -113,11 +125,15 @@ impl Run {
             return Err(RunError::OpenFiles { connections, allowed });
         }
         let later = scenario.subscribers.as_ref().filter(|subscribers| subscribers.join == Join::After);
-        let connections = connections - later.map_or(0, |subscribers| u64::from(subscribers.count));
+        let connections = connections - u64::from(clients) - later.map_or(0, |_| u64::from(subscribers));
         let gated = scenario
             .publishers
             .as_ref()
-            .is_some_and(|publishers| publishers.pacing == Pacing::Max && publishers.ahead > 0);
+            .is_some_and(|publishers| publishers.pacing == Pacing::Max && publishers.ahead > 0)
+            // What arrives in another process opens no gate here.
+            && scenario.run.part.1 == 1;
+        let replay = scenario.publishers.as_ref().and_then(|publishers| publishers.replay.as_ref());
+        let recording = replay.map(|replay| Recording::load(replay, all_publishers)).transpose()?;
         let threads = scenario.run.threads;
         let tls = scenario
             .is_encrypted()
@@ -128,19 +144,21 @@ impl Run {
                 })
             })
             .transpose()?;
-        let shared = Arc::new(Shared::new(scenario, run_id(clock.now()), clock, gated, tls));
+        let id = scenario.run.id.map_or_else(|| run_id(clock.now()), RunId);
+        let shared = Arc::new(Shared::new(scenario, id, clock, gated, tls, recording));
         let mut workers = Vec::new();
         for thread in 0..threads {
             let (counters, timings) = (Arc::new(Counters::default()), Arc::new(Timings::default()));
-            let place = Place { thread, threads, publishers, subscribers };
             let (shared, own_counters, own_timings) = (shared.clone(), counters.clone(), timings.clone());
             let thread = std::thread::Builder::new()
                 .name(format!("load-{thread}"))
-                .spawn(move || work(shared, own_counters, own_timings, place))?;
+                .spawn(move || work(shared, own_counters, own_timings, thread))?;
             workers.push(Member { thread, counters, timings });
         }
-        let totals = Totals { latency: histogram(), ack: histogram(), lateness: histogram() };
-        Ok(Run { shared, workers, totals, connections, publishers: u64::from(publishers) })
+        let totals =
+            Totals { latency: histogram(), ack: histogram(), lateness: histogram(), connect: histogram() };
+        let (publishers, clients) = (u64::from(publishers), u64::from(clients));
+        Ok(Run { shared, workers, totals, connections, publishers, clients })
     }
 
     /// Waits until all connections are up and all subscriptions are acknowledged.
@@ -164,7 +182,9 @@ impl Run {
     pub fn begin(&self) -> Interval {
         let plan = &self.shared.scenario.run;
         // A moment ahead, so that every publisher has seen it when the first message is due.
-        let start = self.shared.clock.now().plus(Duration::from_millis(20));
+        let soon = self.shared.clock.now().plus(Duration::from_millis(20));
+        // Several processes begin together, at a time that all were told.
+        let start = plan.begin_at.map_or(soon, |at| at.max(soon));
         let from = start.plus(plan.warmup);
         let to = from.plus(plan.duration);
         self.shared.begin(start, from, to);
@@ -188,7 +208,8 @@ impl Run {
     /// Whether no publisher sends any more: all counts or the schedule are used up, or connections are lost.
     #[must_use]
     pub fn all_stopped(&self) -> bool {
-        self.live().stopped == self.publishers
+        let live = self.live();
+        live.stopped == self.publishers && live.clients_done == self.clients
     }
 
     /// Whether no publisher sends any more and all have their acknowledgements.
@@ -204,6 +225,7 @@ impl Run {
             worker.timings.latency.move_into(&mut latest);
             worker.timings.ack.move_into(&mut self.totals.ack);
             worker.timings.lateness.move_into(&mut self.totals.lateness);
+            worker.timings.connect.move_into(&mut self.totals.connect);
         }
         self.totals.latency.add(&latest).expect("all histograms have the same bounds");
         latest
@@ -219,7 +241,10 @@ impl Run {
     #[must_use]
     pub fn is_drained(&self) -> bool {
         let live = self.live();
-        live.finished == self.publishers && live.arrived_first >= live.owed
+        // What arrives elsewhere is not seen here: then it is silence that tells.
+        live.finished == self.publishers
+            && live.arrived_first >= live.owed
+            && self.shared.scenario.run.part.1 == 1
     }
 
     /// Ends the run: everybody disconnects, all threads end, and the ledger is complete.
@@ -237,6 +262,7 @@ impl Run {
             worker.timings.latency.move_into(&mut self.totals.latency);
             worker.timings.ack.move_into(&mut self.totals.ack);
             worker.timings.lateness.move_into(&mut self.totals.lateness);
+            worker.timings.connect.move_into(&mut self.totals.connect);
         }
         // A publisher that is told to close counts as stopped; what matters is who had stopped before.
         live.finished = live_before.finished;
@@ -249,6 +275,7 @@ impl Run {
             latency: self.totals.latency.clone(),
             ack: self.totals.ack.clone(),
             lateness: self.totals.lateness.clone(),
+            connect: self.totals.connect.clone(),
             errors: self.shared.errors(),
         }
     }
@@ -256,22 +283,20 @@ impl Run {
     /// Tells the ledger who was owed what.
     fn declare(&self, ledger: &mut Ledger) {
         let scenario = &self.shared.scenario;
-        let (Some(publishers), Some(subscribers)) = (&scenario.publishers, &scenario.subscribers) else {
-            return;
-        };
-        // The QoS of a delivery is the lower of the two [MQTT-3.8.4-8].
-        let contract = match publishers.qos.min(subscribers.qos) {
-            Qos::AtMostOnce => Contract::AtMostOnce,
-            Qos::AtLeastOnce => Contract::AtLeastOnce,
-            Qos::ExactlyOnce => Contract::ExactlyOnce,
-        };
-        for &(receiver, publisher) in &self.shared.audience.streams {
+        let Some(subscribers) = &scenario.subscribers else { return };
+        for &(receiver, publisher, qos) in &self.shared.audience.streams {
+            // The QoS of a delivery is the lower of the two [MQTT-3.8.4-8].
+            let contract = match qos.min(subscribers.qos) {
+                Qos::AtMostOnce => Contract::AtMostOnce,
+                Qos::AtLeastOnce => Contract::AtLeastOnce,
+                Qos::ExactlyOnce => Contract::ExactlyOnce,
+            };
             ledger.expect(receiver, publisher, contract);
         }
         self.shared.audience.groups.iter().for_each(|group| ledger.expect_no_order(*group));
         if subscribers.join == Join::After {
             // MQTT promises no order among retained messages of different topics.
-            self.shared.audience.streams.iter().for_each(|(receiver, _)| ledger.expect_no_order(*receiver));
+            self.shared.audience.streams.iter().for_each(|(receiver, ..)| ledger.expect_no_order(*receiver));
         }
     }
 
@@ -299,17 +324,8 @@ pub struct Interval {
     pub to: Micros,
 }
 
-/// Which part of the connections a thread has.
-#[derive(Clone, Copy)]
-struct Place {
-    thread: u32,
-    threads: u32,
-    publishers: u32,
-    subscribers: u32,
-}
-
 /// A worker thread, from its first connection to its last.
-fn work(shared: Arc<Shared>, counters: Arc<Counters>, timings: Arc<Timings>, place: Place) {
+fn work(shared: Arc<Shared>, counters: Arc<Counters>, timings: Arc<Timings>, thread: u32) {
     let started = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let both = started.and_then(|runtime| Ok((runtime, Worker::new(shared.clone(), counters, timings)?)));
     let (runtime, worker) = match both {
@@ -318,13 +334,17 @@ fn work(shared: Arc<Shared>, counters: Arc<Counters>, timings: Arc<Timings>, pla
     };
     let local = tokio::task::LocalSet::new();
     let pacing = local.spawn_local(worker.pacer.drive());
-    let mine = |count: u32| (place.thread..count).step_by(place.threads as usize);
+    let scenario = &shared.scenario;
+    let mine = |count: Option<u32>| scenario.run.mine(thread, count.unwrap_or(0));
     let mut tasks = Vec::new();
-    for index in mine(place.subscribers) {
+    for index in mine(scenario.subscribers.as_ref().map(|subscribers| subscribers.count)) {
         tasks.push(local.spawn_local(subscriber::run(worker.clone(), index)));
     }
-    for index in mine(place.publishers) {
+    for index in mine(scenario.publishers.as_ref().map(|publishers| publishers.count)) {
         tasks.push(local.spawn_local(publisher::run(worker.clone(), index)));
+    }
+    for index in mine(scenario.clients.as_ref().map(|clients| clients.count)) {
+        tasks.push(local.spawn_local(clients::run(worker.clone(), index)));
     }
     local.block_on(&runtime, async {
         for task in tasks {

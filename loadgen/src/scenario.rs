@@ -11,8 +11,10 @@ use model::Qos;
 use wire::Version;
 
 use crate::address::Address;
+use crate::clock::Micros;
 use crate::ledger::Rules;
 use crate::pattern::Pattern;
+use crate::replay::Replay;
 use crate::schedule::Arrivals;
 use crate::tls::TlsPlan;
 
@@ -34,6 +36,8 @@ pub struct Scenario {
     pub tls: TlsPlan,
     /// The senders; none if the scenario only receives.
     pub publishers: Option<Publishers>,
+    /// Those that come and go; none if there are none.
+    pub clients: Option<Clients>,
     /// The receivers; none if the scenario only sends.
     pub subscribers: Option<Subscribers>,
     /// The text it was read from, with overrides applied; for reports.
@@ -61,8 +65,27 @@ pub struct RunPlan {
     pub rules: Rules,
     /// Whether lost connections are opened again, and unacknowledged messages sent again.
     pub reconnect: bool,
+    /// The mark of this run in every message; `None` takes a new one. Processes that share a run share it.
+    pub id: Option<u32>,
+    /// Which part of the connections this process has: number, from 0, and how many processes there are.
+    pub part: (u32, u32),
+    /// When the load begins, in microseconds since 1970; `None` is as soon as everybody is connected.
+    pub begin_at: Option<Micros>,
     /// MQTT keep alive; 0 switches it off.
     pub keep_alive: Duration,
+}
+
+impl RunPlan {
+    /// Which of `count` connections are this process's, thread by thread.
+    pub(crate) fn mine(&self, thread: u32, count: u32) -> impl Iterator<Item = u32> + use<> {
+        let (part, parts) = self.part;
+        (part * self.threads + thread..count).step_by((parts * self.threads) as usize)
+    }
+
+    /// How many of `count` connections are this process's.
+    pub(crate) fn share(&self, count: u32) -> u32 {
+        (0..self.threads).map(|thread| self.mine(thread, count).count() as u32).sum()
+    }
 }
 
 /// How a client reaches its broker.
@@ -101,6 +124,8 @@ pub struct Publishers {
     pub user_properties: Vec<(String, String)>,
     /// When messages are due.
     pub pacing: Pacing,
+    /// The recording, with [`Pacing::Replay`].
+    pub replay: Option<Replay>,
     /// Most frames written at once.
     pub batch: u32,
     /// Most unacknowledged messages of one publisher; means nothing at QoS 0.
@@ -119,6 +144,8 @@ pub struct Publishers {
 pub enum Pacing {
     /// As fast as the broker takes them. A closed loop: good for CPU per message, wrong for latency.
     Max,
+    /// At the times of a recording (`Publishers::replay`), whatever the broker does.
+    Replay,
     /// At absolute times, whatever the broker does.
     Open {
         /// Messages a second and publisher, above 0.
@@ -169,6 +196,68 @@ pub enum Join {
     After,
 }
 
+/// Clients that come and go.
+#[derive(Clone, Debug)]
+pub struct Clients {
+    /// How many.
+    pub count: u32,
+    /// The number of the first one.
+    pub first: u32,
+    /// How they connect.
+    pub endpoint: Endpoint,
+    /// First connections a second, in all; `None` is all at once.
+    pub connect_rate: Option<f64>,
+    /// Connections of each, one after the other.
+    pub cycles: u32,
+    /// How long a connection stays; `None` is to the end, or to the storm.
+    pub stay: Option<Duration>,
+    /// When the first connections of all leave at the same moment, since the load started.
+    pub storm: Option<Duration>,
+    /// How they leave.
+    pub leave: Leave,
+    /// What each subscribes to; what arrives is not judged.
+    pub filter: Option<Pattern>,
+    /// Highest QoS of that.
+    pub qos: Qos,
+    /// What is to be published when they vanish.
+    pub will: Option<WillPlan>,
+}
+
+/// How a client leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// With a DISCONNECT.
+    Disconnect,
+    /// Without: the connection ends.
+    Vanish,
+}
+
+/// The will of each client.
+#[derive(Clone, Debug)]
+pub struct WillPlan {
+    /// Where it is published.
+    pub topic: Pattern,
+    /// With which QoS.
+    pub qos: Qos,
+}
+
+impl Clients {
+    /// When the first connection of the client with this index is due.
+    pub(crate) fn due(&self, start: Micros, index: u32) -> Micros {
+        let since = self.connect_rate.map_or(0.0, |rate| f64::from(index) / rate);
+        start.plus(Duration::from_secs_f64(since))
+    }
+
+    /// When connection number `cycle`, due at `due`, leaves; `None` if it stays.
+    pub(crate) fn leave_at(&self, start: Micros, due: Micros, cycle: u64) -> Option<Micros> {
+        match (self.storm, self.stay) {
+            (Some(storm), _) if cycle == 1 => Some(start.plus(storm)),
+            (_, Some(stay)) => Some(due.plus(stay)),
+            (_, None) => None,
+        }
+    }
+}
+
 /// Why a scenario is not used.
 #[derive(Debug, thiserror::Error)]
 pub enum ScenarioError {
@@ -202,7 +291,8 @@ impl Scenario {
     pub fn is_encrypted(&self) -> bool {
         let publishers = self.publishers.as_ref().map(|publishers| &publishers.endpoint);
         let subscribers = self.subscribers.as_ref().map(|subscribers| &subscribers.endpoint);
-        [publishers, subscribers].into_iter().flatten().any(|it| it.address.transport.is_encrypted())
+        let clients = self.clients.as_ref().map(|clients| &clients.endpoint);
+        [publishers, subscribers, clients].into_iter().flatten().any(|it| it.address.transport.is_encrypted())
     }
 
     /// Reads a scenario from a file; see [`Scenario::parse`].

@@ -19,6 +19,26 @@ pub enum Arrivals {
     Bursts(u32),
 }
 
+/// The due times of a recording, for one publisher; nothing is due after the last.
+#[derive(Clone, Debug)]
+pub(crate) struct Recorded {
+    start: Micros,
+    times: Vec<u64>,
+    next: usize,
+}
+
+impl Recorded {
+    pub(crate) fn new(start: Micros, times: &[u64]) -> Recorded {
+        Recorded { start, times: times.to_vec(), next: 0 }
+    }
+
+    pub(crate) fn next_due(&mut self) -> Micros {
+        let since = self.times.get(self.next).copied();
+        self.next += 1;
+        since.map_or(Micros::NEVER, |since| Micros(self.start.0.saturating_add(since)))
+    }
+}
+
 /// The due times of one publisher.
 #[derive(Clone, Debug)]
 pub struct Schedule {

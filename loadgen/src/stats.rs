@@ -54,6 +54,14 @@ pub(crate) struct Counters {
     pub(crate) reconnects: AtomicU64,
     /// Of those, without the session that should have waited for them.
     pub(crate) sessions_lost: AtomicU64,
+    /// Connections of clients that come and go.
+    pub(crate) connects: AtomicU64,
+    /// Attempts of theirs that failed, or connections that broke.
+    pub(crate) connects_failed: AtomicU64,
+    /// Connections of theirs that are over.
+    pub(crate) left: AtomicU64,
+    /// Clients that will not come again.
+    pub(crate) clients_done: AtomicU64,
 }
 
 impl Counters {
@@ -74,6 +82,8 @@ pub(crate) struct Timings {
     pub(crate) ack: Slot,
     /// From the intended to the actual send time.
     pub(crate) lateness: Slot,
+    /// From when a client was due to connect until it was there.
+    pub(crate) connect: Slot,
 }
 
 /// A histogram with one writer, who locks it once per batch, and one reader, who takes it once a second.
@@ -96,7 +106,7 @@ impl Slot {
 impl Default for Timings {
     fn default() -> Self {
         let slot = || Slot(Mutex::new(histogram()));
-        Timings { latency: slot(), ack: slot(), lateness: slot() }
+        Timings { latency: slot(), ack: slot(), lateness: slot(), connect: slot() }
     }
 }
 
@@ -137,6 +147,14 @@ pub struct Live {
     pub reconnects: u64,
     /// Of those, without the session that should have waited for them.
     pub sessions_lost: u64,
+    /// Connections of clients that come and go.
+    pub connects: u64,
+    /// Attempts of theirs that failed, or connections that broke.
+    pub connects_failed: u64,
+    /// Connections of theirs that are over.
+    pub left: u64,
+    /// Clients that will not come again.
+    pub clients_done: u64,
 }
 
 impl Live {
@@ -159,6 +177,10 @@ impl Live {
         self.lost_connections += read(&counters.lost_connections);
         self.reconnects += read(&counters.reconnects);
         self.sessions_lost += read(&counters.sessions_lost);
+        self.connects += read(&counters.connects);
+        self.connects_failed += read(&counters.connects_failed);
+        self.left += read(&counters.left);
+        self.clients_done += read(&counters.clients_done);
     }
 }
 

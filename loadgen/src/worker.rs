@@ -10,13 +10,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Waker};
 
+use model::Qos;
 use tokio::sync::{Semaphore, watch};
 
+use crate::clients;
 use crate::clock::{Clock, Micros};
 use crate::conn::READ_BYTES;
 use crate::ledger::{Ledger, PublisherId, ReceiverId};
 use crate::pacer::Pacer;
 use crate::payload::RunId;
+use crate::replay::Recording;
 use crate::scenario::Scenario;
 use crate::stats::{Counters, Timings};
 use crate::transport::Tls;
@@ -36,6 +39,9 @@ pub(crate) enum Phase {
 
 /// Connections that are being opened at once by one worker: a fleet must not look like a SYN flood.
 const OPENING_MAX: usize = 64;
+
+/// The same for clients that come and go: about what a listener's backlog holds.
+const STORMING_MAX: usize = 1024;
 
 /// Errors kept to be shown; the rest is counted.
 const ERRORS_MAX: usize = 5;
@@ -61,11 +67,20 @@ pub(crate) struct Shared {
     pub(crate) ledger: Mutex<Ledger>,
     /// There if one of the addresses is encrypted.
     pub(crate) tls: Option<Tls>,
+    /// There if publishers replay one.
+    pub(crate) recording: Option<Recording>,
     errors: Mutex<Vec<String>>,
 }
 
 impl Shared {
-    pub(crate) fn new(scenario: Scenario, run: RunId, clock: Clock, gated: bool, tls: Option<Tls>) -> Shared {
+    pub(crate) fn new(
+        scenario: Scenario,
+        run: RunId,
+        clock: Clock,
+        gated: bool,
+        tls: Option<Tls>,
+        recording: Option<Recording>,
+    ) -> Shared {
         let audience = Audience::of(&scenario);
         let publishers = scenario.publishers.as_ref().map_or(0, |publishers| publishers.count);
         Shared {
@@ -81,6 +96,7 @@ impl Shared {
             gates: if gated { (0..publishers).map(|_| Gate::default()).collect() } else { Vec::new() },
             ledger: Mutex::new(Ledger::new()),
             tls,
+            recording,
             errors: Mutex::new(Vec::new()),
             scenario,
         }
@@ -152,27 +168,39 @@ impl Shared {
 /// Which receiver sees which publishers.
 #[derive(Debug, Default)]
 pub(crate) struct Audience {
-    /// Every stream that is expected, each once.
-    pub(crate) streams: Vec<(ReceiverId, PublisherId)>,
+    /// Every stream that is expected, each once, with the QoS of its publisher.
+    pub(crate) streams: Vec<(ReceiverId, PublisherId, Qos)>,
     /// By subscriber, from the first on: the receiver it belongs to.
     pub(crate) receivers: Vec<ReceiverId>,
     /// Receivers that are a group with a shared subscription.
     pub(crate) groups: Vec<ReceiverId>,
     /// By publisher, from the first on: how many receivers each of its messages has.
     pub(crate) copies: Vec<u64>,
+    /// The same of the will of each client.
+    pub(crate) will_copies: Vec<u64>,
 }
 
 impl Audience {
     fn of(scenario: &Scenario) -> Audience {
         let mut audience = Audience::default();
-        let topics: Vec<(PublisherId, String)> =
-            scenario.publishers.as_ref().map_or_else(Vec::new, |publishers| {
-                let numbers = publishers.first..publishers.first + publishers.count;
-                numbers.map(|number| (PublisherId(number), publishers.topic.expand(number))).collect()
-            });
+        let mut topics: Vec<(PublisherId, Qos, String)> = Vec::new();
+        if let Some(publishers) = &scenario.publishers {
+            let numbers = publishers.first..publishers.first + publishers.count;
+            topics.extend(
+                numbers.map(|number| (PublisherId(number), publishers.qos, publishers.topic.expand(number))),
+            );
+        }
+        let publishers = topics.len();
+        if let Some((clients, will)) = scenario.clients.as_ref().and_then(|it| Some((it, it.will.as_ref()?)))
+        {
+            let numbers = clients.first..clients.first + clients.count;
+            topics.extend(
+                numbers.map(|number| (clients::will_of(number), will.qos, will.topic.expand(number))),
+            );
+        }
         audience.copies = vec![0; topics.len()];
         let mut by_topic: HashMap<&str, Vec<usize>> = HashMap::new();
-        for (index, (_, topic)) in topics.iter().enumerate() {
+        for (index, (_, _, topic)) in topics.iter().enumerate() {
             by_topic.entry(topic).or_default().push(index);
         }
         let Some(subscribers) = &scenario.subscribers else { return audience };
@@ -192,16 +220,17 @@ impl Audience {
             }
             let Ok(filter) = model::TopicFilter::new(&text) else { continue };
             let matching: Vec<usize> = if filter.as_str().contains(['+', '#']) {
-                let matches = |index: &usize| model::filter_matches(filter.as_str(), &topics[*index].1);
+                let matches = |index: &usize| model::filter_matches(filter.as_str(), &topics[*index].2);
                 (0..topics.len()).filter(matches).collect()
             } else {
                 by_topic.get(filter.as_str()).cloned().unwrap_or_default()
             };
             for index in matching {
-                audience.streams.push((receiver, topics[index].0));
+                audience.streams.push((receiver, topics[index].0, topics[index].1));
                 audience.copies[index] += 1;
             }
         }
+        audience.will_copies = audience.copies.split_off(publishers);
         audience
     }
 }
@@ -260,6 +289,8 @@ pub(crate) struct Worker {
     /// The one big read buffer: a connection fills it, handles all of it, and leaves.
     pub(crate) buffer: RefCell<Vec<u8>>,
     pub(crate) opening: Semaphore,
+    /// The same for clients that come and go, whose storms are the point.
+    pub(crate) storming: Semaphore,
 }
 
 impl Worker {
@@ -270,6 +301,7 @@ impl Worker {
     ) -> std::io::Result<Rc<Worker>> {
         let pacer = Pacer::start(shared.clock)?;
         let buffer = RefCell::new(vec![0; READ_BYTES]);
-        Ok(Rc::new(Worker { shared, counters, timings, pacer, buffer, opening: Semaphore::new(OPENING_MAX) }))
+        let (opening, storming) = (Semaphore::new(OPENING_MAX), Semaphore::new(STORMING_MAX));
+        Ok(Rc::new(Worker { shared, counters, timings, pacer, buffer, opening, storming }))
     }
 }

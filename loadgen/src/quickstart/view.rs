@@ -306,6 +306,8 @@ mod tests {
                 missing: 345,
                 connections: 21,
                 latency: Percentiles::default(),
+                broker_processors: None,
+                broker_rss_bytes: None,
             },
             line: Line::Down,
             status,

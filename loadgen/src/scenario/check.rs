@@ -9,10 +9,14 @@ use model::Qos;
 use wire::Version;
 
 use super::section::Section;
-use super::{Endpoint, Join, Pacing, PayloadKind, Publishers, RunPlan, Scenario, Subscribers};
+use super::{
+    Clients, Endpoint, Join, Leave, Pacing, PayloadKind, Publishers, RunPlan, Scenario, Subscribers, WillPlan,
+};
 use crate::address::Address;
+use crate::clock::Micros;
 use crate::ledger::Rules;
 use crate::payload::{HEADER_BYTES, TELEMETRY_BYTES_MIN};
+use crate::replay::Replay;
 use crate::schedule::Arrivals;
 use crate::tls::TlsPlan;
 
@@ -39,8 +43,12 @@ pub(super) fn scenario(mut root: Section<'_>) -> Option<Scenario> {
     } else {
         None
     };
-    if publishers.is_none() && subscribers.is_none() {
-        root.error("publishers", "at least one of [publishers] and [subscribers] must be there");
+    let clients = match root.has("clients") {
+        true => root.section("clients").map(|s| check_clients(s, &keep)),
+        false => None,
+    };
+    if publishers.is_none() && subscribers.is_none() && clients.is_none() {
+        root.error("publishers", "at least one of [publishers], [subscribers] and [clients] must be there");
     }
     let mut run = run?;
     let publishers = match publishers {
@@ -48,6 +56,10 @@ pub(super) fn scenario(mut root: Section<'_>) -> Option<Scenario> {
         None => None,
     };
     let subscribers = match subscribers {
+        Some(found) => Some(found?),
+        None => None,
+    };
+    let clients = match clients {
         Some(found) => Some(found?),
         None => None,
     };
@@ -91,6 +103,7 @@ pub(super) fn scenario(mut root: Section<'_>) -> Option<Scenario> {
         tls: tls?,
         publishers,
         subscribers,
+        clients,
         source: toml::Table::new(),
     })
 }
@@ -165,10 +178,29 @@ fn check_run(mut run: Section<'_>) -> Option<RawRun> {
             expect_one_member: true,
         },
         reconnect: run.flag("reconnect").unwrap_or(false),
+        part: check_part(&mut run),
+        begin_at: run.number("begin_at_micros", 0..=i64::MAX).map(Micros),
+        id: run.number("id", 1..=i64::from(u32::MAX)),
         keep_alive: Duration::from_secs(run.number("keep_alive_secs", 0..=65_535).unwrap_or(60)),
     };
     run.finish();
     Some(RawRun { duration, plan })
+}
+
+/// `"2/3"`: the second of three processes.
+fn check_part(run: &mut Section<'_>) -> (u32, u32) {
+    let Some(text) = run.text("part") else { return (0, 1) };
+    let part = text.split_once('/').and_then(|(part, parts)| Some((part.parse().ok()?, parts.parse().ok()?)));
+    match part {
+        Some((part, parts)) if (1..=parts).contains(&part) && parts <= 64 => (part - 1, parts),
+        _ => {
+            run.error(
+                "part",
+                &format!("\"{text}\" found, PART/PARTS with at most 64 parts expected, as in \"1/3\""),
+            );
+            (0, 1)
+        }
+    }
 }
 
 fn check_tls(mut section: Section<'_>) -> TlsPlan {
@@ -201,6 +233,12 @@ fn check_publishers(mut section: Section<'_>, defaults: &Defaults) -> Option<Pub
     let qos = section.qos("qos");
     let batch = section.number("batch", 1..=65_535).unwrap_or(64);
     let pacing = check_pacing(&mut section, count, batch);
+    let replay = section.text("replay").map(PathBuf::from);
+    let speed = section.real("speed", 0.001..=1_000.0);
+    if speed.is_some() && replay.is_none() {
+        section.error("speed", "only means something with replay");
+    }
+    let replay = replay.map(|file| Replay { file, speed: speed.unwrap_or(1.0) });
     let window = section.number("window", 1..=65_535).unwrap_or(100);
     let ahead = section.number("ahead", 0..=1_000_000).unwrap_or(AHEAD_DEFAULT);
     let retain = section.flag("retain").unwrap_or(false);
@@ -222,6 +260,7 @@ fn check_publishers(mut section: Section<'_>, defaults: &Defaults) -> Option<Pub
         retain,
         user_properties: user_properties?,
         pacing: pacing?,
+        replay,
         batch,
         window,
         ahead,
@@ -242,6 +281,14 @@ fn check_pacing(section: &mut Section<'_>, count: u32, batch: u32) -> Option<Pac
         _ => Arrivals::Constant,
     };
     let total = section.real("rate_total", 0.001..=1e9);
+    if section.has("replay") {
+        for key in ["rate", "rate_total", "arrivals"] {
+            if section.has(key) {
+                section.error(key, "cannot stand beside replay: the recording has its own timing");
+            }
+        }
+        return Some(Pacing::Replay);
+    }
     if section.is_text("rate") {
         section.choice("rate", &["max"])?;
         if total.is_some() {
@@ -298,6 +345,57 @@ fn check_subscribers(mut section: Section<'_>, defaults: &Defaults) -> Option<Su
     };
     section.finish();
     Some(Subscribers { count, first, endpoint: endpoint?, filter: filter?, qos: qos?, join })
+}
+
+fn check_clients(mut section: Section<'_>, defaults: &Defaults) -> Option<Clients> {
+    let count = section.number("count", 1..=100_000).unwrap_or(1);
+    let first = section.number("first", 1..=1_000_000_000).unwrap_or(1);
+    let endpoint = check_endpoint(&mut section, defaults, "client", "loadgen-c{client}");
+    let connect_rate = match section.is_text("connect_rate") {
+        true => section.choice("connect_rate", &["max"]).and(None),
+        false => section.real("connect_rate", 0.1..=1e6),
+    };
+    let cycles = section.number("cycles", 1..=1_000_000).unwrap_or(1);
+    let stay = section.seconds("stay_secs", 0.0..=86_400.0);
+    let storm = section.seconds("storm_at_secs", 0.0..=86_400.0);
+    if cycles > 1 && stay.is_none() && !(cycles == 2 && storm.is_some()) {
+        section.error(
+            "cycles",
+            "a client comes again only after it left: give stay_secs, or storm_at_secs for one more",
+        );
+    }
+    let leave = match section.choice("leave", &["disconnect", "vanish"]).unwrap_or("disconnect") {
+        "vanish" => Leave::Vanish,
+        _ => Leave::Disconnect,
+    };
+    let filter = section.has("filter").then(|| section.pattern("filter", &["client"], "")).flatten();
+    let qos = section.qos("qos");
+    let will = section.has("will").then(|| section.section("will").and_then(check_will)).flatten();
+    if section.has("will") && leave == Leave::Disconnect {
+        section.error("leave", "\"vanish\" expected beside a will: after a DISCONNECT there is none");
+    }
+    section.finish();
+    let endpoint = endpoint?;
+    Some(Clients {
+        count,
+        first,
+        endpoint,
+        connect_rate,
+        cycles,
+        stay,
+        storm,
+        leave,
+        filter,
+        qos: qos?,
+        will,
+    })
+}
+
+fn check_will(mut section: Section<'_>) -> Option<WillPlan> {
+    let topic = section.pattern("topic", &["client"], "wills/{client}");
+    let qos = section.qos("qos");
+    section.finish();
+    Some(WillPlan { topic: topic?, qos: qos? })
 }
 
 fn check_endpoint(

@@ -147,6 +147,46 @@ fn what_needs_a_partner_is_refused_alone() {
 }
 
 #[test]
+fn processes_share_the_connections_without_gap_or_overlap() {
+    let mut all = Vec::new();
+    for part in 1..=3 {
+        let overrides = [format!("run.part={part}/3"), "run.threads=2".to_owned()];
+        let overrides: Vec<&str> = overrides.iter().map(String::as_str).collect();
+        let run = parse(LEAST, &overrides).unwrap().run;
+        let mine: Vec<u32> = (0..2).flat_map(|thread| run.mine(thread, 10)).collect();
+        assert_eq!(run.share(10) as usize, mine.len());
+        all.extend(mine);
+    }
+    all.sort_unstable();
+    assert_eq!(all, (0..10).collect::<Vec<_>>());
+    refused(
+        &["run.part=3/2"],
+        "s.toml: run.part: \"3/2\" found, PART/PARTS with at most 64 parts expected, as in \"1/3\"",
+    );
+}
+
+#[test]
+fn clients_that_come_again_must_leave_first() {
+    let clients = |keys: &str| parse(&format!("[run]\nduration_secs = 1\n[clients]\n{keys}"), &[]);
+    let storm = clients("cycles = 2\nstorm_at_secs = 1\nconnect_rate = 100\nleave = \"vanish\"").unwrap();
+    let plan = storm.clients.unwrap();
+    let start = crate::clock::Micros(0);
+    assert_eq!(plan.due(start, 50).0, 500_000);
+    assert_eq!(plan.leave_at(start, plan.due(start, 50), 1).map(|at| at.0), Some(1_000_000));
+    assert_eq!(plan.leave_at(start, start, 2), None);
+    assert!(clients("cycles = 3").unwrap_err().contains("a client comes again only after it left"));
+    assert!(clients("will = {}").unwrap_err().contains("\"vanish\" expected beside a will"));
+}
+
+#[test]
+fn a_recording_has_its_own_timing() {
+    let text = "[run]\nduration_secs = 1\n[publishers]\nreplay = \"a.csv\"\n";
+    assert_eq!(parse(text, &[]).unwrap().publishers.unwrap().pacing, Pacing::Replay);
+    let error = parse(text, &["publishers.rate=5"]).unwrap_err();
+    assert!(error.contains("cannot stand beside replay"), "{error}");
+}
+
+#[test]
 fn every_error_is_told_at_once() {
     let error = parse(LEAST, &["publishers.count=0", "subscribers.qos=7", "run.threads=0"]).unwrap_err();
     assert_eq!(error.lines().count(), 3, "{error}");

@@ -1,0 +1,4 @@
+//! Parts of the command line that have a file of their own.
+
+pub(crate) mod reports;
+pub(crate) mod table;

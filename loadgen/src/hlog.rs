@@ -1,0 +1,135 @@
+//! HDR histograms on disk: the interval log (`.hlog`) that HdrHistogram's own tools read, a line a second.
+//!
+//! In:  what each second has seen. Out: text; and from text the intervals again, of any program that writes the format.
+//! Values are microseconds. Logs of several processes merge by adding their histograms.
+
+use std::io::Write;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::interval_log::{IntervalLogIterator, IntervalLogWriterBuilder, LogEntry};
+use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer, V2Serializer};
+
+use crate::clock::Micros;
+use crate::stats::histogram;
+
+/// What one interval has seen, packed: a histogram in memory takes 140 KiB, this takes as much as it has values.
+#[derive(Clone, Debug)]
+pub struct Interval {
+    /// When it began.
+    pub at: Micros,
+    /// How long it was.
+    pub lasts: Duration,
+    packed: Vec<u8>,
+}
+
+/// A log that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("not a histogram log: {0}")]
+pub struct BadLog(String);
+
+impl Interval {
+    /// Packs a histogram.
+    #[must_use]
+    pub fn of(at: Micros, lasts: Duration, values: &Histogram<u64>) -> Interval {
+        let mut packed = Vec::new();
+        V2Serializer::new().serialize(values, &mut packed).expect("writing to memory cannot fail");
+        Interval { at, lasts, packed }
+    }
+
+    /// The histogram.
+    #[must_use]
+    pub fn values(&self) -> Histogram<u64> {
+        Deserializer::new().deserialize(&mut self.packed.as_slice()).unwrap_or_else(|_| histogram())
+    }
+}
+
+/// Writes a log of `intervals`, with `comment` at its head.
+pub fn write(out: &mut impl Write, comment: &str, intervals: &[Interval]) -> std::io::Result<()> {
+    let start = intervals.first().map_or(Micros(0), |interval| interval.at);
+    let mut serializer = V2DeflateSerializer::new();
+    let mut log = IntervalLogWriterBuilder::new()
+        .add_comment(comment)
+        .with_start_time(time(start))
+        .with_base_time(time(start))
+        .with_max_value_divisor(1_000.0)
+        .begin_log_with(out, &mut serializer)?;
+    for interval in intervals {
+        let since = Duration::from_micros(interval.at.since(start));
+        log.write_histogram(&interval.values(), since, interval.lasts, None)
+            .map_err(|error| std::io::Error::other(error.to_string()))?;
+    }
+    Ok(())
+}
+
+/// Reads a log.
+pub fn read(text: &[u8]) -> Result<Vec<Interval>, BadLog> {
+    let bad = |error: &dyn std::fmt::Debug| BadLog(format!("{error:?}"));
+    let (mut intervals, mut base) = (Vec::new(), Duration::ZERO);
+    let mut deserializer = Deserializer::new();
+    for entry in IntervalLogIterator::new(text) {
+        match entry.map_err(|error| bad(&error))? {
+            LogEntry::BaseTime(time) => base = time,
+            LogEntry::StartTime(_) => {}
+            LogEntry::Interval(line) => {
+                let packed = STANDARD.decode(line.encoded_histogram()).map_err(|error| bad(&error))?;
+                let values: Histogram<u64> =
+                    deserializer.deserialize(&mut packed.as_slice()).map_err(|error| bad(&error))?;
+                let at = Micros(0).plus(base + line.start_timestamp());
+                intervals.push(Interval::of(at, line.duration(), &values));
+            }
+        }
+    }
+    if intervals.is_empty() { Err(BadLog("there is no interval in it".to_owned())) } else { Ok(intervals) }
+}
+
+/// All values of all intervals.
+pub fn total(intervals: &[Interval]) -> Result<Histogram<u64>, BadLog> {
+    let mut total = histogram();
+    for interval in intervals {
+        total.add(interval.values()).map_err(|error| BadLog(format!("{error:?}")))?;
+    }
+    Ok(total)
+}
+
+fn time(at: Micros) -> SystemTime {
+    UNIX_EPOCH + Duration::from_micros(at.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interval(at: u64, values: &[u64]) -> Interval {
+        let mut seen = histogram();
+        values.iter().for_each(|&value| seen.saturating_record(value));
+        Interval::of(Micros(at), Duration::from_secs(1), &seen)
+    }
+
+    #[test]
+    fn a_log_is_read_back_as_it_was_written() {
+        let written = [interval(1_795_000_000_000_000, &[5, 700]), interval(1_795_000_001_000_000, &[12])];
+        let mut text = Vec::new();
+        write(&mut text, "run 1", &written).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.starts_with("#run 1\n"), "{text}");
+        let read = read(text.as_bytes()).unwrap();
+        assert_eq!((read.len(), read[1].at, read[1].lasts), (2, written[1].at, written[1].lasts));
+        assert_eq!(read[0].values(), written[0].values());
+    }
+
+    #[test]
+    fn logs_of_several_processes_add_up() {
+        let sum = total(&[interval(0, &[5, 700]), interval(0, &[12])]).unwrap();
+        assert_eq!((sum.len(), sum.min(), sum.max()), (3, 5, 700));
+    }
+
+    #[test]
+    fn what_is_no_log_is_refused() {
+        for text in ["", "hello", "#comment only\n", "Tag=A,1,2,3,notbase64\n"] {
+            assert!(read(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+}
