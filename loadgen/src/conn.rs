@@ -26,6 +26,9 @@ const PACKET_BYTES_MAX: u32 = 32 << 20;
 /// Read buffer of a worker at the start: at 256 B a message some 900 of them in one system call.
 pub(crate) const READ_BYTES: usize = 256 << 10;
 
+/// Filters in one SUBSCRIBE: brokers bound them.
+const FILTERS_MAX: usize = 100;
+
 /// How long a broker may take for a connection, a CONNACK or a SUBACK.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -170,20 +173,34 @@ impl Conn {
         address: &Address,
         filter: &str,
         qos: Qos,
+        early: impl FnMut(Packet<'_>, &mut Vec<u8>) -> Result<(), ConnError>,
+    ) -> Result<(), ConnError> {
+        self.subscribe_all(address, &[filter.to_owned()], qos, early).await
+    }
+
+    /// The same with many filters, in as many packets as it takes.
+    pub(crate) async fn subscribe_all(
+        &mut self,
+        address: &Address,
+        filters: &[String],
+        qos: Qos,
         mut early: impl FnMut(Packet<'_>, &mut Vec<u8>) -> Result<(), ConnError>,
     ) -> Result<(), ConnError> {
-        let subscribe = Subscribe {
-            packet_id: NonZeroU16::MIN,
-            subscription_id: None,
-            user_properties: Vec::new(),
-            subscriptions: vec![Subscription::new(filter, qos)],
-        };
-        wire::encode_subscribe(&mut self.out, self.version, &subscribe)?;
-        self.answer(address, "SUBACK", |packet, out| match packet {
-            Packet::SubAck(ack) => read_suback(&ack, filter, qos).map(Some),
-            other => early(other, out).map(|()| None),
-        })
-        .await
+        for filters in filters.chunks(FILTERS_MAX) {
+            let subscribe = Subscribe {
+                packet_id: NonZeroU16::MIN,
+                subscription_id: None,
+                user_properties: Vec::new(),
+                subscriptions: filters.iter().map(|filter| Subscription::new(filter, qos)).collect(),
+            };
+            wire::encode_subscribe(&mut self.out, self.version, &subscribe)?;
+            self.answer(address, "SUBACK", |packet, out| match packet {
+                Packet::SubAck(ack) => read_suback(&ack, filters, qos).map(Some),
+                other => early(other, out).map(|()| None),
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     /// Writes what is in `out`, then reads until `wanted` has found its packet.
@@ -314,15 +331,18 @@ fn read_connack(ack: &ConnAck) -> Result<Welcome, ConnError> {
     Ok(Welcome { receive_max: ack.receive_max.get(), session_present: ack.session_present })
 }
 
-fn read_suback(ack: &SubAck, filter: &str, qos: Qos) -> Result<(), ConnError> {
-    let refused = |reason| ConnError::Refused { what: format!("the subscription to {filter}"), reason };
-    match ack.reasons.first() {
-        None => Err(refused("the answer is empty".to_owned())),
-        Some(reason) if reason.is_error() => Err(refused(reason.to_string())),
-        // A lower QoS than asked for is legal, but then the referee would judge by the wrong contract.
-        Some(reason) if *reason != ReasonCode::granted(qos) => {
-            Err(refused(format!("only {reason} is granted")))
+fn read_suback(ack: &SubAck, filters: &[String], qos: Qos) -> Result<(), ConnError> {
+    for (index, filter) in filters.iter().enumerate() {
+        let refused = |reason| ConnError::Refused { what: format!("the subscription to {filter}"), reason };
+        match ack.reasons.get(index) {
+            None => return Err(refused("the answer is too short".to_owned())),
+            Some(reason) if reason.is_error() => return Err(refused(reason.to_string())),
+            // A lower QoS than asked for is legal, but then the referee would judge by the wrong contract.
+            Some(reason) if *reason != ReasonCode::granted(qos) => {
+                return Err(refused(format!("only {reason} is granted")));
+            }
+            Some(_) => {}
         }
-        Some(_) => Ok(()),
     }
+    Ok(())
 }

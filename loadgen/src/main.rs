@@ -18,6 +18,8 @@ use tokio::sync::mpsc;
 
 mod cli;
 
+use cli::broker::BrokerArgs;
+use cli::processes;
 use cli::reports::{self, CalibrateArgs, CompareArgs, MergeArgs, SaturateArgs};
 use cli::table::Table;
 
@@ -69,6 +71,11 @@ enum Command {
     },
     /// A plant, a WAN that can be cut, a gateway and a fleet of devices on this machine, with a live view.
     Quickstart(QuickstartArgs),
+    /// Write a [routes] table of rules that ask every body and do not match: what do they cost a router?
+    Rules {
+        /// How many.
+        count: u32,
+    },
     /// A null sink: forwards by topic and does nothing else. For proving what this generator itself can do.
     Null {
         /// Where to listen; port 0 takes a free one.
@@ -111,6 +118,11 @@ struct RunArgs {
     /// Process id of the broker, to measure its CPU, memory and context switches.
     #[arg(long, value_name = "PID")]
     broker_pid: Option<u32>,
+    /// Divide the connections among so many processes.
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    processes: u32,
+    #[command(flatten)]
+    broker: BrokerArgs,
     /// No line per second.
     #[arg(long)]
     quiet: bool,
@@ -178,6 +190,7 @@ fn main() -> ExitCode {
             Command::Wan { listen, to } => wan(&listen, &to).await,
             Command::Quickstart(args) => quickstart(args).await,
             Command::Null { listen } => null(&listen).await,
+            Command::Rules { count } => rules(count),
         }
     });
     match end {
@@ -205,13 +218,35 @@ async fn run(args: RunArgs) -> End {
         Ok(scenario) => scenario,
         Err(error) => return End::BadConfiguration(error.into()),
     };
+    let broker = match args.broker.start(&scenario) {
+        Ok(broker) => broker,
+        Err(error) => return End::NoRun(error),
+    };
+    // A killed broker is another process afterwards: what the first one used says nothing.
+    let own_pid = broker.as_ref().filter(|_| !args.broker.kills()).map(cli::broker::Broker::pid);
+    let broker_pid = args.broker_pid.or(own_pid);
+    if args.processes > 1 {
+        return match processes::run(&args.scenario, &overrides, &scenario, args.processes) {
+            Ok(together) => {
+                together.print();
+                let written = args.json.as_ref().map_or(Ok(()), |file| write_json(&together, file));
+                match (written, together.verdict.kept(), together.valid) {
+                    (Err(error), ..) => End::NoRun(error),
+                    (Ok(()), false, _) => End::Broken,
+                    (Ok(()), true, false) => End::NoRun(anyhow::anyhow!("the run is not valid")),
+                    (Ok(()), true, true) => End::Kept,
+                }
+            }
+            Err(error) => End::NoRun(error),
+        };
+    }
     let calibration = match args.calibration.as_deref().map(reports::read_calibration).transpose() {
         Ok(calibration) => calibration,
         Err(error) => return End::BadConfiguration(error),
     };
     let mut table = Table::new(&scenario);
     let to_stdout = args.json.as_deref() == Some(Path::new("-"));
-    let watch = Watch { broker: args.broker_pid, metrics: args.broker_metrics };
+    let watch = Watch { broker: broker_pid, metrics: args.broker_metrics };
     if let Some(pid) = args.broker_pid
         && let Err(error) = loadgen::process::Sample::of(pid)
     {
@@ -409,6 +444,16 @@ fn stdin_lines() -> mpsc::Receiver<String> {
         eprintln!("loadgen: no commands on standard input: {error}; signals work");
     }
     lines
+}
+
+fn rules(count: u32) -> End {
+    println!("[routes]");
+    for number in 1..=count {
+        // Above what telemetry walks to, each with a threshold of its own.
+        let threshold = 1_000 + number;
+        println!("rule{number} = 'FROM /messages/* WHERE $body.temperature > {threshold} INTO $upstream'");
+    }
+    End::Kept
 }
 
 async fn null(listen: &str) -> End {

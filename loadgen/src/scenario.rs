@@ -185,6 +185,14 @@ pub struct Subscribers {
     pub qos: Qos,
     /// When they subscribe.
     pub join: Join,
+    /// Further filters of each, that match nothing of this load: weight for the broker's index.
+    pub ballast: u32,
+    /// How many of them, from the first, read slowly; their latencies are not measured.
+    pub slow: u32,
+    /// How long a slow one rests after each read of a few KiB.
+    pub slow_pause: Duration,
+    /// When they leave (since the load started) and for how long; needs sessions that last.
+    pub away: Option<(Duration, Duration)>,
 }
 
 /// When subscribers subscribe.

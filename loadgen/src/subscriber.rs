@@ -10,6 +10,7 @@ use std::num::NonZeroU16;
 use std::rc::Rc;
 use std::sync::MutexGuard;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use model::Qos;
@@ -20,6 +21,7 @@ use crate::backoff::Backoff;
 use crate::clock::Micros;
 use crate::conn::{Conn, ConnError, Hello};
 use crate::ledger::{Arrival, Arrivals, ReceiverId};
+use crate::pacer::Timer;
 use crate::payload::{self, NotOurs};
 use crate::scenario::{Join, Subscribers};
 use crate::stats::Counters;
@@ -27,6 +29,9 @@ use crate::worker::{Phase, Worker};
 
 /// Bytes of acknowledgements that a broker has not taken; above it we read no more from it.
 const OUT_BYTES_MAX: usize = 256 << 10;
+
+/// What a slow subscriber reads at once.
+const SLOW_READ_BYTES: usize = 4 << 10;
 
 /// Runs one subscriber from its connection to the end of the run, and settles its part of the ledger.
 pub(crate) async fn run(worker: Rc<Worker>, index: u32) {
@@ -44,8 +49,11 @@ pub(crate) async fn run(worker: Rc<Worker>, index: u32) {
             login: plan.endpoint.login.clone(),
             keep_alive: worker.shared.scenario.run.keep_alive,
         },
-        filter: plan.filter.expand(number),
+        filters: filters(&plan, number),
         qos: plan.qos,
+        slow: (index < plan.slow).then(|| Slow::new(&worker, plan.slow_pause)),
+        away: plan.away,
+        timer: worker.pacer.timer(),
         receipts: Receipts::new(&worker, &plan),
         worker: worker.clone(),
         was_ready: false,
@@ -55,7 +63,15 @@ pub(crate) async fn run(worker: Rc<Worker>, index: u32) {
     if plan.join == Join::After && phase.wait_for(|phase| *phase >= Phase::Draining).await.is_err() {
         return;
     }
-    while let Err(error) = subscriber.session(&mut phase, &mut backoff).await {
+    loop {
+        let error = match subscriber.session(&mut phase, &mut backoff).await {
+            Ok(Ended::Over) => break,
+            Ok(Ended::Away(until)) => {
+                std::future::poll_fn(|cx| subscriber.wait(cx, until)).await;
+                continue;
+            }
+            Err(error) => error,
+        };
         if *phase.borrow() == Phase::Closing {
             break;
         }
@@ -86,11 +102,45 @@ pub(crate) async fn run(worker: Rc<Worker>, index: u32) {
     });
 }
 
+/// The filter that is judged, and those that are weight.
+fn filters(plan: &Subscribers, number: u32) -> Vec<String> {
+    let ballast = (0..plan.ballast).map(|index| format!("ballast/{number}/+/{index}/#"));
+    std::iter::once(plan.filter.expand(number)).chain(ballast).collect()
+}
+
+/// How a connection ended without an error.
+enum Ended {
+    /// With the run.
+    Over,
+    /// To come back at this time.
+    Away(Micros),
+}
+
+/// Reads little and rests.
+struct Slow {
+    pause: Duration,
+    /// Its own, so small that a read takes a few messages.
+    buffer: Vec<u8>,
+    timer: Timer,
+    resume_at: Micros,
+}
+
+impl Slow {
+    fn new(worker: &Worker, pause: Duration) -> Slow {
+        Slow { pause, buffer: vec![0; SLOW_READ_BYTES], timer: worker.pacer.timer(), resume_at: Micros(0) }
+    }
+}
+
 struct Subscriber {
     worker: Rc<Worker>,
     hello: Hello,
-    filter: String,
+    filters: Vec<String>,
     qos: Qos,
+    /// There if it reads slowly.
+    slow: Option<Slow>,
+    /// When it leaves and for how long; taken when it has left.
+    away: Option<(Duration, Duration)>,
+    timer: Timer,
     receipts: Receipts,
     was_ready: bool,
     /// Whether the connection is up.
@@ -103,7 +153,7 @@ impl Subscriber {
         &mut self,
         phase: &mut watch::Receiver<Phase>,
         backoff: &mut Backoff,
-    ) -> Result<(), ConnError> {
+    ) -> Result<Ended, ConnError> {
         let worker = self.worker.clone();
         let mut conn = {
             let _opening = worker.opening.acquire().await;
@@ -123,7 +173,7 @@ impl Subscriber {
                 let mut batch = Batch::new(&worker);
                 receipts.take(&packet, out, &mut batch)
             };
-            conn.subscribe(&self.hello.address, &self.filter, self.qos, &mut early).await?;
+            conn.subscribe_all(&self.hello.address, &self.filters, self.qos, &mut early).await?;
             conn
         };
         backoff.reset();
@@ -132,21 +182,55 @@ impl Subscriber {
         self.was_ready = true;
         self.up = true;
         loop {
-            if *phase.borrow_and_update() == Phase::Closing {
+            let now_in = *phase.borrow_and_update();
+            if now_in == Phase::Closing {
                 conn.close().await;
-                return Ok(());
+                return Ok(Ended::Over);
             }
-            tokio::select! {
+            if now_in >= Phase::Draining {
+                self.slow = None;
+            }
+            let leaves = self.away.filter(|_| now_in >= Phase::Sending);
+            let leave_at = leaves.map(|(at, _)| worker.shared.start().plus(at));
+            let polling = std::future::poll_fn(|cx| match leave_at.map(|at| self.wait(cx, at)) {
+                Some(Poll::Ready(())) => Poll::Ready(None),
+                _ => self.poll(&mut conn, cx).map(Some),
+            });
+            let broken = tokio::select! {
                 biased;
-                changed = phase.changed() => if changed.is_err() { return Ok(()) },
-                broken = std::future::poll_fn(|cx| self.poll(&mut conn, cx)) => return Err(broken),
+                changed = phase.changed() => {
+                    if changed.is_err() {
+                        return Ok(Ended::Over);
+                    }
+                    continue;
+                }
+                broken = polling => broken,
+            };
+            match broken {
+                Some(error) => return Err(error),
+                None => {
+                    conn.close().await;
+                    let (at, lasts) = self.away.take().unwrap_or_default();
+                    return Ok(Ended::Away(worker.shared.start().plus(at + lasts)));
+                }
             }
+        }
+    }
+
+    fn wait(&self, cx: &mut Context<'_>, due: Micros) -> Poll<()> {
+        if self.timer.is_due(cx, due, self.worker.shared.clock.now()) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
         }
     }
 
     /// Reads until there is nothing more, writing acknowledgements once per read.
     fn poll(&mut self, conn: &mut Conn, cx: &mut Context<'_>) -> Poll<ConnError> {
         conn.poll_ping(cx);
+        if self.slow.is_some() {
+            return self.poll_slowly(conn, cx);
+        }
         let mut buffer = self.worker.buffer.borrow_mut();
         loop {
             if let Poll::Ready(Err(error)) = conn.poll_flush(cx) {
@@ -167,6 +251,31 @@ impl Subscriber {
     }
 }
 
+impl Subscriber {
+    /// One small read, then a rest: the broker's queue for it grows meanwhile.
+    fn poll_slowly(&mut self, conn: &mut Conn, cx: &mut Context<'_>) -> Poll<ConnError> {
+        let Some(slow) = &mut self.slow else { return Poll::Pending };
+        loop {
+            if let Poll::Ready(Err(error)) = conn.poll_flush(cx) {
+                return Poll::Ready(error);
+            }
+            let now = self.worker.shared.clock.now();
+            if !slow.timer.is_due(cx, slow.resume_at, now) {
+                return Poll::Pending;
+            }
+            let mut batch = Batch::new(&self.worker);
+            batch.untimed = true;
+            let receipts = &mut self.receipts;
+            match conn.poll_read(cx, &mut slow.buffer, |packet, out| receipts.take(&packet, out, &mut batch))
+            {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => return Poll::Ready(error),
+                Poll::Ready(Ok(())) => slow.resume_at = now.plus(slow.pause),
+            }
+        }
+    }
+}
+
 /// What is counted once per read instead of once per message.
 struct Batch<'w> {
     worker: &'w Worker,
@@ -175,11 +284,13 @@ struct Batch<'w> {
     copies: u64,
     first: u64,
     bytes: u64,
+    /// Latencies of this read say nothing about the broker.
+    untimed: bool,
 }
 
 impl<'w> Batch<'w> {
     fn new(worker: &'w Worker) -> Batch<'w> {
-        Batch { worker, latency: None, now: Micros(0), copies: 0, first: 0, bytes: 0 }
+        Batch { worker, latency: None, now: Micros(0), copies: 0, first: 0, bytes: 0, untimed: false }
     }
 
     #[inline]
@@ -296,7 +407,7 @@ impl Receipts {
         {
             gate.arrive();
         }
-        if shared.measures(stamp.intended) {
+        if shared.measures(stamp.intended) && !batch.untimed {
             let since = if self.retained { shared.drain_start() } else { stamp.intended };
             let latency = batch.now.since(since).max(1);
             batch.latency().saturating_record(latency);

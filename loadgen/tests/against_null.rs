@@ -152,6 +152,13 @@ fn a_will_that_does_not_come_is_lost() {
 }
 
 #[test]
+fn a_slow_subscriber_gets_everything_in_the_end_and_ballast_matches_nothing() {
+    let slow = ["subscribers.slow=1", "subscribers.slow_pause_millis=1", "subscribers.ballast=250"];
+    let qos = ["publishers.qos=1", "subscribers.qos=1", "publishers.ahead=0"];
+    all_arrives(&[&slow[..], &qos[..]].concat(), 1);
+}
+
+#[test]
 fn several_threads_share_one_ledger() {
     all_arrives(&["run.threads=3", "publishers.qos=1", "subscribers.qos=1"], 1);
 }

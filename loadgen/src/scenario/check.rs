@@ -343,8 +343,30 @@ fn check_subscribers(mut section: Section<'_>, defaults: &Defaults) -> Option<Su
         "after" => Join::After,
         _ => Join::Before,
     };
+    let ballast = section.number("ballast", 0..=100_000).unwrap_or(0);
+    let slow = section.number("slow", 0..=i64::from(count)).unwrap_or(0);
+    let slow_pause = Duration::from_millis(section.number("slow_pause_millis", 1..=60_000).unwrap_or(100));
+    let away_at = section.seconds("away_at_secs", 0.0..=86_400.0);
+    let away_for = section.seconds("away_for_secs", 0.0..=86_400.0);
+    if away_at.is_some() != away_for.is_some() {
+        section.error("away_at_secs", "away_at_secs and away_for_secs come together");
+    }
+    if away_at.is_some() && endpoint.as_ref().is_some_and(|endpoint| endpoint.clean) {
+        section.error("clean", "must be false with away_at_secs: else nothing waits for them");
+    }
     section.finish();
-    Some(Subscribers { count, first, endpoint: endpoint?, filter: filter?, qos: qos?, join })
+    Some(Subscribers {
+        count,
+        first,
+        endpoint: endpoint?,
+        filter: filter?,
+        qos: qos?,
+        join,
+        ballast,
+        slow,
+        slow_pause,
+        away: away_at.zip(away_for),
+    })
 }
 
 fn check_clients(mut section: Section<'_>, defaults: &Defaults) -> Option<Clients> {

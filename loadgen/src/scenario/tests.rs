@@ -211,17 +211,25 @@ fn every_scenario_we_ship_is_read() {
     }
     names.sort();
     let expected = [
+        "conn-storm",
         "fanin",
         "fanout",
+        "kill-9",
         "latency",
+        "offline-then-drain",
         "p2p-qos0",
         "p2p-qos1",
         "p2p-qos2",
         "quickstart",
+        "reconnect-storm",
         "retained-load",
+        "rules",
         "sharedsub",
         "slow",
+        "slow-consumer",
         "user-properties",
+        "wildcard-heavy",
+        "will-storm",
     ];
     assert_eq!(names, expected);
 }
