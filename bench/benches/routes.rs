@@ -3,9 +3,10 @@
 //!
 //! Unit: nanoseconds per message. Target (DESIGN §10): 10 000 routes of which 1 % match ≤ 5 000 ns (200 k msg/s per
 //! core), and at most twice the time from 1 to 10 000 routes that do not match.
-//! Input: one message with 250 B of JSON; 1, 100 and 10 000 routes on its topic, each with an equality and a range on the body
-//! (`$body.line = … AND $body.temperature > …`) and one of 8 sinks; none, 1 % or all of them match.
+//! Input: one message with 250 B or 2 KiB of JSON; 1, 100 and 10 000 routes on its topic, each with an equality and a
+//! range on the body (`$body.line = … AND $body.temperature > …`) and one of 8 sinks; none, 1 % or all of them match.
 //! Beside it, on the same input: serde_json reads the body into a tree, then every route is asked in turn.
+//! Then bodies of 64 and 256 KiB that are made to be slow: four times the bytes must take about four times as long.
 //! Noise: about ±5 % on a quiet machine; the table of 10 000 routes does not fit the first-level cache, on purpose.
 //! Run: `cargo bench -p millrace-bench --bench routes`.
 
@@ -18,6 +19,18 @@ use serde_json::Value;
 
 const TOPIC: &str = "site/a/line/7";
 const BODY: &str = r#"{"deviceId":"press-0042","line":"L7","ts":1764000000123,"temperature":71.25,"pressure":3.481,"vibration":{"x":0.013,"y":-0.021,"z":0.998},"state":"running","alarms":[],"counter":918273,"firmware":"4.12.1","operator":"shift-b","ok":true,"spare":"xxxx"}"#;
+/// As long as a message may be that still fits into two packets of a network: the same with a list of readings.
+fn long_body() -> String {
+    let readings: Vec<String> = (0..20)
+        .map(|at| {
+            format!(
+                r#"{{"at":17640000{at:02},"channel":"vib-{at:02}","value":{at}.125,"unit":"mm/s","ok":true}}"#
+            )
+        })
+        .collect();
+    format!(r#"{{"readings":[{}],{}"#, readings.join(","), &BODY[1..])
+}
+
 const COUNTS: [usize; 3] = [1, 100, 10_000];
 const SINKS: usize = 8;
 
@@ -95,31 +108,70 @@ fn naive(conditions: &[Condition], body: &[u8], sinks: &mut [bool; SINKS]) -> us
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
-    for share in [Share::None, Share::Percent, Share::All] {
-        let mut group = criterion.benchmark_group(format!("routes, {}", share.name()));
-        group.throughput(Throughput::Elements(1));
-        for count in COUNTS {
-            let conditions = conditions(count, share);
-            let table = table(&conditions);
-            let (mut scratch, mut matches, mut sinks) = (Scratch::new(), Vec::new(), [false; SINKS]);
-            let message = Message::new(TOPIC, BODY.as_bytes());
-            table.matches(&message, &mut scratch, &mut matches);
-            assert_eq!(
-                matches.len(),
-                naive(&conditions, BODY.as_bytes(), &mut sinks),
-                "both give the same sinks"
-            );
-            group.bench_function(format!("table/{count}"), |bencher| {
+    let long = long_body();
+    assert!((1_900..2_300).contains(&long.len()), "the question says 2 KiB, this is {} B", long.len());
+    for (size, body) in [("250 B", BODY), ("2 KiB", &long)] {
+        for share in [Share::None, Share::Percent, Share::All] {
+            compare(&mut criterion, size, body.as_bytes(), share);
+        }
+    }
+    adversarial(&mut criterion);
+    criterion.final_summary();
+}
+
+fn compare(criterion: &mut Criterion, size: &str, body: &[u8], share: Share) {
+    let mut group = criterion.benchmark_group(format!("routes, {size}, {}", share.name()));
+    group.throughput(Throughput::Elements(1));
+    for count in COUNTS {
+        let conditions = conditions(count, share);
+        let table = table(&conditions);
+        let (mut scratch, mut matches, mut sinks) = (Scratch::new(), Vec::new(), [false; SINKS]);
+        let message = Message::new(TOPIC, body);
+        table.matches(&message, &mut scratch, &mut matches);
+        assert_eq!(matches.len(), naive(&conditions, body, &mut sinks), "both give the same sinks");
+        group.bench_function(format!("table/{count}"), |bencher| {
+            bencher.iter(|| {
+                table.matches(black_box(&message), &mut scratch, &mut matches);
+                black_box(matches.len())
+            });
+        });
+        group.bench_function(format!("tree and loop/{count}"), |bencher| {
+            bencher.iter(|| naive(black_box(&conditions), black_box(body), &mut sinks));
+        });
+    }
+    group.finish();
+}
+
+/// Bodies that would take a careless parser long: depth, keys that come again and again, escapes, numbers, no end.
+fn adversarial(criterion: &mut Criterion) {
+    let texts = (0..500)
+        .map(|at| format!("FROM /* WHERE $body.a.b{at}[{at}].c = -7 OR $body.k{at} = 'x' INTO $upstream"));
+    let spec = |text| RouteSpec { name: String::new(), text, priority: Priority::DEFAULT, ttl_millis: None };
+    let specs: Vec<RouteSpec> = texts.map(spec).collect();
+    let table = RouteTable::compile(&specs, &Options::default()).expect("we have written the routes");
+    let mut group = criterion.benchmark_group("adversarial bodies");
+    for kibibytes in [64, 256] {
+        let repeat = |text: &str| text.repeat((kibibytes << 10) / text.len());
+        let bodies = [
+            ("too deep", repeat("{\"a\":")),
+            ("one key again and again", format!("{{{}\"z\":1}}", repeat("\"a\":{\"b1\":[0,{\"c\":1}]},"))),
+            ("escaped keys", format!("{{{}\"z\":1}}", repeat("\"\\u0061\":{\"b1\":1},"))),
+            ("escaped text", format!("{{\"a\":\"{}\"}}", repeat("\\u0061"))),
+            ("text without end", format!("{{\"a\":\"{}", repeat("x"))),
+            ("one number", format!("{{\"k1\":{}}}", repeat("1"))),
+            ("a long list", format!("{{\"a\":{{\"b499\":[{}0]}}}}", repeat("1,"))),
+        ];
+        for (name, body) in &bodies {
+            let (mut scratch, mut matches) = (Scratch::new(), Vec::new());
+            let message = Message::new(TOPIC, body.as_bytes());
+            group.throughput(Throughput::Bytes(body.len() as u64));
+            group.bench_function(format!("{name}/{kibibytes} KiB"), |bencher| {
                 bencher.iter(|| {
                     table.matches(black_box(&message), &mut scratch, &mut matches);
                     black_box(matches.len())
                 });
             });
-            group.bench_function(format!("tree and loop/{count}"), |bencher| {
-                bencher.iter(|| naive(black_box(&conditions), black_box(BODY.as_bytes()), &mut sinks));
-            });
         }
-        group.finish();
     }
-    criterion.final_summary();
+    group.finish();
 }

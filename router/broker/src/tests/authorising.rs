@@ -462,3 +462,22 @@ fn new_rules_take_wills_away() {
     bench.settle();
     assert_eq!((bench.texts(watcher), bench.counters().access_withdrawn), (vec![], 1));
 }
+
+#[test]
+fn routes_may_ask_for_the_user() {
+    let mut bench = bench(users(&[("ann", 1), ("bob", 1)]));
+    bench.replace_plan(super::routing::plan(&[(
+        "FROM \"in\" WHERE $user = 'ann' INTO topic \"by/{$user}\"",
+        None,
+        None,
+    )]));
+    let (ann, bob) = (bench.client("a", Version::V5, 0), bench.client("b", Version::V5, 0));
+    enter(&mut bench, ann, "ann");
+    enter(&mut bench, bob, "bob");
+    bench.subscribe(bob, "by/#", Qos::AtMostOnce);
+    bench.take(bob);
+    bench.publish(ann, "in", "from ann", 0);
+    bench.publish(bob, "in", "from bob", 0);
+    let got: Vec<String> = bench.got(bob).iter().map(|got| format!("{} {}", got.topic, got.text())).collect();
+    assert_eq!(got, ["by/ann from ann"]);
+}
