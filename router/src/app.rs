@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use broker::{Plan, Setup, SinkPlan, StateSpace, decode_session};
+use broker::{Plan, RetainedRecord, Setup, SinkPlan, StateSpace, decode_retained, decode_session};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use model::{LaneId, Priority, ShardId};
 use store::CommitLog as _;
@@ -123,6 +123,7 @@ impl Router {
         let plan = Arc::new(plan(&config, &log.reader()));
         log.commit().context("the lanes of the routes cannot be written")?;
         let sessions = stored_sessions(&config, &log)?;
+        let retained = retained(&log)?;
 
         let mut listeners = Vec::new();
         for listener in &config.listeners {
@@ -139,7 +140,7 @@ impl Router {
         let overview = overview(&config, &log, &uplinks, started);
         let (jobs, job_queue) = bounded(JOBS_MAX);
         let (disk, reader) = start_disk(log, job_queue, &mailboxes, tails, &overview)?;
-        let shards = start_shards(&config, &plan, sessions, &mailboxes, &jobs, &overview)?;
+        let shards = start_shards(&config, &plan, (sessions, retained), &mailboxes, &jobs, &overview)?;
         let (stop_upstream, stop) = watch::channel(false);
         let upstream = start_upstream(uplinks, &config, &overview, stop)?;
 
@@ -341,6 +342,24 @@ fn stored_sessions(config: &Config, log: &store::Log) -> anyhow::Result<StoredSe
     Ok(StoredSessions { home_seed, by_shard })
 }
 
+/// Every retained message in the store.
+fn retained(log: &store::Log) -> anyhow::Result<Arc<[RetainedRecord]>> {
+    let mut found = Vec::new();
+    let mut damaged = None;
+    log.state_scan(space_of(StateSpace::Retained), b"", &mut |topic, value| {
+        match decode_retained(topic, value) {
+            Ok(record) => found.push(record),
+            Err(error) => damaged = Some((String::from_utf8_lossy(topic).into_owned(), error)),
+        }
+        if damaged.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    if let Some((topic, error)) = damaged {
+        let text = format!("the retained message of topic \"{topic}\" cannot be read; nothing was changed");
+        return Err(error).context(text);
+    }
+    Ok(found.into())
+}
+
 struct StoredSessions {
     home_seed: u64,
     by_shard: Vec<Vec<StoredSession>>,
@@ -399,7 +418,7 @@ fn start_disk(
 fn start_shards(
     config: &Config,
     plan: &Arc<Plan>,
-    sessions: StoredSessions,
+    (sessions, retained): (StoredSessions, Arc<[RetainedRecord]>),
     mailboxes: &[Arc<Mailbox>],
     jobs: &Sender<Job>,
     overview: &Overview,
@@ -421,6 +440,7 @@ fn start_shards(
                 home_seed,
             },
             sessions,
+            retained: Arc::clone(&retained),
             mailboxes: mailboxes.to_vec(),
             disk: jobs.clone(),
             open: Arc::clone(&overview.open),

@@ -29,6 +29,7 @@ use crate::upstream::Tails;
 pub(crate) const fn space_of(kind: StateSpace) -> Space {
     match kind {
         StateSpace::Sessions => Space(1),
+        StateSpace::Retained => Space(2),
     }
 }
 

@@ -39,6 +39,11 @@ fn shards(registry: &mut Registry, overview: &Overview) {
     let numbers = total(overview.shards.iter().map(|report| &**report));
     gauge(registry, "connections", "Clients connected now", numbers.connections as u64);
     gauge(registry, "sessions", "Sessions kept now, connected or not", numbers.sessions as u64);
+    let retained = numbers.retained;
+    gauge(registry, "retained_messages", "Topics with a retained message", retained.messages as u64);
+    gauge(registry, "retained_bytes", "What they count, in each shard", retained.bytes as u64);
+    let help = "Subscriptions that are still being sent what was retained";
+    gauge(registry, "retained_walks", help, retained.walks as u64);
     let dropped = Family::<Reason, Counter>::default();
     registry.register("messages_dropped", "Messages dropped, by reason", dropped.clone());
     let closed = Family::<Reason, Counter>::default();

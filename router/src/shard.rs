@@ -15,9 +15,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use broker::{Broker, Effects, Event, Peer, RecordRead, Setup};
+use broker::{Broker, Effects, Event, Peer, RecordRead, RetainedRecord, Setup};
 use crossbeam::channel::{Sender, TrySendError};
 use model::{ConnId, Limits, ShardId, Ticket};
+use tokio::sync::Notify;
 use tokio::task::{LocalSet, spawn_local};
 use tracing::{debug, info, warn};
 
@@ -48,6 +49,8 @@ pub(crate) struct ShardSetup {
     pub broker: Setup,
     /// Sessions that are at home here, from the store.
     pub sessions: Vec<StoredSession>,
+    /// Every retained message, from the store.
+    pub retained: Arc<[RetainedRecord]>,
     /// The boxes of all shards, own one included, indexed by shard.
     pub mailboxes: Vec<Arc<Mailbox>>,
     /// The disk thread.
@@ -79,6 +82,7 @@ pub(crate) fn run(setup: ShardSetup) -> std::io::Result<()> {
     local.block_on(&runtime, async move {
         spawn_local(flusher(Rc::clone(&shard)));
         spawn_local(ticker(Rc::clone(&shard)));
+        spawn_local(walker(Rc::clone(&shard)));
         loop {
             let owing = shard.borrow().owes();
             tokio::select! {
@@ -131,6 +135,8 @@ struct Shard {
     leaving: VecDeque<(ConnId, model::Instant)>,
     read_buffer: Box<[u8]>,
     flush: Option<Waker>,
+    /// Rings for the walks of new subscriptions.
+    walk: Rc<Notify>,
     mailboxes: Vec<Arc<Mailbox>>,
     /// Mail that a full box did not take, indexed by shard.
     unsent: Vec<VecDeque<Mail>>,
@@ -153,6 +159,9 @@ impl Shard {
             let StoredSession { client_id, record, head, next } = session;
             broker.restore(&client_id, record, head, next, clock.now(), &mut effects);
         }
+        for record in &*setup.retained {
+            broker.restore_retained(record, clock.now());
+        }
         broker.restored(&mut effects);
         Shard {
             id,
@@ -166,6 +175,7 @@ impl Shard {
             read_buffer: vec![0; limits.turn_read_bytes_max as usize].into(),
             limits,
             flush: None,
+            walk: Rc::default(),
             unsent: setup.mailboxes.iter().map(|_| VecDeque::new()).collect(),
             mailboxes: setup.mailboxes,
             jobs: VecDeque::new(),
@@ -336,7 +346,19 @@ impl Shard {
         }
         self.send_jobs();
         self.send_mail();
+        if std::mem::take(&mut self.effects.walk) {
+            self.walk.notify_one();
+        }
         self.resume_paused();
+    }
+
+    /// One slice of what new subscriptions get; whether there is more.
+    fn walk(&mut self) -> bool {
+        let now = self.clock.now();
+        self.broker.walk(now, &mut self.effects);
+        let more = std::mem::take(&mut self.effects.walk);
+        self.schedule_flush();
+        more
     }
 
     fn flush_one(&mut self, conn: ConnId) {
@@ -593,6 +615,17 @@ async fn flusher(shard: Rc<RefCell<Shard>>) {
         Poll::<()>::Pending
     })
     .await;
+}
+
+/// Goes on with the walks of new subscriptions; between two slices everybody else has a turn, and sockets are looked at.
+async fn walker(shard: Rc<RefCell<Shard>>) {
+    let bell = Rc::clone(&shard.borrow().walk);
+    loop {
+        bell.notified().await;
+        while shard.borrow_mut().walk() {
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 async fn ticker(shard: Rc<RefCell<Shard>>) {

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-use broker::{Broker, Counters};
+use broker::{Broker, Counters, RetainedNumbers};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Log, LogFormat};
@@ -23,6 +23,8 @@ pub(crate) struct ShardNumbers {
     pub connections: usize,
     /// Sessions now.
     pub sessions: usize,
+    /// What is retained: the same in every shard, but for what is on its way; and the walks of each.
+    pub retained: RetainedNumbers,
     /// What the route table counted.
     pub routes: routes::Counters,
 }
@@ -34,6 +36,7 @@ impl ShardReport {
             counters: *broker.counters(),
             connections: broker.connections(),
             sessions: broker.sessions(),
+            retained: broker.retained(),
             routes: broker.route_counters(),
         };
         *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = numbers;
@@ -53,6 +56,8 @@ pub(crate) fn total<'a>(reports: impl IntoIterator<Item = &'a ShardReport>) -> S
         total.counters.add(&numbers.counters);
         total.connections += numbers.connections;
         total.sessions += numbers.sessions;
+        let walks = total.retained.walks + numbers.retained.walks;
+        total.retained = RetainedNumbers { walks, ..numbers.retained };
         add_routes(&mut total.routes, &numbers.routes);
     }
     total

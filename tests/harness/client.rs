@@ -373,11 +373,22 @@ impl Client {
     /// Waits for the PUBACK of one packet identifier, which must say success.
     #[track_caller]
     pub fn await_ack(&mut self, packet_id: NonZeroU16) {
+        let reason = self.await_reason(packet_id);
+        assert!(!reason.is_error(), "PUBACK of {packet_id}: {reason:?}");
+    }
+
+    /// Publishes with QoS 1; what its PUBACK says.
+    #[track_caller]
+    pub fn reason_of(&mut self, publish: &OutgoingPublish<'_>) -> ReasonCode {
+        let id = self.send(publish).expect("QoS 1");
+        self.await_reason(id)
+    }
+
+    #[track_caller]
+    fn await_reason(&mut self, packet_id: NonZeroU16) -> ReasonCode {
         loop {
             if let Some(at) = self.acked.iter().position(|(id, _)| *id == packet_id) {
-                let (_, reason) = self.acked.swap_remove(at);
-                assert!(!reason.is_error(), "PUBACK of {packet_id}: {reason:?}");
-                return;
+                return self.acked.swap_remove(at).1;
             }
             let packet = self.next_packet("PUBACK");
             self.keep(packet);

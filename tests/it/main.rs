@@ -12,6 +12,7 @@ mod foreign;
 mod limits;
 mod malformed;
 mod properties;
+mod retained;
 mod routes;
 mod scale;
 mod sessions;

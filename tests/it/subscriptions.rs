@@ -189,21 +189,3 @@ fn retain_is_kept_as_published_only_where_asked_for() {
     assert!(!plain.message().retain);
     assert!(faithful.message().retain);
 }
-
-#[test]
-fn a_server_without_retained_messages_says_so() {
-    // MQTT 5.0 §3.2.2.3.5: a Retain Available of 1, or none, promises that retained messages are kept.
-    let router = Router::with_shards(1);
-    let mut publisher = router.connect(&v5("publisher"));
-    if !publisher.greeting.retain_available {
-        return;
-    }
-    let publish =
-        OutgoingPublish { topic: "a", payload: b"kept", qos: QOS_1, retain: true, ..Default::default() };
-    publisher.publish_with(&publish);
-    let mut late = router.connect(&v5("late"));
-    late.subscribe("a", QOS_1);
-    late.ping();
-    let kept = late.message_within(std::time::Duration::ZERO);
-    assert_eq!(kept.map(|it| it.payload), Some(b"kept".to_vec()), "CONNACK promised retained messages");
-}

@@ -20,6 +20,7 @@ use crate::dispatch::Forward;
 use crate::effects::{Control, Effects, HandoffBatch, Request, StateSpace, Write};
 use crate::offers::Offers;
 use crate::plan::Plan;
+use crate::retained::{Retained, Walks};
 use crate::sessions::record::{SessionRecord, encode_session};
 use crate::sessions::{Keeping, Session, Stored};
 use crate::sharing::{Estate, Lot};
@@ -135,6 +136,8 @@ pub struct Broker {
     pub(crate) sessions: Slab<Session>,
     pub(crate) by_client: HashMap<Rc<str>, SessionKey, FixedState>,
     pub(crate) subscriptions: Subscriptions,
+    pub(crate) retained: Retained,
+    pub(crate) walks: Walks,
     pub(crate) acks: Acks,
     pub(crate) counters: Counters,
     /// Bytes put on the append tray, and how many of them are durable.
@@ -201,6 +204,8 @@ impl Broker {
             sessions: Slab::new(),
             by_client: HashMap::with_hasher(FixedState::with_seed(setup.seed)),
             subscriptions: Subscriptions::new(setup.seed),
+            retained: Retained::default(),
+            walks: Walks::default(),
             acks: Acks::new(setup.shards),
             counters: Counters::default(),
             appended_bytes: 0,
@@ -268,7 +273,7 @@ impl Broker {
     }
 
     /// The other shards.
-    fn others(&self) -> impl Iterator<Item = ShardId> + use<> {
+    pub(crate) fn others(&self) -> impl Iterator<Item = ShardId> + use<> {
         let own = self.setup.shard;
         (0..self.setup.shards).map(ShardId).filter(move |shard| *shard != own)
     }
@@ -374,6 +379,8 @@ impl Broker {
         }
         self.read_what_fell_behind(now, effects);
         self.read_estates(effects);
+        self.sweep_retained(now, effects);
+        self.wake_walks(effects);
     }
 
     /// What was counted so far.
@@ -424,6 +431,8 @@ impl Broker {
         for (_, session) in &self.sessions {
             session.invariants();
         }
+        self.retained.invariants();
+        self.walks.invariants(|key| self.sessions.contains(key.0 as usize));
         assert!(self.durable_bytes <= self.appended_bytes, "nothing is durable that was not appended");
         assert_eq!(self.by_client.len(), self.sessions.len(), "every session has one client identifier");
         let held = |session: &Session| session.queue_bytes + session.lent_bytes;
@@ -459,6 +468,9 @@ impl Broker {
         {
             self.marks_owed.pop_front();
             effects.controls.push((from, Control::Kept { from: self.setup.shard, up_to }));
+        }
+        if !self.walks.is_empty() && !self.is_saturated() {
+            self.wake_walks(effects);
         }
         self.release(now, effects);
     }
@@ -537,6 +549,7 @@ impl Broker {
     pub(crate) fn end_session(&mut self, key: SessionKey, effects: &mut Effects) -> Ticket {
         let Some(session) = self.sessions.try_remove(key.0 as usize) else { return Ticket(0) };
         self.by_client.remove(&session.client_id);
+        self.walks.end(key);
         for filter in session.subscriptions.keys() {
             let before = self.presence(filter);
             self.subscriptions.remove(filter, key);

@@ -94,10 +94,16 @@ counters! {
     dropped_payload_format,
     /// Messages not sent on a route because its SELECT cannot read the body.
     dropped_not_selectable,
+    /// Messages dropped because a client published under `$SYS/`, which is ours.
+    dropped_system_topic,
     /// Records that could not be read back as messages.
     dropped_unreadable,
-    /// PUBLISH packets with the RETAIN flag that were forwarded but not retained.
-    retain_ignored,
+    /// Publications with RETAIN refused because as much is retained as may be.
+    retained_refused,
+    /// Publications with RETAIN forwarded but not retained, for the same reason.
+    retained_not,
+    /// Retained messages removed because they expired.
+    retained_expired,
     /// QoS 1 messages sent again after a resumed session.
     redelivered,
     /// PUBACKs from clients for packet identifiers that were not in use.

@@ -19,6 +19,7 @@ use crate::connections::{Connection, Phase};
 use crate::dispatch::Publication;
 use crate::effects::{Effects, Request, Write};
 use crate::envelope::Envelope;
+use crate::retained::WALK_QUEUED_LOW;
 use crate::sessions::record::{decode_head, encode_head};
 use crate::sessions::{Acked, Keeping, Queued, Session, Stored};
 use crate::sharing::Lent;
@@ -64,12 +65,12 @@ impl FrameCache {
 
 /// How one session is to get a publication.
 #[derive(Clone, Copy, Debug)]
-struct Terms<'a> {
-    qos: Qos,
-    retain: bool,
-    subscription_ids: &'a [u32],
+pub(crate) struct Terms<'a> {
+    pub(crate) qos: Qos,
+    pub(crate) retain: bool,
+    pub(crate) subscription_ids: &'a [u32],
     /// The group of which the session is the member chosen; empty if it is not shared.
-    share: &'a str,
+    pub(crate) share: &'a str,
 }
 
 impl Broker {
@@ -113,18 +114,45 @@ impl Broker {
         if let Some((granted, retain)) = agree(entries, session, client_id, retain, &mut ids) {
             let qos = publication.envelope.qos.min(granted);
             let terms = Terms { qos, retain, subscription_ids: &ids, share };
-            match (qos, session.keeping) {
-                (Qos::AtMostOnce, _) => self.deliver_now(key, publication, terms, effects),
-                (_, Keeping::Clean) => self.deliver_clean(key, publication, terms, effects),
-                (_, Keeping::Stored(stored)) => {
-                    ticket = self.deliver_stored(key, stored, publication, terms, effects)
-                }
-                // A session has no subscription before its lane is open.
-                (_, Keeping::Opening) => self.counters.bugs += 1,
-            }
+            ticket = self.deliver_on(key, session.keeping, publication, terms, effects);
         }
         self.scratch.ids = ids;
         ticket
+    }
+
+    /// Sends a session a message that nobody else gets in this turn.
+    pub(crate) fn deliver_alone(
+        &mut self,
+        key: SessionKey,
+        publication: &Publication<'_>,
+        terms: Terms<'_>,
+        effects: &mut Effects,
+    ) {
+        self.scratch.frames.clear();
+        let Some(session) = self.sessions.get(key.0 as usize) else { return };
+        self.deliver_on(key, session.keeping, publication, terms, effects);
+    }
+
+    /// Sends it as agreed; the ticket of its record, if it is kept on disk.
+    #[inline]
+    fn deliver_on(
+        &mut self,
+        key: SessionKey,
+        keeping: Keeping,
+        publication: &Publication<'_>,
+        terms: Terms<'_>,
+        effects: &mut Effects,
+    ) -> Ticket {
+        match (terms.qos, keeping) {
+            (Qos::AtMostOnce, _) => self.deliver_now(key, publication, terms, effects),
+            (_, Keeping::Clean) => self.deliver_clean(key, publication, terms, effects),
+            (_, Keeping::Stored(stored)) => {
+                return self.deliver_stored(key, stored, publication, terms, effects);
+            }
+            // A session has no subscription before its lane is open.
+            (_, Keeping::Opening) => self.counters.bugs += 1,
+        }
+        Ticket(0)
     }
 
     /// Whether clients together hold as much as they may.
@@ -276,6 +304,7 @@ impl Broker {
             }
         }
         connection.count_outbox(&mut self.waiting_bytes);
+        let has_few = session.queue.len() <= WALK_QUEUED_LOW;
         if let Keeping::Stored(stored) = &mut session.keeping
             && session.queue.is_empty()
             && !stored.is_live()
@@ -291,6 +320,9 @@ impl Broker {
                 from: stored.read_to,
                 bytes_max: limits.session_queue_bytes_max / 4,
             });
+        }
+        if has_few && !self.walks.is_empty() {
+            self.wake_walk(key, effects);
         }
     }
 
@@ -406,6 +438,7 @@ pub(crate) fn has_room(
     limits: &Limits,
 ) -> bool {
     matches!(connection.phase, Phase::Open(_))
+        && connection.held.is_none() // behind the SUBACK of what it is for
         && session.inflight.open() < usize::from(connection.window)
         && session.inflight.has_place(seq)
         && connection.outbox.len() <= limits.outbox_bytes_max as usize

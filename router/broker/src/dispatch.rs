@@ -45,6 +45,8 @@ pub(crate) struct Way<'a> {
     pub(crate) ordinary: u64,
     /// All of them, and those that must keep it.
     pub(crate) to: Shards,
+    /// As what it is retained there; 0 if it is not. See [`Broker::retain_from`].
+    pub(crate) version: u64,
     /// The groups of which a shard was drawn.
     pub(crate) lots: &'a [Lot],
 }
@@ -53,6 +55,8 @@ pub(crate) struct Way<'a> {
 const TO_SUBSCRIPTIONS: u8 = 0b01;
 /// It is for groups, which are named.
 const TO_GROUPS: u8 = 0b10;
+/// It is retained; its version follows.
+const TO_RETAIN: u8 = 0b100;
 
 impl Broker {
     /// Sends a publication everywhere it belongs.
@@ -75,20 +79,23 @@ impl Broker {
     ) -> bool {
         let mut found = std::mem::take(&mut self.scratch.found);
         self.deliver_all(&mut found, publication, promise, effects);
-        let remote = found.remote;
-        let mut matched = !found.entries.is_empty() || remote.any != 0;
+        let mut remote = found.remote;
+        let retain = publication.envelope.retain;
+        let mut matched = !found.entries.is_empty() || remote.any != 0 || retain;
+        let version = if retain { self.retain(publication, &mut remote, promise, effects) } else { 0 };
         if remote.any != 0 || !found.shares.is_empty() {
-            matched |= self.send_further(remote, &found.shares, publication, promise, effects);
+            matched |= self.send_further(remote, version, &found.shares, publication, promise, effects);
         }
         self.scratch.found = found;
         matched
     }
 
     /// Sends it to one member of each group, wherever that is, and to the subscribers of other shards; whether a group
-    /// had a member.
+    /// had a member. `version`: as what they retain it; 0 if they do not.
     pub(crate) fn send_further(
         &mut self,
         remote: Shards,
+        version: u64,
         groups: &[ShareKey],
         publication: &Publication<'_>,
         promise: &mut Promise,
@@ -102,7 +109,12 @@ impl Broker {
             to.kept = 0;
         }
         if to.any != 0 {
-            self.hand_off(publication, Way { ordinary: remote.any, to, lots: &lots }, promise, effects);
+            self.hand_off(
+                publication,
+                Way { ordinary: remote.any, to, version, lots: &lots },
+                promise,
+                effects,
+            );
         }
         self.scratch.lots = lots;
         shared
@@ -122,12 +134,19 @@ impl Broker {
         while let Some((groups, after)) = ways(rest)
             && let Some((publication, after)) = next_handed_over(after, now)
         {
-            let ordinary = rest[0] & TO_SUBSCRIPTIONS != 0;
+            let ways = rest[0];
             rest = after;
-            if ordinary {
+            if ways & TO_SUBSCRIPTIONS != 0 {
                 self.deliver_all(&mut found, &publication, &mut promise, effects);
             } else {
                 self.scratch.frames.clear();
+            }
+            if ways & TO_RETAIN != 0
+                && let Some((version, after)) = rest.split_first_chunk()
+            {
+                rest = after;
+                let ticket = self.retain_from(u64::from_le_bytes(*version), &publication, effects);
+                promise.ticket = promise.ticket.max(ticket);
             }
             for name in names(groups) {
                 self.take_share(name, &publication, &mut promise, effects);
@@ -161,7 +180,7 @@ impl Broker {
         let Shards { any, kept } = way.to;
         for shard in bits(any) {
             let batch = &mut effects.handoffs[shard];
-            if way.lots.is_empty() {
+            if way.lots.is_empty() && way.version == 0 {
                 batch.bytes.push(TO_SUBSCRIPTIONS);
             } else {
                 self.subscriptions.shares.append_ways(&mut batch.bytes, shard, way);
@@ -170,6 +189,9 @@ impl Broker {
             batch.bytes.extend_from_slice(&len.to_le_bytes());
             batch.bytes.extend_from_slice(&publication.expires.map_or(0, |at| at.0).to_le_bytes());
             publication.envelope.encode(&mut batch.bytes);
+            if way.version != 0 {
+                batch.bytes.extend_from_slice(&way.version.to_le_bytes());
+            }
             batch.last = self.handoff;
             batch.wants_mark |= kept & 1 << shard != 0;
         }
@@ -353,7 +375,8 @@ impl Shares {
         let groups = || way.lots.iter().filter(|lot| usize::from(lot.shard.0) == shard);
         let count = groups().count() as u16;
         let ordinary = if way.ordinary & 1 << shard != 0 { TO_SUBSCRIPTIONS } else { 0 };
-        out.push(ordinary | if count > 0 { TO_GROUPS } else { 0 });
+        let retain = if way.version != 0 { TO_RETAIN } else { 0 };
+        out.push(ordinary | retain | if count > 0 { TO_GROUPS } else { 0 });
         if count == 0 {
             return;
         }

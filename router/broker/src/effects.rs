@@ -32,6 +32,8 @@ pub struct Effects {
     pub denials: Vec<Denial>,
     /// Lanes whose messages up to here are delivered.
     pub advances: Vec<(LaneId, Seq)>,
+    /// Call [`crate::Broker::walk`] in a later turn.
+    pub walk: bool,
 }
 
 impl Effects {
@@ -49,6 +51,7 @@ impl Effects {
             authentications: Vec::new(),
             denials: Vec::new(),
             advances: Vec::new(),
+            walk: false,
         }
     }
 
@@ -65,6 +68,7 @@ impl Effects {
             && self.authentications.is_empty()
             && self.denials.is_empty()
             && self.advances.is_empty()
+            && !self.walk
     }
 
     /// Notes that all of a lane up to here is delivered; acknowledgements of one turn become one entry.
@@ -181,13 +185,16 @@ pub enum Write {
 pub enum StateSpace {
     /// Stored sessions, by client identifier.
     Sessions,
+    /// Retained messages, by topic.
+    Retained,
 }
 
 /// Publications for one other shard.
 #[derive(Debug, Default)]
 pub struct HandoffBatch {
-    /// For each publication: `u8` ways (bit 0: to subscriptions, bit 1: to groups) · with bit 1 a `u16` count of groups,
-    /// each `u16` length and name · `u32` length, `u64` expiry in wall milliseconds (0 for none), envelope; little endian.
+    /// For each publication: `u8` ways (bit 0: to subscriptions, bit 1: to groups, bit 2: to be retained) · with bit 1 a
+    /// `u16` count of groups, each `u16` length and name · `u32` length, `u64` expiry in wall milliseconds (0 for none),
+    /// envelope · with bit 2 the `u64` version as what it is retained; little endian.
     pub bytes: Vec<u8>,
     /// The sender's handoff number of the last publication in it.
     pub last: u64,

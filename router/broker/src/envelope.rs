@@ -77,5 +77,20 @@ impl<'a> Envelope<'a> {
     }
 }
 
+/// The topic of a record that was made by [`Envelope::encode`].
+#[inline]
+pub(crate) fn topic_of(record: &[u8]) -> &[u8] {
+    let len = usize::from(u16::from_le_bytes([record[2], record[3]]));
+    &record[HEAD..HEAD + len]
+}
+
+/// Whether such a record has a payload.
+#[inline]
+pub(crate) fn has_payload(record: &[u8]) -> bool {
+    let texts = [u16::from_le_bytes([record[2], record[3]]), u16::from_le_bytes([record[4], record[5]])];
+    let properties_len = u32::from_le_bytes([record[6], record[7], record[8], record[9]]) as usize;
+    record.len() > HEAD + usize::from(texts[0]) + usize::from(texts[1]) + properties_len
+}
+
 #[cfg(test)]
 mod tests;

@@ -19,6 +19,7 @@ mod heads;
 mod offers;
 mod outbox;
 mod plan;
+mod retained;
 mod runs;
 mod sessions;
 mod sharing;
@@ -34,6 +35,8 @@ pub use effects::{
 pub use envelope::{Envelope, InvalidEnvelope};
 pub use offers::{Offers, Redirect};
 pub use plan::{Durability, Plan, SinkPlan};
+pub use retained::RetainedNumbers;
+pub use retained::record::{InvalidRetained, RetainedRecord, decode_retained};
 pub use sessions::SubscriptionOptions;
 pub use sessions::record::{InvalidRecord, SessionRecord, decode_session};
 pub use subscriptions::SessionKey;

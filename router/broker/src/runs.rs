@@ -16,6 +16,7 @@ use crate::dispatch::Publication;
 use crate::effects::Effects;
 use crate::envelope::Envelope;
 use crate::heads::mqtt::Fault;
+use crate::retained::is_system;
 use crate::subscriptions::{Entry, SessionKey};
 
 /// Bytes of a run, about: what its receivers' outboxes may exceed their bound by.
@@ -60,6 +61,9 @@ impl Broker {
         let Some(run) = Run::split(bytes, version, self.setup.limits.packet_bytes_max, RUN_BYTES_MAX) else {
             return Ok(None);
         };
+        if is_system(run.topic()) {
+            return Ok(None); // each is refused on its own
+        }
         let publish = Publish {
             dup: false,
             qos: Qos::AtMostOnce,
@@ -69,7 +73,7 @@ impl Broker {
             properties: wire::PublishProperties::NONE,
             payload: &[],
         };
-        self.check_publish(conn, &publish)?;
+        self.check_publish(&publish)?;
         if self.has_rules && !self.may_publish(conn, run.topic()) {
             return Ok(None); // each of them is denied on its own
         }
@@ -116,7 +120,7 @@ impl Broker {
             let mut matched = has_subscriber;
             if goes_further {
                 self.scratch.frames.clear();
-                matched |= self.send_further(remote, &groups, &publication, &mut promise, effects);
+                matched |= self.send_further(remote, 0, &groups, &publication, &mut promise, effects);
             }
             matched |= has_routes && self.route(&publication, &mut promise, effects);
             self.counters.unmatched += u64::from(!matched);

@@ -150,7 +150,7 @@ impl Broker {
         lots.clear();
         let (matched, to) = self.share_out(&[key], publication, &mut lots, promise, effects);
         if to.any != 0 {
-            self.hand_off(publication, Way { ordinary: 0, to, lots: &lots }, promise, effects);
+            self.hand_off(publication, Way { ordinary: 0, to, version: 0, lots: &lots }, promise, effects);
         }
         self.scratch.lots = lots;
         self.counters.shared_again += u64::from(matched);

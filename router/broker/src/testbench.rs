@@ -110,6 +110,7 @@ pub(crate) struct Disk {
     pub(crate) heads: BTreeMap<LaneId, Seq>,
     names: BTreeMap<String, LaneId>,
     pub(crate) sessions: BTreeMap<String, Vec<u8>>,
+    pub(crate) retained: BTreeMap<String, Vec<u8>>,
     bytes: Vec<u64>,
     lanes_made: u32,
 }
@@ -168,16 +169,24 @@ impl Disk {
                         records.push(Record { expires, bytes });
                     }
                 }
-                Write::Put { space: StateSpace::Sessions, key_len, len } => {
+                Write::Put { space, key_len, len } => {
                     let key = String::from_utf8(take(key_len)).unwrap();
-                    self.sessions.insert(key, take(len));
+                    self.space(space).insert(key, take(len));
                 }
-                Write::Delete { space: StateSpace::Sessions, key_len } => {
-                    self.sessions.remove(&String::from_utf8(take(key_len)).unwrap());
+                Write::Delete { space, key_len } => {
+                    let key = String::from_utf8(take(key_len)).unwrap();
+                    self.space(space).remove(&key);
                 }
             }
         }
         assert!(rest.is_empty(), "the writes of a tray are all of its bytes");
+    }
+
+    fn space(&mut self, space: StateSpace) -> &mut BTreeMap<String, Vec<u8>> {
+        match space {
+            StateSpace::Sessions => &mut self.sessions,
+            StateSpace::Retained => &mut self.retained,
+        }
     }
 
     fn remove_lane(&mut self, lane: LaneId) {
@@ -212,6 +221,8 @@ pub(crate) struct Bench {
     pub(crate) authentications: VecDeque<(usize, Authentication)>,
     /// What clients were not allowed to do.
     pub(crate) denials: Vec<Denial>,
+    /// Shards whose broker wants another turn for its walks.
+    walking: Vec<bool>,
     /// Of everything that ever was on a tray, for comparing two runs.
     pub(crate) fingerprint: u64,
     /// Places that were advanced to, by lane, since the last start.
@@ -239,6 +250,7 @@ impl Bench {
             access: Arc::new(Access::open(true)),
             authentications: VecDeque::new(),
             denials: Vec::new(),
+            walking: vec![false; shards],
             fingerprint: 0,
             advanced: BTreeMap::new(),
         };
@@ -270,6 +282,10 @@ impl Bench {
                     broker.restore(client_id, record, head, next, self.now, &mut effects);
                 }
             }
+            for (topic, value) in &self.disk.retained {
+                let record = crate::decode_retained(topic.as_bytes(), value).unwrap();
+                broker.restore_retained(&record, self.now);
+            }
             broker.restored(&mut effects);
             self.brokers.push(broker);
             self.effects.push(effects);
@@ -289,6 +305,7 @@ impl Bench {
         self.owners.clear();
         self.authentications.clear();
         self.advanced.clear();
+        self.walking.fill(false);
         for client in &mut self.clients {
             if client.conn.take().is_some() {
                 client.seen.push(Seen::Closed);
@@ -514,7 +531,7 @@ impl Bench {
     }
 
     /// What a client was sent since it was last asked.
-    /// A connected 3.1.1 client: only there can a publication carry RETAIN while retained messages are not offered.
+    /// A connected 3.1.1 client.
     pub(crate) fn v3_device(&mut self) -> usize {
         let device = self.client("device", Version::V3, 0);
         self.connect(device);
@@ -579,7 +596,7 @@ impl Bench {
         for _ in 0..100_000 {
             let mailed = (0..self.mail.len())
                 .any(|to| (0..self.mail.len() + ANSWERS).any(|from| self.deliver_mail(to, from)));
-            if !mailed && !self.disk_step() {
+            if !mailed && !self.walk_step() && !self.disk_step() {
                 return;
             }
         }
@@ -647,6 +664,15 @@ impl Bench {
             }
             Job::Ask { shard, request } => self.ask(shard, request),
         }
+        true
+    }
+
+    /// One slice of what new subscriptions get; whether there was something to do.
+    pub(crate) fn walk_step(&mut self) -> bool {
+        let Some(shard) = self.walking.iter().position(|wants| *wants) else { return false };
+        self.walking[shard] = false;
+        self.brokers[shard].walk(self.now, &mut self.effects[shard]);
+        self.drain(shard);
         true
     }
 
@@ -766,6 +792,7 @@ impl Bench {
 
     fn send_away(&mut self, shard: usize) {
         let effects = &mut self.effects[shard];
+        self.walking[shard] |= std::mem::take(&mut effects.walk);
         if !effects.appends.is_empty() {
             self.disk.jobs.push_back(Job::Append { shard, tray: effects.appends.take() });
         }

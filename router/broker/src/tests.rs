@@ -7,6 +7,7 @@ mod connecting;
 mod delivering;
 mod illegal;
 mod promising;
+mod retaining;
 mod routing;
 mod runs;
 mod sharding;

@@ -47,6 +47,10 @@ pub struct Limits {
     pub session_stored_messages_max: u64,
     /// Longest session expiry we grant, in seconds (MQTT 5.0 §3.1.2.11.2).
     pub session_expiry_secs_max: u32,
+    /// Topics with a retained message.
+    pub retained_messages_max: u32,
+    /// Bytes of all retained messages, 128 for each of them included; every shard holds that much.
+    pub retained_bytes_max: u64,
     /// Bytes encoded for one socket that it has not taken yet; QoS 0 above it is dropped and counted.
     pub outbox_bytes_max: u32,
     /// Bytes of messages that wait for all clients together, in outboxes and queues; above it QoS 0 and clean sessions'
@@ -107,6 +111,8 @@ impl Limits {
         session_queue_bytes_max: 16 << 20,
         session_stored_messages_max: 1_000_000,
         session_expiry_secs_max: 30 * 24 * 3600,
+        retained_messages_max: 200_000,
+        retained_bytes_max: 64 << 20,
         outbox_bytes_max: 4 << 20,
         waiting_bytes_max: 256 << 20,
         turn_read_bytes_max: 256 << 10,

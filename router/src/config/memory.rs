@@ -54,6 +54,12 @@ impl Config {
                 limits.waiting_bytes_max,
             ),
             holder(
+                "retained messages",
+                shards,
+                "shards × limits.retained_bytes_max",
+                limits.retained_bytes_max,
+            ),
+            holder(
                 "on the way from shard to shard",
                 shards * (shards - 1) * u64::from(limits.handoff_batches_max),
                 "batches × limits.handoff_batch_bytes_max",

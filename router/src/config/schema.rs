@@ -373,6 +373,9 @@ limits! {
     session_queue_bytes_max: u32 = 1_024..=4_294_967_295, "The same, in bytes.";
     session_stored_messages_max: u64 = 0..=1_000_000_000_000, "Messages that wait on disk for one session.";
     session_expiry_secs_max: u32 = 0..=4_294_967_295, "Longest session expiry granted.";
+    retained_messages_max: u32 = 0..=100_000_000, "Topics with a retained message.";
+    retained_bytes_max: u64 = 0..=1_099_511_627_776,
+        "Bytes of all retained messages, 128 for each of them included; every shard holds a copy of them.";
     outbox_bytes_max: u32 = 1_024..=4_294_967_295,
         "Bytes encoded for one socket that it has not taken yet; QoS 0 above it is dropped and counted.";
     waiting_bytes_max: u64 = 65_536..=1_099_511_627_776,

@@ -12,6 +12,7 @@ use crate::aliases::OutboundAliases;
 use crate::broker::{Broker, home};
 use crate::connections::{Held, Phase, Will};
 use crate::effects::{Effects, Request};
+use crate::retained::is_system;
 use crate::sessions::{Keeping, Session, Stored};
 use crate::subscriptions::SessionKey;
 
@@ -109,7 +110,7 @@ impl Broker {
         }
     }
 
-    /// The held answer leaves; behind CONNACK, what waited for the client.
+    /// The held answer leaves; behind it, what waited for the client.
     fn answer(&mut self, conn: ConnId, now: Now, effects: &mut Effects) {
         let Some(connection) = self.connections.find(conn) else { return };
         let Some(held) = connection.held.take() else { return };
@@ -117,7 +118,10 @@ impl Broker {
         if let Phase::Joining(key) = connection.phase {
             connection.phase = Phase::Open(key);
             self.announce_member(key, true, effects);
-            self.pump(key, now, effects);
+        }
+        let Some(connection) = self.connections.find(conn) else { return };
+        if let Phase::Open(key) = connection.phase {
+            self.pump(key, now, effects); // behind CONNACK or SUBACK, what waited for it
         }
     }
 
@@ -170,8 +174,8 @@ impl Broker {
         if connect.will.as_ref().is_some_and(|will| will.qos == Qos::ExactlyOnce) {
             return Some(ReasonCode::QOS_NOT_SUPPORTED); // [MQTT-3.2.2-12]
         }
-        if connect.version == Version::V5 && connect.will.as_ref().is_some_and(|will| will.retain) {
-            return Some(ReasonCode::RETAIN_NOT_SUPPORTED); // [MQTT-3.2.2-13]
+        if connect.will.as_ref().is_some_and(|will| is_system(&will.topic)) {
+            return Some(ReasonCode::NOT_AUTHORIZED);
         }
         if connect.will.as_ref().is_some_and(|will| !topic_fits(&will.topic, limits)) {
             return Some(ReasonCode::TOPIC_NAME_INVALID);
@@ -320,7 +324,6 @@ impl Broker {
         ack.session_expiry_secs = (expiry_secs != connect.session_expiry_secs).then_some(expiry_secs);
         ack.receive_max = limits.receive_max.try_into().unwrap_or(wire::RECEIVE_MAX_DEFAULT);
         ack.qos_max = Qos::AtLeastOnce;
-        ack.retain_available = false;
         ack.packet_bytes_max = limits.packet_bytes_max.try_into().ok();
         ack.topic_alias_max = limits.topic_alias_max;
         ack.keep_alive_secs = server_keep_alive(connect, limits);

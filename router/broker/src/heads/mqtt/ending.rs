@@ -99,6 +99,7 @@ impl Broker {
         self.waiting_bytes -= session.queue_bytes + session.lent_bytes;
         session.disconnect();
         session.disconnected_at = now.timestamp;
+        self.walks.leave(key);
         if session.expiry_secs == 0 {
             self.end_session(key, effects);
             self.pass_on(lent, now, effects);

@@ -15,6 +15,7 @@ use crate::connections::Phase;
 use crate::dispatch::Publication;
 use crate::effects::Effects;
 use crate::envelope::Envelope;
+use crate::retained::is_system;
 use crate::sessions::SubscriptionOptions;
 use crate::subscriptions::SessionKey;
 
@@ -133,7 +134,7 @@ impl Broker {
         now: Now,
         effects: &mut Effects,
     ) -> Result<(), Fault> {
-        self.check_publish(conn, publish)?;
+        self.check_publish(publish)?;
         if let Some(alias) = publish.properties.topic_alias() {
             return self.on_aliased(conn, key, publish, alias, now, effects);
         }
@@ -190,7 +191,13 @@ impl Broker {
         }
         self.counters.received += 1;
         self.counters.received_bytes += publish.payload.len() as u64;
-        self.counters.retain_ignored += u64::from(publish.retain);
+        if let Some(reason) = self.refusal_of(conn, publish) {
+            if let Some(packet_id) = publish.packet_id {
+                let ack = OwedAck { kind: AckKind::PubAck, packet_id, reason };
+                self.owe(conn, ack, Promise::default(), effects);
+            }
+            return Ok(());
+        }
         let session = &self.sessions[key.0 as usize];
         let (client_id, user) = (std::rc::Rc::clone(&session.client_id), session.owner.clone());
         let publication = Publication {
@@ -232,13 +239,20 @@ impl Broker {
         Ok(())
     }
 
-    pub(crate) fn check_publish(&self, conn: ConnId, publish: &Publish<'_>) -> Result<(), Fault> {
+    /// Why a legal publication is not taken; it is acknowledged with that, which 3.1.1 cannot say.
+    #[inline]
+    fn refusal_of(&mut self, conn: ConnId, publish: &Publish<'_>) -> Option<ReasonCode> {
+        if is_system(publish.topic) {
+            self.counters.dropped_system_topic += 1;
+            return Some(ReasonCode::NOT_AUTHORIZED);
+        }
+        let refuses = publish.retain && self.refuses_to_retain(self.version(conn), publish);
+        refuses.then_some(ReasonCode::QUOTA_EXCEEDED)
+    }
+
+    pub(crate) fn check_publish(&self, publish: &Publish<'_>) -> Result<(), Fault> {
         if publish.qos == Qos::ExactlyOnce {
             return Err(Fault::Peer(PeerFault::QosNotSupported));
-        }
-        // 3.1.1 has no way to say so; there it is forwarded, and counted as not retained.
-        if publish.retain && self.version(conn) == Version::V5 {
-            return Err(Fault::Peer(PeerFault::RetainNotSupported));
         }
         if publish.properties.has_subscription_ids() {
             return Err(Fault::Peer(PeerFault::SubscriptionId));
@@ -279,11 +293,13 @@ impl Broker {
         let mut reasons = Vec::with_capacity(subscribe.subscriptions.len());
         let mut refused = None;
         for wanted in &subscribe.subscriptions {
+            let existed = self.sessions[key.0 as usize].subscriptions.contains_key(wanted.filter.as_str());
             let reason = self.grant(conn, key, wanted, id, effects);
             if reason.is_error() {
                 refused = refused.or(Some((&wanted.filter, reason)));
             } else {
                 needs += self.announce(&wanted.filter, Some(conn), effects);
+                needs += self.send_retained(conn, key, wanted, existed, effects);
             }
             reasons.push(reason);
         }
@@ -371,6 +387,7 @@ impl Broker {
     ) -> bool {
         let known = self.sessions[key.0 as usize].subscriptions.remove(filter).is_some();
         if known {
+            self.walks.forget(key, filter);
             let before = self.presence(filter);
             self.subscriptions.remove(filter, key);
             if self.presence(filter) != before {

@@ -39,9 +39,6 @@ pub(crate) enum PeerFault {
     /// [MQTT-3.2.2-11]
     #[error("QoS 2, which this server does not offer yet")]
     QosNotSupported,
-    /// [MQTT-3.2.2-14]
-    #[error("RETAIN, which this server does not offer yet")]
-    RetainNotSupported,
     /// [MQTT-3.3.2-9]: above the Topic Alias Maximum of our CONNACK.
     #[error("a topic alias above the Topic Alias Maximum of CONNACK")]
     TopicAliasTooHigh,
@@ -80,7 +77,6 @@ impl Fault {
             Fault::Bug(_) => ReasonCode::UNSPECIFIED_ERROR,
             Fault::Peer(fault) => match fault {
                 PeerFault::QosNotSupported => ReasonCode::QOS_NOT_SUPPORTED,
-                PeerFault::RetainNotSupported => ReasonCode::RETAIN_NOT_SUPPORTED,
                 PeerFault::TopicAliasTooHigh => ReasonCode::TOPIC_ALIAS_INVALID,
                 PeerFault::PayloadFormat => ReasonCode::PAYLOAD_FORMAT_INVALID,
                 PeerFault::AnswerTooLarge => ReasonCode::PACKET_TOO_LARGE,
