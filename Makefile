@@ -13,6 +13,9 @@ export ROCKSDB_LIB_DIR := $(CACHE)/rocksdb-$(ROCKSDB_VERSION)
 export ROCKSDB_STATIC := 1
 export MILLRACE_BIN := $(CARGO_TARGET_DIR)/release/millrace
 TOOLS := $(CACHE)/tools
+# A Python of its own with paho-mqtt, a foreign client of the tests.
+PYTHON := $(CACHE)/python-test
+export MILLRACE_PYTHON := $(PYTHON)/bin/python
 CARGO_DENY_VERSION := 0.20.2
 
 # What `make run` listens on and where it keeps its stores.
@@ -38,6 +41,7 @@ test: setup-test lint deny docs build ## Everything fast: lints, unit tests, rea
 	cargo test --locked --release -p millrace-tests --test tidy
 	cargo test --locked --release -p millrace-tests --test it
 	cargo test --locked --release -p millrace-tests --test crash
+	tests/fuzz/run $(CACHE)/fuzz frames=60,routes=20,broker=20
 
 crash: setup-test build ## kill -9 under load, again and again (MILLRACE_CRASH_ROUNDS, MILLRACE_SEED)
 	MILLRACE_CRASH_ROUNDS=$${MILLRACE_CRASH_ROUNDS:-200} cargo test --locked --release -p millrace-tests --test crash -- --nocapture
@@ -90,8 +94,14 @@ clean: ## Forget builds, RocksDB included
 
 setup: $(ROCKSDB_LIB_DIR)/librocksdb.a
 
-setup-test: setup
+setup-test: setup $(PYTHON)/requirements.txt
 	@packaging/install-packages mosquitto mosquitto_sub -- mosquitto mosquitto-clients "the peer and the foreign clients of the tests"
+
+$(PYTHON)/requirements.txt: tests/it/paho/requirements.txt
+	@packaging/install-packages python3 '/usr/lib/python3*/ensurepip/__init__.py' -- python3 python3-venv "Python and its environment for the foreign client of the tests"
+	python3 -m venv --clear $(PYTHON)
+	$(PYTHON)/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	cp $< $@
 
 $(ROCKSDB_LIB_DIR)/librocksdb.a:
 	@packaging/install-packages clang clang++ '/usr/lib/llvm-*/lib/libclang*.so*' -- clang libclang-dev "RocksDB: clang compiles it, libclang reads its header for the Rust bindings"

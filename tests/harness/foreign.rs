@@ -1,4 +1,4 @@
-//! Programs by other people: Debian's `mosquitto_pub`, `mosquitto_sub` and `mosquitto`.
+//! Programs by other people: Debian's `mosquitto_pub`, `mosquitto_sub` and `mosquitto`, and Python with paho-mqtt.
 //!
 //! In: an address and what to do there. Out: what they printed. A program that is missing is a failure that says what
 //! to install, never a skip: a suite that is silently smaller proves nothing.
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::Version;
 use crate::process::{Finished, Process};
-use crate::wait::until;
+use crate::wait::{until, within};
 
 /// Finds a program that a Debian package brings.
 #[track_caller]
@@ -51,6 +51,31 @@ pub fn publish(address: SocketAddr, version: Version, arguments: &[&str]) {
 pub fn subscribe(address: SocketAddr, version: Version, arguments: &[&str]) -> Finished {
     let output = client("mosquitto_sub", address, version).args(arguments).output();
     Finished::of(output.expect("mosquitto_sub can be started"))
+}
+
+/// Longest time that a scenario of paho-mqtt takes; each of its own waits is shorter.
+const SCENARIO: std::time::Duration = std::time::Duration::from_secs(90);
+
+/// Plays a scenario of `tests/it/paho/scenarios.py`; it must end well and in time.
+///
+/// Python is the one that `make setup-test` makes: `MILLRACE_PYTHON`, or where the Makefile puts it.
+#[track_caller]
+pub fn paho(address: SocketAddr, scenario: &str) {
+    let python = std::env::var_os("MILLRACE_PYTHON").map(PathBuf::from).or_else(|| {
+        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
+        Some(cache.join("millrace/python-test/bin/python"))
+    });
+    let python = python.filter(|path| path.is_file());
+    let python = python.unwrap_or_else(|| panic!("no Python with paho-mqtt: run `make setup-test`"));
+    let home = tempfile::tempdir().expect("a directory for the test");
+    let mut command = Command::new(python);
+    command.arg("-B").arg(concat!(env!("CARGO_MANIFEST_DIR"), "/it/paho/scenarios.py"));
+    command.arg(address.ip().to_string()).arg(address.port().to_string()).arg(scenario);
+    let mut process = Process::start("python", &mut command, &home.path().join("log"));
+    let ended = within(SCENARIO, || process.has_ended());
+    let status = ended.unwrap_or_else(|| panic!("{scenario} takes more than {} s", SCENARIO.as_secs()));
+    assert!(status.success(), "{scenario}: {status}\n{}", process.log());
 }
 
 /// A `mosquitto_sub` that runs and has its subscriptions.

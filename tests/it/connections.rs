@@ -25,7 +25,7 @@ fn connack_tells_what_is_offered() {
 
 #[test]
 fn a_client_without_an_identifier_is_given_one() {
-    // [MQTT-3.1.3-6] [MQTT-3.1.3-7]
+    // [MQTT-3.1.3-6] [MQTT-3.1.3-7] [MQTT-3.2.2-16]
     for shards in 1..=3 {
         let router = Router::with_shards(shards);
         let mut clients: Vec<_> = (0..6).map(|_| router.connect(&v5(""))).collect();
@@ -53,6 +53,7 @@ fn a_3_1_1_client_without_an_identifier_needs_a_clean_session() {
     assert_eq!(refused.greeting.reason, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
 }
 
+/// [MQTT3-3.1.3-9] [MQTT-3.1.3-8]
 #[test]
 fn an_identifier_that_is_too_long_is_refused() {
     let router = Setup::new().set("limits.client_id_bytes_max", 30).start();

@@ -52,6 +52,7 @@ fn a_mosquitto_session_gets_what_came_while_it_was_away() {
     }
 }
 
+/// [MQTT-7.0.0-2] [MQTT3-7.0.0-2] [MQTT-4.2.0-1] [MQTT-7.1.1-1] [MQTT3-7.1.1-1]
 #[test]
 fn versions_talk_to_each_other() {
     let router = Router::with_shards(2);

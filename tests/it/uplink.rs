@@ -268,6 +268,7 @@ fn messages_of_one_publisher_go_upstream_in_order_whatever_its_shard() {
     }
 }
 
+/// [MQTT-7.0.0-1] [MQTT3-7.0.0-1]
 #[test]
 fn an_outage_of_mosquitto_as_upstream_is_waited_out() {
     for version in [Version::V3, Version::V5] {

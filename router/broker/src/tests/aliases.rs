@@ -82,7 +82,7 @@ fn aliases_end_with_their_connection() {
     assert_eq!(bench.take(publisher), [Seen::Disconnect(ReasonCode::PROTOCOL_ERROR), Seen::Closed]);
 }
 
-/// [MQTT-3.3.2-10] [MQTT-3.3.2-11]
+/// [MQTT-3.1.2-26] [MQTT-3.3.2-11]
 #[test]
 fn a_topic_goes_out_in_full_once_and_then_by_its_alias() {
     let (mut bench, publisher, subscriber) = bench(2);
@@ -99,7 +99,7 @@ fn a_topic_goes_out_in_full_once_and_then_by_its_alias() {
 
 /// A client that takes more aliases than we hold, and one that takes none, beside each other.
 ///
-/// [MQTT-3.3.2-11]
+/// [MQTT-3.1.2-26] [MQTT-3.1.2-27] [MQTT-3.3.2-11]
 #[test]
 fn others_are_served_as_before() {
     let (mut bench, publisher, subscriber) = bench(u16::MAX);

@@ -236,7 +236,7 @@ fn a_certificate_names_the_user() {
     }
 }
 
-/// [MQTT-3.3.5-2] [MQTT3-3.3.5-2]
+/// [MQTT3-3.3.5-2]
 #[test]
 fn a_denied_publication_is_answered_as_its_version_can_and_goes_nowhere() {
     let lines: &[Line] = &[("allow", "", Actions::Subscribe, "#"), ("allow", "", Actions::Publish, "open/#")];

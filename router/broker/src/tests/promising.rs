@@ -23,7 +23,7 @@ fn a_puback_waits_for_the_disk_of_a_stored_session_here() {
     bench.publish(publisher, "kept", "1", 1);
     bench.publish(publisher, "other", "2", 2);
     bench.publish(publisher, "kept", "3", 3);
-    assert_eq!(pubacks(&mut bench, publisher), [] as [u16; 0], "2 needs nothing, but 1 is before it"); // [MQTT-4.6.0-2]
+    assert_eq!(pubacks(&mut bench, publisher), [] as [u16; 0], "2 needs nothing, but 1 is before it"); // [MQTT-4.6.0-2] [MQTT3-4.6.0-2]
     assert_eq!(bench.texts(stored), ["1", "3"], "the subscriber need not wait");
     bench.disk_step();
     bench.settle_mail();

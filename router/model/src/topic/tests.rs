@@ -28,6 +28,7 @@ fn filters_match_as_the_standard_says() {
     }
 }
 
+/// [MQTT-4.7.3-3] [MQTT3-4.7.3-3]
 #[test]
 fn names_refuse_wildcards_null_and_emptiness() {
     assert_eq!(validate_name("a/+"), Err(InvalidTopic::WildcardInName));
