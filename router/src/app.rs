@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -27,10 +27,13 @@ use crate::config::{Config, ConfigErrors, Durability};
 use crate::disk::{Disk, DiskState, Job, ReadJob, run_lane_reader, space_of};
 use crate::http::{Overview, RouteStatus};
 use crate::mail::{Mail, Mailbox};
+use crate::net::Door;
 use crate::shard::{ShardSetup, StoredSession};
 use crate::telemetry::{ShardReport, start_logging};
 use crate::upstream::{Bell, LinkStatus, Tails, UplinkSetup};
 use crate::{http, net, shard, upstream};
+
+pub use crate::net::OpenError;
 
 /// Jobs that may wait for the disk thread; a shard that finds the queue full keeps its job and stops reading.
 const JOBS_MAX: usize = 4_096;
@@ -125,10 +128,8 @@ impl Router {
         let sessions = stored_sessions(&config, &log)?;
         let retained = retained(&log)?;
 
-        let mut listeners = Vec::new();
-        for listener in &config.listeners {
-            listeners.push(net::bind(&listener.name, listener.bind)?);
-        }
+        let listeners = net::open(&config)?;
+        let doors = listeners.iter().map(|(_, door)| Arc::clone(door)).collect();
         let http = match config.http {
             Some(address) => Some(http::bind(address).await?),
             None => None,
@@ -137,7 +138,7 @@ impl Router {
         let mailboxes: Vec<_> = (0..config.shards)
             .map(|_| Arc::new(Mailbox::new(config.limits.handoff_batches_max as usize * config.shards)))
             .collect();
-        let overview = overview(&config, &log, &uplinks, started);
+        let overview = overview(&config, &log, &uplinks, doors, started);
         let (jobs, job_queue) = bounded(JOBS_MAX);
         let (disk, reader) = start_disk(log, job_queue, &mailboxes, tails, &overview)?;
         let shards = start_shards(&config, &plan, (sessions, retained), &mailboxes, &jobs, &overview)?;
@@ -178,7 +179,8 @@ impl Router {
             warn!("SIGHUP: {key} has changed; that takes effect at the next start");
         }
         // Everything but the routes stays as it was: sinks are resolved against the uplinks that really run.
-        let config = Config { routes: config.routes, table: config.table, ..self.config.clone() };
+        let Config { routes, table, listeners, .. } = config;
+        let config = Config { routes, table, listeners, ..self.config.clone() };
         let unknown = config.routes_without_uplink();
         if !unknown.is_empty() {
             let text = format!("routes lead to uplinks that need a restart: {}", unknown.join(", "));
@@ -186,6 +188,15 @@ impl Router {
             self.overview.set_reload_error(Some(text));
             return;
         }
+        let certificates = match net::read_anew(&self.overview.doors, &config) {
+            Ok(certificates) => certificates,
+            Err(problem) => {
+                error!("SIGHUP: {problem}; nothing was changed");
+                self.overview.set_reload_error(Some(problem.to_string()));
+                return;
+            }
+        };
+        certificates.take_effect();
         let plan = Arc::new(plan(&config, &self.overview.reader));
         for mailbox in &self.mailboxes {
             send(mailbox, Mail::Plan(Arc::clone(&plan)));
@@ -199,27 +210,26 @@ impl Router {
     /// Lets listeners accept, and says so everywhere.
     fn announce(
         &self,
-        listeners: Vec<net::Bound>,
+        listeners: Vec<(net::Bound, Arc<Door>)>,
         http: Option<http::Bound>,
         ready_file: Option<&Path>,
     ) -> anyhow::Result<()> {
-        let addresses: Vec<_> = listeners.iter().map(|bound| (bound.name.clone(), bound.address)).collect();
         let http_address = http.as_ref().map(|bound| bound.address);
-        for (number, bound) in listeners.into_iter().enumerate() {
-            let open = Arc::clone(&self.overview.open);
-            let refused = Arc::clone(&self.overview.refused);
-            let connections_max = self.config.limits.connections_max;
-            let (number, mailboxes) = (number as u16, self.mailboxes.clone());
-            tokio::spawn(net::serve(bound, number, mailboxes, open, connections_max, refused));
+        let limits = Arc::new(self.config.limits.clone());
+        for (bound, door) in listeners {
+            tokio::spawn(net::serve(bound, door, self.mailboxes.clone(), Arc::clone(&limits)));
         }
+        let doors = &self.overview.doors;
+        tokio::spawn(net::watch_certificates(doors.clone()));
         if let Some(bound) = http {
             tokio::spawn(http::serve(bound, Arc::clone(&self.overview)));
         }
         self.overview.ready.store(true, Ordering::Relaxed);
         if let Some(path) = ready_file {
-            write_ready_file(path, &addresses, http_address)?;
+            write_ready_file(path, doors, http_address)?;
         }
-        let listed: Vec<_> = addresses.iter().map(|(name, address)| format!("{name}={address}")).collect();
+        let listed: Vec<_> =
+            doors.iter().map(|door| format!("{}={}", door.listener.name, door.address)).collect();
         let (millis, shards) = (self.started.elapsed().as_millis() as u64, self.config.shards);
         let http = http_address.map_or("off".to_owned(), |address| address.to_string());
         info!(listeners = listed.join(" "), http, shards, start_ms = millis, "ready");
@@ -365,7 +375,13 @@ struct StoredSessions {
     by_shard: Vec<Vec<StoredSession>>,
 }
 
-fn overview(config: &Config, log: &store::Log, uplinks: &[UplinkSetup], started: Instant) -> Arc<Overview> {
+fn overview(
+    config: &Config,
+    log: &store::Log,
+    uplinks: &[UplinkSetup],
+    doors: Vec<Arc<Door>>,
+    started: Instant,
+) -> Arc<Overview> {
     Arc::new(Overview {
         started,
         ready: AtomicBool::new(false),
@@ -373,8 +389,7 @@ fn overview(config: &Config, log: &store::Log, uplinks: &[UplinkSetup], started:
         uplinks: uplinks.iter().map(|setup| (setup.config.name.clone(), Arc::clone(&setup.status))).collect(),
         disk: Arc::new(DiskState::default()),
         reader: log.reader(),
-        open: Arc::new(AtomicU32::new(0)),
-        refused: Arc::new(AtomicU64::new(0)),
+        doors,
         routes: Mutex::new(route_statuses(config)),
         reload_error: Mutex::new(None),
     })
@@ -443,7 +458,6 @@ fn start_shards(
             retained: Arc::clone(&retained),
             mailboxes: mailboxes.to_vec(),
             disk: jobs.clone(),
-            open: Arc::clone(&overview.open),
             report: Arc::clone(&overview.shards[index]),
         };
         threads.push(thread(&format!("shard-{index}"), move || {
@@ -475,14 +489,13 @@ fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> anyhow::Result<Jo
 }
 
 /// Writes the bound addresses as JSON; the file appears whole or not at all.
-fn write_ready_file(
-    path: &Path,
-    listeners: &[(String, SocketAddr)],
-    http: Option<SocketAddr>,
-) -> anyhow::Result<()> {
-    let listeners: Vec<_> = listeners
+fn write_ready_file(path: &Path, doors: &[Arc<Door>], http: Option<SocketAddr>) -> anyhow::Result<()> {
+    let listeners: Vec<_> = doors
         .iter()
-        .map(|(name, address)| serde_json::json!({ "name": name, "address": address.to_string() }))
+        .map(|door| {
+            let (name, kind) = (&door.listener.name, door.kind().to_string());
+            serde_json::json!({ "name": name, "kind": kind, "address": door.address })
+        })
         .collect();
     let ready = serde_json::json!({
         "pid": std::process::id(),

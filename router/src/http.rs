@@ -3,7 +3,7 @@
 //! In: GET requests. Out: numbers as last published. Never: a change, a secret, a wait for a shard.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -15,6 +15,7 @@ use axum::routing::get;
 use serde::Serialize;
 
 use crate::disk::DiskState;
+use crate::net::{CertificateInfo, Door};
 use crate::telemetry::{ShardReport, total};
 use crate::upstream::LinkStatus;
 
@@ -32,10 +33,8 @@ pub(crate) struct Overview {
     pub disk: Arc<DiskState>,
     /// Lanes and sizes.
     pub reader: store::Reader,
-    /// Connections open now.
-    pub open: Arc<AtomicU32>,
-    /// Connections refused because there were too many.
-    pub refused: Arc<AtomicU64>,
+    /// Every listener, in the order of the configuration.
+    pub doors: Vec<Arc<Door>>,
     /// What each route promises, for people.
     pub routes: Mutex<Vec<RouteStatus>>,
     /// Why the last reload changed nothing.
@@ -67,11 +66,32 @@ pub(crate) struct Status {
     acknowledged: u64,
     dropped: u64,
     counters: std::collections::BTreeMap<&'static str, u64>,
+    listeners: Vec<ListenerReport>,
     uplinks: Vec<UplinkReport>,
     lanes: Vec<LaneReport>,
     store: StoreReport,
     routes: Vec<RouteStatus>,
     reload_error: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct ListenerReport {
+    name: String,
+    kind: String,
+    address: String,
+    open: u32,
+    accepted: u64,
+    /// Only reasons that have occurred.
+    refused: std::collections::BTreeMap<&'static str, u64>,
+    certificates: Vec<CertificateReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct CertificateReport {
+    file: String,
+    names: Vec<String>,
+    /// Negative once it has expired.
+    expires_in_days: i64,
 }
 
 #[derive(Debug, Serialize)]
@@ -127,6 +147,7 @@ impl Overview {
             acknowledged: numbers.counters.acknowledged,
             dropped,
             counters,
+            listeners: self.doors.iter().map(|door| listener_report(door)).collect(),
             uplinks: self.uplinks.iter().map(|(name, status)| uplink_report(name, status)).collect(),
             lanes: self.lanes(),
             store: self.store(),
@@ -199,6 +220,27 @@ impl Overview {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn listener_report(door: &Door) -> ListenerReport {
+    let certificates = door.tls().map_or_else(Vec::new, |tls| tls.certificates.clone());
+    ListenerReport {
+        name: door.listener.name.clone(),
+        kind: door.kind().to_string(),
+        address: door.address.clone(),
+        open: door.open(),
+        accepted: door.accepted(),
+        refused: door.refused().filter(|(_, count)| *count > 0).collect(),
+        certificates: certificates.into_iter().map(certificate_report).collect(),
+    }
+}
+
+fn certificate_report(certificate: CertificateInfo) -> CertificateReport {
+    CertificateReport {
+        expires_in_days: certificate.days_left(),
+        file: certificate.path.display().to_string(),
+        names: certificate.names,
+    }
 }
 
 fn uplink_report(name: &str, status: &LinkStatus) -> UplinkReport {

@@ -3,30 +3,22 @@
 //! In: messages from any thread. Out: the same, in order per sender, on the thread that owns the box.
 //! A full box is an answer, not an error: the sender keeps the message and comes back.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use broker::{Control, HandoffBatch, Peer, Plan, SessionKey};
+use broker::{Control, HandoffBatch, Plan, SessionKey};
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 use model::{LaneId, Seq, ShardId, Ticket, Timestamp};
 use tokio::sync::Notify;
 
+use crate::net::Arrival;
+
 /// One message to a shard.
 #[derive(Debug)]
 pub(crate) enum Mail {
     /// A connection was accepted for it.
-    Accepted {
-        /// The socket.
-        stream: std::net::TcpStream,
-        /// Where it comes from, for the log.
-        address: SocketAddr,
-        /// What is known of the client before it says a word.
-        peer: Peer,
-        /// What was already read from it: the CONNECT that says whose it is, and perhaps more.
-        unread: Vec<u8>,
-    },
+    Accepted(Arrival),
     /// Publications from another shard.
     Handoff {
         /// Which one.

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use millrace::app::OpenError;
 use millrace::cli::{Cli, Command, Exit, RunArgs};
 use millrace::{app, cli, config, status};
 
@@ -15,7 +16,11 @@ fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(error) => {
             eprintln!("millrace: {error:#}");
-            Exit::Failed.into()
+            // A certificate that cannot be used is a mistake of the configuration, wherever it lies.
+            match error.downcast_ref() {
+                Some(OpenError::Certificate(_)) => Exit::BadConfig.into(),
+                _ => Exit::Failed.into(),
+            }
         }
     }
 }

@@ -11,11 +11,17 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::http::Overview;
+use crate::net::{CertificateInfo, Refusal};
 use crate::telemetry::total;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Reason {
     reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Listener {
+    listener: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -27,6 +33,7 @@ struct Name {
 pub(crate) fn encode(overview: &Overview) -> Result<String, std::fmt::Error> {
     let mut registry = Registry::with_prefix("millrace");
     shards(&mut registry, overview);
+    listeners(&mut registry, overview);
     uplinks(&mut registry, overview);
     lanes(&mut registry, overview);
     store(&mut registry, overview);
@@ -91,12 +98,47 @@ fn shards(registry: &mut Registry, overview: &Overview) {
     ] {
         undefined.get_or_create(&Reason { reason: reason.to_owned() }).inc_by(count);
     }
-    let refused = overview.refused.load(Ordering::Relaxed);
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refused {
+    listener: String,
+    reason: &'static str,
+}
+
+fn listeners(registry: &mut Registry, overview: &Overview) {
+    let open = Family::<Listener, Gauge>::default();
+    registry.register("listener_connections", "Connections open now", open.clone());
+    let accepted = Family::<Listener, Counter>::default();
+    registry.register("listener_accepted", "Connections accepted", accepted.clone());
+    let refused = Family::<Refused, Counter>::default();
+    registry.register(
+        "listener_refused",
+        "Connections refused or closed by what lies below MQTT, by reason",
+        refused.clone(),
+    );
+    let days = Family::<Listener, Gauge>::default();
+    registry.register("listener_certificate_days", "Days until the first certificate ends", days.clone());
+    let mut too_many = 0;
+    for door in &overview.doors {
+        let listener = door.listener.name.clone();
+        let label = Listener { listener: listener.clone() };
+        open.get_or_create(&label).set(i64::from(door.open()));
+        accepted.get_or_create(&label).inc_by(door.accepted());
+        for (reason, count) in door.refused().filter(|(_, count)| *count > 0) {
+            refused.get_or_create(&Refused { listener: listener.clone(), reason }).inc_by(count);
+        }
+        let first = door.tls().and_then(|tls| tls.certificates.iter().map(CertificateInfo::days_left).min());
+        if let Some(first) = first {
+            days.get_or_create(&label).set(first);
+        }
+        too_many += door.count_of(Refusal::ConnectionsMax) + door.count_of(Refusal::ShardBusy);
+    }
     counter(
         registry,
         "connections_refused",
-        "Connections refused because limits.connections_max was reached",
-        refused,
+        "Connections refused because limits.connections_max was reached or a shard had too much to do",
+        too_many,
     );
 }
 

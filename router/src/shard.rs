@@ -8,14 +8,13 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use broker::{Broker, Effects, Event, Peer, RecordRead, RetainedRecord, Setup};
+use broker::{Broker, Effects, Event, RecordRead, RetainedRecord, Setup};
 use crossbeam::channel::{Sender, TrySendError};
 use model::{ConnId, Limits, ShardId, Ticket};
 use tokio::sync::Notify;
@@ -25,11 +24,14 @@ use tracing::{debug, info, warn};
 use crate::clock::Clock;
 use crate::disk::Job;
 use crate::mail::{Mail, Mailbox};
-use crate::net::Socket;
+use crate::net::{Arrival, Came, Refusal, Refused, Scratch, Socket};
 use crate::telemetry::ShardReport;
 
 /// Reads of one connection in one wake-up; then others have their turn.
 const READS_PER_TURN: u32 = 4;
+/// Steps of TLS handshakes between two turns of the trays: one costs about as much as a thousand messages, and a fleet that
+/// comes back at once must not keep the others waiting.
+const HANDSHAKES_PER_TURN: u32 = 4;
 /// Bytes of one job for the disk, about: it may start on these while the turn goes on.
 const JOB_BYTES_MAX: usize = 1 << 20;
 /// Mail taken in one wake-up.
@@ -55,8 +57,6 @@ pub(crate) struct ShardSetup {
     pub mailboxes: Vec<Arc<Mailbox>>,
     /// The disk thread.
     pub disk: Sender<Job>,
-    /// Connections of the process.
-    pub open: Arc<AtomicU32>,
     /// Where numbers are published.
     pub report: Arc<ShardReport>,
 }
@@ -134,6 +134,10 @@ struct Shard {
     /// Connections that are closing, and until when they may take their time.
     leaving: VecDeque<(ConnId, model::Instant)>,
     read_buffer: Box<[u8]>,
+    /// The buffers of connections with TLS, WebSocket or a PROXY header.
+    scratch: Scratch,
+    /// Steps of handshakes that may still be taken before the trays are emptied.
+    handshakes_left: u32,
     flush: Option<Waker>,
     /// Rings for the walks of new subscriptions.
     walk: Rc<Notify>,
@@ -143,7 +147,6 @@ struct Shard {
     /// Jobs that the disk's queue did not take.
     jobs: VecDeque<Job>,
     disk: Sender<Job>,
-    open: Arc<AtomicU32>,
     report: Arc<ShardReport>,
     stopping: bool,
 }
@@ -173,6 +176,8 @@ impl Shard {
             paused: Vec::new(),
             leaving: VecDeque::new(),
             read_buffer: vec![0; limits.turn_read_bytes_max as usize].into(),
+            scratch: Scratch::new(&limits),
+            handshakes_left: HANDSHAKES_PER_TURN,
             limits,
             flush: None,
             walk: Rc::default(),
@@ -180,7 +185,6 @@ impl Shard {
             mailboxes: setup.mailboxes,
             jobs: VecDeque::new(),
             disk: setup.disk,
-            open: setup.open,
             report: setup.report,
             stopping: false,
         }
@@ -201,8 +205,8 @@ impl Shard {
             return Poll::Ready(());
         };
         if socket.closing {
-            let over =
-                socket.expired || !socket.blocked && socket.poll_close(&mut self.read_buffer, cx).is_ready();
+            let over = socket.expired
+                || !socket.blocked && socket.poll_close(self.stopping, &mut self.read_buffer, cx).is_ready();
             return if over { self.drop_connection(conn) } else { Poll::Pending };
         }
         match self.read(conn, cx) {
@@ -212,6 +216,10 @@ impl Shard {
             Turn::Moved => {
                 self.send_away(conn);
                 return Poll::Ready(());
+            }
+            Turn::Goodbye => {
+                self.start_to_close(conn);
+                cx.waker().wake_by_ref();
             }
         }
         self.relieve_trays();
@@ -251,30 +259,77 @@ impl Shard {
                 }
                 continue;
             }
+            if socket.has_layers() {
+                match self.read_layers(conn, cx) {
+                    ControlFlow::Continue(()) => continue,
+                    ControlFlow::Break(turn) => return turn,
+                }
+            }
             let len = match socket.poll_read(&mut self.read_buffer, cx) {
                 Poll::Pending => return Turn::Idle,
                 Poll::Ready(Ok(0) | Err(_)) => return Turn::Over,
                 Poll::Ready(Ok(len)) => len,
             };
-            if self.decide_read(conn, len) {
+            let buffer = std::mem::take(&mut self.read_buffer);
+            let moved = self.decide_read(conn, &buffer[..len]);
+            self.read_buffer = buffer;
+            if moved {
                 return Turn::Moved;
             }
         }
         Turn::Busy
     }
 
-    /// Lets the broker decide about the first `len` bytes of the read buffer, behind what was unread.
-    fn decide_read(&mut self, conn: ConnId, len: usize) -> bool {
+    /// Reads once through TLS, WebSocket, a PROXY header.
+    fn read_layers(&mut self, conn: ConnId, cx: &mut Context<'_>) -> ControlFlow<Turn> {
+        let Shard { sockets, scratch, .. } = self;
+        let Some(socket) = sockets.get_mut(slot(conn)).and_then(Option::as_mut) else {
+            return ControlFlow::Break(Turn::Over);
+        };
+        if socket.is_shaking_hands() {
+            let Some(left) = self.handshakes_left.checked_sub(1) else {
+                // The trays first, then the next ones.
+                self.flush.iter().for_each(Waker::wake_by_ref);
+                return ControlFlow::Break(Turn::Busy);
+            };
+            self.handshakes_left = left;
+        }
+        let came = match socket.poll_layers(scratch, cx) {
+            Poll::Pending => return ControlFlow::Break(Turn::Idle),
+            Poll::Ready(Err(_)) => return ControlFlow::Break(Turn::Over),
+            Poll::Ready(Ok(came)) => came,
+        };
+        if let Some(user) = socket.take_user() {
+            self.broker.identify(conn, user);
+        }
+        match came {
+            Came::Bytes if self.scratch.plain.is_empty() => ControlFlow::Continue(()),
+            Came::Bytes => {
+                let plain = std::mem::take(&mut self.scratch.plain);
+                let moved = self.decide_read(conn, &plain);
+                self.scratch.plain = plain;
+                if moved { ControlFlow::Break(Turn::Moved) } else { ControlFlow::Continue(()) }
+            }
+            Came::End => ControlFlow::Break(Turn::Over),
+            Came::Goodbye => ControlFlow::Break(Turn::Goodbye),
+            Came::Refused(Refused { why, detail }) => {
+                let (listener, peer) = (&socket.door().listener.name, socket.peer());
+                debug!(listener, peer, reason = why.name(), detail, "connection refused");
+                socket.door().count(why);
+                ControlFlow::Break(Turn::Goodbye)
+            }
+        }
+    }
+
+    /// Lets the broker decide about bytes that were read, behind what was unread.
+    fn decide_read(&mut self, conn: ConnId, bytes: &[u8]) -> bool {
         let Some(socket) = self.socket(conn) else { return false };
         let mut unread = std::mem::take(&mut socket.unread);
         if unread.is_empty() {
             // The usual case: whole packets, straight out of the shared buffer.
-            let buffer = std::mem::take(&mut self.read_buffer);
-            let moved = self.decide(conn, &buffer[..len]);
-            self.read_buffer = buffer;
-            return moved;
+            return self.decide(conn, bytes);
         }
-        unread.extend_from_slice(&self.read_buffer[..len]);
+        unread.extend_from_slice(bytes);
         self.decide(conn, &unread)
     }
 
@@ -283,7 +338,8 @@ impl Shard {
         let now = self.clock.now();
         let taken = self.broker.read(conn, bytes, now, &mut self.effects);
         if let Some(fault) = self.broker.take_last_fault() {
-            debug!(shard = self.id.0, fault, "connection closed");
+            let peer = self.socket(conn).map(|socket| socket.peer());
+            debug!(shard = self.id.0, peer, fault, "connection closed");
         }
         let moved = matches!(self.effects.relocations.last(), Some((last, _)) if *last == conn);
         let may_read = self.broker.may_read(conn);
@@ -307,10 +363,13 @@ impl Shard {
             };
             let pending = self.broker.pending(conn);
             if pending.is_empty() {
-                socket.blocked = false;
+                socket.blocked = match socket.poll_flush(cx) {
+                    Poll::Ready(flushed) => flushed.map(|()| false)?,
+                    Poll::Pending => true,
+                };
                 return Ok(());
             }
-            match socket.poll_write(pending, cx) {
+            match socket.poll_write(pending, &mut self.scratch, cx) {
                 Poll::Ready(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(len)) => self.broker.wrote(conn, len, now, &mut self.effects),
                 Poll::Ready(Err(error)) => return Err(error),
@@ -324,6 +383,7 @@ impl Shard {
 
     /// Empties the trays.
     fn turn_end(&mut self) {
+        self.handshakes_left = HANDSHAKES_PER_TURN;
         self.send_jobs();
         self.send_mail();
         // Writing may put more on the tray (a window opens as an outbox empties), but each time only for a socket that
@@ -331,13 +391,17 @@ impl Shard {
         while let Some(conn) = self.effects.dirty.pop() {
             self.flush_one(conn);
         }
-        let now = self.clock.now();
         for conn in std::mem::take(&mut self.effects.closing) {
-            if let Some(socket) = self.socket(conn) {
-                socket.closing = true;
-                socket.wake();
-                self.leaving.push_back((conn, now.instant.plus_millis(LINGER_MILLIS)));
+            let stopping = self.stopping;
+            if let Some(socket) = self.socket(conn)
+                && socket.is_shaking_hands()
+                && !stopping
+            {
+                // The broker ends a connection that says nothing; this one has not even come to MQTT.
+                debug!(peer = socket.peer(), listener = socket.door().listener.name, "handshake timed out");
+                socket.door().count(Refusal::HandshakeTimeout);
             }
+            self.start_to_close(conn);
         }
         for conn in std::mem::take(&mut self.effects.resumed) {
             if let Some(socket) = self.socket(conn) {
@@ -359,6 +423,16 @@ impl Shard {
         let more = std::mem::take(&mut self.effects.walk);
         self.schedule_flush();
         more
+    }
+
+    /// Begins the end of a connection: what is pending leaves, then both sides close.
+    fn start_to_close(&mut self, conn: ConnId) {
+        let until = self.clock.now().instant.plus_millis(LINGER_MILLIS);
+        if let Some(socket) = self.socket(conn) {
+            socket.closing = true;
+            socket.wake();
+            self.leaving.push_back((conn, until));
+        }
     }
 
     fn flush_one(&mut self, conn: ConnId) {
@@ -477,8 +551,8 @@ impl Shard {
         for _ in 0..MAIL_PER_TURN {
             let Some(mail) = mailbox.take() else { break };
             let event = match mail {
-                Mail::Accepted { stream, address, peer, unread } => {
-                    accepted.push(Arrival { stream, address, peer, unread });
+                Mail::Accepted(arrival) => {
+                    accepted.push(arrival);
                     continue;
                 }
                 Mail::Plan(plan) => {
@@ -515,7 +589,6 @@ impl Shard {
         let now = self.clock.now();
         if self.sockets.get_mut(slot(conn)).and_then(Option::take).is_some() {
             self.sockets_open -= 1;
-            self.open.fetch_sub(1, Ordering::Relaxed);
         }
         self.broker.closed(conn, now, &mut self.effects);
         self.schedule_flush();
@@ -527,12 +600,10 @@ impl Shard {
         let Some((_, to)) = self.effects.relocations.pop() else { return };
         let Some(socket) = self.sockets.get_mut(slot(conn)).and_then(Option::take) else { return };
         self.sockets_open -= 1;
-        self.open.fetch_sub(1, Ordering::Relaxed);
         let peer = self.broker.peer(conn);
         self.broker.closed(conn, self.clock.now(), &mut self.effects);
-        let Ok((stream, unread)) = socket.into_std() else { return };
-        let Ok(address) = stream.peer_addr() else { return };
-        self.unsent[usize::from(to.0)].push_back(Mail::Accepted { stream, address, peer, unread });
+        let Ok(arrival) = socket.detach(peer) else { return };
+        self.unsent[usize::from(to.0)].push_back(Mail::Accepted(arrival));
         self.send_mail();
     }
 
@@ -564,39 +635,33 @@ enum Turn {
     Over,
     /// The socket belongs to another shard.
     Moved,
+    /// A layer has ended the connection; what it says of that is still to leave.
+    Goodbye,
 }
 
 fn slot(conn: ConnId) -> usize {
     conn.0 as u32 as usize
 }
 
-/// A socket that came by mail.
-struct Arrival {
-    stream: std::net::TcpStream,
-    address: SocketAddr,
-    peer: Peer,
-    unread: Vec<u8>,
-}
-
 fn accept(shard: &Rc<RefCell<Shard>>, arrival: Arrival) {
-    let Arrival { stream, address, peer, unread } = arrival;
-    let stream = match stream.set_nonblocking(true).and_then(|()| tokio::net::TcpStream::from_std(stream)) {
-        Ok(stream) => stream,
-        Err(error) => {
-            info!(peer = %address, %error, "a connection could not be taken over");
-            return;
-        }
-    };
     let conn = {
         let mut shard = shard.borrow_mut();
         let now = shard.clock.now();
-        let conn = shard.broker.open(peer, now);
+        let conn = shard.broker.open(arrival.peer.clone(), now);
+        let socket = match Socket::attach(conn, arrival) {
+            Ok(socket) => socket,
+            Err(error) => {
+                info!(%error, "a connection could not be taken over");
+                let Shard { broker, effects, .. } = &mut *shard;
+                broker.closed(conn, now, effects);
+                return;
+            }
+        };
         if shard.sockets.len() <= slot(conn) {
             shard.sockets.resize_with(slot(conn) + 1, || None);
         }
-        shard.sockets[slot(conn)] = Some(Socket::new(conn, stream, unread));
+        shard.sockets[slot(conn)] = Some(socket);
         shard.sockets_open += 1;
-        shard.open.fetch_add(1, Ordering::Relaxed);
         conn
     };
     let shard = Rc::clone(shard);

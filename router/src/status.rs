@@ -58,6 +58,9 @@ fn write(status: &Value, out: &mut impl Write) -> std::io::Result<()> {
         number("/dropped")
     )?;
     let none = Vec::new();
+    for listener in status["listeners"].as_array().unwrap_or(&none) {
+        write_listener(listener, out)?;
+    }
     for uplink in status["uplinks"].as_array().unwrap_or(&none) {
         write!(
             out,
@@ -105,6 +108,35 @@ fn write(status: &Value, out: &mut impl Write) -> std::io::Result<()> {
     }
     if let Some(error) = status["reload_error"].as_str() {
         writeln!(out, "the last reload changed nothing:\n{error}")?;
+    }
+    Ok(())
+}
+
+fn write_listener(listener: &Value, out: &mut impl Write) -> std::io::Result<()> {
+    let text = |key: &str| listener[key].as_str().unwrap_or("-").to_owned();
+    let refused = listener["refused"].as_object().into_iter().flatten();
+    let refused: Vec<_> = refused.map(|(reason, count)| format!("{count} {reason}")).collect();
+    write!(
+        out,
+        "listener {}: {} at {}, {} open, {} accepted",
+        text("name"),
+        text("kind"),
+        text("address"),
+        listener["open"],
+        listener["accepted"]
+    )?;
+    if refused.is_empty() {
+        writeln!(out)?
+    } else {
+        writeln!(out, "; refused: {}", refused.join(", "))?
+    }
+    for certificate in listener["certificates"].as_array().into_iter().flatten() {
+        let days = certificate["expires_in_days"].as_i64().unwrap_or_default();
+        let file = certificate["file"].as_str().unwrap_or("-");
+        match days {
+            ..0 => writeln!(out, "    certificate {file}: EXPIRED")?,
+            0.. => writeln!(out, "    certificate {file}: {days} days left")?,
+        }
     }
     Ok(())
 }

@@ -4,9 +4,11 @@
 //! what they test. In: packets of `wire`. Out: owned packets. Bound: one test's messages.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::num::{NonZeroU16, NonZeroU32};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use wire::{
@@ -14,6 +16,7 @@ use wire::{
     Subscription, Unsubscribe, Version,
 };
 
+use crate::certificates::Trust;
 use crate::wait::PATIENCE;
 use crate::{QOS_0, QOS_1, Qos};
 
@@ -111,10 +114,15 @@ impl Incoming {
     }
 }
 
+/// What may lie between a socket and MQTT: TLS, WebSocket.
+pub trait Above: io::Read + io::Write + Send {}
+
+impl<T: io::Read + io::Write + Send> Above for T {}
+
 /// Packets over a socket.
-#[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
+    above: Option<Box<dyn Above>>,
     version: Version,
     unread: Vec<u8>,
 }
@@ -129,7 +137,31 @@ impl Connection {
     pub fn over(stream: TcpStream, version: Version) -> io::Result<Connection> {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Connection { stream, version, unread: Vec::new() })
+        Ok(Connection { stream, above: None, version, unread: Vec::new() })
+    }
+
+    /// Through a layer over a socket that is there.
+    pub fn through(
+        stream: TcpStream,
+        above: impl Above + 'static,
+        version: Version,
+    ) -> io::Result<Connection> {
+        Ok(Connection { above: Some(Box::new(above)), ..Connection::over(stream, version)? })
+    }
+
+    /// Over a Unix socket.
+    pub fn open_unix(path: &Path, version: Version) -> io::Result<Connection> {
+        let stream = std::os::unix::net::UnixStream::connect(path)?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        // Reading, writing, timeouts and closing are the same calls for both.
+        let stream = TcpStream::from(std::os::fd::OwnedFd::from(stream));
+        Ok(Connection { stream, above: None, version, unread: Vec::new() })
+    }
+
+    /// Over TLS.
+    pub fn open_tls(address: SocketAddr, version: Version, trust: &Trust) -> io::Result<Connection> {
+        let secured = trust.connect(address)?;
+        Connection::through(secured.sock.try_clone()?, secured, version)
     }
 
     /// The version that packets are read and written in.
@@ -149,7 +181,17 @@ impl Connection {
 
     /// Sends bytes as they are.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes)
+        match &mut self.above {
+            None => self.stream.write_all(bytes),
+            Some(above) => above.write_all(bytes).and_then(|()| above.flush()),
+        }
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.above {
+            None => self.stream.read(buffer),
+            Some(above) => above.read(buffer),
+        }
     }
 
     /// The next packet; `None` if none came in time; `Err` once the connection is over.
@@ -163,7 +205,7 @@ impl Connection {
             let rest = deadline.saturating_duration_since(Instant::now());
             // A timeout of 0 would mean none at all.
             self.stream.set_read_timeout(Some(rest.max(Duration::from_millis(1))))?;
-            match self.stream.read(&mut buffer) {
+            match self.read(&mut buffer) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(len) => self.unread.extend_from_slice(&buffer[..len]),
                 Err(error) if is_timeout(&error) => {
@@ -213,6 +255,12 @@ impl Connection {
     }
 }
 
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("stream", &self.stream).finish_non_exhaustive()
+    }
+}
+
 fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
 }
@@ -247,7 +295,11 @@ impl Client {
 
     /// Connects; what CONNACK says is in `greeting`.
     pub fn try_connect(address: SocketAddr, connect: &Connect) -> io::Result<Client> {
-        let mut connection = Connection::open(address, connect.version)?;
+        Client::over(Connection::open(address, connect.version)?, connect)
+    }
+
+    /// Connects through a connection that is there; what CONNACK says is in `greeting`.
+    pub fn over(mut connection: Connection, connect: &Connect) -> io::Result<Client> {
         let greeting = connection.greet(connect)?;
         Ok(Client {
             connection,

@@ -4,7 +4,7 @@
 //! to install, never a skip: a suite that is silently smaller proves nothing.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
@@ -44,6 +44,14 @@ fn client(name: &str, address: SocketAddr, version: Version) -> Command {
 pub fn publish(address: SocketAddr, version: Version, arguments: &[&str]) {
     let output = client("mosquitto_pub", address, version).args(arguments).output();
     Finished::of(output.expect("mosquitto_pub can be started")).expect(0);
+}
+
+/// Runs `mosquitto_pub` over a Unix socket with these further arguments; it must succeed.
+#[track_caller]
+pub fn publish_unix(path: &Path, arguments: &[&str]) {
+    let mut command = Command::new(program("mosquitto_pub", "mosquitto-clients"));
+    command.arg("--unix").arg(path).args(arguments).stdin(Stdio::null());
+    Finished::of(command.output().expect("mosquitto_pub can be started")).expect(0);
 }
 
 /// Runs `mosquitto_sub` to its end with these further arguments, which must make it end.

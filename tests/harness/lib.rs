@@ -7,6 +7,7 @@
 //! ports are chosen by the system, files live in a directory of their own, so that tests run side by side.
 
 mod binary;
+mod certificates;
 mod client;
 pub mod foreign;
 mod http;
@@ -18,9 +19,11 @@ mod recorder;
 mod router;
 mod script;
 mod wait;
+pub mod websocket;
 
 pub use binary::{millrace, run};
-pub use client::{Client, Connection, Incoming, Received, v3, v5};
+pub use certificates::{Authority, Identity, Secured, Trust};
+pub use client::{Above, Client, Connection, Incoming, Received, v3, v5};
 pub use process::{Finished, Process, Signal};
 pub use proxy::Proxy;
 pub use random::Random;

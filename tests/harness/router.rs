@@ -89,7 +89,14 @@ impl Setup {
     pub fn start(self) -> Router {
         let home = tempfile::tempdir().expect("a directory for the test");
         let process = spawn(&self, home.path());
-        let mut router = Router { process, setup: self, home: Arc::new(home), mqtt: UNKNOWN, http: UNKNOWN };
+        let mut router = Router {
+            process,
+            setup: self,
+            home: Arc::new(home),
+            mqtt: UNKNOWN,
+            http: UNKNOWN,
+            listeners: Value::Null,
+        };
         router.wait_until_ready();
         router
     }
@@ -134,6 +141,7 @@ pub struct Router {
     home: Arc<TempDir>,
     mqtt: SocketAddr,
     http: SocketAddr,
+    listeners: Value,
 }
 
 impl Router {
@@ -146,6 +154,33 @@ impl Router {
     /// Where clients connect.
     pub fn address(&self) -> SocketAddr {
         self.mqtt
+    }
+
+    /// Where clients of one listener connect.
+    #[track_caller]
+    pub fn listener(&self, name: &str) -> SocketAddr {
+        let listeners = self.listeners.as_array().into_iter().flatten();
+        let address =
+            listeners.filter(|it| it["name"] == name).find_map(|it| it["address"].as_str()?.parse().ok());
+        address.unwrap_or_else(|| panic!("there is no listener {name}: {}", self.listeners))
+    }
+
+    /// What `/status` says of one listener.
+    #[track_caller]
+    pub fn listener_status(&self, name: &str) -> Value {
+        let status = self.status();
+        let listeners = status["listeners"].as_array().cloned().unwrap_or_default();
+        let found = listeners.into_iter().find(|it| it["name"] == name);
+        found.unwrap_or_else(|| panic!("there is no listener {name}: {status:#}"))
+    }
+
+    /// Waits until one listener has refused for this reason that often.
+    #[track_caller]
+    pub fn wait_for_refusals(&self, name: &str, reason: &str, count: u64) {
+        until(&format!("{count} connections refused for {reason}"), || {
+            let status = self.listener_status(name);
+            (status["refused"][reason].as_u64().unwrap_or(0) >= count).then_some(())
+        });
     }
 
     /// Where `/status` and `/metrics` are.
@@ -292,5 +327,6 @@ impl Router {
         let address = |value: &Value| value.as_str().and_then(|text| text.parse().ok()).expect("an address");
         self.mqtt = address(&ready["listeners"][0]["address"]);
         self.http = address(&ready["http"]);
+        self.listeners = ready["listeners"].clone();
     }
 }

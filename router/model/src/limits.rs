@@ -21,6 +21,8 @@ pub struct Limits {
     pub password_memory_bytes_max: u32,
     /// Rules of who may publish and subscribe.
     pub acl_rules_max: u32,
+    /// Bytes of a PROXY header, TLS handshake or WebSocket request that have come and are not the whole of it.
+    pub handshake_bytes_max: u32,
     /// Largest MQTT packet we accept, in bytes, fixed header included.
     pub packet_bytes_max: u32,
     /// Longest client identifier, in bytes.
@@ -98,6 +100,7 @@ impl Limits {
         password_entries_max: 100_000,
         password_memory_bytes_max: 64 << 20,
         acl_rules_max: 100_000,
+        handshake_bytes_max: 16 << 10,
         packet_bytes_max: 1 << 20,
         client_id_bytes_max: 1_024,
         topic_bytes_max: 4_096,

@@ -5,7 +5,8 @@
 use std::io::{self, Write};
 
 use super::{CheckArgs, Exit};
-use crate::config::{self, Config, LogFormat};
+use crate::config::{self, Config, Listener, LogFormat};
+use crate::net::{CertificateInfo, load_tls};
 
 /// Judges a configuration and writes the plan to `out`, or every mistake to `err`.
 ///
@@ -22,7 +23,15 @@ pub fn check(
     }
     match config::load(&args.config, env) {
         Ok(config) => {
-            plan(&config, out)?;
+            // Everything but the certificates is judged without a file; these would stop the start as well.
+            let certificates = match certificates(&config) {
+                Ok(certificates) => certificates,
+                Err(error) => {
+                    writeln!(err, "{error}")?;
+                    return Ok(Exit::BadConfig);
+                }
+            };
+            plan(&config, &certificates, out)?;
             Ok(Exit::Done)
         }
         Err(errors) => {
@@ -32,9 +41,26 @@ pub fn check(
     }
 }
 
-fn plan(config: &Config, out: &mut impl Write) -> io::Result<()> {
-    for listener in &config.listeners {
-        writeln!(out, "listener  {}  {}", listener.name, listener.bind)?;
+/// The router's own certificates, by listener.
+fn certificates(config: &Config) -> Result<Vec<Vec<CertificateInfo>>, String> {
+    let of_listener = |listener: &Listener| match &listener.tls {
+        None => Ok(Vec::new()),
+        Some(tls) => match load_tls(&listener.name, listener.kind, tls) {
+            Ok(server) => Ok(server.certificates),
+            Err(error) => Err(error.to_string()),
+        },
+    };
+    config.listeners.iter().map(of_listener).collect()
+}
+
+fn plan(config: &Config, certificates: &[Vec<CertificateInfo>], out: &mut impl Write) -> io::Result<()> {
+    for (listener, certificates) in config.listeners.iter().zip(certificates) {
+        writeln!(out, "listener  {}  {}  {}", listener.name, listener.kind, listener.bind)?;
+        for certificate in certificates {
+            let (path, days) = (certificate.path.display(), certificate.days_left());
+            let names = certificate.names.join(", ");
+            writeln!(out, "          certificate {path} for {names}: {days} days left")?;
+        }
     }
     match config.http {
         Some(bind) => writeln!(out, "http      {bind}  /healthz /readyz /metrics")?,
@@ -55,10 +81,15 @@ fn plan(config: &Config, out: &mut impl Write) -> io::Result<()> {
     uplinks(config, out)?;
     routes(config, out)?;
     memory(config, out)?;
-    if !config.warnings.is_empty() {
+    if !config.warnings.is_empty() || certificates.iter().flatten().any(|it| it.warning().is_some()) {
         writeln!(out, "\nwarnings")?;
     }
-    config.warnings.iter().try_for_each(|warning| writeln!(out, "  {warning}"))
+    config.warnings.iter().try_for_each(|warning| writeln!(out, "  {warning}"))?;
+    let ending = certificates.iter().flatten().filter_map(CertificateInfo::warning);
+    for warning in ending {
+        writeln!(out, "  {warning}")?;
+    }
+    Ok(())
 }
 
 fn uplinks(config: &Config, out: &mut impl Write) -> io::Result<()> {

@@ -14,6 +14,7 @@ use routes::{RouteSpec, RouteTable, Sink};
 
 use super::errors::{ConfigError, ConfigErrors};
 use super::judge::{self, Judge};
+use super::listeners::{Listener, check_listeners};
 use super::raw::Raw;
 use super::routing;
 use super::schema;
@@ -49,15 +50,6 @@ pub struct Config {
     pub log: Log,
     /// What is legal and probably not meant; for the log and for `millrace check`.
     pub warnings: Vec<Warning>,
-}
-
-/// One place where clients connect.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listener {
-    /// Its name in logs, metrics and the ready file: `tcp`.
-    pub name: String,
-    /// Address; port 0 takes any free port.
-    pub bind: SocketAddr,
 }
 
 /// The commit log.
@@ -209,9 +201,9 @@ impl Config {
         let auth = Auth { anonymous: judge.boolean(&schema::AUTH_ANONYMOUS, "").unwrap_or_default() };
         let offers = check_offers(&mut judge);
         let http = judge.address(&schema::HTTP_BIND, "");
-        let names = judge.names("uplink");
+        let names = judge.names(&["uplink"]);
         let uplinks = names.iter().filter_map(|name| check_uplink(&mut judge, name, &limits, host)).collect();
-        let names = judge.names("routes");
+        let names = judge.names(&["routes"]);
         let routes: Vec<_> = names.iter().filter_map(|name| routing::check_route(&mut judge, name)).collect();
         let log = check_log(&mut judge);
         let mode = routing::mode(&mut judge);
@@ -249,11 +241,11 @@ impl Config {
         routing::sinks(&self.table, route)
     }
 
-    /// The sections in which `new` differs and that only a start reads: everything but routes and log.
+    /// The sections in which `new` differs and that only a start reads: everything but routes and certificates.
     pub fn differs_beyond_routes(&self, new: &Config) -> Vec<&'static str> {
         let sections = [
             ("shards", self.shards == new.shards),
-            ("listener", self.listeners == new.listeners),
+            ("listener", !listeners_need_restart(&self.listeners, &new.listeners)),
             ("store", self.store == new.store),
             ("session", self.session == new.session),
             ("auth", self.auth == new.auth),
@@ -368,9 +360,8 @@ impl fmt::Display for Warning {
     }
 }
 
-fn check_listeners(judge: &mut Judge<'_>) -> Vec<Listener> {
-    let tcp = judge.address(&schema::LISTENER_TCP_BIND, "");
-    tcp.map(|bind| Listener { name: "tcp".to_owned(), bind }).into_iter().collect()
+fn listeners_need_restart(old: &[Listener], new: &[Listener]) -> bool {
+    old.len() != new.len() || old.iter().zip(new).any(|(old, new)| old.needs_restart_for(new))
 }
 
 fn check_store(judge: &mut Judge<'_>) -> Store {

@@ -94,10 +94,11 @@ impl<'r> Judge<'r> {
     }
 
     /// The names that the operator gave in a section, such as those of `uplink`, in order.
-    pub(super) fn names(&self, section: &str) -> Vec<String> {
-        let Some(Node::Section(names, _)) = self.raw.root().get(section) else { return Vec::new() };
+    pub(super) fn names(&self, section: &[&str]) -> Vec<String> {
+        let Some(Node::Section(names, _)) = self.raw.node(section) else { return Vec::new() };
         // `uplink.url = …` names no uplink called `url`; `walk` has said what it is.
-        let may_be_value = schema::keys().any(|key| key.path.strip_suffix(".*") == Some(section));
+        let may_be_value =
+            schema::keys().any(|key| key.path.strip_suffix(".*") == Some(section.join(".").as_str()));
         let is_name = |node: &Node| may_be_value || matches!(node, Node::Section(..));
         names.iter().filter(|(_, node)| is_name(node)).map(|(name, _)| name.clone()).collect()
     }
@@ -130,6 +131,11 @@ impl<'r> Judge<'r> {
     /// Adds a mistake.
     pub(super) fn push(&mut self, error: ConfigError) {
         self.errors.push(error);
+    }
+
+    /// Whether there is no mistake yet.
+    pub(super) fn is_flawless(&self) -> bool {
+        self.errors.is_empty() && !self.is_damaged()
     }
 
     /// Whether a layer could not be read as a whole, so that something may only seem to be missing.
@@ -200,12 +206,6 @@ impl<'r> Judge<'r> {
             let key = schema::keys().find(|key| matches_whole(key.path, path));
             let is_section = schema::keys().any(|key| matches_beginning(key.path, path));
             match (node, key) {
-                (_, Some(Key { allowed: Allowed::Later { what }, .. })) => self.errors.push(ConfigError {
-                    hint: Some(format!(
-                        "{what} comes with a later version; remove this key to start without it"
-                    )),
-                    ..ConfigError::new(node.origin().clone(), suggest::dotted(path), NOT_AVAILABLE)
-                }),
                 (Node::Section(below, _), _) if is_section => self.walk(below, path),
                 (Node::Value(..), Some(_)) => {}
                 (Node::Section(..), Some(key)) => self.errors.push(ConfigError {
@@ -241,9 +241,14 @@ impl<'r> Judge<'r> {
 
 const NOT_AVAILABLE: &str = "is not available in this version";
 
-/// The segments of a key path with the operator's name in place of `*`.
+/// Stands between the names for a key that has several, such as `listener.*.sni.*.cert`.
+pub(super) const BETWEEN_NAMES: char = '\0';
+
+/// The segments of a key path with the operator's names in place of each `*`.
 fn segments<'a>(path: &'a str, name: &'a str) -> Vec<&'a str> {
-    path.split('.').map(|segment| if segment == "*" { name } else { segment }).collect()
+    let mut names = name.split(BETWEEN_NAMES);
+    let mut next = || names.next().unwrap_or_default();
+    path.split('.').map(|segment| if segment == "*" { next() } else { segment }).collect()
 }
 
 fn concrete(path: &str, name: &str) -> String {
@@ -273,13 +278,13 @@ fn judge_text(allowed: &Allowed, text: &str) -> Result<(), Option<String>> {
             return if values.contains(&text) { Ok(()) } else { Err(suggest::nearest_word(text, values)) };
         }
         Allowed::Text | Allowed::Secret | Allowed::Route => !text.trim().is_empty(),
-        Allowed::Address => return judge_address(text),
         Allowed::AddressOrNone if text.is_empty() => true,
         Allowed::AddressOrNone => return judge_address(text),
         Allowed::Url => return parse_url(text).map(|_| ()),
+        Allowed::FileMode => u32::from_str_radix(text, 8).is_ok_and(|mode| mode <= 0o777),
         Allowed::TopicPrefix => !text.contains(['+', '#', '\0']),
         Allowed::LogFilter => text.split(',').all(is_log_directive),
-        Allowed::Integer { .. } | Allowed::Boolean | Allowed::Later { .. } => false,
+        Allowed::Integer { .. } | Allowed::Boolean => false,
     };
     if fits { Ok(()) } else { Err(None) }
 }

@@ -3,7 +3,7 @@
 //! Knows: `Limits` and what is counted per connection, shard or uplink. In: a `Config`. Out: bytes by holder.
 //! Not counted: code, stacks, the allocator's own share, route tables; together some 12 MiB.
 
-use super::Config;
+use super::{Config, Listener};
 
 /// One term of the ceiling.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +40,12 @@ impl Config {
                 connections * 2 * u64::from(limits.topic_alias_max),
                 "aliases × limits.topic_bytes_max",
                 u64::from(limits.topic_bytes_max),
+            ),
+            holder(
+                "TLS records and WebSocket frames on their way",
+                if self.listeners.iter().any(Listener::has_layers) { connections } else { 0 },
+                "connections × what one may have half in and half out",
+                (crate::net::LAYER_BYTES_MAX as u64).max(u64::from(limits.handshake_bytes_max)),
             ),
             holder(
                 "read in this turn",

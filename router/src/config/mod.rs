@@ -5,7 +5,7 @@
 //! Invariant: what is not understood or not available is refused, never ignored.
 //!
 //! Reading order: `sources` (the layers), `raw` (as written), `schema` (every key), `judge` (one key at a
-//! time), `checked` (as used, and what two keys mean together), `routing` (routes and where they lead),
+//! time), `checked` and `listeners` (as used, and what two keys mean together), `routing` (routes and where they lead),
 //! `warnings`, `memory` (the ceiling), `reference` (the page of keys).
 
 use std::path::Path;
@@ -15,6 +15,7 @@ use routes::RouteTable;
 mod checked;
 mod errors;
 mod judge;
+mod listeners;
 mod memory;
 mod profiles;
 mod raw;
@@ -29,10 +30,11 @@ mod warnings;
 mod tests;
 
 pub use checked::{
-    Auth, Config, Durability, Host, Listener, Log, LogFormat, MqttVersion, Route, Secret, Session, Store,
-    Uplink, UplinkKind, Warning,
+    Auth, Config, Durability, Host, Log, LogFormat, MqttVersion, Route, Secret, Session, Store, Uplink,
+    UplinkKind, Warning,
 };
 pub use errors::{ConfigError, ConfigErrors};
+pub use listeners::{Bind, ClientCertificate, Listener, ListenerKind, Tls, UserFrom};
 pub use memory::Holder;
 pub use raw::{Origin, Raw};
 pub use reference::page;

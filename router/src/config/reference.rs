@@ -61,7 +61,6 @@ fn takes(key: &Key) -> String {
         Allowed::Choice { later, .. } if !later.is_empty() => {
             format!("{} (not yet: {})", key.allowed.describe(), later.join(", "))
         }
-        Allowed::Later { what } => format!("nothing yet: {what} comes with a later version"),
         _ => key.allowed.describe(),
     }
 }

@@ -43,7 +43,7 @@ pub(super) fn check_route(judge: &mut Judge<'_>, name: &str) -> Option<Route> {
 /// The routes of a file by themselves, ordered by name, with their table; sinks need not exist.
 pub(super) fn check_routes(raw: &Raw) -> Result<(Vec<Route>, RouteTable), ConfigErrors> {
     let mut judge = Judge::new(raw);
-    let names = judge.names("routes");
+    let names = judge.names(&["routes"]);
     let routes: Vec<_> = names.iter().filter_map(|name| check_route(&mut judge, name)).collect();
     let mode = mode(&mut judge);
     let table = compile(&mut judge, &routes, mode, &Limits::DEFAULT);
@@ -100,7 +100,7 @@ pub(super) fn check_sinks(judge: &mut Judge<'_>, table: &RouteTable, routes: &[R
     if judge.is_damaged() {
         return;
     }
-    let uplinks = judge.names("uplink");
+    let uplinks = judge.names(&["uplink"]);
     let uplinks: Vec<_> = uplinks.iter().map(String::as_str).collect();
     for (index, route) in routes.iter().enumerate() {
         for (problem, hint) in sinks(table, index).filter_map(|sink| sink_fault(sink, &uplinks)) {

@@ -31,20 +31,18 @@ pub(super) enum Allowed {
     Text,
     /// Text that no error and no log line may repeat.
     Secret,
-    /// IP address and port.
-    Address,
     /// IP address and port, or empty for none.
     AddressOrNone,
     /// Where an upstream is.
     Url,
+    /// Permissions of a file, in octal.
+    FileMode,
     /// The beginning of a topic, or empty.
     TopicPrefix,
     /// The text of a route.
     Route,
     /// A level, or several per part of the program.
     LogFilter,
-    /// Nothing yet: known, so that writing it is refused and not ignored.
-    Later { what: &'static str },
 }
 
 /// What holds if nobody writes a key.
@@ -76,10 +74,10 @@ impl Allowed {
                 }
             }
             Allowed::Text | Allowed::Secret => "text that is not empty".to_owned(),
-            Allowed::Address => {
-                "IP:PORT, for example 127.0.0.1:1883 or [::]:1883; port 0 takes any free port".to_owned()
+            Allowed::AddressOrNone => {
+                "IP:PORT, for example 127.0.0.1:1883 or [::]:1883, where port 0 takes any free port, or \"\" for none".to_owned()
             }
-            Allowed::AddressOrNone => "IP:PORT, for example 127.0.0.1:9883, or \"\" for none".to_owned(),
+            Allowed::FileMode => "permissions in octal, as in \"660\"".to_owned(),
             Allowed::Url => "mqtt://HOST:PORT, or mqtt://HOST for port 1883".to_owned(),
             Allowed::TopicPrefix => "the beginning of a topic, without + and #, or \"\" for none".to_owned(),
             Allowed::Route => {
@@ -88,7 +86,6 @@ impl Allowed {
             Allowed::LogFilter => {
                 "off, error, warn, info, debug or trace; or several, as in info,millrace=debug".to_owned()
             }
-            Allowed::Later { .. } => "nothing yet".to_owned(),
         }
     }
 }
@@ -110,28 +107,103 @@ const fn words(
     key(path, Allowed::Choice { values, later: &[] }, Default::Text(default), doc)
 }
 
-const fn later(path: &'static str, what: &'static str, doc: &'static str) -> Key {
-    key(path, Allowed::Later { what }, Default::Unset, doc)
-}
-
 pub(super) static SHARDS: Key =
     integer("shards", 0, 64, 0, "Threads that serve connections. 0 means one per core.");
 
-pub(super) static LISTENER_TCP_BIND: Key = key(
-    "listener.tcp.bind",
-    Allowed::Address,
-    Default::Text("127.0.0.1:1883"),
-    "Where clients connect by plain MQTT. With port 0 the system picks one; the `ready` line and \
-     `--ready-file` name it.",
+pub(super) static LISTENER_BIND: Key = key(
+    "listener.*.bind",
+    Allowed::AddressOrNone,
+    Default::Derived("`\"127.0.0.1:1883\"` for `tcp`; must be written for others"),
+    "Where clients connect. With port 0 the system picks one; the `ready` line and `--ready-file` name it. \
+     `[::]` takes IPv4 too. Empty: this listener is off. Every listener has a name of its own, and there may be \
+     any number.",
 );
-static LISTENER_TLS_BIND: Key = later("listener.tls.bind", TLS, "Where clients connect by MQTT over TLS.");
-static LISTENER_TLS_CERT: Key = later("listener.tls.cert", TLS, "Certificate chain of this router, PEM.");
-static LISTENER_TLS_KEY: Key = later("listener.tls.key", TLS, "Private key of that certificate, PEM.");
-static LISTENER_TLS_CLIENT_CA: Key =
-    later("listener.tls.client_ca", TLS, "Authorities whose client certificates are accepted, PEM.");
-static LISTENER_WS_BIND: Key =
-    later("listener.ws.bind", "the WebSocket listener", "Where clients connect by MQTT over WebSocket.");
-const TLS: &str = "the TLS listener";
+pub(super) static LISTENER_KIND: Key = key(
+    "listener.*.kind",
+    Allowed::Choice { values: &["tcp", "tls", "ws", "wss", "unix"], later: &[] },
+    Default::Derived("NAME, where it is one of these words"),
+    "What is spoken there: MQTT over TCP, TLS, WebSocket, WebSocket over TLS, or a Unix socket.",
+);
+pub(super) static LISTENER_CONNECTIONS_MAX: Key = key(
+    "listener.*.connections_max",
+    Allowed::Integer { min: 1, max: 1_000_000 },
+    Default::Derived("`limits.connections_max`"),
+    "Connections at once through this listener.",
+);
+pub(super) static LISTENER_PROXY_PROTOCOL: Key = key(
+    "listener.*.proxy_protocol",
+    Allowed::Boolean,
+    Default::Boolean(false),
+    "Whether a proxy in front of it announces each client by a PROXY header of version 2. Then every connection \
+     must begin with one, so only the proxy may reach this listener.",
+);
+pub(super) static LISTENER_PROXY_TRUST_CN: Key = key(
+    "listener.*.proxy_trust_cn",
+    Allowed::Boolean,
+    Default::Boolean(false),
+    "Whether the common name that the proxy reports from a client certificate it has verified is the client's user.",
+);
+pub(super) static LISTENER_PATH: Key = key(
+    "listener.*.path",
+    Allowed::Text,
+    Default::Derived("any path for `ws` and `wss`; must be written for `unix`"),
+    "For `ws` and `wss` the only path of a URL that is served; for `unix` the file of the socket. A socket that \
+     was left behind and that nobody answers at makes room, any other file does not.",
+);
+pub(super) static LISTENER_MODE: Key = key(
+    "listener.*.mode",
+    Allowed::FileMode,
+    Default::Text("660"),
+    "Permissions of the file of a `unix` socket: who may write to it may connect.",
+);
+pub(super) static LISTENER_CERT: Key = key(
+    "listener.*.cert",
+    Allowed::Text,
+    Default::Derived("must be written for `tls` and `wss`"),
+    "File of this router's certificate chain, PEM, its own first. SIGHUP reads it anew, like every file here; \
+     clients stay connected.",
+);
+pub(super) static LISTENER_KEY: Key = key(
+    "listener.*.key",
+    Allowed::Text,
+    Default::Derived("must be written for `tls` and `wss`"),
+    "File of that certificate's private key, PEM.",
+);
+pub(super) static LISTENER_SNI_CERT: Key = key(
+    "listener.*.sni.*.cert",
+    Allowed::Text,
+    Default::Required,
+    "A further certificate, under any name. It is used for clients that ask for one of the DNS names in it.",
+);
+pub(super) static LISTENER_SNI_KEY: Key =
+    key("listener.*.sni.*.key", Allowed::Text, Default::Required, "The private key of that one.");
+pub(super) static LISTENER_CLIENT_CA: Key = key(
+    "listener.*.client_ca",
+    Allowed::Text,
+    Default::Unset,
+    "File of the authorities whose client certificates are accepted, PEM.",
+);
+pub(super) static LISTENER_CLIENT_CERT: Key = key(
+    "listener.*.client_cert",
+    Allowed::Choice { values: &["none", "optional", "required"], later: &[] },
+    Default::Derived("`\"required\"` with `client_ca`, else `\"none\"`"),
+    "Whether clients have certificates. With `optional` a client may have none; a bad one is refused.",
+);
+pub(super) static LISTENER_CLIENT_CRL: Key = key(
+    "listener.*.client_crl",
+    Allowed::Text,
+    Default::Unset,
+    "File of revocation lists, PEM, one from each authority in `client_ca`: a client of an authority without a \
+     list is refused.",
+);
+pub(super) static LISTENER_USER_FROM: Key = words(
+    "listener.*.user_from",
+    &["cn", "san_dns", "san_uri", "san_email"],
+    "cn",
+    "What in a client's certificate is its user name: the common name, or the first alternative name of this kind.",
+);
+pub(super) static LISTENER_TLS_VERSION_MIN: Key =
+    words("listener.*.tls_version_min", &["1.2", "1.3"], "1.2", "Oldest version of TLS that is spoken.");
 
 pub(super) static STORE_PATH: Key = key(
     "store.path",
@@ -357,6 +429,8 @@ limits! {
     password_entries_max: u32 = 1..=1_000_000, "Users in the password file.";
     password_memory_bytes_max: u32 = 65_536..=4_294_967_295, "Memory that verifying one password may take.";
     acl_rules_max: u32 = 0..=1_000_000, "Rules of who may publish and subscribe.";
+    handshake_bytes_max: u32 = 1_024..=65_536,
+        "Bytes of a PROXY header, TLS handshake or WebSocket request that have come and are not the whole of it.";
     packet_bytes_max: u32 = 128..=268_435_460, "Largest MQTT packet accepted, header included.";
     client_id_bytes_max: u32 = 23..=65_535, "Longest client identifier.";
     topic_bytes_max: u32 = 16..=65_535, "Longest topic.";
@@ -403,12 +477,22 @@ limits! {
 /// Every key but the limits, in the order of the page.
 static SERVICE_KEYS: &[&Key] = &[
     &SHARDS,
-    &LISTENER_TCP_BIND,
-    &LISTENER_TLS_BIND,
-    &LISTENER_TLS_CERT,
-    &LISTENER_TLS_KEY,
-    &LISTENER_TLS_CLIENT_CA,
-    &LISTENER_WS_BIND,
+    &LISTENER_BIND,
+    &LISTENER_KIND,
+    &LISTENER_CONNECTIONS_MAX,
+    &LISTENER_PROXY_PROTOCOL,
+    &LISTENER_PROXY_TRUST_CN,
+    &LISTENER_PATH,
+    &LISTENER_MODE,
+    &LISTENER_CERT,
+    &LISTENER_KEY,
+    &LISTENER_SNI_CERT,
+    &LISTENER_SNI_KEY,
+    &LISTENER_CLIENT_CA,
+    &LISTENER_CLIENT_CERT,
+    &LISTENER_CLIENT_CRL,
+    &LISTENER_USER_FROM,
+    &LISTENER_TLS_VERSION_MIN,
     &STORE_PATH,
     &STORE_MEMTABLE_BYTES,
     &STORE_SYNC,

@@ -21,7 +21,7 @@ pub(super) fn warnings(config: &Config) -> Vec<Warning> {
                 .to_owned(),
         );
     }
-    for listener in config.listeners.iter().filter(|listener| !listener.bind.ip().is_loopback()) {
+    for listener in config.listeners.iter().filter(|listener| listener.is_exposed()) {
         if config.auth.anonymous {
             let text = format!("everybody who reaches {} may publish and subscribe", listener.bind);
             warn("auth.anonymous", text);

@@ -1,7 +1,25 @@
-//! Sockets: accepting them, and moving bytes between them and the broker. Loops without decisions.
+//! Sockets: accepting them, and moving bytes between them and the broker. Loops without decisions about MQTT.
+//!
+//! Reading order: `door` (a listener as all see it), `listener`, `unix` and `doors` (accepting), `stream` (a socket), `socket`
+//! (a client's socket in its shard), `layers` (what lies between the two), and the layers: `proxy`, `tls` with
+//! `certificates`, `websocket`.
 
+mod certificates;
+mod door;
+mod doors;
+mod layers;
 mod listener;
+mod proxy;
 mod socket;
+mod stream;
+mod tls;
+mod unix;
+mod websocket;
 
-pub(crate) use listener::{Bound, bind, serve};
-pub(crate) use socket::Socket;
+pub(crate) use certificates::{CertificateInfo, load as load_tls};
+pub(crate) use door::{Door, Refusal, Refused};
+pub use doors::OpenError;
+pub(crate) use doors::{open, read_anew, watch_certificates};
+pub(crate) use layers::{Came, LAYER_BYTES_MAX, Scratch};
+pub(crate) use listener::{Bound, serve};
+pub(crate) use socket::{Arrival, Socket};

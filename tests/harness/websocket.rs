@@ -1,0 +1,97 @@
+//! MQTT over WebSocket, by a client library of other people.
+//!
+//! In: a stream. Out: the same bytes in binary frames, one frame for each write.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use tungstenite::client::IntoClientRequest as _;
+use tungstenite::http::HeaderValue;
+use tungstenite::{Error, Message, WebSocket};
+
+use crate::wait::PATIENCE;
+use crate::{Connection, Trust, Version};
+
+/// A WebSocket as a stream of bytes, for [`Connection`].
+pub struct Framed<S> {
+    socket: WebSocket<S>,
+    unread: Vec<u8>,
+}
+
+/// Upgrades a stream; the error is the answer's status if there was one.
+pub fn upgrade<S: Read + Write>(stream: S, path: &str, subprotocol: &str) -> Result<WebSocket<S>, u16> {
+    let mut request = format!("ws://127.0.0.1{path}").into_client_request().expect("a request");
+    if !subprotocol.is_empty() {
+        let value = HeaderValue::from_str(subprotocol).expect("a header");
+        request.headers_mut().insert("Sec-WebSocket-Protocol", value);
+    }
+    match tungstenite::client(request, stream) {
+        Ok((socket, response)) => {
+            let chosen = response.headers().get("Sec-WebSocket-Protocol").and_then(|it| it.to_str().ok());
+            assert!(chosen.is_some_and(|it| subprotocol.contains(it)), "{chosen:?} of {subprotocol}");
+            Ok(socket)
+        }
+        Err(tungstenite::HandshakeError::Failure(Error::Http(response))) => Err(response.status().as_u16()),
+        Err(error) => panic!("the upgrade fails without an answer: {error}"),
+    }
+}
+
+/// A TCP stream to `address` that gives up in time.
+pub fn stream(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("a connection");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream.set_nodelay(true).expect("an option");
+    stream
+}
+
+impl Connection {
+    /// Over WebSocket.
+    #[track_caller]
+    pub fn open_ws(address: SocketAddr, version: Version) -> io::Result<Connection> {
+        let stream = stream(address);
+        let socket = upgrade(stream.try_clone()?, "/mqtt", "mqtt").expect("an upgrade");
+        Connection::through(stream, Framed { socket, unread: Vec::new() }, version)
+    }
+
+    /// Over WebSocket over TLS.
+    #[track_caller]
+    pub fn open_wss(address: SocketAddr, version: Version, trust: &Trust) -> io::Result<Connection> {
+        let secured = trust.connect(address)?;
+        let stream = secured.sock.try_clone()?;
+        let socket = upgrade(secured, "/", "mqtt").expect("an upgrade");
+        Connection::through(stream, Framed { socket, unread: Vec::new() }, version)
+    }
+}
+
+impl<S: Read + Write> Read for Framed<S> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.unread.is_empty() {
+            match self.socket.read() {
+                Ok(Message::Binary(bytes)) => self.unread.extend_from_slice(&bytes),
+                Ok(Message::Text(text)) => return Err(io::Error::other(format!("a text frame: {text}"))),
+                Ok(_) => {}
+                Err(Error::ConnectionClosed | Error::AlreadyClosed) => return Ok(0),
+                Err(Error::Io(error)) => return Err(error),
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        }
+        let len = self.unread.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&self.unread[..len]);
+        self.unread.drain(..len);
+        Ok(len)
+    }
+}
+
+impl<S: Read + Write> Write for Framed<S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.socket.send(Message::Binary(bytes.to_vec().into())) {
+            Ok(()) => Ok(bytes.len()),
+            Err(Error::Io(error)) => Err(error),
+            Err(error) => Err(io::Error::other(error)),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
