@@ -438,6 +438,8 @@ impl Broker {
         let held = |session: &Session| session.queue_bytes + session.lent_bytes;
         let queued: usize = self.sessions.iter().map(|(_, session)| held(session)).sum();
         self.subscriptions.shares.invariants();
+        let subscriptions: usize = self.sessions.iter().map(|(_, session)| session.subscriptions.len()).sum();
+        assert_eq!(self.subscriptions.len(), subscriptions, "the index has what the sessions have");
         let written: usize = self.connections.iter().map(|connection| connection.counted).sum();
         assert_eq!(self.waiting_bytes, queued + written, "bytes that wait for clients are counted");
         for connection in self.connections.iter() {

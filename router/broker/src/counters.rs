@@ -25,6 +25,8 @@ counters! {
     connects_accepted,
     /// CONNECTs refused, for whatever reason.
     connects_refused,
+    /// Subscriptions refused, for whatever reason.
+    subscriptions_refused,
     /// CONNECTs refused because user name and password do not belong together, or to nobody.
     refused_credentials,
     /// CONNECTs refused because the client may not connect like this: without a user, with this client identifier, with

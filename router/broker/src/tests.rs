@@ -12,6 +12,7 @@ mod routing;
 mod runs;
 mod sharding;
 mod sharing;
+mod sharing_simulation;
 mod simulation;
 mod storing;
 mod v5;

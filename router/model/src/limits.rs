@@ -35,6 +35,8 @@ pub struct Limits {
     pub topic_alias_max: u16,
     /// Longest keep-alive of an MQTT 5.0 client, in seconds; one that wants more, or none, is told. 0 is no bound.
     pub keep_alive_secs_max: u16,
+    /// Subscriptions of all sessions together.
+    pub subscriptions_max: u32,
     /// Subscriptions of one session.
     pub subscriptions_per_session_max: u32,
     /// Sessions kept, connected or not.
@@ -107,6 +109,7 @@ impl Limits {
         topic_levels_max: 64,
         topic_alias_max: 16,
         keep_alive_secs_max: 0,
+        subscriptions_max: 250_000,
         subscriptions_per_session_max: 1_000,
         sessions_max: 20_000,
         session_inflight_max: 1_024,

@@ -93,6 +93,8 @@ pub(crate) struct Subscriptions {
     exact: HashMap<Box<str>, Place, FixedState>,
     trie: Trie,
     pub(crate) shares: Shares,
+    /// Subscriptions of this shard's sessions.
+    len: usize,
 }
 
 /// What a shard has at a filter: it is told to the others whenever it changes.
@@ -113,13 +115,16 @@ impl Subscriptions {
             exact: HashMap::with_hasher(FixedState::with_seed(seed)),
             trie: Trie::new(seed),
             shares: Shares::new(seed),
+            len: 0,
         }
     }
 
     /// Adds or replaces the subscription of `entry.session` to `filter`; `live` says whether its client is connected.
     pub(crate) fn insert(&mut self, filter: &str, entry: Entry, live: bool) {
         if let Some(shared) = shared_filter(filter) {
-            if let Some(key) = self.shares.insert(filter, entry, live) {
+            let (new_member, new_group) = self.shares.insert(filter, entry, live);
+            self.len += usize::from(new_member);
+            if let Some(key) = new_group {
                 self.place_mut(shared).shares.push(key);
             }
             return;
@@ -127,7 +132,10 @@ impl Subscriptions {
         let entries = &mut self.place_mut(filter).entries;
         match entries.iter_mut().find(|known| known.session == entry.session) {
             Some(known) => *known = entry,
-            None => entries.push(entry),
+            None => {
+                entries.push(entry);
+                self.len += 1;
+            }
         }
     }
 
@@ -136,13 +144,21 @@ impl Subscriptions {
         if let Some(shared) = shared_filter(filter) {
             let (known, gone) = self.shares.remove(filter, session);
             self.forget_share(shared, gone);
+            self.len -= usize::from(known);
             return known;
         }
-        self.edit(filter, |place| {
+        let known = self.edit(filter, |place| {
             let before = place.entries.len();
             place.entries.retain(|entry| entry.session != session);
             place.entries.len() < before
-        })
+        });
+        self.len -= usize::from(known);
+        known
+    }
+
+    /// Subscriptions of this shard's sessions.
+    pub(crate) fn len(&self) -> usize {
+        self.len
     }
 
     /// The client of a member comes or goes; whether others must be told.

@@ -206,10 +206,11 @@ impl Shares {
         empty
     }
 
-    /// Adds or replaces a member, `live` if it is new; the group, if that is new.
-    pub(super) fn insert(&mut self, name: &str, entry: Entry, live: bool) -> Option<ShareKey> {
+    /// Adds or replaces a member, `live` if it is new: whether it is, and the group if that is new.
+    pub(super) fn insert(&mut self, name: &str, entry: Entry, live: bool) -> (bool, Option<ShareKey>) {
         let (key, is_new) = self.open(name);
         let group = self.group_mut(key);
+        let before = group.members.len();
         match group.members.iter_mut().find(|member| member.entry.session == entry.session) {
             Some(member) => member.entry = entry,
             None => {
@@ -218,7 +219,7 @@ impl Shares {
                 group.forget_credit();
             }
         }
-        is_new.then_some(key)
+        (group.members.len() > before, is_new.then_some(key))
     }
 
     /// Removes a member: whether it was one, and the group if it is gone now.

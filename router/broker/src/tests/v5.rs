@@ -338,3 +338,26 @@ fn a_refused_filter_has_a_code_of_its_version() {
         assert_eq!(bench.take(client), [Seen::UnsubAck(codes)]);
     }
 }
+
+/// Subscriptions are bounded over all sessions, too; what is known is renewed all the same.
+#[test]
+fn subscriptions_of_all_sessions_are_bounded() {
+    let limits = Limits { subscriptions_max: 3, ..Limits::DEFAULT };
+    let mut bench = Bench::with(1, limits, Plan::empty());
+    let (one, two) = (bench.client("one", Version::V5, 0), bench.client("two", Version::V5, 0));
+    for client in [one, two] {
+        bench.connect(client);
+    }
+    bench.subscribe(one, "a", Qos::AtMostOnce);
+    bench.subscribe(one, "$share/g/a", Qos::AtMostOnce);
+    bench.subscribe(two, "a", Qos::AtMostOnce);
+    bench.subscribe_with(two, "b", Qos::AtMostOnce, 0, |_| {});
+    assert_eq!(bench.take(two), [Seen::SubAck(vec![ReasonCode::QUOTA_EXCEEDED])]);
+    let said = bench.clients[two].subacks.pop().unwrap().reason_string.unwrap();
+    assert!(said.contains("limits.subscriptions_max (3)"), "{said}");
+    assert_eq!(bench.counters().subscriptions_refused, 1);
+    bench.subscribe(two, "a", Qos::AtLeastOnce);
+    bench.cut(one);
+    bench.subscribe(two, "b", Qos::AtMostOnce);
+    bench.subscribe(two, "$share/g/b", Qos::AtMostOnce);
+}

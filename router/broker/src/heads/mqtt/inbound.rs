@@ -296,6 +296,7 @@ impl Broker {
             let existed = self.sessions[key.0 as usize].subscriptions.contains_key(wanted.filter.as_str());
             let reason = self.grant(conn, key, wanted, id, effects);
             if reason.is_error() {
+                self.counters.subscriptions_refused += 1;
                 refused = refused.or(Some((&wanted.filter, reason)));
             } else {
                 needs += self.announce(&wanted.filter, Some(conn), effects);
@@ -303,10 +304,11 @@ impl Broker {
             }
             reasons.push(reason);
         }
+        let own = self.sessions[key.0 as usize].subscriptions.len();
         let version = self.version(conn);
         let bare = SubAck::new(subscribe.packet_id, reasons);
         let reason_string =
-            refused.map(|(filter, reason)| words::of_filter(filter, reason, &self.setup.limits));
+            refused.map(|(filter, reason)| words::of_filter(filter, reason, own, &self.setup.limits));
         let full = SubAck { reason_string, ..bare.clone() };
         let (room, mut bytes) = (self.room(conn, refused.is_some()), Vec::new());
         let encode =
@@ -340,7 +342,10 @@ impl Broker {
         };
         let stored = session.is_stored();
         let known = session.subscriptions.contains_key(wanted.filter.as_str());
-        if !known && session.subscriptions.len() >= limits.subscriptions_per_session_max as usize {
+        let subscriptions_max = limits.subscriptions_max.div_ceil(u32::from(self.setup.shards)) as usize;
+        let full = session.subscriptions.len() >= limits.subscriptions_per_session_max as usize
+            || self.subscriptions.len() >= subscriptions_max;
+        if !known && full {
             return ReasonCode::QUOTA_EXCEEDED;
         }
         let options = SubscriptionOptions {

@@ -53,13 +53,16 @@ pub(super) fn of_refusal(reason: ReasonCode, limits: &Limits) -> Option<String> 
 }
 
 /// Why a subscription is refused.
-pub(super) fn of_filter(filter: &str, reason: ReasonCode, limits: &Limits) -> String {
+pub(super) fn of_filter(filter: &str, reason: ReasonCode, own_count: usize, limits: &Limits) -> String {
     let why = match reason {
         ReasonCode::TOPIC_FILTER_INVALID => match TopicFilter::new(filter) {
             Err(error) => error.to_string(),
             Ok(_) if !topic_fits(filter, limits) => format!("it {}", too_long(limits)),
             Ok(_) => "it is not allowed here".to_owned(),
         },
+        ReasonCode::QUOTA_EXCEEDED if own_count < limits.subscriptions_per_session_max as usize => {
+            format!("limits.subscriptions_max ({}) is reached", limits.subscriptions_max)
+        }
         ReasonCode::QUOTA_EXCEEDED => format!(
             "limits.subscriptions_per_session_max ({}) is reached",
             limits.subscriptions_per_session_max
