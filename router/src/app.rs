@@ -27,7 +27,7 @@ use crate::config::{Config, ConfigErrors, Durability};
 use crate::disk::{Disk, DiskState, Job, ReadJob, run_lane_reader, space_of};
 use crate::http::{Overview, RouteStatus};
 use crate::mail::{Mail, Mailbox};
-use crate::net::Door;
+use crate::net::{Door, Gate};
 use crate::shard::{ShardSetup, StoredSession};
 use crate::telemetry::{ShardReport, start_logging};
 use crate::upstream::{Bell, LinkStatus, Tails, UplinkSetup};
@@ -216,8 +216,10 @@ impl Router {
     ) -> anyhow::Result<()> {
         let http_address = http.as_ref().map(|bound| bound.address);
         let limits = Arc::new(self.config.limits.clone());
+        let gate = Arc::new(Gate::new(&limits));
         for (bound, door) in listeners {
-            tokio::spawn(net::serve(bound, door, self.mailboxes.clone(), Arc::clone(&limits)));
+            let (limits, gate) = (Arc::clone(&limits), Arc::clone(&gate));
+            tokio::spawn(net::serve(bound, door, self.mailboxes.clone(), limits, gate));
         }
         let doors = &self.overview.doors;
         tokio::spawn(net::watch_certificates(doors.clone()));

@@ -254,12 +254,13 @@ fn a_client_gets_no_packet_above_its_maximum_and_the_rest_goes_on() {
 }
 
 #[test]
-fn connections_above_the_limit_are_closed_and_counted() {
+fn connections_above_the_limit_are_refused_and_counted() {
     let router = Setup::new().set("limits.connections_max", 5).start();
     let mut inside: Vec<_> = (0..5).map(|number| router.connect(&v5(&format!("c-{number}")))).collect();
     until("all five to be counted", || (router.number("/clients") == 5).then_some(()));
     let mut outside = Connection::open(router.address(), Version::V5).expect("the port listens");
-    assert!(outside.greet(&v5("too many")).is_err());
+    let told = outside.greet(&v5("too many")).expect("a CONNACK");
+    assert_eq!(told.reason, ReasonCode::QUOTA_EXCEEDED);
     assert!(router.metric("millrace_connections_refused_total") >= 1.0);
     inside.pop().expect("one of five").disconnect();
     until("room for another one", || Client::try_connect(router.address(), &v5("next")).ok());

@@ -40,6 +40,8 @@ pub struct Peer {
     pub listener: u16,
     /// The user whom its verified client certificate names.
     pub certificate_user: Option<Arc<str>>,
+    /// Why it is not served, whatever its CONNECT says; see [`crate::Turnstile`].
+    pub turned_away: Option<wire::ReasonCode>,
 }
 
 /// Who a client is.

@@ -24,6 +24,7 @@ mod runs;
 mod sessions;
 mod sharing;
 mod subscriptions;
+mod turnstile;
 pub mod uplink;
 
 pub use broker::{Broker, Event, RecordRead, Setup, home};
@@ -41,6 +42,7 @@ pub use sessions::SubscriptionOptions;
 pub use sessions::record::{InvalidRecord, SessionRecord, decode_session};
 pub use subscriptions::SessionKey;
 pub use subscriptions::shares::Members;
+pub use turnstile::{Turnstile, Verdict};
 
 #[cfg(test)]
 mod testbench;

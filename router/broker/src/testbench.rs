@@ -216,6 +216,8 @@ pub(crate) struct Bench {
     pub(crate) limits: Arc<Limits>,
     pub(crate) plan: Arc<Plan>,
     pub(crate) offers: Arc<Offers>,
+    /// Who the edge says comes next.
+    pub(crate) peer: Peer,
     pub(crate) access: Arc<Access>,
     /// Passwords that nobody has verified yet, by shard.
     pub(crate) authentications: VecDeque<(usize, Authentication)>,
@@ -247,6 +249,7 @@ impl Bench {
             limits: Arc::new(limits),
             plan: Arc::new(plan),
             offers: Arc::default(),
+            peer: Peer::default(),
             access: Arc::new(Access::open(true)),
             authentications: VecDeque::new(),
             denials: Vec::new(),
@@ -348,7 +351,7 @@ impl Bench {
     fn accept(&mut self, client: usize, shard: usize, unread: Vec<u8>) {
         // What an earlier socket of this player still gets, nobody reads.
         self.owners.retain(|_, owner| *owner != client);
-        let conn = self.brokers[shard].open(Peer::default(), self.now);
+        let conn = self.brokers[shard].open(self.peer.clone(), self.now);
         self.owners.insert((shard, conn.0), client);
         let player = &mut self.clients[client];
         (player.shard, player.conn, player.unread) = (shard, Some(conn), unread);

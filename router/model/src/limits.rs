@@ -35,6 +35,8 @@ pub struct Limits {
     pub topic_alias_max: u16,
     /// Longest keep-alive of an MQTT 5.0 client, in seconds; one that wants more, or none, is told. 0 is no bound.
     pub keep_alive_secs_max: u16,
+    /// Connections accepted per second, over all listeners, with a burst of as many; 0 is no bound.
+    pub connects_per_sec_max: u32,
     /// Subscriptions of all sessions together.
     pub subscriptions_max: u32,
     /// Subscriptions of one session.
@@ -109,6 +111,7 @@ impl Limits {
         topic_levels_max: 64,
         topic_alias_max: 16,
         keep_alive_secs_max: 0,
+        connects_per_sec_max: 0,
         subscriptions_max: 250_000,
         subscriptions_per_session_max: 1_000,
         sessions_max: 20_000,

@@ -438,6 +438,8 @@ limits! {
     topic_alias_max: u16 = 0..=1_024, "Topic aliases of one connection, in each direction; 0 is none.";
     keep_alive_secs_max: u16 = 0..=65_535,
         "Longest keep-alive of an MQTT 5.0 client; one that wants more, or none, is told. 0 is no bound.";
+    connects_per_sec_max: u32 = 0..=1_000_000,
+        "Connections accepted per second, over all listeners, with a burst of as many; those above it are refused with 0x9F. 0 is no bound.";
     subscriptions_max: u32 = 1..=100_000_000, "Subscriptions of all sessions together.";
     subscriptions_per_session_max: u32 = 1..=1_000_000, "Subscriptions of one session.";
     sessions_max: u32 = 1..=10_000_000, "Sessions kept, connected or not.";

@@ -5,10 +5,35 @@
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use broker::{Turnstile, Verdict};
+use model::Limits;
+use wire::ReasonCode;
 
 use super::certificates::TlsServer;
+use crate::clock::Clock;
 use crate::config::{Listener, ListenerKind};
+
+/// What all doors share: who is let in, by number and by rate.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    turnstile: Mutex<Turnstile>,
+    clock: Clock,
+}
+
+impl Gate {
+    /// A gate that nobody has come to.
+    pub(crate) fn new(limits: &Limits) -> Gate {
+        let clock = Clock::default();
+        Gate { turnstile: Mutex::new(Turnstile::new(limits, clock.now().instant)), clock }
+    }
+
+    fn judge(&self, open: u32) -> Verdict {
+        let mut turnstile = self.turnstile.lock().unwrap_or_else(PoisonError::into_inner);
+        turnstile.judge(open, self.clock.now().instant)
+    }
+}
 
 /// One listener, shared by all who serve its connections.
 #[derive(Debug)]
@@ -48,22 +73,31 @@ impl Door {
         }
     }
 
-    /// Counts a connection in; `None` if the listener or the process has as many as it may.
-    pub(crate) fn admit(self: &Arc<Door>, connections_max: u32) -> Option<Admission> {
+    /// Counts a connection in, perhaps only to be told why it is not served; `None` if the listener or the process has
+    /// more than it may.
+    pub(crate) fn admit(self: &Arc<Door>, gate: &Gate) -> Option<(Admission, Option<ReasonCode>)> {
         let listener_max = self.listener.connections_max.unwrap_or(u32::MAX);
         if self.open.load(Ordering::Relaxed) >= listener_max {
             self.count(Refusal::ListenerConnectionsMax);
             return None;
         }
         // One thread accepts for all listeners, so nobody takes the last place between the look and the step.
-        if self.all_open.load(Ordering::Relaxed) >= connections_max {
-            self.count(Refusal::ConnectionsMax);
+        let verdict = gate.judge(self.all_open.load(Ordering::Relaxed));
+        let turned_away = match verdict {
+            Verdict::Admit => None,
+            Verdict::Tell(reason) | Verdict::Close(reason) => Some(reason),
+        };
+        if let Some(reason) = turned_away {
+            let by_rate = reason == ReasonCode::CONNECTION_RATE_EXCEEDED;
+            self.count(if by_rate { Refusal::ConnectRate } else { Refusal::ConnectionsMax });
+        }
+        if matches!(verdict, Verdict::Close(_)) {
             return None;
         }
         self.accepted.fetch_add(1, Ordering::Relaxed);
         self.open.fetch_add(1, Ordering::Relaxed);
         self.all_open.fetch_add(1, Ordering::Relaxed);
-        Some(Admission(Arc::clone(self)))
+        Some((Admission(Arc::clone(self)), turned_away))
     }
 
     /// Counts a connection that was not let in, or not kept, because of its transport.
@@ -153,6 +187,7 @@ macro_rules! refusals {
 
 refusals! {
     ConnectionsMax = "connections_max", "`limits.connections_max` is reached.";
+    ConnectRate = "connect_rate", "`limits.connects_per_sec_max` is exceeded.";
     ListenerConnectionsMax = "listener_connections_max", "The listener's own `connections_max` is reached.";
     ShardBusy = "shard_busy", "The shard has too much to do.";
     HandshakeTimeout = "handshake_timeout", "The handshake was not over in time.";

@@ -15,7 +15,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 use tracing::{debug, warn};
 
-use super::door::{Door, Refusal};
+use super::door::{Door, Gate, Refusal};
 use super::layers::Layers;
 use super::socket::Arrival;
 use super::stream::Detached;
@@ -131,7 +131,13 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// Accepts for ever, handing sockets to the shards in turn.
-pub(crate) async fn serve(bound: Bound, door: Arc<Door>, mailboxes: Vec<Arc<Mailbox>>, limits: Arc<Limits>) {
+pub(crate) async fn serve(
+    bound: Bound,
+    door: Arc<Door>,
+    mailboxes: Vec<Arc<Mailbox>>,
+    limits: Arc<Limits>,
+    gate: Arc<Gate>,
+) {
     let mut turn = usize::from(door.number);
     loop {
         let (stream, from) = match bound.accept().await {
@@ -143,7 +149,7 @@ pub(crate) async fn serve(bound: Bound, door: Arc<Door>, mailboxes: Vec<Arc<Mail
                 continue;
             }
         };
-        let Some(admission) = door.admit(limits.connections_max) else {
+        let Some((admission, turned_away)) = door.admit(&gate) else {
             debug!(listener = door.listener.name, peer = %from, "refused: too many connections");
             continue;
         };
@@ -155,7 +161,7 @@ pub(crate) async fn serve(bound: Bound, door: Arc<Door>, mailboxes: Vec<Arc<Mail
                 continue;
             }
         };
-        let peer = Peer { listener: door.number, certificate_user: None };
+        let peer = Peer { listener: door.number, certificate_user: None, turned_away };
         let arrival = Arrival { stream, layers, admission, proxied: None, peer, unread: Vec::new() };
         turn = (turn + 1) % mailboxes.len();
         if mailboxes[turn].send(Mail::Accepted(arrival)).is_err() {

@@ -17,7 +17,7 @@ mod unix;
 mod websocket;
 
 pub(crate) use certificates::{CertificateInfo, load as load_tls};
-pub(crate) use door::{Door, Refusal, Refused};
+pub(crate) use door::{Door, Gate, Refusal, Refused};
 pub use doors::OpenError;
 pub(crate) use doors::{open, read_anew, watch_certificates};
 pub(crate) use layers::{Came, LAYER_BYTES_MAX, Scratch};

@@ -339,6 +339,28 @@ fn a_refused_filter_has_a_code_of_its_version() {
     }
 }
 
+/// [MQTT-3.1.4-4] MQTT 5.0 §3.2.2.2: 0x9F and 0x97 from the door, with the limit that was crossed.
+#[test]
+fn who_is_turned_away_at_the_door_hears_why() {
+    for (reason, words, v3) in [
+        (ReasonCode::CONNECTION_RATE_EXCEEDED, "limits.connects_per_sec_max", ReasonCode::SERVER_UNAVAILABLE),
+        (ReasonCode::QUOTA_EXCEEDED, "limits.connections_max", ReasonCode::SERVER_UNAVAILABLE),
+    ] {
+        for version in [Version::V5, Version::V3] {
+            let mut bench = Bench::new(2);
+            let client = bench.client("c", version, 1);
+            bench.peer.turned_away = Some(reason);
+            bench.connect_with(client, &bench.hello(client));
+            let said = bench.clients[client].connacks[0].reason_string.clone().unwrap_or_default();
+            let is_new = version == Version::V5;
+            let reason = if is_new { reason } else { v3 };
+            assert_eq!(bench.take(client), [Seen::ConnAck { present: false, reason }, Seen::Closed]);
+            assert!(said.contains(words) == is_new, "{said}");
+            assert_eq!((bench.counters().connects_refused, bench.brokers[1].sessions()), (1, 0));
+        }
+    }
+}
+
 /// Subscriptions are bounded over all sessions, too; what is known is renewed all the same.
 #[test]
 fn subscriptions_of_all_sessions_are_bounded() {

@@ -26,6 +26,10 @@ impl Broker {
         effects: &mut Effects,
     ) -> bool {
         self.note(conn, &connect);
+        if let Some(reason) = self.connections.get(conn).and_then(|connection| connection.peer.turned_away) {
+            self.refuse(conn, connect.version, reason, now, effects);
+            return true;
+        }
         if self.setup.offers.redirect.as_ref().is_some_and(|redirect| redirect.moved) {
             self.refuse(conn, connect.version, ReasonCode::SERVER_MOVED, now, effects);
             return true;
@@ -198,7 +202,9 @@ impl Broker {
     ) {
         self.counters.connects_refused += 1;
         let mut ack = ConnAck::new(false, reason);
-        ack.reason_string = words::of_refusal(reason, &self.setup.limits);
+        let connection = self.connections.get(conn);
+        let at_the_door = connection.is_some_and(|connection| connection.peer.turned_away.is_some());
+        ack.reason_string = words::of_refusal(reason, at_the_door, &self.setup.limits);
         if matches!(reason, ReasonCode::SERVER_MOVED | ReasonCode::USE_ANOTHER_SERVER) {
             let redirect = self.setup.offers.redirect.as_ref();
             ack.server_reference = redirect.map(|redirect| redirect.to.to_string());

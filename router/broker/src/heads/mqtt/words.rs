@@ -35,9 +35,15 @@ pub(super) fn room(connection: &Connection) -> (bool, u32) {
     (connection.wants_words, connection.packet_bytes_max)
 }
 
-/// Why a CONNECT is refused.
-pub(super) fn of_refusal(reason: ReasonCode, limits: &Limits) -> Option<String> {
+/// Why a CONNECT is refused, or was before it came (`at_the_door`).
+pub(super) fn of_refusal(reason: ReasonCode, at_the_door: bool, limits: &Limits) -> Option<String> {
     Some(match reason {
+        ReasonCode::CONNECTION_RATE_EXCEEDED => {
+            format!("limits.connects_per_sec_max ({}) is exceeded", limits.connects_per_sec_max)
+        }
+        ReasonCode::QUOTA_EXCEEDED if at_the_door => {
+            format!("limits.connections_max ({}) is reached", limits.connections_max)
+        }
         ReasonCode::BAD_AUTHENTICATION_METHOD => "this server knows no authentication method".to_owned(),
         ReasonCode::CLIENT_IDENTIFIER_NOT_VALID => {
             format!(
