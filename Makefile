@@ -26,7 +26,7 @@ PURE := -p millrace-model -p millrace-wire -p millrace-routes -p millrace-broker
 LINKED := -p millrace-store -p millrace
 BINARIES := -p millrace -p millrace-loadgen
 
-.PHONY: help run test bench crash sim fuzz lint fmt deny docs build setup setup-test release clean
+.PHONY: help run test bench guard crash sim fuzz lint fmt deny docs build setup setup-test release clean
 
 help: ## What can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -58,7 +58,12 @@ bench: setup-test build ## The comparison with mosquitto, durable throughput, an
 	$(CARGO_TARGET_DIR)/release/bench durable
 	$(CARGO_TARGET_DIR)/release/bench idle
 	$(CARGO_TARGET_DIR)/release/bench retained
+	MILLRACE_BLESS=1 cargo test --locked --release -q -p millrace-tests --test tidy performance
 	cargo bench --locked -p millrace-bench
+
+guard: setup-test build ## A few hot rows beside mosquitto, judged by bench/baseline.json (about 2 minutes)
+	cargo build --locked --release -p millrace-bench
+	$(CARGO_TARGET_DIR)/release/bench guard --rounds 5 --seconds 1 $(ARGS)
 
 lint: setup
 	cargo fmt --all --check

@@ -2,13 +2,14 @@
 //!
 //! Knows: arguments, where results go, exit codes. May use: every other file. Never: figures of its own.
 //! Exit codes: 0 measured, all promises kept · 1 a promise of MQTT was broken · 2 it could not be measured.
-//! Reading order: `rows` (the questions), `compare`, `durable`, `idle`, `retained`, `contestants`, `load`, `relay`, `stats`,
+//! Reading order: `rows` (the questions), `compare`, `guard`, `durable`, `idle`, `retained`, `contestants`, `load`, `relay`, `stats`,
 //! `machine`, `child`, `page`.
 
 mod child;
 mod compare;
 mod contestants;
 mod durable;
+mod guard;
 mod idle;
 mod load;
 mod machine;
@@ -88,6 +89,17 @@ enum Command {
         #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(10..=10_000_000))]
         topics: u32,
     },
+    /// A few hot rows beside mosquitto, judged by a stored baseline of ratios: exit code 1 if one is clearly slower.
+    Guard {
+        #[command(flatten)]
+        common: Common,
+        /// Where the baseline is.
+        #[arg(long, value_name = "FILE", default_value = "bench/baseline.json")]
+        baseline: PathBuf,
+        /// Make what is found the baseline.
+        #[arg(long)]
+        bless: bool,
+    },
     /// The rows of `compare` and what they ask.
     List,
     /// The raw TCP relay, as `compare` starts it.
@@ -157,6 +169,13 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             }
             with_interrupt(|interrupted| compare(common, rows, binaries, interrupted))
         }
+        Command::Guard { common, baseline, bless } => {
+            let binaries = common.binaries(None)?;
+            if binaries.mosquitto.is_none() {
+                bail!("mosquitto is not installed: run `make bench`, which installs it");
+            }
+            with_interrupt(|interrupted| guard(common, baseline, bless, binaries, interrupted))
+        }
         Command::Durable { common, publishers, window } => {
             let binaries = common.binaries(None)?;
             with_interrupt(|interrupted| durable(common, publishers, window, binaries, interrupted))
@@ -205,13 +224,13 @@ fn with_interrupt<F: Future<Output = anyhow::Result<ExitCode>>>(
     local.block_on(&runtime, body)
 }
 
-async fn compare(
-    common: Common,
+/// Measures rows, telling each run and each finding as they come.
+async fn find(
+    common: &Common,
     rows: Vec<&'static Row>,
-    binaries: Binaries,
-    interrupted: Interrupted,
-) -> anyhow::Result<ExitCode> {
-    let (facts, settings) = common.begin(&binaries);
+    binaries: &Binaries,
+    interrupted: &Interrupted,
+) -> anyhow::Result<Vec<compare::Finding>> {
     let mut findings = Vec::new();
     for row in rows {
         eprintln!("{}: {} rounds", row.name, common.rounds);
@@ -227,9 +246,8 @@ async fn compare(
                 sample.others_percent + sample.stolen_percent
             );
         };
-        let finding =
-            compare::run(row, &binaries, common.rounds, common.seconds, progress, || interrupted.get())
-                .await?;
+        let stop = || interrupted.get();
+        let finding = compare::run(row, binaries, common.rounds, common.seconds, progress, stop).await?;
         if let Some(finding) = finding {
             println!("{}", page::table(&finding));
             findings.push(finding);
@@ -238,6 +256,17 @@ async fn compare(
             break;
         }
     }
+    Ok(findings)
+}
+
+async fn compare(
+    common: Common,
+    rows: Vec<&'static Row>,
+    binaries: Binaries,
+    interrupted: Interrupted,
+) -> anyhow::Result<ExitCode> {
+    let (facts, settings) = common.begin(&binaries);
+    let findings = find(&common, rows, &binaries, &interrupted).await?;
     let broken: Vec<String> = findings.iter().flat_map(compare::Finding::broken).collect();
     let (page, json) = match binaries.before {
         Some(_) => ("before-after.md", "before-after.json"),
@@ -245,6 +274,29 @@ async fn compare(
     };
     common.finish(Results { compare: &findings, ..common.results(&facts, &settings) }, page, json)?;
     Ok(if broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+async fn guard(
+    common: Common,
+    file: PathBuf,
+    bless: bool,
+    binaries: Binaries,
+    interrupted: Interrupted,
+) -> anyhow::Result<ExitCode> {
+    let (facts, _) = common.begin(&binaries);
+    let rows = chosen(&[], true)?;
+    let findings = find(&common, rows, &binaries, &interrupted).await?;
+    let broken: Vec<String> = findings.iter().flat_map(compare::Finding::broken).collect();
+    broken.iter().for_each(|broken| println!("BROKEN {broken}"));
+    if bless && !interrupted.get() {
+        guard::Baseline::of(&findings, facts.line()).store(&file)?;
+        println!("written to {}", file.display());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let lines = guard::Baseline::load(&file)?.judge(&findings);
+    lines.iter().for_each(|line| println!("{}", line.text()));
+    let slower = lines.iter().any(|line| line.slower);
+    Ok(if slower || !broken.is_empty() { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 
 async fn durable(

@@ -114,7 +114,8 @@ fn over_time<'a>(series: &[Second], name: &'a str, value: impl Fn(&Second) -> Op
 }
 
 fn plot(title: &str, unit: &str, lines: Vec<Line<'_>>, scale: Scale) -> String {
-    Plot { title, unit, lines, scale, x_marks: None, x_unit: "s" }.svg()
+    let last = lines.iter().flat_map(|line| &line.points).map(|(at, _)| *at).fold(1.0, f64::max);
+    Plot { title, unit, lines, scale, x_marks: None, x_unit: "s", x_range: Some((0.0, last)) }.svg()
 }
 
 fn rates_plot(series: &[Second]) -> String {
@@ -154,6 +155,7 @@ fn curve_plot(report: &Report) -> String {
         scale: Scale::Logarithmic,
         x_marks: Some(marks.map(|(quantile, name)| (nines(quantile), name.to_owned())).to_vec()),
         x_unit: "share of messages",
+        x_range: None,
     }
     .svg()
 }

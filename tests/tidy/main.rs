@@ -6,5 +6,6 @@
 mod conformance;
 mod files;
 mod pages;
+mod performance;
 mod tree;
 mod walls;

@@ -27,6 +27,8 @@ pub(super) struct Plot<'a> {
     /// Marks of the x axis, if they are not its own numbers: place and name.
     pub(super) x_marks: Option<Vec<(f64, String)>>,
     pub(super) x_unit: &'a str,
+    /// Where the x axis ends, if that is not its own last point: for plots that stand under one another.
+    pub(super) x_range: Option<(f64, f64)>,
 }
 
 const WIDTH: f64 = 720.0;
@@ -40,7 +42,8 @@ impl Plot<'_> {
     /// The plot as an `<svg>`; a sentence if there is nothing to plot.
     pub(super) fn svg(&self) -> String {
         let points = || self.lines.iter().flat_map(|line| line.points.iter().copied());
-        let Some((x_min, x_max)) = extremes(points().map(|(x, _)| x)) else {
+        let own = extremes(points().map(|(x, _)| x));
+        let Some((x_min, x_max)) = own.map(|own| self.x_range.unwrap_or(own)) else {
             return format!("<p class=none>{}: nothing was measured.</p>", escape(self.title));
         };
         let (y_min, y_max) = self.y_range(points().map(|(_, y)| y));
@@ -177,7 +180,7 @@ mod tests {
 
     fn plot(points: Vec<(f64, f64)>, scale: Scale) -> String {
         let lines = vec![Line { name: "sent & <b>", points }];
-        Plot { title: "rate", unit: "/s", lines, scale, x_marks: None, x_unit: "s" }.svg()
+        Plot { title: "rate", unit: "/s", lines, scale, x_marks: None, x_unit: "s", x_range: None }.svg()
     }
 
     #[test]
