@@ -63,6 +63,8 @@ bench: setup-test build ## The comparison with mosquitto, durable throughput, an
 
 guard: setup-test build ## A few hot rows beside mosquitto, judged by bench/baseline.json (about 2 minutes)
 	cargo build --locked --release -p millrace-bench
+	@packaging/install-packages valgrind -- valgrind "counting instructions"
+	$(CARGO_TARGET_DIR)/release/bench instructions
 	$(CARGO_TARGET_DIR)/release/bench guard --rounds 5 --seconds 1 $(ARGS)
 
 lint: setup

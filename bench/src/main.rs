@@ -2,7 +2,7 @@
 //!
 //! Knows: arguments, where results go, exit codes. May use: every other file. Never: figures of its own.
 //! Exit codes: 0 measured, all promises kept · 1 a promise of MQTT was broken · 2 it could not be measured.
-//! Reading order: `rows` (the questions), `compare`, `guard`, `durable`, `idle`, `retained`, `contestants`, `load`, `relay`, `stats`,
+//! Reading order: `rows` (the questions), `compare`, `guard`, `instructions`, `durable`, `idle`, `retained`, `contestants`, `load`, `relay`, `stats`,
 //! `machine`, `child`, `page`.
 
 mod child;
@@ -11,6 +11,7 @@ mod contestants;
 mod durable;
 mod guard;
 mod idle;
+mod instructions;
 mod load;
 mod machine;
 mod page;
@@ -20,7 +21,7 @@ mod rows;
 mod stats;
 
 use std::cell::Cell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
 
@@ -100,6 +101,23 @@ enum Command {
         #[arg(long)]
         bless: bool,
     },
+    /// Instructions of decode, match and append (callgrind), beside the stored ones: exit code 1 if one takes more.
+    Instructions {
+        /// Where the stored ones are.
+        #[arg(long, value_name = "FILE", default_value = "bench/instructions.json")]
+        baseline: PathBuf,
+        /// Store what is found.
+        #[arg(long)]
+        bless: bool,
+    },
+    /// One step so often, as `instructions` starts it.
+    #[command(hide = true)]
+    Work {
+        /// Which step.
+        name: String,
+        /// How often.
+        times: u64,
+    },
     /// The rows of `compare` and what they ask.
     List,
     /// The raw TCP relay, as `compare` starts it.
@@ -154,6 +172,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Relay { threads, ready_file } => {
             relay::run(threads, &ready_file).map(|()| ExitCode::SUCCESS)
         }
+        Command::Work { name, times } => instructions::work(&name, times).map(|()| ExitCode::SUCCESS),
+        Command::Instructions { baseline, bless } => count_instructions(&baseline, bless),
         Command::List => {
             ROWS.iter().for_each(|row| println!("{}\n    {}", row.name, row.question));
             Ok(ExitCode::SUCCESS)
@@ -189,6 +209,22 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             with_interrupt(|interrupted| retained(common, topics, binaries, interrupted))
         }
     }
+}
+
+fn count_instructions(file: &Path, bless: bool) -> anyhow::Result<ExitCode> {
+    let baseline = if bless { instructions::Baseline::new() } else { instructions::load(file)? };
+    let (mut found, mut more) = (instructions::Baseline::new(), false);
+    for step in instructions::STEPS {
+        let count = instructions::count(step)?;
+        let (line, is_more) = instructions::judge(step, count, &baseline);
+        println!("{line}");
+        more |= is_more;
+        found.insert(step.name.to_owned(), count);
+    }
+    if bless {
+        std::fs::write(file, serde_json::to_string_pretty(&found)? + "\n")?;
+    }
+    Ok(if more { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 
 fn chosen(only: &[String], hot: bool) -> anyhow::Result<Vec<&'static Row>> {
