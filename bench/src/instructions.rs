@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::num::NonZeroU16;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail};
@@ -94,17 +94,25 @@ fn append(times: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Instructions of one step.
-pub(crate) fn count(step: &Step) -> anyhow::Result<f64> {
-    let (once, thrice) = (collected(step, step.times)?, collected(step, 3 * step.times)?);
+/// Instructions of one step. `program` is [`stripped`].
+pub(crate) fn count(program: &Path, step: &Step) -> anyhow::Result<f64> {
+    let (once, thrice) = (collected(program, step, step.times)?, collected(program, step, 3 * step.times)?);
     Ok((thrice - once) / (2 * step.times) as f64)
 }
 
-fn collected(step: &Step, times: u64) -> anyhow::Result<f64> {
+/// Our own binary without line tables, in a folder: valgrind gives up at those of a Rust that is newer than it.
+pub(crate) fn stripped(folder: &Path) -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("our own binary cannot be found")?;
+    let copy = folder.join("bench");
+    let status = Command::new("strip").arg("--strip-debug").arg("-o").arg(&copy).arg(own).status();
+    let status = status.context("strip does not start; it is in the package binutils")?;
+    if status.success() { Ok(copy) } else { bail!("strip ended with {status}") }
+}
+
+fn collected(program: &Path, step: &Step, times: u64) -> anyhow::Result<f64> {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-        .arg(own)
+        .arg(program)
         .args(["work", step.name, &times.to_string()])
         .output()
         .context("valgrind does not start; `make guard` installs it")?;
