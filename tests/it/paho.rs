@@ -50,21 +50,18 @@ fn paho_uses_topic_aliases() {
 
 /// [MQTT-4.8.2-3]
 #[test]
-#[ignore = "due when shared subscriptions are in"]
 fn paho_shares_a_subscription() {
     play("shared_subscriptions");
 }
 
 /// [MQTT-3.8.3-3] [MQTT-3.3.1-12] [MQTT-3.3.1-13]
 #[test]
-#[ignore = "due when retained messages are in"]
 fn paho_sets_the_options_of_subscriptions() {
     play("no_local_and_retain_as_published");
 }
 
 /// [MQTT-3.3.1-5] [MQTT-3.3.1-6] [MQTT-3.3.1-7] [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11] [MQTT-3.8.4-4]
 #[test]
-#[ignore = "due when retained messages are in"]
 fn paho_keeps_retained_messages() {
     play("retained");
 }

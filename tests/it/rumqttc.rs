@@ -117,7 +117,6 @@ mod v4 {
 
     /// [MQTT3-3.3.1-5] [MQTT3-3.3.1-6] [MQTT3-3.3.1-8] [MQTT3-3.3.1-9] [MQTT3-3.3.1-10] [MQTT3-3.3.1-11]
     #[test]
-    #[ignore = "due when retained messages are in"]
     fn rumqttc_keeps_retained_messages() {
         let router = Router::with_shards(2);
         let (publisher, _published, _) = connect(router.address(), "publisher", |_| {});
@@ -294,7 +293,6 @@ mod v5 {
 
     /// Every message goes to one member of a group. [MQTT-4.8.2-3]
     #[test]
-    #[ignore = "due when shared subscriptions are in"]
     fn rumqttc_shares_a_subscription() {
         let router = Router::with_shards(2);
         let members: Vec<_> = (0..3).map(|it| connect(router.address(), &format!("member-{it}"))).collect();

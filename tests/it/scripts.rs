@@ -44,7 +44,6 @@ fn exactly_once() {
 }
 
 #[test]
-#[ignore = "due when retained messages are in"]
 fn retained() {
     play("retained.txt");
 }
