@@ -22,6 +22,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+use crate::access::{Verifier, VerifierSetup};
 use crate::clock::entropy;
 use crate::config::{Config, ConfigErrors, Durability};
 use crate::disk::{Disk, DiskState, Job, ReadJob, run_lane_reader, space_of};
@@ -111,6 +112,7 @@ struct Router {
     disk: JoinHandle<()>,
     reader: JoinHandle<()>,
     jobs: Sender<Job>,
+    verifier: Verifier,
     stop_upstream: watch::Sender<bool>,
     overview: Arc<Overview>,
     started: Instant,
@@ -141,7 +143,9 @@ impl Router {
         let overview = overview(&config, &log, &uplinks, doors, started);
         let (jobs, job_queue) = bounded(JOBS_MAX);
         let (disk, reader) = start_disk(log, job_queue, &mailboxes, tails, &overview)?;
-        let shards = start_shards(&config, &plan, (sessions, retained), &mailboxes, &jobs, &overview)?;
+        let verifier = start_verifier(&config, &mailboxes)?;
+        let stored = (sessions, retained);
+        let shards = start_shards(&config, &plan, stored, &mailboxes, &jobs, &verifier, &overview)?;
         let (stop_upstream, stop) = watch::channel(false);
         let upstream = start_upstream(uplinks, &config, &overview, stop)?;
 
@@ -152,6 +156,7 @@ impl Router {
             disk,
             reader,
             jobs,
+            verifier,
             stop_upstream,
             overview,
             started,
@@ -178,9 +183,10 @@ impl Router {
         for key in self.config.differs_beyond_routes(&config) {
             warn!("SIGHUP: {key} has changed; that takes effect at the next start");
         }
-        // Everything but the routes stays as it was: sinks are resolved against the uplinks that really run.
-        let Config { routes, table, listeners, .. } = config;
-        let config = Config { routes, table, listeners, ..self.config.clone() };
+        // Everything but routes, users, rules and certificates stays as it was: sinks are resolved against the uplinks
+        // that really run.
+        let Config { routes, table, listeners, auth, .. } = config;
+        let config = Config { routes, table, listeners, auth, ..self.config.clone() };
         let unknown = config.routes_without_uplink();
         if !unknown.is_empty() {
             let text = format!("routes lead to uplinks that need a restart: {}", unknown.join(", "));
@@ -198,12 +204,24 @@ impl Router {
         };
         certificates.take_effect();
         let plan = Arc::new(plan(&config, &self.overview.reader));
+        // First the passwords: a client that is let in from now on is let in by the new ones.
+        self.verifier.replace(config.auth.users.clone());
+        let access = (self.config.auth != config.auth).then(|| Arc::new(config.auth.access()));
         for mailbox in &self.mailboxes {
             send(mailbox, Mail::Plan(Arc::clone(&plan)));
+            if let Some(access) = &access {
+                send(mailbox, Mail::Access(Arc::clone(access)));
+            }
         }
         self.overview.set_routes(route_statuses(&config));
         self.overview.set_reload_error(None);
-        info!(routes = config.routes.len(), "SIGHUP: routes replaced");
+        let rules = config.auth.rules.as_ref().map_or(0, Vec::len);
+        info!(
+            routes = config.routes.len(),
+            rules,
+            access_changed = access.is_some(),
+            "SIGHUP: routes, users and rules replaced"
+        );
         self.config = config;
     }
 
@@ -438,9 +456,11 @@ fn start_shards(
     (sessions, retained): (StoredSessions, Arc<[RetainedRecord]>),
     mailboxes: &[Arc<Mailbox>],
     jobs: &Sender<Job>,
+    verifier: &Verifier,
     overview: &Overview,
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
     let limits = Arc::new(config.limits.clone());
+    let access = Arc::new(config.auth.access());
     let offers = Arc::new(config.offers.clone());
     let home_seed = sessions.home_seed;
     let mut threads = Vec::new();
@@ -450,7 +470,7 @@ fn start_shards(
                 shard: ShardId(index as u16),
                 shards: config.shards as u16,
                 limits: Arc::clone(&limits),
-                access: Arc::new(broker::access::Access::open(config.auth.anonymous)),
+                access: Arc::clone(&access),
                 plan: Arc::clone(plan),
                 offers: Arc::clone(&offers),
                 seed: entropy(),
@@ -460,6 +480,7 @@ fn start_shards(
             retained: Arc::clone(&retained),
             mailboxes: mailboxes.to_vec(),
             disk: jobs.clone(),
+            verifier: verifier.clone(),
             report: Arc::clone(&overview.shards[index]),
         };
         threads.push(thread(&format!("shard-{index}"), move || {
@@ -469,6 +490,20 @@ fn start_shards(
         })?);
     }
     Ok(threads)
+}
+
+/// The threads that verify passwords.
+fn start_verifier(config: &Config, mailboxes: &[Arc<Mailbox>]) -> anyhow::Result<Verifier> {
+    let auth = &config.auth;
+    let setup = VerifierSetup {
+        passwords: auth.users.clone(),
+        threads: auth.verify_threads,
+        recent_millis: auth.cache_secs * 1_000,
+        failures_free: auth.failures_free,
+        limits: &config.limits,
+        mailboxes: mailboxes.to_vec(),
+    };
+    Verifier::start(setup).context("passwords cannot be verified")
 }
 
 fn start_upstream(

@@ -4,6 +4,7 @@
 //! In: a configuration. Out: a running router, or one sentence that says why not.
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod app;
 pub mod cli;
 mod clock;

@@ -6,10 +6,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use broker::access::{Access, Verdict};
 use broker::{Control, HandoffBatch, Plan, SessionKey};
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
-use model::{LaneId, Seq, ShardId, Ticket, Timestamp};
+use model::{ConnId, LaneId, Seq, ShardId, Ticket, Timestamp};
 use tokio::sync::Notify;
 
 use crate::net::Arrival;
@@ -54,6 +55,15 @@ pub(crate) enum Mail {
         /// Records that were still there, but expired.
         expired: u64,
     },
+    /// A client's password was verified.
+    Authenticated {
+        /// Whose.
+        conn: ConnId,
+        /// What came of it.
+        verdict: Verdict,
+    },
+    /// New users and rules.
+    Access(Arc<Access>),
     /// New routes.
     Plan(Arc<Plan>),
     /// Say goodbye to every client, write what can be written, and stop.

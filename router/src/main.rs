@@ -36,6 +36,11 @@ fn run(cli: &Cli) -> anyhow::Result<Exit> {
             cli::check(args, config::environment(), &mut out, &mut err).context("output cannot be written")
         }
         Command::Route(args) => cli::route(args, &mut out, &mut err).context("output cannot be written"),
+        Command::Authz(args) => {
+            cli::authz(args, config::environment(), &mut out, &mut err).context("output cannot be written")
+        }
+        Command::Passwd(args) => cli::passwd(args, &mut std::io::stdin().lock(), &mut out, &mut err)
+            .context("output cannot be written"),
         Command::Status(args) => {
             status::print(args.http, &mut out)?;
             Ok(Exit::Done)

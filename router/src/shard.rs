@@ -14,13 +14,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use broker::{Broker, Effects, Event, RecordRead, RetainedRecord, Setup};
+use broker::{Broker, Denial, Effects, Event, RecordRead, RetainedRecord, Setup};
 use crossbeam::channel::{Sender, TrySendError};
 use model::{ConnId, Limits, ShardId, Ticket};
 use tokio::sync::Notify;
 use tokio::task::{LocalSet, spawn_local};
 use tracing::{debug, info, warn};
 
+use crate::access::Verifier;
 use crate::clock::Clock;
 use crate::disk::Job;
 use crate::mail::{Mail, Mailbox};
@@ -57,6 +58,8 @@ pub(crate) struct ShardSetup {
     pub mailboxes: Vec<Arc<Mailbox>>,
     /// The disk thread.
     pub disk: Sender<Job>,
+    /// Who verifies passwords.
+    pub verifier: Verifier,
     /// Where numbers are published.
     pub report: Arc<ShardReport>,
 }
@@ -147,6 +150,7 @@ struct Shard {
     /// Jobs that the disk's queue did not take.
     jobs: VecDeque<Job>,
     disk: Sender<Job>,
+    verifier: Verifier,
     report: Arc<ShardReport>,
     stopping: bool,
 }
@@ -185,6 +189,7 @@ impl Shard {
             mailboxes: setup.mailboxes,
             jobs: VecDeque::new(),
             disk: setup.disk,
+            verifier: setup.verifier,
             report: setup.report,
             stopping: false,
         }
@@ -381,9 +386,26 @@ impl Shard {
         }
     }
 
+    /// Asks who clients are, and tells what they were not allowed to do.
+    fn send_questions(&mut self) {
+        for question in std::mem::take(&mut self.effects.authentications) {
+            let conn = question.conn;
+            let address = self.socket(conn).and_then(|socket| socket.ip());
+            if let Some(verdict) = self.verifier.ask(self.id, question, address) {
+                let now = self.clock.now();
+                self.broker.handle(Event::Authenticated { conn, verdict }, now, &mut self.effects);
+            }
+        }
+        for denial in std::mem::take(&mut self.effects.denials) {
+            let Denial { client_id, user, what, topic, rule, unsaid } = denial;
+            warn!(client = %client_id, user, %topic, rule, unsaid, "denied: to {what}");
+        }
+    }
+
     /// Empties the trays.
     fn turn_end(&mut self) {
         self.handshakes_left = HANDSHAKES_PER_TURN;
+        self.send_questions();
         self.send_jobs();
         self.send_mail();
         // Writing may put more on the tray (a window opens as an outbox empties), but each time only for a socket that
@@ -553,6 +575,11 @@ impl Shard {
             let event = match mail {
                 Mail::Accepted(arrival) => {
                     accepted.push(arrival);
+                    continue;
+                }
+                Mail::Authenticated { conn, verdict } => Event::Authenticated { conn, verdict },
+                Mail::Access(access) => {
+                    self.broker.replace_access(access, now, &mut self.effects);
                     continue;
                 }
                 Mail::Plan(plan) => {

@@ -4,6 +4,7 @@
 //! Always: a store and ports of its own per test, so that all run side by side; every wait has a deadline; nothing that
 //! is missing on the machine makes a test pass.
 
+mod access;
 mod commands;
 mod configuration;
 mod connections;

@@ -5,7 +5,7 @@
 use std::io::{self, Write};
 
 use super::{CheckArgs, Exit};
-use crate::config::{self, Config, Listener, LogFormat};
+use crate::config::{self, Auth, Config, Listener, LogFormat};
 use crate::net::{CertificateInfo, load_tls};
 
 /// Judges a configuration and writes the plan to `out`, or every mistake to `err`.
@@ -66,7 +66,7 @@ fn plan(config: &Config, certificates: &[Vec<CertificateInfo>], out: &mut impl W
         Some(bind) => writeln!(out, "http      {bind}  /healthz /readyz /metrics")?,
         None => writeln!(out, "http      none (http.bind is not set)")?,
     }
-    writeln!(out, "clients   {}", if config.auth.anonymous { "anonymous" } else { "none may connect" })?;
+    access(&config.auth, out)?;
     writeln!(out, "shards    {}", config.shards)?;
     let store = &config.store;
     writeln!(
@@ -90,6 +90,25 @@ fn plan(config: &Config, certificates: &[Vec<CertificateInfo>], out: &mut impl W
         writeln!(out, "  {warning}")?;
     }
     Ok(())
+}
+
+/// Who may connect, and what for.
+fn access(auth: &Auth, out: &mut impl Write) -> io::Result<()> {
+    let users = auth.users.as_ref().map(|users| format!("{} users with passwords", users.len()));
+    let anonymous = auth.anonymous.then(|| "anonymous".to_owned());
+    let who: Vec<_> = users.into_iter().chain(anonymous).collect();
+    let who = if who.is_empty() { "none may connect".to_owned() } else { who.join(", ") };
+    let threads = match auth.users {
+        Some(_) => format!("  verified on {} threads of their own", auth.verify_threads),
+        None => String::new(),
+    };
+    writeln!(out, "clients   {who}{threads}")?;
+    match &auth.rules {
+        Some(rules) => {
+            writeln!(out, "rules     {}, the first that fits decides, else {}", rules.len(), auth.acl_default)
+        }
+        None => writeln!(out, "rules     none: every client may publish and subscribe to everything"),
+    }
 }
 
 fn uplinks(config: &Config, out: &mut impl Write) -> io::Result<()> {

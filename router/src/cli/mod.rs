@@ -1,9 +1,11 @@
 //! The command line: what can be asked of `millrace`, and the commands that need no running router.
 //!
-//! Knows: subcommands, flags, exit codes. May use: `config`, `routes`, files named on the command line.
+//! Knows: subcommands, flags, exit codes. May use: `config`, `access`, `routes`, files named on the command line.
 //! Never: sockets, the store. In: arguments. Out: text on a writer, and an exit code.
 
+mod authz;
 mod check;
+mod passwd;
 mod route;
 
 #[cfg(test)]
@@ -12,11 +14,14 @@ mod tests;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::access::passwords::Cost;
 use crate::config::ConfigArgs;
 
+pub use authz::authz;
 pub use check::check;
+pub use passwd::passwd;
 pub use route::route;
 
 /// What the process tells the one who started it.
@@ -55,6 +60,10 @@ pub enum Command {
     Check(CheckArgs),
     /// Check and try routes.
     Route(RouteArgs),
+    /// Show what a client may do, and which rule says so.
+    Authz(AuthzArgs),
+    /// Create, change or delete a user of a password file.
+    Passwd(PasswdArgs),
     /// Ask a running router how it is.
     Status(StatusArgs),
 }
@@ -79,6 +88,72 @@ pub struct CheckArgs {
     /// Print every configuration key as Markdown, and stop.
     #[arg(long)]
     pub reference: bool,
+}
+
+/// `millrace authz`.
+#[derive(Debug, Args)]
+pub struct AuthzArgs {
+    /// What to ask.
+    #[command(subcommand)]
+    pub command: AuthzCommand,
+}
+
+/// What can be asked about rules.
+#[derive(Debug, Subcommand)]
+pub enum AuthzCommand {
+    /// Say whether a client may do something, which rule decides, and which ones come close.
+    Explain(ExplainArgs),
+}
+
+/// Flags of `millrace authz explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// Where the rules are.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// The client's user; anonymous without it.
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// Its client identifier.
+    #[arg(long, value_name = "ID")]
+    pub client: String,
+    /// Its user comes from a certificate.
+    #[arg(long, requires = "user")]
+    pub certificate: bool,
+    /// What it wants to do.
+    pub action: AuthzAction,
+    /// The topic to publish to, or the filter to subscribe to.
+    pub topic: String,
+}
+
+/// What a client may want to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AuthzAction {
+    /// Publish; a will is a publication too.
+    Publish,
+    /// Subscribe.
+    Subscribe,
+}
+
+/// Flags of `millrace passwd`.
+#[derive(Debug, Args)]
+pub struct PasswdArgs {
+    /// The password file; made if it is not there.
+    pub file: PathBuf,
+    /// The user.
+    pub user: String,
+    /// Delete the user.
+    #[arg(long)]
+    pub delete: bool,
+    /// Take the password from the first line of standard input, even if that is a terminal.
+    #[arg(long)]
+    pub stdin: bool,
+    /// Memory that one attempt costs.
+    #[arg(long, value_name = "KIB", default_value_t = Cost::default().memory_kib)]
+    pub memory_kib: u32,
+    /// Passes over that memory.
+    #[arg(long, value_name = "COUNT", default_value_t = Cost::default().passes)]
+    pub passes: u32,
 }
 
 /// Flags of `millrace status`.

@@ -14,6 +14,8 @@ fn run(arguments: &[&str]) -> (Exit, String, String) {
     let exit = match cli.command {
         Command::Check(args) => check(&args, std::iter::empty(), &mut out, &mut err),
         Command::Route(args) => route(&args, &mut out, &mut err),
+        Command::Authz(args) => authz(&args, std::iter::empty(), &mut out, &mut err),
+        Command::Passwd(args) => passwd(&args, &mut &b""[..], &mut out, &mut err),
         Command::Run(_) | Command::Status(_) => panic!("needs a router"),
     };
     let text = |bytes| String::from_utf8(bytes).expect("text");

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use model::Limits;
 use routes::{RouteSpec, RouteTable, Sink};
 
+use super::auth::{self, Auth};
 use super::errors::{ConfigError, ConfigErrors};
 use super::judge::{self, Judge};
 use super::listeners::{Listener, check_listeners};
@@ -32,7 +33,7 @@ pub struct Config {
     pub store: Store,
     /// Sessions that outlive their connection.
     pub session: Session,
-    /// Who may connect.
+    /// Who may connect, and who may do what.
     pub auth: Auth,
     /// What clients are told beside the bounds.
     pub offers: broker::Offers,
@@ -68,13 +69,6 @@ pub struct Store {
 pub struct Session {
     /// Where they keep subscriptions and waiting messages.
     pub durability: Durability,
-}
-
-/// Who may connect.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Auth {
-    /// Whether clients without credentials may.
-    pub anonymous: bool,
 }
 
 /// What an acknowledgement promises (DESIGN §4).
@@ -198,7 +192,7 @@ impl Config {
         let listeners = check_listeners(&mut judge);
         let store = check_store(&mut judge);
         let session = Session { durability: durability(judge.text(&schema::SESSION_DURABILITY, "")) };
-        let auth = Auth { anonymous: judge.boolean(&schema::AUTH_ANONYMOUS, "").unwrap_or_default() };
+        let auth = auth::check(&mut judge, &limits, host.cores);
         let offers = check_offers(&mut judge);
         let http = judge.address(&schema::HTTP_BIND, "");
         let names = judge.names(&["uplink"]);
@@ -241,14 +235,14 @@ impl Config {
         routing::sinks(&self.table, route)
     }
 
-    /// The sections in which `new` differs and that only a start reads: everything but routes and certificates.
+    /// The sections in which `new` differs and that only a start reads: not routes, users, rules and certificates.
     pub fn differs_beyond_routes(&self, new: &Config) -> Vec<&'static str> {
         let sections = [
             ("shards", self.shards == new.shards),
             ("listener", !listeners_need_restart(&self.listeners, &new.listeners)),
             ("store", self.store == new.store),
             ("session", self.session == new.session),
-            ("auth", self.auth == new.auth),
+            ("auth", !self.auth.needs_restart(&new.auth)),
             ("mqtt and redirect", self.offers == new.offers),
             ("http", self.http == new.http),
             ("uplink", self.uplinks == new.uplinks),

@@ -93,6 +93,20 @@ impl<'r> Judge<'r> {
         self.text(key, name)?.parse().ok()
     }
 
+    /// A list of texts, each with where it was written; `None` if nobody wrote it. As `integer`.
+    pub(super) fn list(&mut self, key: &'static Key) -> Option<Vec<(String, Origin)>> {
+        let (value, origin) = self.written(key, "")?;
+        let Value::List(values) = value else { return self.refuse(key, "", value, origin, None) };
+        let mut texts = Vec::with_capacity(values.len());
+        for (value, origin) in values {
+            match value {
+                Value::String(text) => texts.push((text.clone(), origin.clone())),
+                other => self.refuse(key, "", other, origin, None)?,
+            }
+        }
+        Some(texts)
+    }
+
     /// The names that the operator gave in a section, such as those of `uplink`, in order.
     pub(super) fn names(&self, section: &[&str]) -> Vec<String> {
         let Some(Node::Section(names, _)) = self.raw.node(section) else { return Vec::new() };
@@ -284,7 +298,7 @@ fn judge_text(allowed: &Allowed, text: &str) -> Result<(), Option<String>> {
         Allowed::FileMode => u32::from_str_radix(text, 8).is_ok_and(|mode| mode <= 0o777),
         Allowed::TopicPrefix => !text.contains(['+', '#', '\0']),
         Allowed::LogFilter => text.split(',').all(is_log_directive),
-        Allowed::Integer { .. } | Allowed::Boolean => false,
+        Allowed::Integer { .. } | Allowed::Boolean | Allowed::Rules => false,
     };
     if fits { Ok(()) } else { Err(None) }
 }

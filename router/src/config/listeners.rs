@@ -148,6 +148,12 @@ impl fmt::Display for Bind {
 }
 
 impl Listener {
+    /// Whether a client can come with a user that a certificate names.
+    pub(super) fn names_users(&self) -> bool {
+        let asks = |tls: &Tls| tls.client_cert != ClientCertificate::None;
+        self.proxy_trust_cn || self.tls.as_ref().is_some_and(asks)
+    }
+
     /// Whether others than programs on this machine can reach it.
     pub fn is_exposed(&self) -> bool {
         matches!(&self.bind, Bind::Ip(address) if !address.ip().is_loopback())

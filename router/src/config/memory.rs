@@ -84,6 +84,12 @@ impl Config {
                 self.store_options().memory_bytes_max(),
             ),
             holder(
+                "verifying passwords",
+                self.auth.users.as_ref().map_or(0, |_| self.auth.verify_threads as u64),
+                "threads × what the most expensive user takes",
+                self.auth.users.as_ref().map_or(0, |users| users.memory_bytes_max()),
+            ),
+            holder(
                 "read ahead for uplinks",
                 uplinks,
                 "uplinks × limits.uplink_read_bytes_max",

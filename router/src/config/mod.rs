@@ -5,13 +5,15 @@
 //! Invariant: what is not understood or not available is refused, never ignored.
 //!
 //! Reading order: `sources` (the layers), `raw` (as written), `schema` (every key), `judge` (one key at a
-//! time), `checked` and `listeners` (as used, and what two keys mean together), `routing` (routes and where they lead),
+//! time), `checked` and `listeners` (as used, and what two keys mean together), `auth` (users and rules), `routing` (routes
+//! and where they lead),
 //! `warnings`, `memory` (the ceiling), `reference` (the page of keys).
 
 use std::path::Path;
 
 use routes::RouteTable;
 
+mod auth;
 mod checked;
 mod errors;
 mod judge;
@@ -29,9 +31,10 @@ mod warnings;
 #[cfg(test)]
 mod tests;
 
+pub use auth::Auth;
 pub use checked::{
-    Auth, Config, Durability, Host, Log, LogFormat, MqttVersion, Route, Secret, Session, Store, Uplink,
-    UplinkKind, Warning,
+    Config, Durability, Host, Log, LogFormat, MqttVersion, Route, Secret, Session, Store, Uplink, UplinkKind,
+    Warning,
 };
 pub use errors::{ConfigError, ConfigErrors};
 pub use listeners::{Bind, ClientCertificate, Listener, ListenerKind, Tls, UserFrom};

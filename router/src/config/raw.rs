@@ -36,7 +36,9 @@ pub(super) enum Value {
     String(String),
     Integer(i128),
     Boolean(bool),
-    /// A float, a date or a list, kept as text: no key takes one.
+    /// Its values, each with its origin.
+    List(Vec<(Value, Origin)>),
+    /// A float or a date, kept as text: no key takes one.
     Other(String),
     /// From the environment or `--set`, where nothing says which type is meant: the key decides.
     Untyped(String),
@@ -175,6 +177,7 @@ impl fmt::Display for Value {
             Value::String(text) => write!(f, "{text:?}"),
             Value::Integer(number) => number.fmt(f),
             Value::Boolean(truth) => truth.fmt(f),
+            Value::List(values) => write!(f, "a list of {} values", values.len()),
             Value::Other(text) | Value::Untyped(text) => f.write_str(text),
         }
     }
@@ -265,7 +268,15 @@ fn node(value: &DeValue<'_>, at: usize, origin: &dyn Fn(usize) -> Origin) -> Nod
         },
         DeValue::Float(number) => Value::Other(number.to_string()),
         DeValue::Datetime(time) => Value::Other(time.to_string()),
-        DeValue::Array(items) => Value::Other(format!("a list of {} values", items.len())),
+        DeValue::Array(items) => Value::List(
+            items
+                .iter()
+                .map(|item| match node(item.get_ref(), item.span().start, origin) {
+                    Node::Value(value, origin) => (value, origin),
+                    Node::Section(_, origin) => (Value::Other("a table".to_owned()), origin),
+                })
+                .collect(),
+        ),
     };
     Node::Value(value, origin(at))
 }

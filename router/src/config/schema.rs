@@ -41,6 +41,8 @@ pub(super) enum Allowed {
     TopicPrefix,
     /// The text of a route.
     Route,
+    /// A list of rules of who may do what.
+    Rules,
     /// A level, or several per part of the program.
     LogFilter,
 }
@@ -82,6 +84,9 @@ impl Allowed {
             Allowed::TopicPrefix => "the beginning of a topic, without + and #, or \"\" for none".to_owned(),
             Allowed::Route => {
                 "the text of a route, for example \"FROM /messages/* INTO $upstream\"".to_owned()
+            }
+            Allowed::Rules => {
+                "a list of rules, for example [\"allow user=press7 publish plant/press7/#\"]".to_owned()
             }
             Allowed::LogFilter => {
                 "off, error, warn, info, debug or trace; or several, as in info,millrace=debug".to_owned()
@@ -248,7 +253,67 @@ pub(super) static AUTH_ANONYMOUS: Key = key(
     "auth.anonymous",
     Allowed::Boolean,
     Default::Boolean(false),
-    "Whether clients may connect without credentials. This version knows no other way to let a client in.",
+    "Whether clients may connect without credentials.",
+);
+pub(super) static AUTH_PASSWORD_FILE: Key = key(
+    "auth.password_file",
+    Allowed::Text,
+    Default::Unset,
+    "Users with their passwords, as `millrace passwd` writes them. Read again on SIGHUP.",
+);
+pub(super) static AUTH_CLIENT_ID: Key = words(
+    "auth.client_id",
+    &["any", "starts-with-user", "is-user"],
+    "any",
+    "Which client identifiers a user may have. Identifiers that the router chooses are exempt.",
+);
+pub(super) static AUTH_ACL: Key = key(
+    "auth.acl",
+    Allowed::Rules,
+    Default::Unset,
+    "Rules of who may publish and subscribe where; the first one that fits decides (see access.md). With any rule, what no \
+     rule allows is denied.",
+);
+pub(super) static AUTH_ACL_FILE: Key = key(
+    "auth.acl_file",
+    Allowed::Text,
+    Default::Unset,
+    "A file with more such rules, one per line; they come after those of `auth.acl`. Read again on SIGHUP.",
+);
+pub(super) static AUTH_ACL_DEFAULT: Key = words(
+    "auth.acl_default",
+    &["deny", "allow"],
+    "deny",
+    "What holds where no rule fits. Without rules, and with this key not written, everything is allowed.",
+);
+pub(super) static AUTH_DENIED_PUBLISH_V3: Key = words(
+    "auth.denied_publish_v3",
+    &["acknowledge", "disconnect"],
+    "acknowledge",
+    "What a 3.1.1 client is told whose publication is denied: MQTT 3.1.1 has no way to refuse one, so it is acknowledged and \
+     dropped, or the connection ends.",
+);
+pub(super) static AUTH_VERIFY_THREADS: Key = integer(
+    "auth.verify_threads",
+    0,
+    64,
+    0,
+    "Threads that verify passwords. 0 means one for two cores, at least one.",
+);
+pub(super) static AUTH_CACHE_SECS: Key = integer(
+    "auth.cache_secs",
+    0,
+    86_400,
+    60,
+    "How long credentials that were good are not verified again. 0 means that they always are.",
+);
+pub(super) static AUTH_FAILURES_FREE: Key = integer(
+    "auth.failures_free",
+    1,
+    1_000_000,
+    5,
+    "Failed attempts of one user from one address before further ones must wait: 1 s, then twice as long each time, at \
+     most a minute. One user from anywhere has ten times as many, one address with any user twenty times.",
 );
 
 pub(super) static MQTT_RESPONSE_INFORMATION: Key = key(
@@ -501,6 +566,15 @@ static SERVICE_KEYS: &[&Key] = &[
     &STORE_SYNC,
     &SESSION_DURABILITY,
     &AUTH_ANONYMOUS,
+    &AUTH_PASSWORD_FILE,
+    &AUTH_CLIENT_ID,
+    &AUTH_ACL,
+    &AUTH_ACL_FILE,
+    &AUTH_ACL_DEFAULT,
+    &AUTH_DENIED_PUBLISH_V3,
+    &AUTH_VERIFY_THREADS,
+    &AUTH_CACHE_SECS,
+    &AUTH_FAILURES_FREE,
     &MQTT_RESPONSE_INFORMATION,
     &MQTT_CHECK_PAYLOAD_FORMAT,
     &REDIRECT_TO,

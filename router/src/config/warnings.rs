@@ -2,9 +2,13 @@
 //!
 //! Knows: a `Config`. Never: how it was written. Out: warnings, each with the key it is about.
 
+use std::os::unix::fs::PermissionsExt;
+
 use routes::Sink;
 
+use super::auth::Auth;
 use super::checked::{Config, Uplink, Warning};
+use super::listeners::Listener;
 use super::suggest;
 
 /// Everything that deserves one, in the order of the keys' sections.
@@ -14,16 +18,19 @@ pub(super) fn warnings(config: &Config) -> Vec<Warning> {
     if !config.store.sync {
         warn("store.sync", "is false: a power cut loses messages that were acknowledged".to_owned());
     }
-    if !config.auth.anonymous {
+    let certificates = config.listeners.iter().any(Listener::names_users);
+    let nobody = config.auth.users.as_ref().is_none_or(|users| users.is_empty()) && !certificates;
+    if !config.auth.anonymous && nobody {
         warn(
             "auth.anonymous",
-            "is false and this version knows no other way to let a client in: every CONNECT will be refused"
-                .to_owned(),
+            "is false, and there are no users (auth.password_file) and no client certificates: every CONNECT will be refused".to_owned(),
         );
     }
+    access_warnings(&config.auth, &mut warn);
     for listener in config.listeners.iter().filter(|listener| listener.is_exposed()) {
         if config.auth.anonymous {
-            let text = format!("everybody who reaches {} may publish and subscribe", listener.bind);
+            let rules = if config.auth.rules.is_some() { " as the rules say" } else { "" };
+            let text = format!("everybody who reaches {} may publish and subscribe{rules}", listener.bind);
             warn("auth.anonymous", text);
         }
     }
@@ -72,4 +79,22 @@ pub(super) fn warnings(config: &Config) -> Vec<Warning> {
         }
     }
     warnings
+}
+
+fn access_warnings(auth: &Auth, warn: &mut impl FnMut(&str, String)) {
+    if let Some(path) = &auth.password_file
+        && let Ok(metadata) = std::fs::metadata(path)
+        && metadata.permissions().mode() & 0o077 != 0
+    {
+        let text = format!("{} can be read by others: chmod 600 {0}", path.display());
+        warn("auth.password_file", text);
+    }
+    let Some(rules) = auth.ruleset() else { return };
+    for (rule, by) in rules.shadowed() {
+        let (rule, by) = (&rules.rules()[rule], &rules.rules()[by]);
+        warn(
+            "auth.acl",
+            format!("{}: \"{rule}\" never decides, for {} comes first: \"{by}\"", rule.origin, by.origin),
+        );
+    }
 }

@@ -4,7 +4,7 @@
 //! WebSocket or a PROXY header add lies in [`Layers`], which a plain socket does not have.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
@@ -78,6 +78,11 @@ impl Socket {
             expired: false,
             shut: false,
         })
+    }
+
+    /// Where the client is, if it has an IP address.
+    pub(crate) fn ip(&self) -> Option<IpAddr> {
+        self.proxied.as_ref().map(|address| address.ip()).or_else(|| self.stream.ip())
     }
 
     /// Whether there is more than the socket between the network and MQTT.

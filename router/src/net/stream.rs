@@ -54,6 +54,14 @@ impl Stream {
         }
     }
 
+    /// Where the other end is, if that is an IP address.
+    pub(crate) fn ip(&self) -> Option<std::net::IpAddr> {
+        match self {
+            Stream::Tcp(stream) => stream.peer_addr().ok().map(|address| address.ip()),
+            Stream::Unix(_) => None,
+        }
+    }
+
     /// Takes it out of its runtime.
     pub(crate) fn detach(self) -> io::Result<Detached> {
         Ok(match self {
