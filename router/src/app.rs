@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use broker::{Plan, RetainedRecord, Setup, SinkPlan, StateSpace, decode_retained, decode_session};
+use broker::{Plan, RetainedRecord, Setup, SinkPlan, StateSpace, StoredSessions, decode_retained};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use model::{LaneId, Priority, ShardId};
 use store::CommitLog as _;
@@ -29,7 +29,7 @@ use crate::disk::{Disk, DiskState, Job, ReadJob, run_lane_reader, space_of};
 use crate::http::{Overview, RouteStatus};
 use crate::mail::{Mail, Mailbox};
 use crate::net::{Door, Gate};
-use crate::shard::{ShardSetup, StoredSession};
+use crate::shard::{SessionAtStart, ShardSetup};
 use crate::telemetry::{ShardReport, start_logging};
 use crate::upstream::{Bell, LinkStatus, Tails, UplinkSetup};
 use crate::{http, net, shard, upstream};
@@ -350,26 +350,37 @@ fn lanes_of(reader: &store::Reader, uplink: &str) -> Vec<(Priority, LaneId)> {
 }
 
 /// The sessions in the store, by the shard they are at home in.
-fn stored_sessions(config: &Config, log: &store::Log) -> anyhow::Result<StoredSessions> {
+fn stored_sessions(config: &Config, log: &store::Log) -> anyhow::Result<SessionsAtStart> {
     let home_seed = entropy();
-    let mut by_shard: Vec<Vec<StoredSession>> = (0..config.shards).map(|_| Vec::new()).collect();
-    let mut found = Vec::new();
-    log.state_scan(space_of(StateSpace::Sessions), b"", &mut |key, value| {
-        found.push((String::from_utf8_lossy(key).into_owned(), decode_session(value)));
-        ControlFlow::Continue(())
-    })?;
-    for (client_id, record) in found {
-        let record = record.with_context(|| {
-            format!("the stored session of client \"{client_id}\" cannot be read; nothing was changed")
+    let mut by_shard: Vec<Vec<SessionAtStart>> = (0..config.shards).map(|_| Vec::new()).collect();
+    let mut stored = StoredSessions::default();
+    for space in StoredSessions::SPACES {
+        let mut unreadable = None;
+        log.state_scan(space_of(space), b"", &mut |key, value| match stored.add(space, key, value) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                // What stands before the 0 is the client identifier, see the broker's records.
+                let client_id = key.split(|byte| *byte == 0).next().unwrap_or_default();
+                unreadable = Some((String::from_utf8_lossy(client_id).into_owned(), error));
+                ControlFlow::Break(())
+            }
         })?;
-        let lane = log.lane_state(record.lane).with_context(|| {
+        if let Some((client_id, error)) = unreadable {
+            return Err(error).with_context(|| {
+                format!("the stored session of client \"{client_id}\" cannot be read; nothing was changed")
+            });
+        }
+    }
+    let orphans = stored.take_orphans();
+    for (client_id, session) in stored {
+        let lane = log.lane_state(session.lane()).with_context(|| {
             format!("the lane of client \"{client_id}\" cannot be read; nothing was changed")
         })?;
         let home = broker::home(home_seed, config.shards as u16, &client_id);
         let (head, next) = (lane.head, lane.tail);
-        by_shard[usize::from(home.0)].push(StoredSession { client_id, record, head, next });
+        by_shard[usize::from(home.0)].push(SessionAtStart { client_id, session, head, next });
     }
-    Ok(StoredSessions { home_seed, by_shard })
+    Ok(SessionsAtStart { home_seed, by_shard, orphans })
 }
 
 /// Every retained message in the store.
@@ -390,9 +401,10 @@ fn retained(log: &store::Log) -> anyhow::Result<Arc<[RetainedRecord]>> {
     Ok(found.into())
 }
 
-struct StoredSessions {
+struct SessionsAtStart {
     home_seed: u64,
-    by_shard: Vec<Vec<StoredSession>>,
+    by_shard: Vec<Vec<SessionAtStart>>,
+    orphans: Vec<(StateSpace, Box<[u8]>)>,
 }
 
 fn overview(
@@ -453,7 +465,7 @@ fn start_disk(
 fn start_shards(
     config: &Config,
     plan: &Arc<Plan>,
-    (sessions, retained): (StoredSessions, Arc<[RetainedRecord]>),
+    (sessions, retained): (SessionsAtStart, Arc<[RetainedRecord]>),
     mailboxes: &[Arc<Mailbox>],
     jobs: &Sender<Job>,
     verifier: &Verifier,
@@ -464,6 +476,7 @@ fn start_shards(
     let offers = Arc::new(config.offers.clone());
     let home_seed = sessions.home_seed;
     let mut threads = Vec::new();
+    let mut orphans = sessions.orphans; // the first shard takes them
     for (index, sessions) in sessions.by_shard.into_iter().enumerate() {
         let setup = ShardSetup {
             broker: Setup {
@@ -478,6 +491,7 @@ fn start_shards(
             },
             sessions,
             retained: Arc::clone(&retained),
+            orphans: std::mem::take(&mut orphans),
             mailboxes: mailboxes.to_vec(),
             disk: jobs.clone(),
             verifier: verifier.clone(),

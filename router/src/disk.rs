@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use broker::{AppendTray, Request, StateSpace, Write};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
-use model::{LaneId, Seq, ShardId, Ticket};
+use model::{LaneId, Seq, ShardId, Ticket, Timestamp};
 use store::{CommitLog, ReadLimits, ReadOut, Space, StoreError};
 use tracing::{error, info, warn};
 
@@ -30,6 +30,9 @@ pub(crate) const fn space_of(kind: StateSpace) -> Space {
     match kind {
         StateSpace::Sessions => Space(1),
         StateSpace::Retained => Space(2),
+        StateSpace::Subscriptions => Space(3),
+        StateSpace::Received => Space(4),
+        StateSpace::Marks => Space(5),
     }
 }
 
@@ -200,18 +203,31 @@ impl Disk {
     }
 
     /// Puts everything that is not durable into the group.
+    ///
+    /// What belongs together in a tray (a publication and its QoS 2 identifier, a head and the marks it makes needless)
+    /// is durable at once or not at all: a tray that the group has no room for begins the next one. Only a tray that is
+    /// more than a group by itself is cut, in its order.
     fn stage(&mut self) {
         if self.is_poisoned() {
             return;
         }
-        while let Some((write, bytes)) = self.unconfirmed.next() {
+        loop {
+            let staged_bytes = self.log.staged_bytes();
+            if staged_bytes > 0
+                && staged_bytes + self.unconfirmed.tray_ahead() > self.log.commit_bytes_max()
+                && let Err(error) = self.write_group()
+            {
+                return self.poison(&error);
+            }
+            let Some((write, bytes)) = self.unconfirmed.next() else { return };
             match write_one(&mut self.log, &write, bytes) {
                 Ok(place) => {
                     self.group_first = self.group_first.or(place);
                     self.unconfirmed.staged(&write);
                 }
-                // Half a tray is durable earlier than its ticket says: early is allowed, late is not.
-                Err(StoreError::CommitFull { staged_bytes, .. }) if staged_bytes > 0 => {
+                // Half a tray is durable earlier than its ticket says: early is allowed, late is not. Or a position lies
+                // behind a record of this group.
+                Err(StoreError::CommitFull { .. } | StoreError::NotAppended { .. }) if staged_bytes > 0 => {
                     if let Err(error) = self.write_group() {
                         return self.poison(&error);
                     }
@@ -317,8 +333,8 @@ impl Disk {
                     self.after_commit.push((shard, Request::OpenLane { session, generation, client_id }));
                 }
             },
-            Request::ReadLane { session, generation, lane, from, bytes_max } => {
-                let job = ReadJob { shard, session, generation, lane, from, bytes_max };
+            Request::ReadLane { session, generation, lane, from, bytes_max, expired_too } => {
+                let job = ReadJob { shard, session, generation, lane, from, bytes_max, expired_too };
                 // Bounded by one read per session; a full queue makes the disk thread wait for the reader, which
                 // depends on nobody.
                 if self.reader.send(job).is_err() {
@@ -401,6 +417,11 @@ fn write_one(log: &mut store::Log, write: &Write, bytes: &[u8]) -> Result<Option
             log.state_put(space_of(space), key, value).map(|()| None)
         }
         Write::Delete { space, .. } => log.state_delete(space_of(space), bytes).map(|()| None),
+        Write::Advance { lane, up_to } => match log.advance(lane, up_to) {
+            // The session has ended.
+            Err(StoreError::UnknownLane(_)) => Ok(None),
+            result => result.map(|()| None),
+        },
     }
 }
 
@@ -418,9 +439,10 @@ pub(crate) struct ReadJob {
     lane: LaneId,
     from: Seq,
     bytes_max: u32,
+    expired_too: bool,
 }
 
-type ReadRecord = (Seq, Option<model::Timestamp>, Box<[u8]>);
+type ReadRecord = (Seq, Option<Timestamp>, Box<[u8]>);
 
 /// The thread that reads sessions' lanes, so that neither a shard nor the disk thread waits for old data. It also looks
 /// for whole files that can go, which may take a moment.
@@ -463,7 +485,9 @@ fn read(
     state: &DiskState,
 ) -> Option<(Vec<ReadRecord>, Seq, u64)> {
     let limits = ReadLimits { bytes_max: job.bytes_max as usize, messages_max: 4_096 };
-    match reader.read_lane(job.lane, job.from, limits, clock.now().timestamp, out) {
+    // At the beginning of time nothing has expired.
+    let now = if job.expired_too { Timestamp::default() } else { clock.now().timestamp };
+    match reader.read_lane(job.lane, job.from, limits, now, out) {
         Ok(()) => {
             let records =
                 out.records().map(|record| (record.seq, record.expires, record.bytes.into())).collect();

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use broker::{Broker, Denial, Effects, Event, RecordRead, RetainedRecord, Setup};
+use broker::{Broker, Denial, Effects, Event, RecordRead, RetainedRecord, Setup, StateSpace, StoredSession};
 use crossbeam::channel::{Sender, TrySendError};
 use model::{ConnId, Limits, ShardId, Ticket};
 use tokio::sync::Notify;
@@ -51,7 +51,9 @@ pub(crate) struct ShardSetup {
     /// For the broker.
     pub broker: Setup,
     /// Sessions that are at home here, from the store.
-    pub sessions: Vec<StoredSession>,
+    pub sessions: Vec<SessionAtStart>,
+    /// Keys in the store that belong to no session: what a crash left behind.
+    pub orphans: Vec<(StateSpace, Box<[u8]>)>,
     /// Every retained message, from the store.
     pub retained: Arc<[RetainedRecord]>,
     /// The boxes of all shards, own one included, indexed by shard.
@@ -65,11 +67,11 @@ pub(crate) struct ShardSetup {
 }
 
 /// A session as the store had it.
-pub(crate) struct StoredSession {
+pub(crate) struct SessionAtStart {
     /// Whose.
-    pub client_id: String,
+    pub client_id: Box<str>,
     /// What it is.
-    pub record: broker::SessionRecord,
+    pub session: StoredSession,
     /// First record that is not delivered.
     pub head: model::Seq,
     /// The place of the next record.
@@ -162,9 +164,9 @@ impl Shard {
         let mut effects = Effects::new(setup.broker.shards);
         let id = setup.broker.shard;
         let mut broker = Broker::new(setup.broker);
-        for session in setup.sessions {
-            let StoredSession { client_id, record, head, next } = session;
-            broker.restore(&client_id, record, head, next, clock.now(), &mut effects);
+        broker.delete_orphans(setup.orphans, &mut effects);
+        for SessionAtStart { client_id, session, head, next } in setup.sessions {
+            broker.restore(&client_id, session, head, next, clock.now(), &mut effects);
         }
         for record in &*setup.retained {
             broker.restore_retained(record, clock.now());

@@ -18,7 +18,7 @@ use wire::{
 
 use crate::certificates::Trust;
 use crate::wait::PATIENCE;
-use crate::{QOS_0, QOS_1, Qos};
+use crate::{QOS_0, QOS_1, QOS_2, Qos};
 
 /// The largest packet a test takes.
 const PACKET_BYTES_MAX: u32 = 64 << 20;
@@ -46,7 +46,7 @@ pub struct Received {
     pub dup: bool,
     /// RETAIN flag.
     pub retain: bool,
-    /// With QoS 1.
+    /// With QoS 1 and 2.
     pub packet_id: Option<NonZeroU16>,
     /// Raw block of MQTT 5 properties.
     pub block: Vec<u8>,
@@ -75,6 +75,9 @@ impl Received {
 pub enum Incoming {
     Publish(Received),
     PubAck(NonZeroU16, ReasonCode),
+    PubRec(NonZeroU16, ReasonCode),
+    PubRel(NonZeroU16, ReasonCode),
+    PubComp(NonZeroU16, ReasonCode),
     ConnAck(Box<wire::ConnAck>),
     SubAck(NonZeroU16, Vec<ReasonCode>),
     UnsubAck(NonZeroU16, Vec<ReasonCode>),
@@ -101,6 +104,9 @@ impl Incoming {
                 block: publish.properties.block().to_vec(),
             }),
             Packet::PubAck(Ack { packet_id, reason, .. }) => Incoming::PubAck(packet_id, reason),
+            Packet::PubRec(Ack { packet_id, reason, .. }) => Incoming::PubRec(packet_id, reason),
+            Packet::PubRel(Ack { packet_id, reason, .. }) => Incoming::PubRel(packet_id, reason),
+            Packet::PubComp(Ack { packet_id, reason, .. }) => Incoming::PubComp(packet_id, reason),
             Packet::ConnAck(ack) => Incoming::ConnAck(ack),
             Packet::SubAck(ack) => Incoming::SubAck(ack.packet_id, ack.reasons),
             Packet::UnsubAck(ack) => Incoming::UnsubAck(ack.packet_id, ack.reasons),
@@ -249,8 +255,13 @@ impl Connection {
 
     /// Sends a PUBACK.
     pub fn acknowledge(&mut self, packet_id: NonZeroU16) -> io::Result<()> {
+        self.answer(AckKind::PubAck, packet_id)
+    }
+
+    /// Sends one of the four acknowledgements.
+    pub fn answer(&mut self, kind: AckKind, packet_id: NonZeroU16) -> io::Result<()> {
         let mut out = Vec::new();
-        wire::encode_ack(&mut out, self.version, AckKind::PubAck, packet_id, ReasonCode::SUCCESS);
+        wire::encode_ack(&mut out, self.version, kind, packet_id, ReasonCode::SUCCESS);
         self.write(&out)
     }
 }
@@ -376,13 +387,13 @@ impl Client {
         }
     }
 
-    /// Publishes, and with QoS 1 waits for its PUBACK.
+    /// Publishes, and waits for its PUBACK with QoS 1, for its PUBCOMP with QoS 2.
     #[track_caller]
     pub fn publish(&mut self, topic: &str, payload: impl AsRef<[u8]>, qos: Qos) {
         self.publish_with(&OutgoingPublish { topic, payload: payload.as_ref(), qos, ..Default::default() });
     }
 
-    /// Publishes with every field one likes but the packet identifier; with QoS 1 waits for its PUBACK.
+    /// Publishes with every field one likes but the packet identifier; waits as [`Client::publish`] does.
     #[track_caller]
     pub fn publish_with(&mut self, publish: &OutgoingPublish<'_>) {
         if let Some(id) = self.send(publish) {
@@ -390,7 +401,7 @@ impl Client {
         }
     }
 
-    /// Sends a PUBLISH and does not wait; its packet identifier, with QoS 1.
+    /// Sends a PUBLISH and does not wait; its packet identifier, with QoS 1 and 2.
     #[track_caller]
     pub fn send(&mut self, publish: &OutgoingPublish<'_>) -> Option<NonZeroU16> {
         let id = (publish.qos != QOS_0).then(|| self.new_id());
@@ -422,7 +433,7 @@ impl Client {
         }
     }
 
-    /// Waits for the PUBACK of one packet identifier, which must say success.
+    /// Waits for the PUBACK or PUBCOMP of one packet identifier, which must say success.
     #[track_caller]
     pub fn await_ack(&mut self, packet_id: NonZeroU16) {
         let reason = self.await_reason(packet_id);
@@ -442,7 +453,7 @@ impl Client {
             if let Some(at) = self.acked.iter().position(|(id, _)| *id == packet_id) {
                 return self.acked.swap_remove(at).1;
             }
-            let packet = self.next_packet("PUBACK");
+            let packet = self.next_packet("PUBACK or PUBCOMP");
             self.keep(packet);
         }
     }
@@ -489,12 +500,19 @@ impl Client {
         self.messages(count).iter().map(|message| message.text().to_owned()).collect()
     }
 
-    /// Acknowledges a message, for a [`Client::manual`] one.
+    /// Answers a message with PUBACK or PUBREC, for a [`Client::manual`] one.
     #[track_caller]
     pub fn acknowledge(&mut self, message: &Received) {
+        let kind = if message.qos == QOS_2 { AckKind::PubRec } else { AckKind::PubAck };
         if let Some(id) = message.packet_id {
-            self.connection.acknowledge(id).expect("the connection takes a PUBACK");
+            self.answer(kind, id);
         }
+    }
+
+    /// Sends one of the four acknowledgements.
+    #[track_caller]
+    pub fn answer(&mut self, kind: AckKind, packet_id: NonZeroU16) {
+        self.connection.answer(kind, packet_id).expect("the connection takes an acknowledgement");
     }
 
     /// A PINGREQ and its PINGRESP: everything sent before has been dealt with.
@@ -568,7 +586,10 @@ impl Client {
                 }
                 self.inbox.push_back(message);
             }
-            Incoming::PubAck(id, reason) => self.acked.push((id, reason)),
+            Incoming::PubAck(id, reason) | Incoming::PubComp(id, reason) => self.acked.push((id, reason)),
+            Incoming::PubRec(id, reason) if reason.is_error() => self.acked.push((id, reason)),
+            Incoming::PubRec(id, _) => self.answer(AckKind::PubRel, id),
+            Incoming::PubRel(id, _) => self.answer(AckKind::PubComp, id),
             other => panic!("nobody asked for {other:?}"),
         }
     }

@@ -39,3 +39,5 @@ pub use wire::{BlockBuilder, Connect, OutgoingPublish, PublishProperties, Reason
 pub const QOS_0: Qos = Qos::AtMostOnce;
 /// At least once.
 pub const QOS_1: Qos = Qos::AtLeastOnce;
+/// Exactly once.
+pub const QOS_2: Qos = Qos::ExactlyOnce;

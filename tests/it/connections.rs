@@ -4,8 +4,8 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::time::{Duration, Instant};
 
 use harness::{
-    Client, Connect, Connection, Incoming, OutgoingPublish, PATIENCE, QOS_0, QOS_1, ReasonCode, Router,
-    Setup, Version, until, v3, v5,
+    Client, Connect, Connection, Incoming, OutgoingPublish, PATIENCE, QOS_0, QOS_1, QOS_2, ReasonCode,
+    Router, Setup, Version, until, v3, v5,
 };
 use wire::Subscription;
 
@@ -14,7 +14,7 @@ fn connack_tells_what_is_offered() {
     let setup = Setup::new().set("limits.packet_bytes_max", 65_536).set("limits.receive_max", 77);
     let router = setup.start();
     let greeting = router.connect(&v5("client")).greeting;
-    assert_eq!(greeting.qos_max, QOS_1);
+    assert_eq!(greeting.qos_max, QOS_2);
     assert_eq!(greeting.packet_bytes_max, NonZeroU32::new(65_536));
     assert_eq!(greeting.receive_max.get(), 77);
     assert_eq!(greeting.topic_alias_max, 0);

@@ -1,6 +1,6 @@
 //! Who gets what: filters, overlaps, the end of a subscription.
 
-use harness::{Client, OutgoingPublish, QOS_0, QOS_1, ReasonCode, Router, v3, v5};
+use harness::{Client, OutgoingPublish, QOS_0, QOS_1, QOS_2, ReasonCode, Router, v3, v5};
 use wire::Subscription;
 
 /// Publishes to every topic from another client, then proves by a fence which of them `filter` got.
@@ -164,14 +164,17 @@ fn the_qos_is_the_lower_of_publication_and_subscription() {
     }
 }
 
+/// MQTT 5.0 §3.2.2.3.4: without Maximum QoS, every QoS is offered.
 #[test]
-fn qos_2_subscriptions_are_granted_qos_1() {
-    // [MQTT-3.2.2-10]: Maximum QoS says what is offered, and a lower QoS than asked for may be granted.
+fn every_qos_is_granted_as_asked_for() {
     let router = Router::with_shards(2);
     let mut client = router.connect(&v5("client"));
-    assert_eq!(client.greeting.qos_max, QOS_1);
-    let wanted = vec![Subscription::new("a", harness::Qos::ExactlyOnce)];
-    assert_eq!(client.subscribe_with(wanted, None), [ReasonCode::GRANTED_QOS_1]);
+    assert_eq!(client.greeting.qos_max, QOS_2);
+    for qos in [QOS_0, QOS_1, QOS_2] {
+        client.subscribe("a", qos);
+        client.publish("a", "x", QOS_2);
+        assert_eq!(client.message().qos, qos);
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use harness::{BlockBuilder, Client, Connect, QOS_0, QOS_1, ReasonCode, Router, until, v3, v5};
+use harness::{BlockBuilder, Client, Connect, QOS_0, QOS_1, QOS_2, ReasonCode, Router, until, v3, v5};
 use wire::{Disconnect, Will};
 
 fn will() -> Will {
@@ -110,14 +110,17 @@ fn a_will_is_routed_stored_and_has_its_properties_like_any_publication() {
     assert_eq!(message.user_properties(), [("reason", "power")]);
 }
 
+/// [MQTT-3.1.2-12]
 #[test]
-fn a_will_with_qos_2_is_refused() {
-    // [MQTT-3.2.2-12]
-    let router = Router::with_shards(2);
-    let will = Will { qos: harness::Qos::ExactlyOnce, ..will() };
-    let connect = Connect { will: Some(will), ..v5("client") };
-    let refused = Client::try_connect(router.address(), &connect).expect("a CONNACK");
-    assert_eq!(refused.greeting.reason, ReasonCode::QOS_NOT_SUPPORTED);
+fn a_will_with_qos_2_comes_with_it() {
+    for connect in [v3("client"), v5("client")] {
+        let router = Router::with_shards(2);
+        let mut observer = router.connect(&v5("observer"));
+        observer.subscribe("wills/#", QOS_2);
+        router.connect(&Connect { will: Some(Will { qos: QOS_2, ..will() }), ..connect }).vanish();
+        let message = observer.message();
+        assert_eq!((message.text(), message.qos), ("gone", QOS_2));
+    }
 }
 
 #[test]

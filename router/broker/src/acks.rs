@@ -1,7 +1,9 @@
-//! Promises not yet kept: who waits for the disk, in the order in which they asked.
+//! Promises not yet kept: who waits for the disk and for other shards, in the order in which they asked.
 //!
-//! In: an answer with what must come true first. Out: the answers whose conditions hold, first in first out, so that
-//! a publisher's PUBACKs leave in the order of its PUBLISHes [MQTT-4.6.0-2].
+//! In: an answer with what must come true first. Out: the answers whose conditions hold. A connection's answers leave in
+//! the order in which they were asked for [MQTT-4.6.0-2] [MQTT-4.6.0-3]: all that it is owed at one time stands in one
+//! queue. There is a queue for those who wait for our disk alone and one for each shard to wait for, so that a slow shard
+//! holds back nobody who does not need it.
 //! Invariant: watermarks never go back.
 
 use std::collections::VecDeque;
@@ -9,6 +11,8 @@ use std::num::NonZeroU16;
 
 use model::{ConnId, ShardId, Ticket};
 use wire::{AckKind, ReasonCode};
+
+use crate::subscriptions::SessionKey;
 
 /// Proof that a publication is as safe as its routes and subscribers demand; only this module can make one.
 #[derive(Debug)]
@@ -19,7 +23,7 @@ pub(crate) struct Kept(());
 pub(crate) struct Promise {
     /// Our own writes up to here are durable; 0 if none is needed.
     pub(crate) ticket: Ticket,
-    /// The shards (one bit each) that must have kept what we handed them.
+    /// The shards (one bit each) that must have kept what we handed them. Our own bit: see [`Marking`].
     pub(crate) shards: u64,
     /// Our handoff number they must have reached.
     pub(crate) handoff: u64,
@@ -36,10 +40,17 @@ pub(crate) struct OwedAck {
     pub(crate) reason: ReasonCode,
 }
 
+impl OwedAck {
+    /// Whether it tells a publisher that we have its publication.
+    pub(crate) const fn is_of_publication(&self) -> bool {
+        matches!(self.kind, AckKind::PubAck | AckKind::PubRec)
+    }
+}
+
 /// What leaves when a promise is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// An acknowledgement of a publication.
+    /// An acknowledgement.
     Ack(OwedAck),
     /// Part of what an ended session left to its groups is safe elsewhere; no connection waits.
     Estate(u32),
@@ -47,19 +58,52 @@ pub(crate) enum Answer {
     Held,
 }
 
+/// A QoS 2 identifier to write down once other shards have kept its publication.
+///
+/// Were it durable before them, a crash between would lose the publication: the repeat would be taken for a duplicate.
+/// When it is durable, our own mark reaches the handoff number of the promise, which asks for it by our own bit.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Marking {
+    /// Whose.
+    pub(crate) session: SessionKey,
+    /// Distinguishes the session from another with the same key.
+    pub(crate) generation: u32,
+    /// The identifier.
+    pub(crate) packet_id: NonZeroU16,
+    /// What must come true first; its handoff number is the mark.
+    pub(crate) promise: Promise,
+}
+
+/// Which queue of [`Acks`] the answers of a connection stand in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct AckQueue(u8);
+
 /// Everything that waits, in order.
 #[derive(Debug)]
 pub(crate) struct Acks {
-    waiting: VecDeque<(ConnId, Promise, Answer)>,
+    /// First for our disk alone, then one for each shard.
+    queues: Box<[VecDeque<(ConnId, Promise, Answer)>]>,
     durable: Ticket,
     /// Handoff number that each shard has kept, indexed by shard.
     kept: Vec<u64>,
+    own: ShardId,
+    /// In the order of their handoff numbers.
+    markings: VecDeque<Marking>,
+    /// Markings written and not durable: ticket and handoff number.
+    marked: VecDeque<(Ticket, u64)>,
 }
 
 impl Acks {
-    /// Nothing waits yet.
-    pub(crate) fn new(shards: u16) -> Acks {
-        Acks { waiting: VecDeque::new(), durable: Ticket(0), kept: vec![0; usize::from(shards)] }
+    /// Nothing waits yet, in shard `own` of `shards`.
+    pub(crate) fn new(shards: u16, own: ShardId) -> Acks {
+        Acks {
+            queues: (0..=shards).map(|_| VecDeque::new()).collect(),
+            durable: Ticket(0),
+            kept: vec![0; usize::from(shards)],
+            own,
+            markings: VecDeque::new(),
+            marked: VecDeque::new(),
+        }
     }
 
     /// The proof, if the promise is already kept.
@@ -68,14 +112,29 @@ impl Acks {
         (promise.ticket <= self.durable && self.shards_have_kept(promise)).then_some(Kept(()))
     }
 
+    /// Where an answer with this promise waits if its connection is owed nothing else.
+    #[inline]
+    pub(crate) fn queue(promise: &Promise) -> AckQueue {
+        match promise.shards {
+            0 => AckQueue(0),
+            shards => AckQueue(shards.trailing_zeros() as u8 + 1),
+        }
+    }
+
     /// Puts an answer behind the others.
-    pub(crate) fn wait(&mut self, conn: ConnId, promise: Promise, answer: Answer) {
-        self.waiting.push_back((conn, promise, answer));
+    pub(crate) fn wait(&mut self, queue: AckQueue, conn: ConnId, promise: Promise, answer: Answer) {
+        self.queues[usize::from(queue.0)].push_back((conn, promise, answer));
     }
 
     /// Everything of ours up to this ticket is durable.
     pub(crate) fn durable(&mut self, up_to: Ticket) {
         self.durable = self.durable.max(up_to);
+        while let Some(&(ticket, handoff)) = self.marked.front()
+            && ticket <= self.durable
+        {
+            self.marked.pop_front();
+            self.kept(self.own, handoff);
+        }
     }
 
     /// The highest durable ticket.
@@ -89,17 +148,44 @@ impl Acks {
         *mark = up_to.max(*mark);
     }
 
-    /// The next answer whose promise is kept, with the proof.
-    pub(crate) fn release(&mut self) -> Option<(ConnId, Answer, Kept)> {
-        let (conn, promise, answer) = *self.waiting.front()?;
+    /// How many queues there are.
+    pub(crate) fn queues(&self) -> usize {
+        self.queues.len()
+    }
+
+    /// The next answer of a queue whose promise is kept, with the proof.
+    pub(crate) fn release(&mut self, queue: usize) -> Option<(ConnId, Answer, Kept)> {
+        let (conn, promise, answer) = *self.queues[queue].front()?;
         let kept = self.check(&promise)?;
-        self.waiting.pop_front();
+        self.queues[queue].pop_front();
         Some((conn, answer, kept))
+    }
+
+    /// Puts an identifier behind the others that will be written; the promise of its PUBREC.
+    pub(crate) fn mark_later(&mut self, marking: Marking) -> Promise {
+        self.markings.push_back(marking);
+        Promise { shards: marking.promise.shards | 1 << self.own.0, ..marking.promise }
+    }
+
+    /// The next identifier that may be written now. The caller says [`Acks::mark_written`].
+    pub(crate) fn next_marking(&mut self) -> Option<Marking> {
+        let marking = *self.markings.front()?;
+        self.check(&marking.promise)?;
+        self.markings.pop_front()
+    }
+
+    /// The identifier of a marking is written, or need not be any more (`Ticket(0)`).
+    pub(crate) fn mark_written(&mut self, marking: &Marking, ticket: Ticket) {
+        // In order: an earlier one may not be durable yet.
+        let earlier = self.marked.back().map_or(Ticket(0), |(ticket, _)| *ticket);
+        self.marked.push_back((ticket.max(earlier), marking.promise.handoff));
+        self.durable(self.durable);
     }
 
     /// The connections that wait for an acknowledgement, once for each.
     pub(crate) fn owed(&self) -> impl Iterator<Item = ConnId> {
-        self.waiting.iter().filter(|(_, _, answer)| matches!(answer, Answer::Ack(_))).map(|(conn, ..)| *conn)
+        let waiting = self.queues.iter().flatten();
+        waiting.filter(|(_, _, answer)| matches!(answer, Answer::Ack(_))).map(|(conn, ..)| *conn)
     }
 
     fn shards_have_kept(&self, promise: &Promise) -> bool {

@@ -3,7 +3,7 @@
 //! In: bytes, events, time. Out: effects. The order of inputs is the order of decisions.
 //! What each input leads to stands in `heads` (the protocol), `dispatch` (where to) and `acks` (when to answer).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -17,12 +17,12 @@ use crate::connections::{Connection, Connections, Peer, Phase};
 use crate::counters::Counters;
 use crate::delivery::FrameCache;
 use crate::dispatch::Forward;
-use crate::effects::{Control, Effects, HandoffBatch, Request, StateSpace, Write};
+use crate::effects::{Control, Effects, HandoffBatch, Request, Write};
 use crate::offers::Offers;
 use crate::plan::Plan;
 use crate::retained::{Retained, Walks};
-use crate::sessions::record::{SessionRecord, encode_session};
-use crate::sessions::{Keeping, Session, Stored};
+use crate::sessions::restoring::StoredSession;
+use crate::sessions::{DelayedWill, Keeping, Session, Stored};
 use crate::sharing::{Estate, Lot};
 use crate::subscriptions::{Entry, Found, Presence, SessionKey, Subscriptions};
 
@@ -151,7 +151,9 @@ pub struct Broker {
     /// Our number of the last publication handed to any shard.
     pub(crate) handoff: u64,
     /// What others handed us that waits for our disk: ticket, who, their number.
-    pub(crate) marks_owed: std::collections::VecDeque<(Ticket, ShardId, u64)>,
+    pub(crate) marks_owed: VecDeque<(Ticket, ShardId, u64)>,
+    /// Sessions with a QoS 2 message that goes out once its record is durable: ticket, whose, generation.
+    pub(crate) sends_waiting: VecDeque<(Ticket, SessionKey, u32)>,
     pub(crate) generation: u32,
     /// Numbers the reads of lanes.
     pub(crate) reads: u32,
@@ -206,12 +208,13 @@ impl Broker {
             subscriptions: Subscriptions::new(setup.seed),
             retained: Retained::default(),
             walks: Walks::default(),
-            acks: Acks::new(setup.shards),
+            acks: Acks::new(setup.shards, setup.shard),
+            sends_waiting: VecDeque::new(),
             counters: Counters::default(),
             appended_bytes: 0,
             durable_bytes: 0,
             handoff: 0,
-            marks_owed: std::collections::VecDeque::new(),
+            marks_owed: VecDeque::new(),
             generation: 0,
             estates: Vec::new(),
             stopping: false,
@@ -234,12 +237,13 @@ impl Broker {
     pub fn restore(
         &mut self,
         client_id: &str,
-        record: SessionRecord,
+        session: StoredSession,
         head: Seq,
         next: Seq,
         now: Now,
         effects: &mut Effects,
     ) {
+        let StoredSession { record, subscriptions, received, marks } = session;
         // A client that was connected when the process ended may have been sent anything there was, and its expiry
         // counts from now.
         let connected = record.sent_before.is_none();
@@ -249,7 +253,19 @@ impl Broker {
         session.expiry_secs = record.expiry_secs;
         session.disconnected_at = if connected { now.timestamp } else { record.disconnected_at };
         session.ends_at = ends_at(&session, now);
-        session.subscriptions = record.subscriptions;
+        if let Some((owner, certificate)) = record.owner {
+            (session.owner, session.owner_certificate) = (Some(owner.into()), certificate);
+        }
+        // Nor did it say goodbye.
+        session.delayed_will = record.will.map(|(will, due_at)| match due_at {
+            Some(due_at) => DelayedWill::restored(will, due_at, now),
+            None => DelayedWill::new(will, now),
+        });
+        for packet_id in received {
+            session.received.insert(packet_id);
+        }
+        session.received.carry();
+        session.subscriptions = subscriptions;
         let shares = session.shared_filters().next().is_some();
         session.shares = shares;
         let filters: Vec<_> =
@@ -259,6 +275,7 @@ impl Broker {
             self.subscriptions.insert(&filter, options.entry(key, true), false);
             self.announce(&filter, None, effects);
         }
+        self.restore_marks(key, marks, effects);
         if connected {
             self.save_session(key, effects); // or it would count from now again after the next restart
         }
@@ -474,6 +491,7 @@ impl Broker {
         if !self.walks.is_empty() && !self.is_saturated() {
             self.wake_walks(effects);
         }
+        self.send_durable(now, effects);
         self.release(now, effects);
     }
 
@@ -496,11 +514,14 @@ impl Broker {
 
     /// Lets every answer leave whose promise is kept.
     pub(crate) fn release(&mut self, now: Now, effects: &mut Effects) {
-        while let Some((conn, answer, kept)) = self.acks.release() {
-            match answer {
-                Answer::Ack(ack) => self.acknowledge_late(conn, ack, kept, effects),
-                Answer::Held => self.let_go(conn, now, effects),
-                Answer::Estate(id) => self.settle_estate(id, 1, effects),
+        self.write_markings(effects);
+        for queue in 0..self.acks.queues() {
+            while let Some((conn, answer, kept)) = self.acks.release(queue) {
+                match answer {
+                    Answer::Ack(ack) => self.acknowledge_late(conn, ack, kept, effects),
+                    Answer::Held => self.let_go(conn, now, effects),
+                    Answer::Estate(id) => self.settle_estate(id, 1, effects),
+                }
             }
         }
     }
@@ -510,7 +531,7 @@ impl Broker {
         connection.acks_owed -= 1;
         connection.resume(&self.setup.limits, &mut effects.resumed);
         if connection.phase != Phase::Closing {
-            self.counters.acknowledged += 1;
+            self.counters.acknowledged += u64::from(ack.is_of_publication());
             acknowledge(connection, ack, kept, effects);
         }
     }
@@ -564,36 +585,13 @@ impl Broker {
             Keeping::Clean => Ticket(0),
             Keeping::Opening => {
                 self.ended_opening.push((session.generation, Rc::clone(&session.client_id)));
-                self.delete_record(&session, effects)
+                self.delete_saved(&session, effects)
             }
             Keeping::Stored(stored) => {
                 effects.requests.push(Request::RemoveLane { lane: stored.lane });
-                self.delete_record(&session, effects)
+                self.delete_saved(&session, effects)
             }
         }
-    }
-
-    pub(crate) fn delete_record(&mut self, session: &Session, effects: &mut Effects) -> Ticket {
-        append(&mut self.appended_bytes, effects, |bytes| {
-            bytes.extend_from_slice(session.client_id.as_bytes());
-            Write::Delete { space: StateSpace::Sessions, key_len: session.client_id.len() as u32 }
-        })
-    }
-
-    /// Writes down what must survive of a session; nothing for a clean one.
-    pub(crate) fn save_session(&mut self, key: SessionKey, effects: &mut Effects) -> Ticket {
-        let Some(session) = self.sessions.get(key.0 as usize) else { return Ticket(0) };
-        let Keeping::Stored(stored) = session.keeping else { return Ticket(0) };
-        let connected = session.conn.is_some();
-        let sent_before = (!connected).then_some(stored.sent_before);
-        let Session { client_id, expiry_secs, disconnected_at, subscriptions, .. } = session;
-        append(&mut self.appended_bytes, effects, |bytes| {
-            bytes.extend_from_slice(client_id.as_bytes());
-            let start = bytes.len();
-            encode_session(bytes, stored.lane, *expiry_secs, *disconnected_at, sent_before, subscriptions);
-            let (key_len, len) = (client_id.len() as u32, (bytes.len() - start) as u32);
-            Write::Put { space: StateSpace::Sessions, key_len, len }
-        })
     }
 }
 

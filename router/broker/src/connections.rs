@@ -10,6 +10,7 @@ use model::{ConnId, Instant, Limits, Qos};
 use wire::{Connect, Version};
 
 use crate::access::Subject;
+use crate::acks::AckQueue;
 use crate::aliases::{InboundAliases, OutboundAliases};
 use crate::outbox::Outbox;
 use crate::subscriptions::SessionKey;
@@ -132,11 +133,13 @@ pub(crate) struct Connection {
     pub(crate) heard: Instant,
     /// One and a half times its keep-alive, in milliseconds; 0 for none.
     pub(crate) silence_millis_max: u64,
-    /// QoS 1 publications that wait for the disk.
+    /// Acknowledgements that wait for the disk or for other shards.
     pub(crate) acks_owed: u32,
+    /// Where they wait, if there are any.
+    pub(crate) ack_queue: AckQueue,
     /// It was not read because of `acks_owed` or because it does not take its answers.
     pub(crate) stalled: bool,
-    /// QoS 1 messages we may have in flight to it.
+    /// QoS 1 and 2 messages we may have in flight to it.
     pub(crate) window: u16,
     /// Largest packet it takes.
     pub(crate) packet_bytes_max: u32,
@@ -173,6 +176,7 @@ impl Connection {
             heard: now,
             silence_millis_max: 0,
             acks_owed: 0,
+            ack_queue: AckQueue::default(),
             stalled: false,
             window: limits.session_inflight_max,
             packet_bytes_max: u32::MAX,

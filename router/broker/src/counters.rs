@@ -74,15 +74,17 @@ counters! {
     appended,
     /// Publications handed to other shards.
     handed_off,
-    /// PUBACKs sent to publishers.
+    /// PUBACKs and PUBRECs sent to publishers.
     acknowledged,
+    /// QoS 2 publications that came again with an identifier in use: answered, not forwarded.
+    repeats_ignored,
     /// QoS 0 messages dropped because the subscriber's socket takes nothing.
     dropped_outbox_full,
-    /// QoS 1 messages dropped because a connected clean session's queue is full.
+    /// QoS 1 and 2 messages dropped because a connected clean session's queue is full.
     dropped_queue_full,
     /// Messages without a place on disk dropped because all clients together hold the maximum in memory.
     dropped_memory_full,
-    /// QoS 1 messages dropped because a stored session has its maximum waiting.
+    /// QoS 1 and 2 messages dropped because a stored session has its maximum waiting.
     dropped_session_full,
     /// Messages of a group dropped because its member has left and nobody else is in it.
     dropped_share_empty,
@@ -106,9 +108,9 @@ counters! {
     retained_not,
     /// Retained messages removed because they expired.
     retained_expired,
-    /// QoS 1 messages sent again after a resumed session.
+    /// QoS 1 and 2 messages sent again after a resumed session.
     redelivered,
-    /// PUBACKs from clients for packet identifiers that were not in use.
+    /// PUBACKs, PUBRECs, PUBRELs and PUBCOMPs from clients for packet identifiers that were not in use.
     unexpected_acks,
     /// Faults of our own that closed one session; each is a defect worth a report.
     bugs,

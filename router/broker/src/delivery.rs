@@ -3,7 +3,7 @@
 //! In: a publication and the subscriptions it met; acknowledgements; what was read back from a lane.
 //! Out: bytes in outboxes, records on the append tray, reads of lanes, and the ticket that a promise must wait for.
 //! Always: a session gets a publication once, at the highest QoS of its matching filters; several subscription
-//! identifiers travel together (MQTT 5.0 §3.3.4). Per session, QoS 1 leaves in the order in which it came.
+//! identifiers travel together (MQTT 5.0 §3.3.4). Per session, QoS 1 and 2 leave in the order in which they came.
 
 use std::num::NonZeroU16;
 use std::rc::Rc;
@@ -19,6 +19,7 @@ use crate::connections::{Connection, Phase};
 use crate::dispatch::Publication;
 use crate::effects::{Effects, Request, Write};
 use crate::envelope::Envelope;
+use crate::exchanges::{catch_up, in_exchange};
 use crate::retained::WALK_QUEUED_LOW;
 use crate::sessions::record::{decode_head, encode_head};
 use crate::sessions::{Acked, Keeping, Queued, Session, Stored};
@@ -30,8 +31,8 @@ use crate::subscriptions::{Entry, Found, SessionKey};
 /// Class: version, QoS and RETAIN flag. The packet identifier is patched into each copy.
 #[derive(Debug, Default)]
 pub(crate) struct FrameCache {
-    frames: [(Vec<u8>, Option<Placed>); 8],
-    valid: u8,
+    frames: [(Vec<u8>, Option<Placed>); 16],
+    valid: u16,
 }
 
 impl FrameCache {
@@ -49,9 +50,8 @@ impl FrameCache {
         retain: bool,
         publication: &Publication<'_>,
     ) -> Option<(&[u8], Placed)> {
-        let class = usize::from(version == Version::V5) << 2
-            | usize::from(qos != Qos::AtMostOnce) << 1
-            | usize::from(retain);
+        let class =
+            usize::from(version == Version::V5) << 3 | usize::from(qos.bits()) << 1 | usize::from(retain);
         let (bytes, placed) = &mut self.frames[class];
         if self.valid & 1 << class == 0 {
             self.valid |= 1 << class;
@@ -188,7 +188,7 @@ impl Broker {
         }
     }
 
-    /// QoS 1 to a clean session: in flight, or in its queue, or dropped and counted.
+    /// QoS 1 or 2 to a clean session: in flight, or in its queue, or dropped and counted.
     #[inline]
     fn deliver_clean(
         &mut self,
@@ -205,7 +205,7 @@ impl Broker {
         let session = &mut self.sessions[key.0 as usize];
         let Some(connection) = session.conn.and_then(|conn| self.connections.find(conn)) else { return };
         if session.queue.is_empty() && has_room(connection, session, None, limits) {
-            let packet_id = session.inflight.push(None);
+            let packet_id = session.inflight.push(None, terms.qos);
             if send(connection, publication, terms, Some(packet_id), &mut self.scratch.frames, effects) {
                 connection.count_outbox(&mut self.waiting_bytes);
                 self.counters.delivered += 1;
@@ -217,19 +217,23 @@ impl Broker {
                 }
             } else {
                 // As if sent and acknowledged: it will never fit [MQTT-3.1.2-25].
-                session.inflight.acknowledge(packet_id);
+                session.inflight.abandon_last();
                 self.counters.dropped_too_large += 1;
             }
         } else if fits_queue(session, limits) {
             let record = session_record(publication, terms);
             self.waiting_bytes += record.len();
-            session.enqueue(Queued { record, seq: None, expires: publication.expires });
+            let after = Ticket(0);
+            session.enqueue(Queued { record, seq: None, expires: publication.expires, after });
         } else {
             self.counters.dropped_queue_full += 1;
         }
     }
 
-    /// QoS 1 to a stored session: on disk first, and in flight or in its queue if there is room.
+    /// QoS 1 or 2 to a stored session: on disk first, and in flight or in its queue if there is room.
+    ///
+    /// QoS 1 goes out at once. QoS 2 waits until its record is durable: were it lost in a crash, its identifier would go
+    /// to another message, which the client would take for a repeat.
     fn deliver_stored(
         &mut self,
         key: SessionKey,
@@ -263,19 +267,26 @@ impl Broker {
             }
         }
         let Some(connection) = connection.filter(|_| live) else { return ticket };
-        if !session.queue.is_empty() || !has_room(connection, session, Some(seq), limits) {
+        let exactly_once = terms.qos == Qos::ExactlyOnce;
+        if exactly_once || !session.queue.is_empty() || !has_room(connection, session, Some(seq), limits) {
             let record: Rc<[u8]> = effects.appends.bytes[start..].into();
             self.waiting_bytes += record.len();
-            session.enqueue(Queued { record, seq: Some(seq), expires: publication.expires });
+            let after = if exactly_once { ticket } else { Ticket(0) };
+            session.enqueue(Queued { record, seq: Some(seq), expires: publication.expires, after });
+            if exactly_once {
+                self.sends_waiting.push_back((ticket, key, session.generation));
+            }
             return ticket;
         }
-        let packet_id = session.inflight.push(Some(seq));
+        let packet_id = session.inflight.push(Some(seq), terms.qos);
         if send(connection, publication, terms, Some(packet_id), &mut self.scratch.frames, effects) {
             connection.count_outbox(&mut self.waiting_bytes);
             self.counters.delivered += 1;
         } else {
             self.counters.dropped_too_large += 1; // [MQTT-3.1.2-25]
-            settle(session, packet_id, effects);
+            let head = session.inflight.abandon_last();
+            advance(session, head, effects);
+            self.write_finished(key, effects);
         }
         ticket
     }
@@ -289,13 +300,24 @@ impl Broker {
         if !matches!(connection.phase, Phase::Open(_)) {
             return;
         }
+        let durable = self.acks.durable_ticket();
         while let Some(next) = session.queue.front()
             && has_room(connection, session, next.seq, limits)
-            && let Some(queued) = session.dequeue()
+            && next.after <= durable
         {
+            let seq = next.seq;
+            // Before it is taken from the queue: while it is there, the head cannot move over it.
+            let is_marked = catch_up(connection, session, seq, effects);
+            if !is_marked && !session.inflight.has_place(seq, limits.session_inflight_span()) {
+                break; // what was released is in flight again
+            }
+            let Some(queued) = session.dequeue() else { break };
             self.waiting_bytes -= queued.record.len();
+            if is_marked {
+                continue;
+            }
             let lent = session.lent_bytes;
-            if queued.expires.is_some_and(|at| at <= now.timestamp) {
+            if queued.expires.is_some_and(|at| at <= now.timestamp) && !in_exchange(session, &queued) {
                 self.counters.dropped_expired += 1;
                 skip(session, &queued, effects);
             } else {
@@ -303,8 +325,15 @@ impl Broker {
                 self.waiting_bytes += session.lent_bytes - lent;
             }
         }
+        if session.queue.is_empty()
+            && let Keeping::Stored(stored) = session.keeping
+        {
+            catch_up(connection, session, Seq::new(stored.read_to.get() - 1), effects);
+            advance(session, None, effects);
+        }
         connection.count_outbox(&mut self.waiting_bytes);
         let has_few = session.queue.len() <= WALK_QUEUED_LOW;
+        let finished = session.inflight.has_finished();
         if let Keeping::Stored(stored) = &mut session.keeping
             && session.queue.is_empty()
             && !stored.is_live()
@@ -319,10 +348,28 @@ impl Broker {
                 lane: stored.lane,
                 from: stored.read_to,
                 bytes_max: limits.session_queue_bytes_max / 4,
+                expired_too: stored.read_to < stored.sent_before,
             });
+        }
+        if finished {
+            self.write_finished(key, effects);
         }
         if has_few && !self.walks.is_empty() {
             self.wake_walk(key, effects);
+        }
+    }
+
+    /// Sends what waited for our disk.
+    pub(crate) fn send_durable(&mut self, now: Now, effects: &mut Effects) {
+        let mut last = None;
+        while let Some(&(ticket, key, generation)) = self.sends_waiting.front()
+            && ticket <= self.acks.durable_ticket()
+        {
+            self.sends_waiting.pop_front();
+            let waits = self.sessions.get(key.0 as usize).is_some_and(|it| it.generation == generation);
+            if waits && last.replace(key) != Some(key) {
+                self.pump(key, now, effects);
+            }
         }
     }
 
@@ -356,15 +403,16 @@ impl Broker {
         effects: &mut Effects,
     ) {
         let session = &mut self.sessions[key.0 as usize];
-        if settle(session, packet_id, effects) {
-            if !session.lent.is_empty() {
-                self.waiting_bytes -= session.settle_lent(packet_id);
-            }
-            if session.is_stored() || !session.queue.is_empty() {
-                self.pump(key, now, effects);
-            }
-        } else {
+        let Acked::Known { head } = session.inflight.acknowledge(packet_id) else {
             self.counters.unexpected_acks += 1;
+            return;
+        };
+        advance(session, head, effects);
+        if !session.lent.is_empty() {
+            self.waiting_bytes -= session.settle_lent(packet_id);
+        }
+        if session.is_stored() || !session.queue.is_empty() {
+            self.pump(key, now, effects);
         }
     }
 
@@ -390,7 +438,7 @@ impl Broker {
             }
             read_to = seq.next();
             self.waiting_bytes += bytes.len();
-            session.enqueue(Queued { record: bytes, seq: Some(seq), expires });
+            session.enqueue(Queued { record: bytes, seq: Some(seq), expires, after: Ticket(0) });
         }
         let next = next.min(end).max(read_to);
         if next == from {
@@ -399,7 +447,6 @@ impl Broker {
         if let Some(stored) = session.stored_mut() {
             stored.read_to = next;
         }
-        advance(session, None, effects);
         self.pump(key, now, effects);
     }
 }
@@ -429,7 +476,7 @@ pub(crate) fn agree(
     granted.map(|qos| (qos, retain))
 }
 
-/// Whether a QoS 1 message may go to the socket now.
+/// Whether a QoS 1 or 2 message may go to the socket now.
 #[inline]
 pub(crate) fn has_room(
     connection: &Connection,
@@ -440,7 +487,7 @@ pub(crate) fn has_room(
     matches!(connection.phase, Phase::Open(_))
         && connection.held.is_none() // behind the SUBACK of what it is for
         && session.inflight.open() < usize::from(connection.window)
-        && session.inflight.has_place(seq)
+        && session.inflight.has_place(seq, limits.session_inflight_span())
         && connection.outbox.len() <= limits.outbox_bytes_max as usize
 }
 
@@ -540,7 +587,7 @@ fn send_queued(
     };
     let publication = Publication { envelope, user: "", expires: queued.expires, now };
     let ids: Vec<u32> = head.subscription_ids().collect();
-    let packet_id = session.inflight.push(queued.seq);
+    let packet_id = session.inflight.push(queued.seq, head.qos);
     let mut outgoing = outgoing(&publication, head.qos, head.retain, now);
     outgoing.packet_id = Some(packet_id);
     outgoing.subscription_ids = &ids;
@@ -554,7 +601,8 @@ fn send_queued(
         }
     } else {
         counters.dropped_too_large += 1; // [MQTT-3.1.2-25]
-        settle(session, packet_id, effects);
+        let head = session.inflight.abandon_last();
+        advance(session, head, effects);
     }
 }
 
@@ -566,23 +614,13 @@ fn skip(session: &mut Session, queued: &Queued, effects: &mut Effects) {
     }
 }
 
-/// A message in flight is done; `false` if none has this identifier.
-#[inline]
-fn settle(session: &mut Session, packet_id: NonZeroU16, effects: &mut Effects) -> bool {
-    match session.inflight.acknowledge(packet_id) {
-        Acked::Unknown => false,
-        Acked::Known { head } => {
-            advance(session, head, effects);
-            true
-        }
-    }
-}
-
 /// Moves the head of a stored session's lane: to `head`, or to all that was read once nothing of it is left.
 #[inline]
-fn advance(session: &mut Session, head: Option<Seq>, effects: &mut Effects) {
+pub(crate) fn advance(session: &mut Session, head: Option<Seq>, effects: &mut Effects) {
     let nothing_left = session.inflight.is_empty() && session.queue.is_empty();
+    let first_mark = session.marks.first_key_value().map(|(seq, _)| *seq);
     let Some(stored) = session.stored_mut() else { return };
+    let nothing_left = nothing_left && first_mark.is_none_or(|seq| seq >= stored.read_to);
     // What lies behind the last acknowledged place, up to `read_to`, has expired.
     let Some(head) = (if nothing_left { Some(stored.read_to) } else { head }) else { return };
     if head > stored.head {

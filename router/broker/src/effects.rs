@@ -178,6 +178,13 @@ pub enum Write {
         /// Length of the key.
         key_len: u32,
     },
+    /// A lane is delivered up to here; unlike [`Effects::advances`], durable no later than the writes behind it.
+    Advance {
+        /// Which lane.
+        lane: LaneId,
+        /// Its last place that is done. An earlier write of this tray may be the one that it stands for.
+        up_to: Seq,
+    },
 }
 
 /// Kinds of small durable state; keys of different kinds never meet.
@@ -187,6 +194,12 @@ pub enum StateSpace {
     Sessions,
     /// Retained messages, by topic.
     Retained,
+    /// Their subscriptions, by client identifier and filter.
+    Subscriptions,
+    /// QoS 2 publications of their clients that are not released, by client identifier and packet identifier.
+    Received,
+    /// How far QoS 2 messages to them are, by client identifier and place in the lane.
+    Marks,
 }
 
 /// Publications for one other shard.
@@ -279,6 +292,8 @@ pub enum Request {
         from: Seq,
         /// About how many bytes.
         bytes_max: u32,
+        /// Whether expired records are wanted, too: what was sent at QoS 2 does not expire any more [MQTT-4.3.3-7].
+        expired_too: bool,
     },
     /// The session is over; its lane can go.
     RemoveLane {

@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use model::{ConnId, Now, Qos, Seq, ShardId, Timestamp};
 
-use crate::acks::{Answer, Promise};
+use crate::acks::{Acks, Answer, Promise};
 use crate::broker::{Broker, RecordRead};
 use crate::connections::Phase;
 use crate::delivery::{fits_queue, has_room};
@@ -294,6 +294,7 @@ impl Broker {
             lane: estate.stored.lane,
             from: estate.stored.read_to,
             bytes_max: self.setup.limits.session_queue_bytes_max / 4,
+            expired_too: false,
         });
     }
 
@@ -322,7 +323,8 @@ impl Broker {
         for RecordRead { seq, expires, bytes } in records {
             let sent = *seq < estate.stored.sent_before;
             let begun = sent && decode_head(bytes).is_ok_and(|head| head.qos == Qos::ExactlyOnce);
-            if !begun && *seq < estate.stored.next {
+            let done = begun || estate.session.marks.contains_key(seq);
+            if !done && *seq < estate.stored.next {
                 self.pass_on_record(bytes, *expires, now, &mut promise, effects);
             }
         }
@@ -334,7 +336,7 @@ impl Broker {
         }
         if self.acks.check(&promise).is_none() {
             estate.needs += 1;
-            self.acks.wait(NOBODY, promise, Answer::Estate(estate.id));
+            self.acks.wait(Acks::queue(&promise), NOBODY, promise, Answer::Estate(estate.id));
         }
         let id = estate.id;
         self.estates.push(estate);
@@ -351,7 +353,7 @@ impl Broker {
             return;
         }
         let Estate { session, stored, waiting, .. } = self.estates.swap_remove(at);
-        let ticket = self.delete_record(&session, effects);
+        let ticket = self.delete_saved(&session, effects);
         // Nobody has asked for the lane since the session ended (see `open_lane`).
         self.ended_opening.retain(|(_, client_id)| *client_id != session.client_id);
         let again = self.by_client.get(&session.client_id).copied();
@@ -365,7 +367,8 @@ impl Broker {
             _ => effects.requests.push(Request::RemoveLane { lane: stored.lane }),
         }
         for conn in waiting {
-            self.acks.wait(conn, Promise { ticket, ..Promise::default() }, Answer::Held);
+            let promise = Promise { ticket, ..Promise::default() };
+            self.acks.wait(Acks::queue(&promise), conn, promise, Answer::Held);
         }
     }
 

@@ -9,15 +9,16 @@ use std::sync::Arc;
 
 use model::{ConnId, Instant, LaneId, Limits, Now, Qos, Seq, ShardId, Timestamp};
 use wire::{
-    Connect, Disconnect, OutgoingPublish, Packet, ReasonCode, Subscribe, Subscription, Unsubscribe, Version,
+    AckKind, Connect, Disconnect, OutgoingPublish, Packet, ReasonCode, Subscribe, Subscription, Unsubscribe,
+    Version,
 };
 
 use crate::access::{Access, Verdict};
 use crate::envelope::Envelope;
-use crate::sessions::record::{decode_head, decode_session};
+use crate::sessions::record::decode_head;
 use crate::{
     AppendTray, Authentication, Broker, Denial, Effects, Event, Offers, Peer, Plan, RecordRead, Request,
-    Setup, StateSpace, Write,
+    Setup, StateSpace, StoredSessions, Write,
 };
 
 /// What a client was sent.
@@ -31,6 +32,9 @@ pub(crate) enum Seen {
     PubAck(u16),
     /// An acknowledgement that says why not.
     Refused(wire::AckKind, u16, ReasonCode),
+    PubRec(u16),
+    PubRel(u16, ReasonCode),
+    PubComp(u16, ReasonCode),
     SubAck(Vec<ReasonCode>),
     UnsubAck(Vec<ReasonCode>),
     PingResp,
@@ -108,8 +112,10 @@ pub(crate) struct Disk {
     jobs: VecDeque<Job>,
     pub(crate) lanes: BTreeMap<LaneId, Vec<Record>>,
     pub(crate) heads: BTreeMap<LaneId, Seq>,
+    /// The heads that a crash leaves: those at the last write, as in the store.
+    durable_heads: BTreeMap<LaneId, Seq>,
     names: BTreeMap<String, LaneId>,
-    pub(crate) sessions: BTreeMap<String, Vec<u8>>,
+    pub(crate) state: BTreeMap<(StateSpace, Vec<u8>), Vec<u8>>,
     pub(crate) retained: BTreeMap<String, Vec<u8>>,
     bytes: Vec<u64>,
     lanes_made: u32,
@@ -154,6 +160,19 @@ impl Disk {
         self.lanes[&lane].iter().map(|record| String::from_utf8(text(record)).unwrap()).collect()
     }
 
+    /// How many keys there are of one kind.
+    pub(crate) fn keys(&self, space: StateSpace) -> usize {
+        self.state.keys().filter(|(have, _)| *have == space).count()
+    }
+
+    fn advance(&mut self, lane: LaneId, up_to: Seq) {
+        let next = self.next(lane);
+        if let Some(head) = self.heads.get_mut(&lane) {
+            *head = up_to.next().max(*head);
+            assert!(*head <= next, "only what is durable can be delivered");
+        }
+    }
+
     fn apply(&mut self, tray: &AppendTray) {
         let mut rest = &tray.bytes[..];
         let mut take = |len: u32| {
@@ -161,6 +180,7 @@ impl Disk {
             rest = tail;
             head.to_vec()
         };
+        let mut advances = Vec::new();
         for write in &tray.writes {
             match *write {
                 Write::Record { lane, len, expires, .. } => {
@@ -169,24 +189,26 @@ impl Disk {
                         records.push(Record { expires, bytes });
                     }
                 }
+                Write::Put { space: StateSpace::Retained, key_len, len } => {
+                    let topic = String::from_utf8(take(key_len)).unwrap();
+                    self.retained.insert(topic, take(len));
+                }
+                Write::Delete { space: StateSpace::Retained, key_len } => {
+                    self.retained.remove(&String::from_utf8(take(key_len)).unwrap());
+                }
                 Write::Put { space, key_len, len } => {
-                    let key = String::from_utf8(take(key_len)).unwrap();
-                    self.space(space).insert(key, take(len));
+                    let key = take(key_len);
+                    self.state.insert((space, key), take(len));
                 }
                 Write::Delete { space, key_len } => {
-                    let key = String::from_utf8(take(key_len)).unwrap();
-                    self.space(space).remove(&key);
+                    self.state.remove(&(space, take(key_len)));
                 }
+                Write::Advance { lane, up_to } => advances.push((lane, up_to)),
             }
         }
         assert!(rest.is_empty(), "the writes of a tray are all of its bytes");
-    }
-
-    fn space(&mut self, space: StateSpace) -> &mut BTreeMap<String, Vec<u8>> {
-        match space {
-            StateSpace::Sessions => &mut self.sessions,
-            StateSpace::Retained => &mut self.retained,
-        }
+        advances.into_iter().for_each(|(lane, up_to)| self.advance(lane, up_to));
+        self.durable_heads.clone_from(&self.heads);
     }
 
     fn remove_lane(&mut self, lane: LaneId) {
@@ -278,11 +300,17 @@ impl Bench {
                 home_seed,
             });
             let mut effects = Effects::new(shards as u16);
-            for (client_id, value) in &self.disk.sessions {
-                if broker.home(client_id).0 as usize == shard {
-                    let record = decode_session(value).unwrap();
-                    let (head, next) = (self.disk.heads[&record.lane], self.disk.next(record.lane));
-                    broker.restore(client_id, record, head, next, self.now, &mut effects);
+            let mut stored = StoredSessions::default();
+            for ((space, key), value) in &self.disk.state {
+                stored.add(*space, key, value).unwrap();
+            }
+            if shard == 0 {
+                broker.delete_orphans(stored.take_orphans(), &mut effects);
+            }
+            for (client_id, session) in stored {
+                if broker.home(&client_id).0 as usize == shard {
+                    let (head, next) = (self.disk.heads[&session.lane()], self.disk.next(session.lane()));
+                    broker.restore(&client_id, session, head, next, self.now, &mut effects);
                 }
             }
             for (topic, value) in &self.disk.retained {
@@ -301,6 +329,10 @@ impl Bench {
     /// The process dies and starts again: what was not durable is gone, and every connection.
     pub(crate) fn crash(&mut self) {
         self.disk.jobs.clear();
+        let durable = std::mem::take(&mut self.disk.durable_heads);
+        for (lane, head) in &mut self.disk.heads {
+            *head = durable.get(lane).copied().unwrap_or(Seq::FIRST);
+        }
         self.disk.bytes.fill(0);
         self.mail.iter_mut().flatten().for_each(VecDeque::clear);
         self.brokers.clear();
@@ -491,10 +523,31 @@ impl Bench {
     }
 
     pub(crate) fn ack(&mut self, client: usize, id: u16) {
+        self.answer_with(client, AckKind::PubAck, id, ReasonCode::SUCCESS);
+    }
+
+    pub(crate) fn pubrec(&mut self, client: usize, id: u16) {
+        self.answer_with(client, AckKind::PubRec, id, ReasonCode::SUCCESS);
+    }
+
+    pub(crate) fn pubrel(&mut self, client: usize, id: u16) {
+        self.answer_with(client, AckKind::PubRel, id, ReasonCode::SUCCESS);
+    }
+
+    pub(crate) fn pubcomp(&mut self, client: usize, id: u16) {
+        self.answer_with(client, AckKind::PubComp, id, ReasonCode::SUCCESS);
+    }
+
+    pub(crate) fn answer_with(&mut self, client: usize, kind: AckKind, id: u16, reason: ReasonCode) {
         let mut bytes = Vec::new();
         let (version, id) = (self.clients[client].version, NonZeroU16::new(id).unwrap());
-        wire::encode_ack(&mut bytes, version, wire::AckKind::PubAck, id, ReasonCode::SUCCESS);
+        wire::encode_ack(&mut bytes, version, kind, id, reason);
         self.send(client, &bytes);
+    }
+
+    /// Sends a PUBLISH with QoS 2.
+    pub(crate) fn publish_once(&mut self, client: usize, topic: &str, payload: &str, id: u16) {
+        self.publish_with(client, topic, payload, id, |publish| publish.qos = Qos::ExactlyOnce);
     }
 
     pub(crate) fn ping(&mut self, client: usize) {
@@ -600,6 +653,7 @@ impl Bench {
             let mailed = (0..self.mail.len())
                 .any(|to| (0..self.mail.len() + ANSWERS).any(|from| self.deliver_mail(to, from)));
             if !mailed && !self.walk_step() && !self.disk_step() {
+                self.disk.durable_heads.clone_from(&self.disk.heads); // an idle store writes its cursors
                 return;
             }
         }
@@ -657,13 +711,7 @@ impl Bench {
                 self.answer(shard, event);
             }
             Job::Advance(advances) => {
-                for (lane, up_to) in advances {
-                    let next = self.disk.next(lane);
-                    if let Some(head) = self.disk.heads.get_mut(&lane) {
-                        *head = up_to.next().max(*head);
-                        assert!(*head <= next, "only what is durable can be delivered");
-                    }
-                }
+                advances.into_iter().for_each(|(lane, up_to)| self.disk.advance(lane, up_to));
             }
             Job::Ask { shard, request } => self.ask(shard, request),
         }
@@ -686,7 +734,7 @@ impl Bench {
                 let (head, next) = (self.disk.heads[&lane], self.disk.next(lane));
                 self.answer(shard, Event::LaneOpened { session, generation, lane, head, next });
             }
-            Request::ReadLane { session, generation, lane, from, bytes_max } => {
+            Request::ReadLane { session, generation, lane, from, bytes_max, expired_too } => {
                 let Some(records) = self.disk.lanes.get(&lane) else { return };
                 let (mut found, mut bytes, mut next) = (Vec::new(), 0, from);
                 let mut expired = 0;
@@ -694,7 +742,7 @@ impl Bench {
                     if bytes > 0 && bytes + record.bytes.len() > bytes_max as usize {
                         break;
                     }
-                    if record.expires.is_some_and(|at| at <= self.now.timestamp) {
+                    if !expired_too && record.expires.is_some_and(|at| at <= self.now.timestamp) {
                         expired += 1;
                     } else {
                         bytes += record.bytes.len();
@@ -865,6 +913,12 @@ impl Bench {
                     Seen::Refused(wire::AckKind::PubAck, ack.packet_id.get(), ack.reason)
                 }
                 Packet::PubAck(ack) => Seen::PubAck(ack.packet_id.get()),
+                Packet::PubRec(ack) if ack.reason.is_error() => {
+                    Seen::Refused(wire::AckKind::PubRec, ack.packet_id.get(), ack.reason)
+                }
+                Packet::PubRec(ack) => Seen::PubRec(ack.packet_id.get()),
+                Packet::PubRel(ack) => Seen::PubRel(ack.packet_id.get(), ack.reason),
+                Packet::PubComp(ack) => Seen::PubComp(ack.packet_id.get(), ack.reason),
                 Packet::SubAck(ack) => {
                     player.subacks.push(*ack.clone());
                     Seen::SubAck(ack.reasons)

@@ -5,6 +5,7 @@ mod authorising;
 mod clauses;
 mod connecting;
 mod delivering;
+mod exactly_once;
 mod illegal;
 mod promising;
 mod retaining;

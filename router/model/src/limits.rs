@@ -43,7 +43,8 @@ pub struct Limits {
     pub subscriptions_per_session_max: u32,
     /// Sessions kept, connected or not.
     pub sessions_max: u32,
-    /// QoS 1 messages on their way to one client, not yet acknowledged.
+    /// QoS 1 and 2 messages on their way to one client, not yet acknowledged. Acknowledged ones behind an open one are
+    /// remembered, up to [`Limits::session_inflight_span`] in all.
     pub session_inflight_max: u16,
     /// Messages that wait in memory for one connected session beyond those in flight.
     pub session_queue_messages_max: u32,
@@ -64,7 +65,8 @@ pub struct Limits {
     pub waiting_bytes_max: u64,
     /// Bytes read from one socket in one turn.
     pub turn_read_bytes_max: u32,
-    /// Publications that one client may have waiting for the disk (our Receive Maximum).
+    /// Publications that one client may have waiting for the disk, and with MQTT 5 waiting for its PUBREL (our Receive
+    /// Maximum).
     pub receive_max: u16,
     /// Bytes appended by one shard and not yet durable; above it the shard stops reading sockets.
     pub commit_bytes_max: u32,
@@ -139,6 +141,14 @@ impl Limits {
         uplink_inflight_max: 1_024,
         uplink_read_bytes_max: 4 << 20,
     };
+}
+
+impl Limits {
+    /// How far ahead of the oldest message that a client has not acknowledged it may be sent others.
+    #[inline]
+    pub const fn session_inflight_span(&self) -> u32 {
+        4 * self.session_inflight_max as u32
+    }
 }
 
 impl Default for Limits {

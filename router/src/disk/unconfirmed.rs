@@ -48,17 +48,30 @@ impl Unconfirmed {
 
     /// The next write that is in no group yet, with its bytes.
     pub(super) fn next(&mut self) -> Option<(Write, &[u8])> {
-        while let Some(kept) = self.trays.get(self.staged) {
-            if self.staged_to.writes < kept.tray.writes.len() {
-                break;
-            }
-            self.staged += 1;
-            self.staged_to = self.trays.get(self.staged).map_or(Place::default(), |next| next.place);
-        }
+        self.pass_over_staged();
         let kept = self.trays.get(self.staged)?;
         let write = kept.tray.writes[self.staged_to.writes];
         let end = self.staged_to.bytes + bytes_of(&write);
         Some((write, &kept.tray.bytes[self.staged_to.bytes..end]))
+    }
+
+    /// If the next write is the first of its tray, the bytes that the whole tray may take in the log; else 0.
+    pub(super) fn tray_ahead(&mut self) -> u64 {
+        self.pass_over_staged();
+        let begins = self.staged_to == Place::default();
+        self.trays.get(self.staged).filter(|_| begins).map_or(0, |kept| {
+            (kept.tray.bytes.len() + kept.tray.writes.len() * store::RECORD_OVERHEAD_BYTES) as u64
+        })
+    }
+
+    fn pass_over_staged(&mut self) {
+        while let Some(kept) = self.trays.get(self.staged) {
+            if self.staged_to.writes < kept.tray.writes.len() {
+                return;
+            }
+            self.staged += 1;
+            self.staged_to = self.trays.get(self.staged).map_or(Place::default(), |next| next.place);
+        }
     }
 
     /// The write that [`Unconfirmed::next`] gave is in the group.
@@ -99,6 +112,7 @@ fn bytes_of(write: &Write) -> usize {
         Write::Record { len, .. } => len as usize,
         Write::Put { key_len, len, .. } => key_len as usize + len as usize,
         Write::Delete { key_len, .. } => key_len as usize,
+        Write::Advance { .. } => 0,
     }
 }
 
@@ -163,6 +177,19 @@ mod tests {
         assert_eq!(stage(&mut unconfirmed, 9), ["bb", "ccc", "d", "e"]);
         assert_eq!(confirm(&mut unconfirmed), [2, 7, 3]);
         assert!(unconfirmed.is_empty());
+    }
+
+    #[test]
+    fn only_the_first_write_of_a_tray_has_all_of_it_ahead() {
+        let mut unconfirmed = with_two_trays();
+        let overhead = 2 * store::RECORD_OVERHEAD_BYTES as u64;
+        assert_eq!(unconfirmed.tray_ahead(), 3 + overhead);
+        stage(&mut unconfirmed, 1);
+        assert_eq!(unconfirmed.tray_ahead(), 0);
+        stage(&mut unconfirmed, 1);
+        assert_eq!(unconfirmed.tray_ahead(), 4 + overhead);
+        stage(&mut unconfirmed, 9);
+        assert_eq!(unconfirmed.tray_ahead(), 0);
     }
 
     #[test]

@@ -76,6 +76,11 @@ impl Log {
         self.reader.clone()
     }
 
+    /// Most bytes of records that one commit takes, overhead included.
+    pub fn commit_bytes_max(&self) -> u64 {
+        self.options.commit_bytes_max
+    }
+
     /// Why nothing is written any more, if so.
     pub fn poison(&self) -> Option<&Fault> {
         self.poison.as_ref()

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 
-use broker::{AppendTray, Broker, Durability, Effects, Event, Peer, Plan, RecordRead, Request, Setup, SinkPlan, StateSpace, Write, decode_session};
+use broker::{AppendTray, Broker, Durability, Effects, Event, Peer, Plan, RecordRead, Request, Setup, SinkPlan, StateSpace, StoredSessions, Write};
 use fuzz::{Choices, frame, write_seeds};
 use model::{ConnId, Instant, LaneId, Limits, Now, Priority, Qos, Seq, ShardId, Timestamp};
 use routes::{RouteSpec, RouteTable};
@@ -85,7 +85,7 @@ struct Disk {
     lanes: BTreeMap<LaneId, Vec<Record>>,
     heads: BTreeMap<LaneId, Seq>,
     names: BTreeMap<String, LaneId>,
-    sessions: BTreeMap<String, Vec<u8>>,
+    state: BTreeMap<(StateSpace, Vec<u8>), Vec<u8>>,
     /// Bytes of the trays that are durable, by shard.
     bytes: Vec<u64>,
     lanes_made: u32,
@@ -108,6 +108,12 @@ impl Disk {
         Seq::new(self.lanes.get(&lane).map_or(0, Vec::len) as u64 + 1).expect("1 is not 0")
     }
 
+    fn advance(&mut self, lane: LaneId, up_to: Seq) {
+        if let Some(head) = self.heads.get_mut(&lane) {
+            *head = up_to.next().max(*head);
+        }
+    }
+
     fn apply(&mut self, tray: &AppendTray) {
         let mut rest = &tray.bytes[..];
         let mut take = |len: u32| {
@@ -115,7 +121,6 @@ impl Disk {
             rest = tail;
             head.to_vec()
         };
-        let key = |bytes: Vec<u8>| String::from_utf8(bytes).expect("a client identifier is text");
         for write in &tray.writes {
             match *write {
                 Write::Record { lane, len, expires, .. } => {
@@ -124,11 +129,12 @@ impl Disk {
                         records.push(Record { expires, bytes });
                     }
                 }
-                Write::Put { space: StateSpace::Sessions, key_len, len } => {
-                    let key = key(take(key_len));
-                    self.sessions.insert(key, take(len));
+                Write::Put { space, key_len, len } => {
+                    let key = take(key_len);
+                    self.state.insert((space, key), take(len));
                 }
-                Write::Delete { space: StateSpace::Sessions, key_len } => drop(self.sessions.remove(&key(take(key_len)))),
+                Write::Delete { space, key_len } => drop(self.state.remove(&(space, take(key_len)))),
+                Write::Advance { lane, up_to } => self.advance(lane, up_to),
             }
         }
         assert!(rest.is_empty(), "the writes of a tray are all of its bytes");
@@ -207,7 +213,12 @@ impl World {
             5 => {
                 for _ in 0..=choices.below(4) {
                     let id = NonZeroU16::new(1 + choices.below(8) as u16).unwrap_or(NonZeroU16::MIN);
-                    wire::encode_ack(&mut bytes, version, AckKind::PubAck, id, ReasonCode::SUCCESS);
+                    let kinds = [AckKind::PubAck, AckKind::PubRec, AckKind::PubRel, AckKind::PubComp];
+                    let reasons = [ReasonCode::SUCCESS, ReasonCode::SUCCESS, ReasonCode::UNSPECIFIED_ERROR];
+                    let kind = choices.pick(&kinds);
+                    let reason = choices.pick(&reasons);
+                    let reason = if reason.is_allowed_in(kind.packet_type()) { reason } else { ReasonCode::SUCCESS };
+                    wire::encode_ack(&mut bytes, version, kind, id, reason);
                 }
             }
             6 => return self.connect(client, choices),
@@ -261,7 +272,7 @@ impl World {
         let len = choices.below(if flags & 1 == 0 { 8 } else { 256 });
         let payload = choices.take(len);
         let payload = if flags & 2 == 0 { payload } else { &[b'x'; 256][..len] };
-        let qos = if flags & 4 == 0 { Qos::AtMostOnce } else { Qos::AtLeastOnce };
+        let qos = [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce][choices.below(3)];
         let packet_id = NonZeroU16::new(1 + u16::from(flags >> 5));
         let packet_id = packet_id.filter(|_| qos != Qos::AtMostOnce);
         let expiry_secs = (flags & 8 != 0).then_some(u32::from(flags >> 5));
@@ -434,11 +445,22 @@ impl World {
                 home_seed: 11,
             });
             let mut effects = Effects::new(shards as u16);
-            for (client_id, value) in &self.disk.sessions {
-                if usize::from(broker.home(client_id).0) == shard {
-                    let record = decode_session(value).expect("what was written can be read");
-                    let (head, next) = (self.disk.heads[&record.lane], self.disk.next(record.lane));
-                    broker.restore(client_id, record, head, next, self.now, &mut effects);
+            let mut stored = StoredSessions::default();
+            for ((space, key), value) in &self.disk.state {
+                if StoredSessions::SPACES.contains(space) {
+                    stored.add(*space, key, value).expect("what was written can be read");
+                } else {
+                    let record = broker::decode_retained(key, value).expect("what was written can be read");
+                    broker.restore_retained(&record, self.now);
+                }
+            }
+            if shard == 0 {
+                broker.delete_orphans(stored.take_orphans(), &mut effects);
+            }
+            for (client_id, session) in stored {
+                if usize::from(broker.home(&client_id).0) == shard {
+                    let (head, next) = (self.disk.heads[&session.lane()], self.disk.next(session.lane()));
+                    broker.restore(&client_id, session, head, next, self.now, &mut effects);
                 }
             }
             broker.restored(&mut effects);
@@ -526,14 +548,14 @@ impl World {
                 let (head, next) = (self.disk.heads[&lane], self.disk.next(lane));
                 self.mail[shard].push_back(Event::LaneOpened { session, generation, lane, head, next });
             }
-            Request::ReadLane { session, generation, lane, from, bytes_max } => {
+            Request::ReadLane { session, generation, lane, from, bytes_max, expired_too } => {
                 let Some(kept) = self.disk.lanes.get(&lane) else { return };
                 let (mut records, mut bytes, mut next, mut expired) = (Vec::new(), 0, from, 0);
                 for record in kept.iter().skip(from.get() as usize - 1) {
                     if bytes > 0 && bytes + record.bytes.len() > bytes_max as usize {
                         break;
                     }
-                    if record.expires.is_none_or(|at| at > self.now.timestamp) {
+                    if expired_too || record.expires.is_none_or(|at| at > self.now.timestamp) {
                         bytes += record.bytes.len();
                         let bytes = record.bytes[..].into();
                         records.push(RecordRead { seq: next, expires: record.expires, bytes });

@@ -8,7 +8,8 @@ fn puback(packet_id: u16) -> Answer {
 }
 
 fn released(acks: &mut Acks) -> Vec<u16> {
-    std::iter::from_fn(|| acks.release())
+    (0..acks.queues())
+        .flat_map(|queue| std::iter::from_fn(|| acks.release(queue)).collect::<Vec<_>>())
         .map(|(_, answer, _)| match answer {
             Answer::Ack(ack) => ack.packet_id.get(),
             Answer::Held | Answer::Estate(_) => 0,
@@ -18,9 +19,9 @@ fn released(acks: &mut Acks) -> Vec<u16> {
 
 #[test]
 fn an_answer_waits_for_its_ticket_and_for_those_before_it() {
-    let mut acks = Acks::new(2);
-    acks.wait(ConnId(1), Promise { ticket: Ticket(2), ..Promise::default() }, puback(1));
-    acks.wait(ConnId(1), Promise::default(), puback(2));
+    let mut acks = Acks::new(2, ShardId(0));
+    acks.wait(AckQueue::default(), ConnId(1), Promise { ticket: Ticket(2), ..Promise::default() }, puback(1));
+    acks.wait(AckQueue::default(), ConnId(1), Promise::default(), puback(2));
     assert_eq!(released(&mut acks), [] as [u16; 0]);
     acks.durable(Ticket(1));
     assert_eq!(released(&mut acks), [] as [u16; 0]);
@@ -30,8 +31,13 @@ fn an_answer_waits_for_its_ticket_and_for_those_before_it() {
 
 #[test]
 fn an_answer_waits_for_every_shard_it_was_handed_to() {
-    let mut acks = Acks::new(3);
-    acks.wait(ConnId(1), Promise { ticket: Ticket(0), shards: 0b110, handoff: 7 }, puback(1));
+    let mut acks = Acks::new(3, ShardId(0));
+    acks.wait(
+        AckQueue::default(),
+        ConnId(1),
+        Promise { ticket: Ticket(0), shards: 0b110, handoff: 7 },
+        puback(1),
+    );
     acks.kept(ShardId(1), 9);
     assert_eq!(released(&mut acks), [] as [u16; 0]);
     acks.kept(ShardId(2), 6);
@@ -43,4 +49,36 @@ fn an_answer_waits_for_every_shard_it_was_handed_to() {
         acks.check(&Promise { ticket: Ticket(0), shards: 0b100, handoff: 7 }).is_some(),
         "marks never go back"
     );
+}
+
+/// [MQTT-4.6.0-2]: the order is per connection; who needs only the disk does not wait for another shard.
+#[test]
+fn a_slow_shard_holds_back_only_who_needs_it() {
+    let mut acks = Acks::new(2, ShardId(0));
+    let slow = Promise { ticket: Ticket(1), shards: 0b10, handoff: 1 };
+    let quick = Promise { ticket: Ticket(2), ..Promise::default() };
+    acks.wait(Acks::queue(&slow), ConnId(1), slow, puback(1));
+    acks.wait(Acks::queue(&quick), ConnId(2), quick, puback(2));
+    acks.durable(Ticket(2));
+    assert_eq!(released(&mut acks), [2]);
+    acks.kept(ShardId(1), 1);
+    assert_eq!(released(&mut acks), [1]);
+}
+
+#[test]
+fn an_identifier_is_written_after_other_shards_have_kept_its_publication() {
+    let mut acks = Acks::new(2, ShardId(0));
+    let packet_id = NonZeroU16::MIN;
+    let promise = Promise { ticket: Ticket(1), shards: 0b10, handoff: 5 };
+    let marking = Marking { session: SessionKey(0), generation: 1, packet_id, promise };
+    let pubrec = acks.mark_later(marking);
+    acks.durable(Ticket(1));
+    assert!(acks.next_marking().is_none(), "the other shard has it not");
+    acks.kept(ShardId(1), 5);
+    let marking = acks.next_marking().expect("now it may be written");
+    acks.mark_written(&marking, Ticket(2));
+    assert!(acks.check(&pubrec).is_none(), "it is not durable");
+    acks.durable(Ticket(2));
+    assert!(acks.check(&pubrec).is_some());
+    assert!(acks.next_marking().is_none());
 }

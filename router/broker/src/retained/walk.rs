@@ -14,7 +14,7 @@ use wire::{RetainHandling, Subscription};
 
 use super::filter::{Look, look, start};
 use super::{Record, Retained, RetainedNumbers, State};
-use crate::acks::{Answer, Promise};
+use crate::acks::{Acks, Answer, Promise};
 use crate::broker::Broker;
 use crate::connections::Phase;
 use crate::delivery::{Terms, fits_queue};
@@ -255,7 +255,7 @@ impl Broker {
             if self.acks.check(&promise).is_some() {
                 self.let_go(conn, now, effects);
             } else {
-                self.acks.wait(conn, promise, Answer::Held);
+                self.acks.wait(Acks::queue(&promise), conn, promise, Answer::Held);
             }
         }
     }

@@ -1,21 +1,25 @@
-//! What we remember of a client: subscriptions, and the messages it has not acknowledged.
+//! What we remember of a client: subscriptions, the messages it has not acknowledged, those of its own it has not
+//! released (MQTT 5.0 §4.1).
 //!
 //! Knows: delivery windows, packet identifiers, the lane of a stored session. Never: sockets, other sessions.
 //! Two kinds: a *clean* session ends with its connection and lives in memory; a *stored* one outlives it, and every
-//! QoS 1 message for it is a record of its own lane before it is anything else.
+//! QoS 1 or 2 message for it is a record of its own lane before it is anything else.
 //! Invariant of a stored session: `head <= read_to <= next`; what is in flight or queued lies in `head..read_to`.
 
 mod inflight;
+mod received;
 pub(crate) mod record;
+pub(crate) mod restoring;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroU16;
 use std::ops::Bound;
 use std::rc::Rc;
 
-use model::{ConnId, Instant, LaneId, Qos, Seq, Timestamp};
+use model::{ConnId, Instant, LaneId, Now, Qos, Seq, Ticket, Timestamp};
 
-pub(crate) use self::inflight::{Acked, Inflight};
+pub(crate) use self::inflight::{Acked, Inflight, Mark, Received};
+pub(crate) use self::received::Exchanges;
 use crate::connections::Will;
 use crate::sharing::Lent;
 
@@ -41,6 +45,34 @@ pub(crate) struct Queued {
     pub(crate) seq: Option<Seq>,
     /// When it is worth nothing any more.
     pub(crate) expires: Option<Timestamp>,
+    /// Our writes up to here must be durable before it is sent; 0 unless it is QoS 2 and has just been written.
+    pub(crate) after: Ticket,
+}
+
+/// A will whose connection has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DelayedWill {
+    /// When it is published, unless the session ends before or the client comes back.
+    pub(crate) due: Instant,
+    /// The same on the wall, for the disk.
+    pub(crate) due_at: Timestamp,
+    /// The will.
+    pub(crate) will: Will,
+}
+
+impl DelayedWill {
+    /// The will of a connection that has just ended.
+    pub(crate) fn new(will: Will, now: Now) -> DelayedWill {
+        let millis = u64::from(will.delay_secs) * 1_000;
+        let (due, due_at) = (now.instant.plus_millis(millis), now.timestamp.plus_millis(millis));
+        DelayedWill { due, due_at, will }
+    }
+
+    /// A will that came back from the disk.
+    pub(crate) fn restored(will: Will, due_at: Timestamp, now: Now) -> DelayedWill {
+        let millis = due_at.0.saturating_sub(now.timestamp.0);
+        DelayedWill { due: now.instant.plus_millis(millis), due_at, will }
+    }
 }
 
 /// The lane of a stored session.
@@ -108,14 +140,18 @@ pub(crate) struct Session {
     pub(crate) ends_at: Option<Instant>,
     /// When its last connection ended.
     pub(crate) disconnected_at: Timestamp,
-    /// The will of its last connection and when it is due, if it asked for a delay.
-    pub(crate) delayed_will: Option<(Instant, Will)>,
+    /// The will of its last connection, while it waits.
+    pub(crate) delayed_will: Option<DelayedWill>,
     /// Its subscriptions by filter.
     pub(crate) subscriptions: BTreeMap<Box<str>, SubscriptionOptions>,
     /// Where its messages are kept.
     pub(crate) keeping: Keeping,
-    /// QoS 1 messages sent and not acknowledged.
+    /// Messages sent on this connection and not done.
     pub(crate) inflight: Inflight,
+    /// What is known of messages that were sent on earlier connections and have not come back from the lane.
+    pub(crate) marks: BTreeMap<Seq, Mark>,
+    /// QoS 2 publications of the client that it has not released.
+    pub(crate) received: Exchanges,
     /// Messages behind those in flight.
     pub(crate) queue: VecDeque<Queued>,
     /// Bytes of `queue`.
@@ -144,6 +180,8 @@ impl Session {
             subscriptions: BTreeMap::new(),
             keeping,
             inflight: Inflight::default(),
+            marks: BTreeMap::new(),
+            received: Exchanges::default(),
             queue: VecDeque::new(),
             queue_bytes: 0,
             shares: false,
@@ -215,7 +253,9 @@ impl Session {
         self.queue_bytes = 0;
         self.lent = VecDeque::new();
         self.lent_bytes = 0;
-        self.inflight = Inflight::default();
+        let inflight = std::mem::take(&mut self.inflight);
+        self.marks.extend(inflight.marks());
+        self.received.carry();
         if let Keeping::Stored(stored) = &mut self.keeping {
             stored.sent_before = stored.sent_before.max(unsent.unwrap_or(stored.read_to));
             stored.read_to = stored.head;
@@ -235,10 +275,13 @@ impl Session {
             "memory holds only for who is there"
         );
         self.inflight.invariants();
+        self.received.invariants();
         if let Keeping::Stored(stored) = &self.keeping {
             assert!(stored.head <= stored.read_to && stored.read_to <= stored.next, "{stored:?}");
             let in_memory = self.inflight.len() as u64 + self.queue.len() as u64;
             assert!(in_memory <= stored.read_to.get() - stored.head.get(), "memory holds part of the lane");
+            let in_lane = |seq: &Seq| (stored.head..stored.next).contains(seq);
+            assert!(self.marks.keys().all(in_lane), "marks are of messages that are not done");
         }
     }
 }

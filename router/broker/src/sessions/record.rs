@@ -1,70 +1,101 @@
-//! A session on disk, and a message in a session's lane, as bytes.
+//! What is kept of a session on disk, as keys and values, and a message in a session's lane, as bytes.
 //!
-//! Session, version 1: `u8` version · `u32` lane · `u32` expiry seconds · `u64` disconnected at (wall milliseconds) ·
-//! `u64` sent before (all ones while connected) · `u32` subscriptions, each: `u8` QoS and flags · `u32` identifier · `u16` filter length · filter; little endian.
+//! Session, under the client identifier, version 2: `u8` version · `u32` lane · `u32` expiry seconds · `u64` disconnected
+//! at (wall milliseconds) · `u64` sent before (all ones while connected) · `u8` flags (1 there is an owner, 2 a certificate
+//! named it, 4 there is a will) · the owner: `u32` length · user name · the will: `u64` due at (wall milliseconds; all ones
+//! while connected) · `u32` delay seconds · `u8` QoS and flags · `u32` expiry seconds · `u16` topic length · topic ·
+//! `u32` properties length · properties · payload.
+//! Subscription, under client identifier, 0, filter: `u8` QoS and flags · `u32` identifier.
+//! Received QoS 2 identifier, under client identifier, 0, `u16` big endian: nothing.
+//! Mark of a sent QoS 2 message, under client identifier, 0, `u64` place big endian: `u8` (0 released, 1 completed).
 //! Message: `u8` QoS and flags · `u8` identifiers, each `u32` · if it was shared `u16` length and name of the group ·
 //! envelope (see [`crate::envelope`]).
+//! Little endian but for keys. No client identifier holds a 0 [MQTT-1.5.4-2], so that keys of two never meet.
 
-use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 
 use model::{LaneId, Qos, Seq, Timestamp};
 
-use super::SubscriptionOptions;
+use super::{Mark, SubscriptionOptions};
+use crate::connections::Will;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const CONNECTED: u64 = u64::MAX;
 const NO_LOCAL: u8 = 0b0100;
 const RETAIN_AS_PUBLISHED: u8 = 0b1000;
 const RETAIN: u8 = 0b0100;
 const SHARED: u8 = 0b1_0000;
+const OWNED: u8 = 0b001;
+const OWNED_BY_CERTIFICATE: u8 = 0b010;
+const WILL: u8 = 0b100;
+const EXPIRES: u8 = 0b1000;
+const MARK_RELEASED: u8 = 0;
+const MARK_COMPLETED: u8 = 1;
 
-/// What survives of a session.
+/// What survives of a session besides what has a key of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SessionRecord {
+pub(crate) struct SessionRecord {
     /// Its lane.
-    pub lane: LaneId,
+    pub(crate) lane: LaneId,
     /// See [`super::Session`].
-    pub expiry_secs: u32,
+    pub(crate) expiry_secs: u32,
     /// When its last connection ended; when it was written, if that has not ended.
-    pub disconnected_at: Timestamp,
+    pub(crate) disconnected_at: Timestamp,
     /// Records before this place had been sent when the connection ended; `None`: it had not ended.
-    pub sent_before: Option<Seq>,
-    /// Its subscriptions.
-    pub subscriptions: BTreeMap<Box<str>, SubscriptionOptions>,
+    pub(crate) sent_before: Option<Seq>,
+    /// The user it belongs to, and whether a certificate named that user.
+    pub(crate) owner: Option<(Box<str>, bool)>,
+    /// Its will, and when it is due if the connection had ended.
+    pub(crate) will: Option<(Will, Option<Timestamp>)>,
 }
 
-/// The bytes are no record that this version understands.
+/// The bytes are nothing that this version understands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a session record of version 1 (damaged, or written by a newer Millrace)")]
+#[error("not a session of record version 2 (damaged, or written by another version of Millrace)")]
 pub struct InvalidRecord;
 
-/// Appends a session's record to `out`; borrowed parts, so that nothing is copied twice.
-pub(crate) fn encode_session(
-    out: &mut Vec<u8>,
-    lane: LaneId,
-    expiry_secs: u32,
-    disconnected_at: Timestamp,
-    sent_before: Option<Seq>,
-    subscriptions: &BTreeMap<Box<str>, SubscriptionOptions>,
-) {
+/// The parts of a session's record, borrowed, so that nothing is copied twice.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SessionParts<'a> {
+    pub(crate) lane: LaneId,
+    pub(crate) expiry_secs: u32,
+    pub(crate) disconnected_at: Timestamp,
+    pub(crate) sent_before: Option<Seq>,
+    pub(crate) owner: Option<(&'a str, bool)>,
+    pub(crate) will: Option<(&'a Will, Option<Timestamp>)>,
+}
+
+/// Appends a session's record to `out`.
+pub(crate) fn encode_session(out: &mut Vec<u8>, parts: SessionParts<'_>) {
     out.push(VERSION);
-    out.extend_from_slice(&lane.0.to_le_bytes());
-    out.extend_from_slice(&expiry_secs.to_le_bytes());
-    out.extend_from_slice(&disconnected_at.0.to_le_bytes());
-    out.extend_from_slice(&sent_before.map_or(CONNECTED, Seq::get).to_le_bytes());
-    out.extend_from_slice(&(subscriptions.len() as u32).to_le_bytes());
-    for (filter, options) in subscriptions {
-        let no_local = if options.no_local { NO_LOCAL } else { 0 };
-        let retain = if options.retain_as_published { RETAIN_AS_PUBLISHED } else { 0 };
-        out.push(options.qos.bits() | no_local | retain);
-        out.extend_from_slice(&options.subscription_id.to_le_bytes());
-        out.extend_from_slice(&(filter.len() as u16).to_le_bytes());
-        out.extend_from_slice(filter.as_bytes());
+    out.extend_from_slice(&parts.lane.0.to_le_bytes());
+    out.extend_from_slice(&parts.expiry_secs.to_le_bytes());
+    out.extend_from_slice(&parts.disconnected_at.0.to_le_bytes());
+    out.extend_from_slice(&parts.sent_before.map_or(CONNECTED, Seq::get).to_le_bytes());
+    let certificate = parts.owner.is_some_and(|(_, certificate)| certificate);
+    let flags =
+        [(parts.owner.is_some(), OWNED), (certificate, OWNED_BY_CERTIFICATE), (parts.will.is_some(), WILL)];
+    out.push(flags.iter().filter(|(set, _)| *set).fold(0, |all, (_, flag)| all | flag));
+    if let Some((owner, _)) = parts.owner {
+        out.extend_from_slice(&(owner.len() as u32).to_le_bytes());
+        out.extend_from_slice(owner.as_bytes());
     }
+    let Some((will, due_at)) = parts.will else { return };
+    let retain = if will.retain { RETAIN } else { 0 };
+    let expires = if will.expiry_secs.is_some() { EXPIRES } else { 0 };
+    out.extend_from_slice(&due_at.map_or(CONNECTED, |at| at.0).to_le_bytes());
+    out.extend_from_slice(&will.delay_secs.to_le_bytes());
+    out.push(will.qos.bits() | retain | expires);
+    out.extend_from_slice(&will.expiry_secs.unwrap_or_default().to_le_bytes());
+    out.extend_from_slice(&(will.topic.len() as u16).to_le_bytes());
+    out.extend_from_slice(will.topic.as_bytes());
+    out.extend_from_slice(&(will.properties.len() as u32).to_le_bytes());
+    out.extend_from_slice(&will.properties);
+    out.extend_from_slice(&will.payload);
 }
 
 /// Reads a session's record.
-pub fn decode_session(bytes: &[u8]) -> Result<SessionRecord, InvalidRecord> {
+pub(crate) fn decode_session(bytes: &[u8]) -> Result<SessionRecord, InvalidRecord> {
     let mut reader = Reader(bytes);
     if reader.u8()? != VERSION {
         return Err(InvalidRecord);
@@ -76,24 +107,115 @@ pub fn decode_session(bytes: &[u8]) -> Result<SessionRecord, InvalidRecord> {
         CONNECTED => None,
         number => Some(Seq::new(number).ok_or(InvalidRecord)?),
     };
-    let mut subscriptions = BTreeMap::new();
-    for _ in 0..reader.u32()? {
-        let flags = reader.u8()?;
-        let subscription_id = reader.u32()?;
-        let len = usize::from(reader.u16()?);
-        let filter = std::str::from_utf8(reader.take(len)?).map_err(|_| InvalidRecord)?;
-        let options = SubscriptionOptions {
-            qos: Qos::from_bits(flags & 0b11).ok_or(InvalidRecord)?,
-            no_local: flags & NO_LOCAL != 0,
-            retain_as_published: flags & RETAIN_AS_PUBLISHED != 0,
-            subscription_id,
-        };
-        subscriptions.insert(filter.into(), options);
+    let flags = reader.u8()?;
+    let owner = match flags & OWNED {
+        0 => None,
+        _ => {
+            let len = reader.u32()? as usize;
+            let user = std::str::from_utf8(reader.take(len)?).map_err(|_| InvalidRecord)?;
+            Some((user.into(), flags & OWNED_BY_CERTIFICATE != 0))
+        }
+    };
+    let will = match flags & WILL {
+        0 if reader.0.is_empty() => None,
+        0 => return Err(InvalidRecord),
+        _ => Some(decode_will(reader)?),
+    };
+    Ok(SessionRecord { lane, expiry_secs, disconnected_at, sent_before, owner, will })
+}
+
+/// Reads a will, which is the rest of a record.
+fn decode_will(mut reader: Reader<'_>) -> Result<(Will, Option<Timestamp>), InvalidRecord> {
+    let due_at = match reader.u64()? {
+        CONNECTED => None,
+        millis => Some(Timestamp(millis)),
+    };
+    let delay_secs = reader.u32()?;
+    let flags = reader.u8()?;
+    let expiry_secs = reader.u32()?;
+    let topic_len = usize::from(reader.u16()?);
+    let topic = std::str::from_utf8(reader.take(topic_len)?).map_err(|_| InvalidRecord)?;
+    let properties_len = reader.u32()? as usize;
+    let properties = reader.take(properties_len)?;
+    let will = Will {
+        topic: topic.into(),
+        payload: reader.0.into(),
+        qos: Qos::from_bits(flags & 0b11).ok_or(InvalidRecord)?,
+        retain: flags & RETAIN != 0,
+        delay_secs,
+        expiry_secs: (flags & EXPIRES != 0).then_some(expiry_secs),
+        properties: properties.into(),
+    };
+    Ok((will, due_at))
+}
+
+/// Appends the key of a subscription.
+pub(crate) fn subscription_key(out: &mut Vec<u8>, client_id: &str, filter: &str) {
+    out.extend_from_slice(client_id.as_bytes());
+    out.push(0);
+    out.extend_from_slice(filter.as_bytes());
+}
+
+/// Appends the key of a received QoS 2 identifier.
+pub(crate) fn received_key(out: &mut Vec<u8>, client_id: &str, packet_id: NonZeroU16) {
+    out.extend_from_slice(client_id.as_bytes());
+    out.push(0);
+    out.extend_from_slice(&packet_id.get().to_be_bytes());
+}
+
+/// Appends the key of a mark.
+pub(crate) fn mark_key(out: &mut Vec<u8>, client_id: &str, seq: Seq) {
+    out.extend_from_slice(client_id.as_bytes());
+    out.push(0);
+    out.extend_from_slice(&seq.get().to_be_bytes());
+}
+
+/// The client identifier in such a key, and what stands behind it.
+pub(crate) fn split_key(key: &[u8]) -> Result<(&str, &[u8]), InvalidRecord> {
+    let at = key.iter().position(|byte| *byte == 0).ok_or(InvalidRecord)?;
+    let client_id = std::str::from_utf8(&key[..at]).map_err(|_| InvalidRecord)?;
+    Ok((client_id, &key[at + 1..]))
+}
+
+/// Appends the value of a subscription.
+pub(crate) fn encode_subscription(out: &mut Vec<u8>, options: &SubscriptionOptions) {
+    let no_local = if options.no_local { NO_LOCAL } else { 0 };
+    let retain = if options.retain_as_published { RETAIN_AS_PUBLISHED } else { 0 };
+    out.push(options.qos.bits() | no_local | retain);
+    out.extend_from_slice(&options.subscription_id.to_le_bytes());
+}
+
+/// Reads the value of a subscription.
+pub(crate) fn decode_subscription(bytes: &[u8]) -> Result<SubscriptionOptions, InvalidRecord> {
+    let mut reader = Reader(bytes);
+    let flags = reader.u8()?;
+    let subscription_id = reader.u32()?;
+    if !reader.0.is_empty() {
+        return Err(InvalidRecord);
     }
-    if reader.0.is_empty() {
-        Ok(SessionRecord { lane, expiry_secs, disconnected_at, sent_before, subscriptions })
-    } else {
-        Err(InvalidRecord)
+    Ok(SubscriptionOptions {
+        qos: Qos::from_bits(flags & 0b11).ok_or(InvalidRecord)?,
+        no_local: flags & NO_LOCAL != 0,
+        retain_as_published: flags & RETAIN_AS_PUBLISHED != 0,
+        subscription_id,
+    })
+}
+
+/// The value of a mark; `None` for what is not written.
+pub(crate) const fn encode_mark(mark: Mark) -> Option<u8> {
+    match mark {
+        Mark::Released => Some(MARK_RELEASED),
+        Mark::Completed => Some(MARK_COMPLETED),
+        Mark::Settled => None,
+    }
+}
+
+/// Reads the value of a mark.
+pub(crate) fn decode_mark(bytes: &[u8]) -> Result<Mark, InvalidRecord> {
+    match bytes {
+        [MARK_RELEASED] => Ok(Mark::Released),
+        [MARK_COMPLETED] => Ok(Mark::Completed),
+        _ => Err(InvalidRecord),
     }
 }
 

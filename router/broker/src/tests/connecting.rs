@@ -31,16 +31,12 @@ fn a_connect_is_accepted_and_pings_are_answered() {
 #[test]
 fn what_we_do_not_offer_is_refused_with_its_reason() {
     type Change = fn(&mut wire::Connect);
-    let cases: [(Change, ReasonCode); 4] = [
+    let cases: [(Change, ReasonCode); 3] = [
         (
             |connect| connect.authentication_method = Some("SCRAM".into()),
             ReasonCode::BAD_AUTHENTICATION_METHOD,
         ),
         (|connect| connect.client_id = "x".repeat(2_000), ReasonCode::CLIENT_IDENTIFIER_NOT_VALID),
-        (
-            |connect| connect.will = Some(Will { qos: Qos::ExactlyOnce, ..will("w") }),
-            ReasonCode::QOS_NOT_SUPPORTED,
-        ),
         (|connect| connect.will = Some(will(&"a/".repeat(70))), ReasonCode::TOPIC_NAME_INVALID),
     ];
     for (change, reason) in cases {
@@ -131,8 +127,7 @@ fn what_only_servers_send_is_a_protocol_error() {
 #[test]
 fn publications_that_were_not_agreed_on_end_the_connection() {
     type Change = fn(&mut wire::OutgoingPublish<'_>);
-    let cases: [(Change, ReasonCode); 4] = [
-        (|publish| publish.qos = Qos::ExactlyOnce, ReasonCode::QOS_NOT_SUPPORTED), // [MQTT-3.2.2-11]
+    let cases: [(Change, ReasonCode); 3] = [
         (|publish| publish.topic_alias = std::num::NonZeroU16::new(17), ReasonCode::TOPIC_ALIAS_INVALID), // [MQTT-3.3.2-9]
         (|publish| publish.subscription_ids = &[1], ReasonCode::PROTOCOL_ERROR), // [MQTT-3.3.4-6]
         (|publish| publish.topic = "a/a/a/a/a/a", ReasonCode::TOPIC_NAME_INVALID),

@@ -114,9 +114,9 @@ fn subscriptions_that_cannot_be_are_refused_one_by_one() {
     let (mut bench, _, subscribers) = with(limits, &[Version::V5]);
     let cases = [
         ("a/b/c/d", ReasonCode::TOPIC_FILTER_INVALID),
-        ("one", ReasonCode::granted(QOS1)),
+        ("one", ReasonCode::granted(Qos::ExactlyOnce)),
         ("two", ReasonCode::QUOTA_EXCEEDED),
-        ("one", ReasonCode::granted(QOS1)),
+        ("one", ReasonCode::granted(Qos::ExactlyOnce)),
     ];
     for (filter, reason) in cases {
         bench.subscribe_with(subscribers[0], filter, Qos::ExactlyOnce, 0, |_| {});

@@ -319,7 +319,7 @@ fn a_stored_member_keeps_its_own_until_its_session_ends() {
     bench.settle();
     assert_eq!(took(&mut bench, members[0]), own, "its session has ended");
     assert!(bench.disk.find_lane(&format!("s/{}", bench.clients[stored].id)).is_none(), "the lane is gone");
-    assert!(bench.disk.sessions.is_empty(), "and the session");
+    assert!(bench.disk.state.is_empty(), "and the session");
 }
 
 /// The client comes back at once with Clean Start: it waits until what it had is with others.

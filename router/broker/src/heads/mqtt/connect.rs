@@ -3,11 +3,11 @@
 //! In: a CONNECT. Out: a CONNACK, at once or when the lane or the disk is ready; or the socket for another shard.
 //! Always: a client identifier has one session and at most one connection [MQTT-3.1.4-3].
 
-use model::{ConnId, LaneId, Now, Qos, Seq, ShardId, Ticket};
+use model::{ConnId, LaneId, Now, Seq, ShardId, Ticket};
 use wire::{ConnAck, Connect, ReasonCode, Version};
 
 use super::{topic_fits, words};
-use crate::acks::{Answer, Promise};
+use crate::acks::{Acks, Answer, Promise};
 use crate::aliases::OutboundAliases;
 use crate::broker::{Broker, home};
 use crate::connections::{Held, Phase, Will};
@@ -93,7 +93,7 @@ impl Broker {
         let promise = Promise { ticket, ..Promise::default() };
         if self.acks.check(&promise).is_none() {
             needs += 1;
-            self.acks.wait(conn, promise, Answer::Held);
+            self.acks.wait(Acks::queue(&promise), conn, promise, Answer::Held);
         }
         let Some(connection) = self.connections.find(conn) else { return };
         connection.held = Some(Held { bytes, needs });
@@ -174,9 +174,6 @@ impl Broker {
         }
         if connect.client_id.len() > limits.client_id_bytes_max as usize {
             return Some(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
-        }
-        if connect.will.as_ref().is_some_and(|will| will.qos == Qos::ExactlyOnce) {
-            return Some(ReasonCode::QOS_NOT_SUPPORTED); // [MQTT-3.2.2-12]
         }
         if connect.will.as_ref().is_some_and(|will| is_system(&will.topic)) {
             return Some(ReasonCode::NOT_AUTHORIZED);
@@ -329,7 +326,6 @@ impl Broker {
         let expiry_secs = self.expiry_secs(connect);
         ack.session_expiry_secs = (expiry_secs != connect.session_expiry_secs).then_some(expiry_secs);
         ack.receive_max = limits.receive_max.try_into().unwrap_or(wire::RECEIVE_MAX_DEFAULT);
-        ack.qos_max = Qos::AtLeastOnce;
         ack.packet_bytes_max = limits.packet_bytes_max.try_into().ok();
         ack.topic_alias_max = limits.topic_alias_max;
         ack.keep_alive_secs = server_keep_alive(connect, limits);

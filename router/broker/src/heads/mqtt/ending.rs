@@ -14,7 +14,7 @@ use crate::connections::{Phase, Will};
 use crate::dispatch::Publication;
 use crate::effects::Effects;
 use crate::envelope::Envelope;
-use crate::sessions::Session;
+use crate::sessions::{DelayedWill, Session};
 use crate::subscriptions::SessionKey;
 
 impl Broker {
@@ -27,7 +27,8 @@ impl Broker {
     }
 
     /// Parts a connection from its session: the session goes its own way, then the will is published, so that a client
-    /// that subscribes to its own will gets it in its next life or not at all.
+    /// that subscribes to its own will gets it in its next life or not at all. The session is written down last: while
+    /// its record has the will, it is published after a crash.
     fn detach(&mut self, conn: ConnId, now: Now, effects: &mut Effects) {
         let Some(connection) = self.connections.find(conn) else { return };
         let will = connection.will.take();
@@ -37,15 +38,16 @@ impl Broker {
             return;
         };
         let (client_id, owner) = (std::rc::Rc::clone(&session.client_id), session.owner.clone());
-        self.leave(key, now, effects);
-        let Some(will) = will else { return };
-        let survives = self.sessions.get_mut(key.0 as usize).filter(|session| session.client_id == client_id);
-        match survives {
-            Some(session) if will.delay_secs > 0 => {
-                let due = now.instant.plus_millis(u64::from(will.delay_secs) * 1_000);
-                session.delayed_will = Some((due, will));
+        let survives = self.leave(key, now, effects);
+        match (will, self.sessions.get_mut(key.0 as usize).filter(|_| survives)) {
+            (Some(will), Some(session)) if will.delay_secs > 0 => {
+                session.delayed_will = Some(DelayedWill::new(will, now));
             }
-            _ => self.publish_will(&client_id, owner.as_deref(), &will, now, effects),
+            (Some(will), _) => self.publish_will(&client_id, owner.as_deref(), &will, now, effects),
+            (None, _) => {}
+        }
+        if survives {
+            self.save_session(key, effects);
         }
     }
 
@@ -74,28 +76,32 @@ impl Broker {
     /// The session ends, or its will's delay is over [MQTT-3.1.3-9].
     pub(crate) fn publish_delayed_will(&mut self, key: SessionKey, now: Now, effects: &mut Effects) {
         let Some(session) = self.sessions.get_mut(key.0 as usize) else { return };
-        let Some((_, will)) = session.delayed_will.take() else { return };
+        let Some(delayed) = session.delayed_will.take() else { return };
         let (client_id, owner) = (std::rc::Rc::clone(&session.client_id), session.owner.clone());
-        self.publish_will(&client_id, owner.as_deref(), &will, now, effects);
+        self.publish_will(&client_id, owner.as_deref(), &delayed.will, now, effects);
     }
 
     /// Publishes every will whose delay is over.
     pub(crate) fn publish_due_wills(&mut self, now: Now, effects: &mut Effects) {
+        if self.unknown_shards != 0 {
+            return; // those who want it may be there
+        }
         let is_due =
-            |session: &Session| session.delayed_will.as_ref().is_some_and(|(at, _)| *at <= now.instant);
+            |session: &Session| session.delayed_will.as_ref().is_some_and(|will| will.due <= now.instant);
         let due = self.sessions.iter().filter(|(_, session)| is_due(session));
         let due: Vec<SessionKey> = due.map(|(key, _)| SessionKey(key as u32)).collect();
         for key in due {
             self.publish_delayed_will(key, now, effects);
+            self.save_session(key, effects); // behind the will's records [MQTT-3.1.2-10]
         }
     }
 
-    /// A session loses its connection.
-    fn leave(&mut self, key: SessionKey, now: Now, effects: &mut Effects) {
-        let Some(session) = self.sessions.get_mut(key.0 as usize) else { return };
+    /// A session loses its connection; whether it goes on without. The caller writes it down then.
+    fn leave(&mut self, key: SessionKey, now: Now, effects: &mut Effects) -> bool {
+        let Some(session) = self.sessions.get_mut(key.0 as usize) else { return false };
         let ends = session.expiry_secs == 0;
         let lent = if ends { self.take_lent(key) } else { VecDeque::new() };
-        let Some(session) = self.sessions.get_mut(key.0 as usize) else { return };
+        let Some(session) = self.sessions.get_mut(key.0 as usize) else { return false };
         self.waiting_bytes -= session.queue_bytes + session.lent_bytes;
         session.disconnect();
         session.disconnected_at = now.timestamp;
@@ -103,11 +109,11 @@ impl Broker {
         if session.expiry_secs == 0 {
             self.end_session(key, effects);
             self.pass_on(lent, now, effects);
-            return;
+            return false;
         }
         session.ends_at = ends_at(session, now);
         self.announce_member(key, false, effects);
-        self.save_session(key, effects);
+        true
     }
 
     /// The client says goodbye.
@@ -190,7 +196,8 @@ impl Broker {
     fn part(&mut self, conn: ConnId, disconnect: Disconnect, now: Now, effects: &mut Effects) {
         if let Some(connection) = self.connections.find(conn)
             && connection.version == Version::V5
-            && connection.session.is_some()
+            && matches!(connection.phase, Phase::Open(_))
+        // [MQTT-3.14.0-1]: never before CONNACK
         {
             let room = words::room(connection);
             let bare = Disconnect { reason_string: None, ..disconnect.clone() };

@@ -5,11 +5,11 @@
 
 use std::num::NonZeroU16;
 
-use model::{ConnId, Now, Qos, TopicFilter};
+use model::{ConnId, Now, Qos, Ticket, TopicFilter};
 use wire::{AckKind, Packet, Publish, ReasonCode, SubAck, Subscribe, UnsubAck, Unsubscribe, Version};
 
 use super::{Fault, PeerFault, topic_fits, words};
-use crate::acks::{Answer, OwedAck, Promise};
+use crate::acks::{Acks, Answer, OwedAck, Promise};
 use crate::broker::{Broker, acknowledge};
 use crate::connections::Phase;
 use crate::dispatch::Publication;
@@ -115,8 +115,14 @@ impl Broker {
             Packet::Unsubscribe(unsubscribe) => self.on_unsubscribe(conn, key, &unsubscribe, now, effects),
             Packet::Disconnect(disconnect) => self.on_disconnect(conn, key, &disconnect, now, effects),
             Packet::Connect(_) => Err(Fault::Peer(PeerFault::ConnectedTwice)),
-            Packet::PubRec(_) | Packet::PubRel(_) | Packet::PubComp(_) => {
-                Err(Fault::Peer(PeerFault::QosNotSupported))
+            Packet::PubRec(ack) => {
+                self.on_pubrec(conn, key, ack.packet_id, ack.reason, now, effects);
+                Ok(())
+            }
+            Packet::PubRel(ack) => self.on_pubrel(conn, key, ack.packet_id, effects),
+            Packet::PubComp(ack) => {
+                self.on_pubcomp(key, ack.packet_id, now, effects);
+                Ok(())
             }
             Packet::Auth(_) => Err(Fault::Peer(PeerFault::UnexpectedAuth)),
             Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
@@ -181,6 +187,11 @@ impl Broker {
         now: Now,
         effects: &mut Effects,
     ) -> Result<(), Fault> {
+        let exactly_once = publish.qos == Qos::ExactlyOnce;
+        // First of all: what was accepted once stays accepted.
+        if exactly_once && self.is_repeat(conn, key, publish, effects)? {
+            return Ok(());
+        }
         if self.has_rules && !self.may_publish(conn, publish.topic) {
             let ack = self.deny_publish(conn, key, publish, effects)?;
             self.owe_denial(conn, ack, effects);
@@ -193,7 +204,8 @@ impl Broker {
         self.counters.received_bytes += publish.payload.len() as u64;
         if let Some(reason) = self.refusal_of(conn, publish) {
             if let Some(packet_id) = publish.packet_id {
-                let ack = OwedAck { kind: AckKind::PubAck, packet_id, reason };
+                let kind = if exactly_once { AckKind::PubRec } else { AckKind::PubAck };
+                let ack = OwedAck { kind, packet_id, reason };
                 self.owe(conn, ack, Promise::default(), effects);
             }
             return Ok(());
@@ -218,8 +230,11 @@ impl Broker {
         };
         let promise = self.dispatch(&publication, effects);
         if let Some(packet_id) = publish.packet_id {
-            let ack = OwedAck { kind: AckKind::PubAck, packet_id, reason: ReasonCode::SUCCESS };
-            self.owe(conn, ack, promise, effects);
+            let (kind, promise) = match exactly_once {
+                false => (AckKind::PubAck, promise),
+                true => (AckKind::PubRec, self.begin_exchange(key, packet_id, promise, effects)),
+            };
+            self.owe(conn, OwedAck { kind, packet_id, reason: ReasonCode::SUCCESS }, promise, effects);
         }
         Ok(())
     }
@@ -234,7 +249,8 @@ impl Broker {
     ) -> Result<(), Fault> {
         self.counters.dropped_payload_format += 1;
         let Some(packet_id) = publish.packet_id else { return Err(Fault::Peer(PeerFault::PayloadFormat)) };
-        let ack = OwedAck { kind: AckKind::PubAck, packet_id, reason: ReasonCode::PAYLOAD_FORMAT_INVALID };
+        let kind = if publish.qos == Qos::ExactlyOnce { AckKind::PubRec } else { AckKind::PubAck };
+        let ack = OwedAck { kind, packet_id, reason: ReasonCode::PAYLOAD_FORMAT_INVALID };
         self.owe(conn, ack, Promise::default(), effects);
         Ok(())
     }
@@ -251,9 +267,6 @@ impl Broker {
     }
 
     pub(crate) fn check_publish(&self, publish: &Publish<'_>) -> Result<(), Fault> {
-        if publish.qos == Qos::ExactlyOnce {
-            return Err(Fault::Peer(PeerFault::QosNotSupported));
-        }
         if publish.properties.has_subscription_ids() {
             return Err(Fault::Peer(PeerFault::SubscriptionId));
         }
@@ -263,21 +276,24 @@ impl Broker {
         Ok(())
     }
 
-    /// Acknowledges a publication, now if its promise is kept and nothing waits before it.
+    /// Acknowledges something, now if its promise is kept and nothing waits before it.
     ///
     /// A client never gets beyond our Receive Maximum: with that much owed it is not read ([`Broker::may_read`]).
     #[inline]
-    pub(super) fn owe(&mut self, conn: ConnId, ack: OwedAck, promise: Promise, effects: &mut Effects) {
+    pub(crate) fn owe(&mut self, conn: ConnId, ack: OwedAck, promise: Promise, effects: &mut Effects) {
         let Some(connection) = self.connections.find(conn) else { return };
         if connection.acks_owed == 0
             && let Some(kept) = self.acks.check(&promise)
         {
-            self.counters.acknowledged += 1;
+            self.counters.acknowledged += u64::from(ack.is_of_publication());
             acknowledge(connection, ack, kept, effects);
             return;
         }
+        if connection.acks_owed == 0 {
+            connection.ack_queue = Acks::queue(&promise);
+        }
         connection.acks_owed += 1;
-        self.acks.wait(conn, promise, Answer::Ack(ack));
+        self.acks.wait(connection.ack_queue, conn, promise, Answer::Ack(ack));
     }
 
     fn on_subscribe(
@@ -289,7 +305,7 @@ impl Broker {
         effects: &mut Effects,
     ) -> Result<(), Fault> {
         let id = subscribe.subscription_id.map_or(0, std::num::NonZeroU32::get);
-        let mut needs = 0;
+        let (mut needs, mut ticket) = (0, Ticket(0));
         let mut reasons = Vec::with_capacity(subscribe.subscriptions.len());
         let mut refused = None;
         for wanted in &subscribe.subscriptions {
@@ -301,6 +317,7 @@ impl Broker {
             } else {
                 needs += self.announce(&wanted.filter, Some(conn), effects);
                 needs += self.send_retained(conn, key, wanted, existed, effects);
+                ticket = ticket.max(self.save_subscription(key, &wanted.filter, effects));
             }
             reasons.push(reason);
         }
@@ -316,7 +333,7 @@ impl Broker {
         if !words::append_fitting(&mut bytes, room, encode) {
             return Err(unsaid("SUBACK", room));
         }
-        self.answer_when_saved(conn, key, bytes, needs, now, effects);
+        self.hold(conn, bytes, needs, ticket, now, effects);
         Ok(())
     }
 
@@ -349,7 +366,7 @@ impl Broker {
             return ReasonCode::QUOTA_EXCEEDED;
         }
         let options = SubscriptionOptions {
-            qos: wanted.qos.min(Qos::AtLeastOnce),
+            qos: wanted.qos,
             no_local: wanted.no_local,
             retain_as_published: wanted.retain_as_published,
             subscription_id,
@@ -368,10 +385,15 @@ impl Broker {
         now: Now,
         effects: &mut Effects,
     ) -> Result<(), Fault> {
+        let mut ticket = Ticket(0);
         let mut reasons = Vec::with_capacity(unsubscribe.filters.len());
         for filter in &unsubscribe.filters {
-            let known = self.forget_subscription(key, filter, effects);
-            reasons.push(if known { ReasonCode::SUCCESS } else { ReasonCode::NO_SUBSCRIPTION_EXISTED });
+            let forgotten = self.forget_subscription(key, filter, effects);
+            ticket = forgotten.unwrap_or(ticket);
+            reasons.push(match forgotten {
+                Some(_) => ReasonCode::SUCCESS,
+                None => ReasonCode::NO_SUBSCRIPTION_EXISTED,
+            });
         }
         let (version, mut bytes) = (self.version(conn), Vec::new());
         let ack = UnsubAck::new(unsubscribe.packet_id, reasons);
@@ -379,41 +401,25 @@ impl Broker {
         if !words::append_fitting(&mut bytes, room, |out, _| wire::encode_unsuback(out, version, &ack)) {
             return Err(unsaid("UNSUBACK", room));
         }
-        self.answer_when_saved(conn, key, bytes, 0, now, effects);
+        self.hold(conn, bytes, 0, ticket, now, effects);
         Ok(())
     }
 
-    /// Removes a subscription everywhere but on disk; whether there was one.
+    /// Removes a subscription; what must be durable then, or `None` if there was none.
     pub(super) fn forget_subscription(
         &mut self,
         key: SessionKey,
         filter: &str,
         effects: &mut Effects,
-    ) -> bool {
-        let known = self.sessions[key.0 as usize].subscriptions.remove(filter).is_some();
-        if known {
-            self.walks.forget(key, filter);
-            let before = self.presence(filter);
-            self.subscriptions.remove(filter, key);
-            if self.presence(filter) != before {
-                self.announce(filter, None, effects);
-            }
+    ) -> Option<Ticket> {
+        self.sessions[key.0 as usize].subscriptions.remove(filter)?;
+        self.walks.forget(key, filter);
+        let before = self.presence(filter);
+        self.subscriptions.remove(filter, key);
+        if self.presence(filter) != before {
+            self.announce(filter, None, effects);
         }
-        known
-    }
-
-    /// Sends an answer once the session's record is durable and `needs` more things have come true.
-    fn answer_when_saved(
-        &mut self,
-        conn: ConnId,
-        key: SessionKey,
-        bytes: Vec<u8>,
-        needs: u32,
-        now: Now,
-        effects: &mut Effects,
-    ) {
-        let ticket = self.save_session(key, effects);
-        self.hold(conn, bytes, needs, ticket, now, effects);
+        Some(self.delete_subscription(key, filter, effects))
     }
 
     /// What bounds an answer to `conn`, with words if there are any.

@@ -36,9 +36,12 @@ pub(crate) enum PeerFault {
     /// A packet that only servers send.
     #[error("a packet that only a server may send")]
     NotForServers,
-    /// [MQTT-3.2.2-11]
-    #[error("QoS 2, which this server does not offer yet")]
-    QosNotSupported,
+    /// More QoS 2 publications without PUBREL than our Receive Maximum [MQTT-3.3.4-7].
+    #[error("more QoS 2 publications at a time than this server's Receive Maximum")]
+    ReceiveMaximum,
+    /// MQTT 5.0 §4.3.3: PUBREL answers PUBREC.
+    #[error("PUBREL for a publication whose PUBREC was not sent")]
+    ReleasedEarly,
     /// [MQTT-3.3.2-9]: above the Topic Alias Maximum of our CONNACK.
     #[error("a topic alias above the Topic Alias Maximum of CONNACK")]
     TopicAliasTooHigh,
@@ -76,7 +79,7 @@ impl Fault {
             Fault::Malformed(malformed) => malformed.reason_code(),
             Fault::Bug(_) => ReasonCode::UNSPECIFIED_ERROR,
             Fault::Peer(fault) => match fault {
-                PeerFault::QosNotSupported => ReasonCode::QOS_NOT_SUPPORTED,
+                PeerFault::ReceiveMaximum => ReasonCode::RECEIVE_MAXIMUM_EXCEEDED,
                 PeerFault::TopicAliasTooHigh => ReasonCode::TOPIC_ALIAS_INVALID,
                 PeerFault::PayloadFormat => ReasonCode::PAYLOAD_FORMAT_INVALID,
                 PeerFault::AnswerTooLarge => ReasonCode::PACKET_TOO_LARGE,
@@ -88,6 +91,7 @@ impl Fault {
                 | PeerFault::SubscriptionId
                 | PeerFault::ExpiryRaised
                 | PeerFault::TopicAliasUnknown
+                | PeerFault::ReleasedEarly
                 | PeerFault::UnexpectedAuth => ReasonCode::PROTOCOL_ERROR,
             },
         }

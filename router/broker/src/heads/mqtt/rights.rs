@@ -161,7 +161,7 @@ impl Broker {
             self.grant_rights(conn, &client_id);
         }
         self.withdraw_subscriptions(effects);
-        self.withdraw_wills();
+        self.withdraw_wills(effects);
     }
 
     /// Whether a connection that came in under earlier users could come in now.
@@ -191,7 +191,6 @@ impl Broker {
                 self.counters.access_withdrawn += 1;
                 self.forget_subscription(key, &filter, effects);
             }
-            self.save_session(key, effects);
         }
     }
 
@@ -209,8 +208,9 @@ impl Broker {
     }
 
     /// Removes every will that the rules deny its owner.
-    fn withdraw_wills(&mut self) {
+    fn withdraw_wills(&mut self, effects: &mut Effects) {
         let Some(rules) = self.setup.access.rules.as_ref() else { return };
+        let mut withdrawn = Vec::new();
         for connection in self.connections.iter_mut() {
             let denied = |topic: &str, rights: &Rights| {
                 rules.may_publish(&rights.subject, topic).effect == Effect::Deny
@@ -219,15 +219,22 @@ impl Broker {
                 && denied(&will.topic, rights)
             {
                 connection.will = None;
+                withdrawn.extend(connection.session);
                 self.counters.access_withdrawn += 1;
             }
         }
-        for (_, session) in &mut self.sessions {
-            let Some((_, will)) = &session.delayed_will else { continue };
-            if rules.may_publish(&rules.subject(owner_of(session)), &will.topic).effect == Effect::Deny {
+        for (key, session) in &mut self.sessions {
+            let Some(delayed) = &session.delayed_will else { continue };
+            if rules.may_publish(&rules.subject(owner_of(session)), &delayed.will.topic).effect
+                == Effect::Deny
+            {
                 session.delayed_will = None;
+                withdrawn.push(SessionKey(key as u32));
                 self.counters.access_withdrawn += 1;
             }
+        }
+        for key in withdrawn {
+            self.save_session(key, effects);
         }
     }
 

@@ -15,26 +15,71 @@ fn any_options() -> impl Strategy<Value = SubscriptionOptions> {
     )
 }
 
+fn any_will() -> impl Strategy<Value = Will> {
+    let bytes = || proptest::collection::vec(any::<u8>(), 0..9).prop_map(Into::into);
+    (("[a-z/]{1,9}", bytes(), bytes()), 0u8..3, any::<bool>(), any::<u32>(), any::<Option<u32>>()).prop_map(
+        |((topic, payload, properties), qos, retain, delay_secs, expiry_secs)| Will {
+            topic: topic.into(),
+            payload,
+            qos: Qos::from_bits(qos).unwrap(),
+            retain,
+            delay_secs,
+            expiry_secs,
+            properties,
+        },
+    )
+}
+
 proptest! {
     #[test]
     fn a_session_is_read_as_it_was_written(
         lane: u32, expiry_secs: u32, disconnected_at: u64, sent_before: Option<u32>,
-        subscriptions in proptest::collection::btree_map("[a-z/+#]{1,20}", any_options(), 0..8),
+        owner in proptest::option::of(("[a-z]{0,9}", any::<bool>())),
+        will in proptest::option::of((any_will(), any::<Option<u32>>())),
     ) {
-        let subscriptions: BTreeMap<Box<str>, _> =
-            subscriptions.into_iter().map(|(filter, options)| (filter.into(), options)).collect();
         let sent_before = sent_before.and_then(|number| Seq::new(u64::from(number)));
+        let will = will.map(|(will, due_at)| (will, due_at.map(|at| Timestamp(u64::from(at)))));
+        let disconnected_at = Timestamp(disconnected_at);
+        let lane = LaneId(lane);
+        let parts = SessionParts {
+            lane, expiry_secs, disconnected_at, sent_before,
+            owner: owner.as_ref().map(|(user, certificate)| (&user[..], *certificate)),
+            will: will.as_ref().map(|(will, at)| (will, *at)),
+        };
         let mut bytes = Vec::new();
-        encode_session(
-            &mut bytes, LaneId(lane), expiry_secs, Timestamp(disconnected_at), sent_before, &subscriptions,
-        );
-        let record = decode_session(&bytes).unwrap();
-        prop_assert_eq!(record, SessionRecord {
-            lane: LaneId(lane), expiry_secs, disconnected_at: Timestamp(disconnected_at), sent_before, subscriptions,
-        });
-        for cut in 0..bytes.len() {
+        encode_session(&mut bytes, parts);
+        let payload_len = will.as_ref().map_or(0, |(will, _)| will.payload.len());
+        let owner = owner.map(|(user, certificate)| (user.into(), certificate));
+        let record = SessionRecord { lane, expiry_secs, disconnected_at, sent_before, owner, will };
+        prop_assert_eq!(decode_session(&bytes), Ok(record));
+        for cut in 0..bytes.len() - payload_len {
             prop_assert_eq!(decode_session(&bytes[..cut]), Err(InvalidRecord));
         }
+        bytes[0] = 1;
+        prop_assert_eq!(decode_session(&bytes), Err(InvalidRecord), "another version is refused");
+    }
+
+    #[test]
+    fn a_subscription_is_read_as_it_was_written(options in any_options()) {
+        let mut bytes = Vec::new();
+        encode_subscription(&mut bytes, &options);
+        prop_assert_eq!(decode_subscription(&bytes), Ok(options));
+        for cut in 0..bytes.len() {
+            prop_assert_eq!(decode_subscription(&bytes[..cut]), Err(InvalidRecord));
+        }
+    }
+
+    #[test]
+    fn keys_say_whose_they_are(client_id in "[^\0]{0,9}", filter in "[^\0]{1,9}", id: NonZeroU16, seq in 1u64..) {
+        let mut key = Vec::new();
+        subscription_key(&mut key, &client_id, &filter);
+        prop_assert_eq!(split_key(&key), Ok((&client_id[..], filter.as_bytes())));
+        key.clear();
+        received_key(&mut key, &client_id, id);
+        prop_assert_eq!(split_key(&key), Ok((&client_id[..], &id.get().to_be_bytes()[..])));
+        key.clear();
+        mark_key(&mut key, &client_id, Seq::new(seq).unwrap());
+        prop_assert_eq!(split_key(&key), Ok((&client_id[..], &seq.to_be_bytes()[..])));
     }
 
     #[test]
@@ -55,7 +100,18 @@ proptest! {
 
     #[test]
     fn foreign_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
-        drop(decode_session(&bytes));
-        drop(decode_head(&bytes));
+        decode_session(&bytes).ok();
+        decode_subscription(&bytes).ok();
+        decode_mark(&bytes).ok();
+        split_key(&bytes).ok();
+        decode_head(&bytes).ok();
     }
+}
+
+#[test]
+fn only_marks_that_must_survive_have_a_value() {
+    for mark in [Mark::Released, Mark::Completed] {
+        assert_eq!(encode_mark(mark).map(|value| decode_mark(&[value])), Some(Ok(mark)));
+    }
+    assert_eq!(encode_mark(Mark::Settled), None);
 }
