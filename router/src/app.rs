@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use broker::{Plan, RetainedRecord, Setup, SinkPlan, StateSpace, StoredSessions, decode_retained};
@@ -32,7 +32,7 @@ use crate::net::{Door, Gate};
 use crate::shard::{SessionAtStart, ShardSetup};
 use crate::telemetry::{ShardReport, start_logging};
 use crate::upstream::{Bell, LinkStatus, Tails, UplinkSetup};
-use crate::{http, net, shard, upstream};
+use crate::{http, net, shard, system, upstream};
 
 pub use crate::net::OpenError;
 
@@ -243,6 +243,10 @@ impl Router {
         tokio::spawn(net::watch_certificates(doors.clone()));
         if let Some(bound) = http {
             tokio::spawn(http::serve(bound, Arc::clone(&self.overview)));
+        }
+        if self.config.sys_interval_secs > 0 {
+            let interval = Duration::from_secs(self.config.sys_interval_secs);
+            tokio::spawn(system::run(Arc::clone(&self.overview), Arc::clone(&self.mailboxes[0]), interval));
         }
         self.overview.ready.store(true, Ordering::Relaxed);
         if let Some(path) = ready_file {

@@ -16,5 +16,6 @@ mod metrics;
 mod net;
 mod shard;
 pub mod status;
+mod system;
 mod telemetry;
 mod upstream;

@@ -64,6 +64,8 @@ pub(crate) enum Mail {
     },
     /// New users and rules.
     Access(Arc<Access>),
+    /// What the router says of itself: topics and payloads.
+    System(crate::system::Changes),
     /// New routes.
     Plan(Arc<Plan>),
     /// Say goodbye to every client, write what can be written, and stop.

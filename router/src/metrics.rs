@@ -46,6 +46,7 @@ fn shards(registry: &mut Registry, overview: &Overview) {
     let numbers = total(overview.shards.iter().map(|report| &**report));
     gauge(registry, "connections", "Clients connected now", numbers.connections as u64);
     gauge(registry, "sessions", "Sessions kept now, connected or not", numbers.sessions as u64);
+    gauge(registry, "subscriptions", "Subscriptions of all sessions", numbers.subscriptions as u64);
     let retained = numbers.retained;
     gauge(registry, "retained_messages", "Topics with a retained message", retained.messages as u64);
     gauge(registry, "retained_bytes", "What they count, in each shard", retained.bytes as u64);

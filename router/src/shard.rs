@@ -584,6 +584,12 @@ impl Shard {
                     self.broker.replace_access(access, now, &mut self.effects);
                     continue;
                 }
+                Mail::System(changes) => {
+                    for (topic, payload) in changes {
+                        self.broker.publish_system(&topic, &payload, now, &mut self.effects);
+                    }
+                    continue;
+                }
                 Mail::Plan(plan) => {
                     self.broker.replace_plan(plan);
                     continue;

@@ -23,6 +23,8 @@ pub(crate) struct ShardNumbers {
     pub connections: usize,
     /// Sessions now.
     pub sessions: usize,
+    /// Subscriptions now.
+    pub subscriptions: usize,
     /// What is retained: the same in every shard, but for what is on its way; and the walks of each.
     pub retained: RetainedNumbers,
     /// What the route table counted.
@@ -36,6 +38,7 @@ impl ShardReport {
             counters: *broker.counters(),
             connections: broker.connections(),
             sessions: broker.sessions(),
+            subscriptions: broker.subscriptions(),
             retained: broker.retained(),
             routes: broker.route_counters(),
         };
@@ -56,6 +59,7 @@ pub(crate) fn total<'a>(reports: impl IntoIterator<Item = &'a ShardReport>) -> S
         total.counters.add(&numbers.counters);
         total.connections += numbers.connections;
         total.sessions += numbers.sessions;
+        total.subscriptions += numbers.subscriptions;
         let walks = total.retained.walks + numbers.retained.walks;
         total.retained = RetainedNumbers { walks, ..numbers.retained };
         add_routes(&mut total.routes, &numbers.routes);

@@ -114,3 +114,21 @@ fn ten_thousand_retained_topics_reach_a_new_subscriber() {
         assert_eq!(topics.len(), 10_000);
     }
 }
+
+/// Version, uptime and numbers, for whoever asks; never on disk, and not for `#`.
+#[test]
+fn the_router_tells_about_itself_under_sys() {
+    let mut router = Setup::new().shards(2).set("mqtt.sys_interval_secs", 1).start();
+    for _ in 0..2 {
+        let version = seen(&router, Version::V3, "$SYS/broker/version", 1);
+        assert!(version.starts_with("$SYS/broker/version millrace "), "{version}");
+        let mut all = router.connect(&v5("all"));
+        all.subscribe("#", QOS_0);
+        let mut watcher = router.connect(&v5("watcher"));
+        watcher.subscribe("$SYS/broker/clients/connected", QOS_0);
+        until("both clients counted", || (watcher.message().text() == "2").then_some(()));
+        assert!(all.message_within(std::time::Duration::ZERO).is_none());
+        router.terminate();
+        router.start_again();
+    }
+}

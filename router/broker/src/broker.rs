@@ -327,6 +327,7 @@ impl Broker {
     /// The socket of `conn` took `count` bytes.
     pub fn wrote(&mut self, conn: ConnId, count: usize, now: Now, effects: &mut Effects) {
         let Some(connection) = self.connections.find(conn) else { return };
+        self.counters.bytes_out += count as u64;
         connection.outbox.advance(count);
         connection.count_outbox(&mut self.waiting_bytes);
         let limits = &self.setup.limits;
@@ -418,6 +419,11 @@ impl Broker {
     /// Sessions now, connected or not.
     pub fn sessions(&self) -> usize {
         self.sessions.len()
+    }
+
+    /// Subscriptions now, of all sessions. Looks at each session.
+    pub fn subscriptions(&self) -> usize {
+        self.sessions.iter().map(|(_, session)| session.subscriptions.len()).sum()
     }
 
     /// The lanes that belong to sessions of this shard, with client identifier and backlog.

@@ -60,6 +60,10 @@ counters! {
     received,
     /// Payload bytes received.
     received_bytes,
+    /// Bytes taken from sockets.
+    bytes_in,
+    /// Bytes that sockets took.
+    bytes_out,
     /// Messages written towards local subscribers.
     delivered,
     /// Messages given to a member of a group that shares a subscription.

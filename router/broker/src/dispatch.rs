@@ -71,7 +71,7 @@ impl Broker {
     }
 
     /// Sends it to subscribers, here and on other shards; whether there was one.
-    fn publish(
+    pub(crate) fn publish(
         &mut self,
         publication: &Publication<'_>,
         promise: &mut Promise,

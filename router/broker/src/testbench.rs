@@ -718,6 +718,12 @@ impl Bench {
         true
     }
 
+    /// Shard 0 is told what the broker says of itself.
+    pub(crate) fn publish_system(&mut self, topic: &str, payload: &str) {
+        self.brokers[0].publish_system(topic, payload, self.now, &mut self.effects[0]);
+        self.drain(0);
+    }
+
     /// One slice of what new subscriptions get; whether there was something to do.
     pub(crate) fn walk_step(&mut self) -> bool {
         let Some(shard) = self.walking.iter().position(|wants| *wants) else { return false };

@@ -37,6 +37,8 @@ pub struct Config {
     pub auth: Auth,
     /// What clients are told beside the bounds.
     pub offers: broker::Offers,
+    /// How often `$SYS/broker/` is published, in seconds; 0 for never.
+    pub sys_interval_secs: u64,
     /// Where health and metrics are served, if anywhere.
     pub http: Option<SocketAddr>,
     /// The other ends, ordered by name.
@@ -194,6 +196,7 @@ impl Config {
         let session = Session { durability: durability(judge.text(&schema::SESSION_DURABILITY, "")) };
         let auth = auth::check(&mut judge, &limits, host.cores);
         let offers = check_offers(&mut judge);
+        let sys_interval_secs = judge.integer(&schema::MQTT_SYS_INTERVAL_SECS, "").unwrap_or_default();
         let http = judge.address(&schema::HTTP_BIND, "");
         let names = judge.names(&["uplink"]);
         let uplinks = names.iter().filter_map(|name| check_uplink(&mut judge, name, &limits, host)).collect();
@@ -218,6 +221,7 @@ impl Config {
             session,
             auth,
             offers,
+            sys_interval_secs,
             http,
             uplinks,
             routes,
@@ -244,6 +248,7 @@ impl Config {
             ("session", self.session == new.session),
             ("auth", !self.auth.needs_restart(&new.auth)),
             ("mqtt and redirect", self.offers == new.offers),
+            ("mqtt.sys_interval_secs", self.sys_interval_secs == new.sys_interval_secs),
             ("http", self.http == new.http),
             ("uplink", self.uplinks == new.uplinks),
             ("limits", self.limits == new.limits),

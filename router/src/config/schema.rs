@@ -330,6 +330,13 @@ pub(super) static MQTT_CHECK_PAYLOAD_FORMAT: Key = key(
     "Whether a payload that its publisher calls UTF-8 (Payload Format Indicator) is refused with 0x99 if it \
      is not. Costs one look at each such payload.",
 );
+pub(super) static MQTT_SYS_INTERVAL_SECS: Key = integer(
+    "mqtt.sys_interval_secs",
+    0,
+    86_400,
+    10,
+    "How often the numbers under `$SYS/broker/` are published, as far as they have changed. 0 publishes none.",
+);
 pub(super) static REDIRECT_TO: Key = key(
     "redirect.to",
     Allowed::Text,
@@ -577,6 +584,7 @@ static SERVICE_KEYS: &[&Key] = &[
     &AUTH_FAILURES_FREE,
     &MQTT_RESPONSE_INFORMATION,
     &MQTT_CHECK_PAYLOAD_FORMAT,
+    &MQTT_SYS_INTERVAL_SECS,
     &REDIRECT_TO,
     &REDIRECT_WHEN,
     &HTTP_BIND,

@@ -19,9 +19,13 @@ use crate::subscriptions::Shards;
 /// In a version on its way to another shard: the topic is cleared, although the publication has a payload.
 const CLEARS: u64 = 1 << 63;
 
+/// Where the topics of the broker itself stand.
+pub(super) const SYSTEM: &str = "$SYS/";
+
 /// Topics of the broker itself.
+#[inline]
 pub(crate) fn is_system(topic: &str) -> bool {
-    topic.starts_with("$SYS/")
+    topic.starts_with(SYSTEM)
 }
 
 impl Broker {
@@ -41,6 +45,21 @@ impl Broker {
         let refuses = !self.retained.fits(&envelope, &self.setup.limits);
         self.counters.retained_refused += u64::from(refuses);
         refuses
+    }
+
+    /// Publishes what the broker says of itself, on a topic under `$SYS/`: retained, seen by no route, counted nowhere.
+    pub fn publish_system(&mut self, topic: &str, payload: &str, now: Now, effects: &mut Effects) {
+        debug_assert!(is_system(topic), "{topic}");
+        let envelope = Envelope {
+            topic,
+            client_id: "",
+            qos: Qos::AtMostOnce,
+            retain: true,
+            properties: &[],
+            payload: payload.as_bytes(),
+        };
+        let publication = Publication { envelope, user: "", expires: None, now };
+        self.publish(&publication, &mut Promise::default(), effects);
     }
 
     /// Retains a publication of ours, or clears its topic; `remote` then names every shard that must hear of it, and

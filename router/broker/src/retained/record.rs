@@ -20,6 +20,14 @@ pub struct RetainedRecord {
     pub(super) envelope: Arc<[u8]>,
 }
 
+impl RetainedRecord {
+    /// Its payload, for tests.
+    #[cfg(test)]
+    pub(crate) fn payload(&self) -> String {
+        String::from_utf8(Envelope::decode(&self.envelope).unwrap().payload.to_vec()).unwrap()
+    }
+}
+
 /// The bytes are no record that this version understands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a retained message of version 1 (damaged, or written by a newer Millrace)")]

@@ -517,6 +517,28 @@ fn a_full_set_refuses_or_forwards_without_retaining() {
     assert_eq!(texts(&newcomer(&mut bench, Version::V5, 0, "c")), ["4"], "there is room again");
 }
 
+/// What the broker says of itself is retained in all shards, not on disk, and not counted.
+#[test]
+fn the_broker_publishes_under_sys() {
+    let (mut bench, _) = bench(2);
+    let subscriber = bench.client("s", Version::V3, 1);
+    bench.connect(subscriber);
+    bench.subscribe(subscriber, "$SYS/#", QOS1);
+    for uptime in ["1 seconds", "2 seconds"] {
+        bench.publish_system("$SYS/broker/uptime", uptime);
+        bench.settle();
+    }
+    assert_eq!(bench.texts(subscriber), ["1 seconds", "2 seconds"]);
+    for home in 0..2 {
+        let got = newcomer(&mut bench, Version::V5, home, "$SYS/broker/+");
+        assert_eq!((texts(&got), got[0].retain), (vec!["2 seconds".to_owned()], true));
+        assert!(newcomer(&mut bench, Version::V5, home, "#").is_empty());
+        assert_eq!((bench.brokers[home].retained().messages, bench.brokers[home].retained().bytes), (0, 0));
+    }
+    assert!(bench.disk.retained.is_empty());
+    assert_eq!((bench.counters().received, bench.counters().unmatched), (0, 0));
+}
+
 /// MQTT 5.0 §4.7.2: `$SYS/` is the broker's own.
 #[test]
 fn clients_do_not_publish_under_sys() {

@@ -4,7 +4,9 @@
 //! Held against each run: nothing acknowledged is missing on disk at the moment of its PUBACK, nor among what its
 //! subscribers were sent at the end; a publisher's messages reach a subscriber in order once repeats are removed; a
 //! repeat has DUP and the identifier it had before; PUBACKs come in order; memory stays within its bounds; the same
-//! seed gives the same effects twice.
+//! seed gives the same effects twice. Retained messages: what is acknowledged, or a later word, is on disk at the moment
+//! of its PUBACK; who subscribes never sees an older one behind a newer one, nor one twice; at the end all shards and
+//! the disk hold the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,6 +18,8 @@ use crate::testbench::{Bench, Got, Seen};
 const SEEDS: u64 = 400;
 const STEPS: usize = 250;
 const TOPICS: [&str; 3] = ["a/1", "a/2", "b/1"];
+/// Topics with retained messages: one for each publisher, and one for all.
+const KEPT: [&str; 4] = ["kept/0", "kept/1", "kept/2", "kept/all"];
 /// The uplink of `super::routing::plan` has its default lane here.
 const UPLINK: LaneId = LaneId(2);
 
@@ -41,6 +45,8 @@ struct Sent {
     payload: String,
     /// The stored subscribers that must have it once it is acknowledged.
     owed: Vec<usize>,
+    /// Its number, if it is the last word on the publisher's own topic.
+    kept: Option<u32>,
 }
 
 #[derive(Default)]
@@ -49,6 +55,8 @@ struct Publisher {
     /// In the order of their PUBLISHes, of this connection.
     waiting: Vec<Sent>,
     connected: bool,
+    /// The number of the last message that cleared its own topic.
+    cleared: u32,
 }
 
 /// A client with a stored session and one subscription that it keeps.
@@ -70,12 +78,38 @@ struct Subscriber {
 #[derive(Default)]
 struct Order(BTreeMap<(String, bool), u32>);
 
+/// Who published a payload, and as which number.
+fn number(payload: &str) -> (&str, u32) {
+    let (publisher, rest) = payload.split_once(':').unwrap();
+    (publisher, rest.split_once(':').unwrap().0.parse().unwrap())
+}
+
 impl Order {
     fn check(&mut self, topic: &str, payload: &str) {
-        let (publisher, rest) = payload.split_once(':').unwrap();
-        let number = rest.split_once(':').unwrap().0.parse().unwrap();
+        if payload.is_empty() {
+            return; // it only clears what was retained
+        }
+        let (publisher, number) = number(payload);
         let before = self.0.insert((publisher.to_owned(), topic.starts_with("copy/")), number);
         assert!(before.is_none_or(|before| before < number), "{payload} came after {before:?}");
+    }
+}
+
+/// The last word of each topic that a visitor was sent.
+#[derive(Default)]
+struct Latest(BTreeMap<String, u32>);
+
+impl Latest {
+    fn check(&mut self, got: &Got) {
+        // On the common topic the order of two publishers is that of their shards' mail.
+        if !KEPT[..3].contains(&&got.topic[..]) || got.payload.is_empty() {
+            return;
+        }
+        let number = number(&got.text()).1;
+        let before = self.0.insert(got.topic.clone(), number);
+        // A second subscription gets the same again.
+        let newer = before.is_none_or(|before| before < number || before == number && got.retain);
+        assert!(newer, "{} came after {before:?}", got.text());
     }
 }
 
@@ -85,7 +119,7 @@ struct World {
     publishers: Vec<(usize, Publisher)>,
     subscribers: Vec<(usize, Subscriber)>,
     /// Clean sessions that come, go, subscribe and unsubscribe.
-    visitors: Vec<(usize, Order)>,
+    visitors: Vec<(usize, Order, Latest)>,
     messages: u32,
 }
 
@@ -129,8 +163,9 @@ impl World {
         };
         let subscribers =
             (0..4).map(|number| (client(format!("s{number}-"), &mut random), subscriber(number))).collect();
-        let visitors =
-            (0..3).map(|number| (client(format!("v{number}-"), &mut random), Order::default())).collect();
+        let visitors = (0..3)
+            .map(|number| (client(format!("v{number}-"), &mut random), Order::default(), Latest::default()));
+        let visitors = visitors.collect();
         World { bench, random, publishers, subscribers, visitors, messages: 0 }
     }
 
@@ -160,6 +195,9 @@ impl World {
 
     fn publish(&mut self) {
         let at = self.random.below(self.publishers.len());
+        if self.random.one_in(4) {
+            return self.publish_retained(at);
+        }
         let topic = TOPICS[self.random.below(TOPICS.len())];
         let (client, publisher) = &mut self.publishers[at];
         if !publisher.connected || publisher.waiting.len() > 40 {
@@ -180,9 +218,30 @@ impl World {
                         .any(|topic| model::filter_matches(subscriber.filter, topic))
             };
             let owed = (0..self.subscribers.len()).filter(|at| wants(&self.subscribers[*at].1)).collect();
-            publisher.waiting.push(Sent { id, payload: payload.clone(), owed });
+            publisher.waiting.push(Sent { id, payload: payload.clone(), owed, kept: None });
         }
         self.bench.publish_with(*client, topic, &payload, id, |publish| publish.expiry_secs = expiry_secs);
+    }
+
+    fn publish_retained(&mut self, at: usize) {
+        let common = self.random.one_in(3);
+        let topic = KEPT[if common { 3 } else { at }];
+        let (client, publisher) = &mut self.publishers[at];
+        if !publisher.connected || publisher.waiting.len() > 40 {
+            return;
+        }
+        self.messages += 1;
+        publisher.next_id = publisher.next_id % 60_000 + 1;
+        let clears = self.random.one_in(5);
+        let payload = if clears { String::new() } else { format!("{at}:{}:", self.messages) };
+        if clears && !common {
+            publisher.cleared = self.messages;
+        }
+        let wants = |subscriber: &Subscriber| subscriber.subscribed && subscriber.filter == "#" && !clears;
+        let owed = (0..self.subscribers.len()).filter(|at| wants(&self.subscribers[*at].1)).collect();
+        let kept = (!common).then_some(self.messages);
+        publisher.waiting.push(Sent { id: publisher.next_id, payload: payload.clone(), owed, kept });
+        self.bench.publish_with(*client, topic, &payload, publisher.next_id, |publish| publish.retain = true);
     }
 
     fn come_or_go_publisher(&mut self) {
@@ -231,8 +290,8 @@ impl World {
     }
 
     fn visit(&mut self) {
-        let (client, _) = self.visitors[self.random.below(self.visitors.len())];
-        let filter = ["a/#", "+/1", "b/1", "copy/#"][self.random.below(4)];
+        let client = self.visitors[self.random.below(self.visitors.len())].0;
+        let filter = ["a/#", "+/1", "b/1", "copy/#", "kept/+"][self.random.below(5)];
         if self.bench.clients[client].conn.is_none() {
             self.bench.connect_with(client, &self.bench.hello(client));
             return;
@@ -248,6 +307,9 @@ impl World {
     }
 
     fn mail(&mut self) {
+        if self.random.one_in(2) {
+            self.bench.walk_step();
+        }
         for _ in 0..4 {
             let letters = self.bench.letters();
             if !letters.is_empty() {
@@ -273,12 +335,15 @@ impl World {
             let client = self.subscribers[at].0;
             self.bench.take(client).into_iter().for_each(|seen| self.subscriber_saw(at, seen));
         }
-        for (client, order) in &mut self.visitors {
+        for (client, order, latest) in &mut self.visitors {
             for seen in self.bench.take(*client) {
                 match seen {
-                    Seen::ConnAck { .. } => *order = Order::default(),
+                    Seen::ConnAck { .. } => (*order, *latest) = (Order::default(), Latest::default()),
                     Seen::Publish(got) if got.id != 0 => {
-                        order.check(&got.topic, &got.text());
+                        if !got.retain {
+                            order.check(&got.topic, &got.text());
+                        }
+                        latest.check(&got);
                         if !self.random.one_in(4) {
                             self.bench.ack(*client, got.id);
                         }
@@ -299,6 +364,15 @@ impl World {
             Seen::PubAck(id) => {
                 let sent = publisher.waiting.remove(0);
                 assert_eq!(sent.id, id, "PUBACKs come in the order of PUBLISHes");
+                if let Some(number) = sent.kept {
+                    let cleared = publisher.cleared;
+                    let on_disk = on_disk(&self.bench, KEPT[at]);
+                    let later = on_disk.map_or(cleared >= number, |on_disk| on_disk >= number);
+                    assert!(
+                        later,
+                        "{number} is acknowledged, the disk has {on_disk:?}, cleared by {cleared}"
+                    );
+                }
                 for subscriber in sent.owed {
                     let (client, subscriber) = &mut self.subscribers[subscriber];
                     let kept = self.bench.disk.session_payloads(&self.bench.clients[*client].id);
@@ -373,6 +447,9 @@ impl World {
             self.bench.take(client);
             self.bench.connect_with(client, &self.bench.stored_hello(client));
         }
+        for at in 0..self.visitors.len() {
+            self.bench.cut(self.visitors[at].0); // they do not acknowledge everything, and would wait for ever
+        }
         for _ in 0..2_000 {
             self.bench.settle();
             self.bench.pass(1);
@@ -384,7 +461,11 @@ impl World {
                     self.bench.ack(*client, id);
                 }
             }
-            if idle && self.subscribers.iter().all(|(_, subscriber)| subscriber.is_served()) {
+            let lanes_are_empty =
+                |broker: &crate::Broker| broker.session_lanes().all(|(_, _, backlog)| backlog == 0);
+            let is_over = self.bench.brokers.iter().all(lanes_are_empty);
+            let is_served = |subscriber: &Subscriber| subscriber.subscribed && subscriber.is_served();
+            if idle && is_over && self.subscribers.iter().all(|(_, subscriber)| is_served(subscriber)) {
                 break;
             }
         }
@@ -398,7 +479,12 @@ impl World {
             );
             subscriber.check_order();
         }
+        let contents: Vec<_> = self.bench.brokers.iter().map(|broker| broker.retained.contents()).collect();
+        assert!(contents.iter().all(|replica| *replica == contents[0]), "all shards hold the same");
+        let topics: Vec<&String> = contents[0].iter().map(|(topic, ..)| topic).collect();
+        assert_eq!(topics, self.bench.disk.retained.keys().collect::<Vec<_>>(), "and so does the disk");
         for broker in &self.bench.brokers {
+            assert_eq!(broker.retained().walks, 0, "every walk is at its end");
             assert!(broker.session_lanes().all(|(_, _, backlog)| backlog == 0), "all is acknowledged");
         }
     }
@@ -407,6 +493,11 @@ impl World {
 impl Subscriber {
     fn got(&mut self, got: &Got) {
         if got.id == 0 {
+            return;
+        }
+        if got.retain || got.payload.is_empty() {
+            // It may come again with every SUBSCRIBE, and one that clears is like any other.
+            self.unacked.extend((!self.unacked.contains(&got.id)).then_some(got.id));
             return;
         }
         // A republished copy is a message of its own.
@@ -437,6 +528,13 @@ impl Subscriber {
             order.check(topic, payload);
         }
     }
+}
+
+/// The number of what the disk has retained for a topic.
+fn on_disk(bench: &Bench, topic: &str) -> Option<u32> {
+    let value = bench.disk.retained.get(topic)?;
+    let record = crate::decode_retained(topic.as_bytes(), value).unwrap();
+    Some(number(&record.payload()).1)
 }
 
 fn run(seed: u64) -> u64 {

@@ -36,6 +36,7 @@ impl Broker {
                 }
             }
         }
+        self.counters.bytes_in += taken as u64;
         // The keep alive counts packets: bytes that never become one do not keep a connection [MQTT-3.1.2-22].
         if taken > 0
             && let Some(connection) = self.connections.find(conn)
