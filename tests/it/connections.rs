@@ -17,8 +17,8 @@ fn connack_tells_what_is_offered() {
     assert_eq!(greeting.qos_max, QOS_2);
     assert_eq!(greeting.packet_bytes_max, NonZeroU32::new(65_536));
     assert_eq!(greeting.receive_max.get(), 77);
-    assert_eq!(greeting.topic_alias_max, 0);
-    assert!(!greeting.shared_subscriptions_available);
+    assert_eq!(greeting.topic_alias_max, 16);
+    assert!(greeting.shared_subscriptions_available && greeting.retain_available);
     assert!(greeting.wildcard_subscriptions_available && greeting.subscription_ids_available);
     assert_eq!(greeting.assigned_client_id, None);
 }
@@ -278,15 +278,6 @@ fn a_session_has_at_most_as_many_subscriptions_as_the_limit() {
     assert_eq!(reasons[3], ReasonCode::QUOTA_EXCEEDED);
     client.unsubscribe("a/0");
     client.subscribe("a/4", QOS_1);
-}
-
-#[test]
-fn shared_subscriptions_are_refused_as_announced() {
-    let router = Router::with_shards(2);
-    let mut client = router.connect(&v5("client"));
-    let reasons = client.subscribe_with(vec![Subscription::new("$share/g/a", QOS_1)], None);
-    assert_eq!(reasons, [ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED]);
-    client.ping();
 }
 
 #[test]

@@ -80,21 +80,18 @@ fn paho_comes_back_to_its_session() {
 
 /// [MQTT-3.8.4-8] [MQTT3-3.8.4-6] [MQTT-3.3.4-1] [MQTT3-3.3.4-1] [MQTT-4.3.1-1] [MQTT3-4.3.1-1]
 #[test]
-#[ignore = "due when QoS 2 is in"]
 fn paho_gets_the_lower_quality_of_service() {
     play("quality_of_service");
 }
 
 /// [MQTT-4.3.3-8] [MQTT-4.3.3-11] [MQTT-4.6.0-5] [MQTT-4.6.0-6]
 #[test]
-#[ignore = "due when QoS 2 is in"]
 fn paho_sends_and_gets_exactly_once() {
     play("exactly_once_in_bulk");
 }
 
 /// [MQTT3-3.1.2-4] [MQTT3-3.1.2-5] [MQTT3-3.1.2-8] [MQTT3-3.1.2-17] [MQTT3-3.3.1-5] [MQTT3-3.3.1-6] [MQTT3-3.3.1-8]
 #[test]
-#[ignore = "due when QoS 2 and retained messages are in"]
 fn paho_speaks_3_1_1() {
     play("an_old_client");
 }

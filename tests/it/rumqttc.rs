@@ -93,7 +93,6 @@ mod v4 {
 
     /// [MQTT3-3.8.4-6] [MQTT3-4.3.1-1] [MQTT3-4.3.2-2] [MQTT3-4.3.3-2] [MQTT3-3.8.4-1]
     #[test]
-    #[ignore = "due when QoS 2 is in"]
     fn rumqttc_gets_every_quality_of_service() {
         for shards in [1, 3] {
             let router = Router::with_shards(shards);

@@ -38,7 +38,6 @@ fn endings() {
 }
 
 #[test]
-#[ignore = "due when QoS 2 is in"]
 fn exactly_once() {
     play("qos2.txt");
 }

@@ -236,6 +236,19 @@ fn a_certificate_names_the_user() {
     }
 }
 
+/// [MQTT-4.3.3-9]
+#[test]
+fn the_identifier_of_a_denied_qos_2_publication_is_free_at_once() {
+    let lines: &[Line] = &[("allow", "", Actions::Subscribe, "#"), ("allow", "", Actions::Publish, "open/#")];
+    let mut bench = bench(Access { rules: rules(lines), ..Access::open(true) });
+    let client = bench.client("c", Version::V5, 0);
+    bench.connect(client);
+    bench.publish_once(client, "secret", "x", 7);
+    assert_eq!(bench.take(client), [Seen::Refused(AckKind::PubRec, 7, ReasonCode::NOT_AUTHORIZED)]);
+    bench.publish_once(client, "open/a", "y", 7);
+    assert_eq!(bench.take(client), [Seen::PubRec(7)]);
+}
+
 /// [MQTT3-3.3.5-2]
 #[test]
 fn a_denied_publication_is_answered_as_its_version_can_and_goes_nowhere() {
