@@ -18,7 +18,7 @@ fn connack_tells_what_is_offered() {
     assert_eq!(greeting.packet_bytes_max, NonZeroU32::new(65_536));
     assert_eq!(greeting.receive_max.get(), 77);
     assert_eq!(greeting.topic_alias_max, 16);
-    assert!(greeting.shared_subscriptions_available && greeting.retain_available);
+    assert!(greeting.shared_subscriptions_available);
     assert!(greeting.wildcard_subscriptions_available && greeting.subscription_ids_available);
     assert_eq!(greeting.assigned_client_id, None);
 }

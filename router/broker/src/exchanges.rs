@@ -83,8 +83,11 @@ impl Broker {
     pub(crate) fn write_markings(&mut self, effects: &mut Effects) {
         while let Some(marking) = self.acks.next_marking() {
             let session = self.sessions.get(marking.session.0 as usize);
+            // Not if it was released, nor if it was released and is in use again.
             let wanted = session.is_some_and(|session| {
-                session.generation == marking.generation && session.received.contains(marking.packet_id)
+                session.generation == marking.generation
+                    && session.received.contains(marking.packet_id)
+                    && session.received.promise(marking.packet_id).handoff == marking.promise.handoff
             });
             let ticket = match wanted {
                 true => self.save_received(marking.session, marking.packet_id, effects),
@@ -101,11 +104,10 @@ impl Broker {
         key: SessionKey,
         packet_id: NonZeroU16,
         effects: &mut Effects,
-    ) -> Result<(), Fault> {
+    ) {
         let received = &mut self.sessions[key.0 as usize].received;
-        if received.contains(packet_id) && self.acks.check(&received.promise(packet_id)).is_none() {
-            return Err(Fault::Peer(PeerFault::ReleasedEarly));
-        }
+        // A client that does not wait for PUBREC gets both answers, each when it is due.
+        let pending = received.promise(packet_id);
         let (reason, ticket) = if received.remove(packet_id) {
             // Gone from the disk before PUBCOMP: a crash must not bring it back once it may be used again.
             (ReasonCode::SUCCESS, self.delete_received(key, packet_id, effects))
@@ -113,9 +115,8 @@ impl Broker {
             self.counters.unexpected_acks += 1;
             (ReasonCode::PACKET_IDENTIFIER_NOT_FOUND, Ticket(0))
         };
-        let promise = Promise { ticket, ..Promise::default() };
+        let promise = Promise { ticket: ticket.max(pending.ticket), ..pending };
         self.owe(conn, OwedAck { kind: AckKind::PubComp, packet_id, reason }, promise, effects);
-        Ok(())
     }
 }
 

@@ -177,12 +177,27 @@ fn pubrel_for_an_identifier_that_is_not_in_use_is_answered() {
     }
 }
 
+/// Clients that do not wait for PUBREC exist; what they publish next with the identifier is a new message.
 #[test]
-fn pubrel_before_pubrec_is_a_protocol_error() {
-    let (mut bench, publisher, _) = bench([true, true]);
-    bench.publish_once(publisher, "t", "x", 7);
-    bench.pubrel(publisher, 7);
-    assert_eq!(bench.take(publisher), [Seen::Disconnect(ReasonCode::PROTOCOL_ERROR), Seen::Closed]);
+fn pubrel_before_pubrec_gets_its_answer_behind_it() {
+    for shards in [1, 2] {
+        let mut bench = Bench::new(shards);
+        let (publisher, subscriber) =
+            (bench.client("p", Version::V3, 0), bench.client("s", Version::V5, shards - 1));
+        bench.resume(publisher);
+        bench.resume(subscriber);
+        bench.subscribe(subscriber, "t", QOS2);
+        for text in ["one", "two"] {
+            bench.publish_once(publisher, "t", text, 7);
+            bench.pubrel(publisher, 7);
+        }
+        assert_eq!(bench.take(publisher), []);
+        bench.settle();
+        let answers = [Seen::PubRec(7), Seen::PubComp(7, OK)];
+        assert_eq!(bench.take(publisher), [answers.clone(), answers].concat());
+        assert_eq!(bench.texts(subscriber), ["one", "two"]);
+        assert_eq!(bench.disk.keys(StateSpace::Received), 0);
+    }
 }
 
 /// [MQTT-4.6.0-2] [MQTT-4.6.0-3] [MQTT3-4.6.0-2] [MQTT3-4.6.0-3]

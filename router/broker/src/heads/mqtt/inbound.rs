@@ -120,7 +120,10 @@ impl Broker {
                 self.on_pubrec(conn, key, ack.packet_id, ack.reason, now, effects);
                 Ok(())
             }
-            Packet::PubRel(ack) => self.on_pubrel(conn, key, ack.packet_id, effects),
+            Packet::PubRel(ack) => {
+                self.on_pubrel(conn, key, ack.packet_id, effects);
+                Ok(())
+            }
             Packet::PubComp(ack) => {
                 self.on_pubcomp(key, ack.packet_id, now, effects);
                 Ok(())

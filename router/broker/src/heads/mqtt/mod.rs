@@ -39,9 +39,6 @@ pub(crate) enum PeerFault {
     /// More QoS 2 publications without PUBREL than our Receive Maximum [MQTT-3.3.4-7].
     #[error("more QoS 2 publications at a time than this server's Receive Maximum")]
     ReceiveMaximum,
-    /// MQTT 5.0 §4.3.3: PUBREL answers PUBREC.
-    #[error("PUBREL for a publication whose PUBREC was not sent")]
-    ReleasedEarly,
     /// [MQTT-3.3.2-9]: above the Topic Alias Maximum of our CONNACK.
     #[error("a topic alias above the Topic Alias Maximum of CONNACK")]
     TopicAliasTooHigh,
@@ -91,7 +88,6 @@ impl Fault {
                 | PeerFault::SubscriptionId
                 | PeerFault::ExpiryRaised
                 | PeerFault::TopicAliasUnknown
-                | PeerFault::ReleasedEarly
                 | PeerFault::UnexpectedAuth => ReasonCode::PROTOCOL_ERROR,
             },
         }
