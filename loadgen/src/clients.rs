@@ -1,7 +1,7 @@
 //! Clients that come and go: connection storms, reconnect storms, storms of wills.
 //!
 //! Knows: when each connects and leaves, and how. May use: `conn`, `payload`. Never: what arrives at its subscription;
-//! that is acknowledged and not judged, [subscribers] do that.
+//! that is acknowledged and not judged, `[subscribers]` do that.
 //! Invariant: how long a connection took counts from when it was due, not from when somebody got round to it; a will
 //! counts as sent exactly if its client vanished after its CONNACK.
 

@@ -48,10 +48,24 @@ fn run(cli: &Cli) -> anyhow::Result<Exit> {
     }
 }
 
+/// A connection is a file, and the usual soft limit of 1 024 is for programs that use `select`.
+fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_err()
+    {
+        eprintln!(
+            "millrace: the limit on open files stays at {soft}; more connections than that are not accepted"
+        );
+    }
+}
+
 fn run_router(args: &RunArgs) -> anyhow::Result<Exit> {
     // Huge pages double what an idle router holds (35 instead of 16 MiB, 11 instead of 2 KiB per idle connection) and
     // gain nothing measurable. A kernel without the switch has no huge pages either.
     nix::sys::prctl::set_thp_disable(true).ok();
+    raise_file_limit();
     let load = || config::load(&args.config, config::environment());
     match load() {
         Ok(config) => {

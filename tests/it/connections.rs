@@ -53,6 +53,52 @@ fn a_3_1_1_client_without_an_identifier_needs_a_clean_session() {
     assert_eq!(refused.greeting.reason, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
 }
 
+/// Lets this process open as many files as it may; how many that is.
+fn raise_files() -> usize {
+    let pid = std::process::id().to_string();
+    let prlimit = |arguments: &[&str]| {
+        let output = std::process::Command::new("prlimit").args(["--pid", &pid]).args(arguments).output();
+        String::from_utf8(output.expect("prlimit is part of util-linux").stdout).expect("text")
+    };
+    let most = prlimit(&["--nofile", "--raw", "--noheadings", "--output", "HARD"]);
+    let most = most.trim();
+    prlimit(&[&format!("--nofile={most}:{most}")]);
+    most.parse().unwrap_or(usize::MAX)
+}
+
+#[test]
+fn ten_thousand_connections_that_say_nothing_cost_little_and_are_closed() {
+    // The hard limit may allow fewer, and other tests need some.
+    let count = 10_000.min(raise_files().saturating_sub(2_000));
+    let router = Setup::new()
+        .shards(2)
+        .set("limits.connections_max", 20_000)
+        .set("limits.connect_timeout_millis", 8_000)
+        .start();
+    let mut subscriber = router.connect(&v5("subscriber"));
+    subscriber.subscribe("a", QOS_1);
+    let mut publisher = router.connect(&v5("publisher"));
+    let mut is_served = |text: &str| {
+        publisher.publish("a", text, QOS_1);
+        assert_eq!(subscriber.message().text(), text);
+    };
+    is_served("before");
+    let before = router.memory_bytes();
+    let sockets: Vec<_> = (0..count)
+        .map(|_| std::net::TcpStream::connect(router.address()).expect("a connection is accepted"))
+        .collect();
+    is_served("beside them");
+    let each = router.memory_bytes().saturating_sub(before) / count as u64;
+    assert!(each < 6 << 10, "{each} bytes for each of {count}");
+    until("all to be closed", || {
+        (router.number("/counters/closed_connect_timeout") >= count as u64).then_some(())
+    });
+    for mut socket in sockets {
+        assert_eq!(std::io::Read::read(&mut socket, &mut [0]).ok(), Some(0), "closed, and not a word");
+    }
+    is_served("after");
+}
+
 /// [MQTT3-3.1.3-9] [MQTT-3.1.3-8]
 #[test]
 fn an_identifier_that_is_too_long_is_refused() {
