@@ -114,7 +114,7 @@ impl Broker {
     }
 
     /// Another shard has drawn this one: a member here gets it. If nobody is left, it goes on to another shard; the
-    /// other shard's promise does not follow it there (decision 0009).
+    /// other shard's promise does not follow it there (decision 0007).
     pub(crate) fn take_share(
         &mut self,
         name: &str,

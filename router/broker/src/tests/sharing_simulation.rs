@@ -3,7 +3,7 @@
 //! Two worlds. With clean members, and no crashes: a message reaches one member, and another one only after the session
 //! of the first has ended. With crashes, and stored members alone: nothing acknowledged is lost. In both, whatever was
 //! acknowledged to its publisher is acknowledged by a member in the end, whoever has left meanwhile.
-//! Every shard has a member that stays: see decision 0009 for what happens where a shard loses its last one.
+//! Every shard has a member that stays: see decision 0007 for what happens where a shard loses its last one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
