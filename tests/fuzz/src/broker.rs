@@ -581,6 +581,10 @@ impl World {
                 return self.resume(shard);
             }
             self.send_away(shard);
+            if std::mem::take(&mut self.effects[shard].walk) {
+                self.brokers[shard].walk(self.now, &mut self.effects[shard]);
+            }
+            self.effects[shard].denials.clear();
             while let Some(conn) = self.effects[shard].dirty.pop() {
                 self.flush(shard, conn);
             }
@@ -696,12 +700,9 @@ impl Client {
             let packet = decoded.unwrap_or_else(|fault| panic!("{:?} {frame:?}: {fault:?}", self.version));
             let kind = packet.packet_type();
             assert_ne!(self.last, Some(PacketType::Disconnect), "{packet:?} after DISCONNECT");
-            // TODO until `say_goodbye` asks whether there was a CONNACK: a client that is taken over, or a router that
-            // stops, while the session is being joined [MQTT-3.14.0-1]. Input: `crashes/broker/disconnect-before-connack`.
-            let early = self.last.is_none() && kind == PacketType::Disconnect;
-            // [MQTT-3.2.0-1]
+            // [MQTT-3.2.0-1] [MQTT-3.14.0-1]
             let first = kind == PacketType::ConnAck;
-            assert!(early || self.last.is_none() == first, "{packet:?} after {:?}", self.last);
+            assert_eq!(self.last.is_none(), first, "{packet:?} after {:?}", self.last);
             match packet {
                 Packet::Publish(_) => {
                     // [MQTT-3.1.2-24]
@@ -709,6 +710,9 @@ impl Client {
                 }
                 Packet::ConnAck(_)
                 | Packet::PubAck(_)
+                | Packet::PubRec(_)
+                | Packet::PubRel(_)
+                | Packet::PubComp(_)
                 | Packet::SubAck(_)
                 | Packet::UnsubAck(_)
                 | Packet::PingResp => {}

@@ -251,6 +251,7 @@ impl Checker<'_> {
         }
         // Each item is compared as `=` would: whether it comes from a body says how.
         let mut items = Vec::new();
+        let mut is_always_in = false;
         for item in set {
             let Some(how) = self.comparing(&value, &item) else {
                 if value.ty != Type::Broken && item.ty != Type::Broken {
@@ -258,10 +259,11 @@ impl Checker<'_> {
                 }
                 return broken(span);
             };
-            if value.ty == Type::Null && how == Comparing::Same {
-                return Typed::new(Node::Constant(Constant::Bool(true)), Type::Bool, span);
-            }
+            is_always_in |= value.ty == Type::Null && how == Comparing::Same;
             items.push((item.node, how));
+        }
+        if is_always_in {
+            return Typed::new(Node::Constant(Constant::Bool(true)), Type::Bool, span);
         }
         let constants: Option<Vec<Constant>> =
             items.iter().map(|(item, _)| item.constant().cloned()).collect();

@@ -51,6 +51,15 @@ fn filters_and_paths_live_side_by_side() {
 }
 
 /// Each item of a set is compared as `=` would: what comes from a body may be of another kind, and is then not equal.
+/// What is certain to be true does not hide that another item cannot be compared.
+#[test]
+fn every_item_of_a_set_must_be_comparable() {
+    for set in ["(null, 0)", "(0, null)"] {
+        let text = format!("FROM /* WHERE null IN {set} INTO $upstream");
+        assert!(RouteTable::compile(&[spec("r", &text)], &Options::default()).is_err(), "{text}");
+    }
+}
+
 #[test]
 fn items_of_a_set_are_compared_each_its_own_way() {
     let routes = [
