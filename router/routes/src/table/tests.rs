@@ -50,7 +50,6 @@ fn filters_and_paths_live_side_by_side() {
     check(&routes, "$SYS/x", "", &["r1"]);
 }
 
-/// Each item of a set is compared as `=` would: what comes from a body may be of another kind, and is then not equal.
 /// What is certain to be true does not hide that another item cannot be compared.
 #[test]
 fn every_item_of_a_set_must_be_comparable() {
@@ -60,6 +59,7 @@ fn every_item_of_a_set_must_be_comparable() {
     }
 }
 
+/// Each item of a set is compared as `=` would: what comes from a body may be of another kind, and is then not equal.
 #[test]
 fn items_of_a_set_are_compared_each_its_own_way() {
     let routes = [
