@@ -100,6 +100,7 @@ clean: ## Forget builds, RocksDB included
 # --- what a fresh machine needs -------------------------------------------------------------------------------------
 
 setup: $(ROCKSDB_LIB_DIR)/librocksdb.a
+	@packaging/own-target $(CARGO_TARGET_DIR)
 
 setup-test: setup $(PYTHON)/requirements.txt
 	@packaging/install-packages mosquitto mosquitto_sub -- mosquitto mosquitto-clients "the peer and the foreign clients of the tests"
