@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use broker::{Plan, RetainedRecord, Setup, SinkPlan, StateSpace, StoredSessions, decode_retained};
+use broker::{Plan, RetainedRecord, Setup, SinkPlan, StateSpace, StoredSessions, WhenFull, decode_retained};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use model::{LaneId, Priority, ShardId};
 use store::CommitLog as _;
@@ -27,6 +27,7 @@ use crate::clock::entropy;
 use crate::config::{Config, ConfigErrors, Durability};
 use crate::disk::{Disk, DiskState, Job, ReadJob, run_lane_reader, space_of};
 use crate::http::{Overview, RouteStatus};
+use crate::levels::LevelBoard;
 use crate::mail::{Mail, Mailbox};
 use crate::net::{Door, Gate};
 use crate::shard::{SessionAtStart, ShardSetup};
@@ -335,7 +336,8 @@ fn plan(config: &Config, reader: &store::Reader) -> Plan {
         |name: &str| config.uplinks.iter().position(|uplink| uplink.name == name).unwrap_or_default() as u32;
     let sinks = table.sinks().iter().map(|sink| match config.uplink(sink) {
         Some(uplink) => {
-            SinkPlan::Lanes { uplink: number(&uplink.name), lanes: lanes_of(reader, &uplink.name) }
+            let lanes = lanes_of(reader, &uplink.name);
+            SinkPlan::Lanes { uplink: number(&uplink.name), lanes, when_full: WhenFull::Refuse }
         }
         None => SinkPlan::Topic,
     });
@@ -424,6 +426,7 @@ fn overview(
         shards: (0..config.shards).map(|_| Arc::new(ShardReport::default())).collect(),
         uplinks: uplinks.iter().map(|setup| (setup.config.name.clone(), Arc::clone(&setup.status))).collect(),
         disk: Arc::new(DiskState::default()),
+        levels: Arc::new(LevelBoard::new(uplinks.len())),
         reader: log.reader(),
         doors,
         routes: Mutex::new(route_statuses(config)),
@@ -461,8 +464,8 @@ fn start_disk(
     let state = Arc::clone(&overview.disk);
     let boxes = mailboxes.to_vec();
     let reader = thread("lane-reader", move || run_lane_reader(&lane_reader, &read_queue, &boxes, &state))?;
-    let state = Arc::clone(&overview.disk);
-    let disk = Disk::new(log, job_queue, reads, mailboxes.to_vec(), Arc::new(tails), state);
+    let (state, levels) = (Arc::clone(&overview.disk), Arc::clone(&overview.levels));
+    let disk = Disk::new(log, job_queue, reads, mailboxes.to_vec(), Arc::new(tails), state, levels);
     Ok((thread("disk", move || disk.run())?, reader))
 }
 
@@ -498,6 +501,7 @@ fn start_shards(
             orphans: std::mem::take(&mut orphans),
             mailboxes: mailboxes.to_vec(),
             disk: jobs.clone(),
+            levels: Arc::clone(&overview.levels),
             verifier: verifier.clone(),
             report: Arc::clone(&overview.shards[index]),
         };

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use broker::{AppendTray, Request, StateSpace, Write};
+use broker::{AppendTray, Levels, Loss, Request, StateSpace, Write};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use model::{LaneId, Seq, ShardId, Ticket, Timestamp};
 use store::{CommitLog, ReadLimits, ReadOut, Space, StoreError};
@@ -22,6 +22,7 @@ use tracing::{error, info, warn};
 
 use self::unconfirmed::Unconfirmed;
 use crate::clock::Clock;
+use crate::levels::LevelBoard;
 use crate::mail::{Mail, Mailbox};
 use crate::upstream::Tails;
 
@@ -61,6 +62,8 @@ pub(crate) enum Job {
     },
     /// These lanes are delivered up to here.
     Advance(Vec<(LaneId, Seq)>),
+    /// Messages that sinks did not get.
+    Lost(Vec<Loss>),
     /// A question of a shard.
     Ask {
         /// Whose.
@@ -97,6 +100,7 @@ pub(crate) struct Disk {
     mailboxes: Vec<Arc<Mailbox>>,
     tails: Arc<Tails>,
     state: Arc<DiskState>,
+    levels: Arc<LevelBoard>,
     clock: Clock,
     /// What is not durable yet.
     unconfirmed: Unconfirmed,
@@ -128,6 +132,7 @@ impl Disk {
         mailboxes: Vec<Arc<Mailbox>>,
         tails: Arc<Tails>,
         state: Arc<DiskState>,
+        levels: Arc<LevelBoard>,
     ) -> Disk {
         let durable = vec![(Ticket(0), 0); mailboxes.len()];
         Disk {
@@ -137,6 +142,7 @@ impl Disk {
             mailboxes,
             tails,
             state,
+            levels,
             clock: Clock::default(),
             unconfirmed: Unconfirmed::default(),
             group_first: None,
@@ -193,6 +199,7 @@ impl Disk {
             }
             // After the group: a subscriber may acknowledge what is not written yet.
             Job::Advance(lanes) => self.advances.extend(lanes),
+            Job::Lost(losses) => note(&losses),
             Job::Ask { shard, request } => self.after_commit.push((shard, request)),
             Job::Stop => self.stopping = true,
         }
@@ -295,6 +302,7 @@ impl Disk {
         self.retry = None;
         self.state.poisoned.store(false, Ordering::Relaxed);
         self.state.recoveries.fetch_add(1, Ordering::Relaxed);
+        self.tell_levels(|levels| levels.takes_writes = true);
         info!("the store takes writes again");
         if !is_log_poisoned {
             return self.stage(); // it only refused to take something: what is in the group still is
@@ -386,6 +394,14 @@ impl Disk {
                  the disk, it is tried again every few seconds"
             );
             self.retry = Some((Instant::now() + RETRY_FIRST, RETRY_FIRST));
+            self.tell_levels(|levels| levels.takes_writes = false);
+        }
+    }
+
+    /// Tells the shards how much room there is.
+    fn tell_levels(&self, change: impl FnOnce(&mut Levels)) {
+        if self.levels.change(change) {
+            self.mailboxes.iter().for_each(|mailbox| mailbox.ring());
         }
     }
 
@@ -399,6 +415,13 @@ impl Disk {
         for (shard, mail) in std::mem::take(&mut self.unsent) {
             self.send(shard, mail);
         }
+    }
+}
+
+/// Says what sinks did not get.
+fn note(losses: &[Loss]) {
+    for Loss { lane, reason, sender, count, bytes, .. } in losses {
+        warn!(%lane, ?reason, %sender, count, bytes, "messages were not taken for an uplink");
     }
 }
 

@@ -15,6 +15,7 @@ use axum::routing::get;
 use serde::Serialize;
 
 use crate::disk::DiskState;
+use crate::levels::LevelBoard;
 use crate::net::{CertificateInfo, Door};
 use crate::telemetry::{ShardReport, total};
 use crate::upstream::LinkStatus;
@@ -31,6 +32,8 @@ pub(crate) struct Overview {
     pub uplinks: Vec<(String, Arc<LinkStatus>)>,
     /// The disk thread.
     pub disk: Arc<DiskState>,
+    /// How much room there is.
+    pub levels: Arc<LevelBoard>,
     /// Lanes and sizes.
     pub reader: store::Reader,
     /// Every listener, in the order of the configuration.

@@ -11,6 +11,7 @@ mod clock;
 pub mod config;
 mod disk;
 mod http;
+mod levels;
 mod mail;
 mod metrics;
 mod net;

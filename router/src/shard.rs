@@ -24,6 +24,7 @@ use tracing::{debug, info, warn};
 use crate::access::Verifier;
 use crate::clock::Clock;
 use crate::disk::Job;
+use crate::levels::{LevelBoard, LevelReader};
 use crate::mail::{Mail, Mailbox};
 use crate::net::{Arrival, Came, Refusal, Refused, Scratch, Socket};
 use crate::telemetry::ShardReport;
@@ -60,6 +61,8 @@ pub(crate) struct ShardSetup {
     pub mailboxes: Vec<Arc<Mailbox>>,
     /// The disk thread.
     pub disk: Sender<Job>,
+    /// How much room it has.
+    pub levels: Arc<LevelBoard>,
     /// Who verifies passwords.
     pub verifier: Verifier,
     /// Where numbers are published.
@@ -152,6 +155,7 @@ struct Shard {
     /// Jobs that the disk's queue did not take.
     jobs: VecDeque<Job>,
     disk: Sender<Job>,
+    levels: LevelReader,
     verifier: Verifier,
     report: Arc<ShardReport>,
     stopping: bool,
@@ -191,6 +195,7 @@ impl Shard {
             mailboxes: setup.mailboxes,
             jobs: VecDeque::new(),
             disk: setup.disk,
+            levels: LevelReader::new(setup.levels),
             verifier: setup.verifier,
             report: setup.report,
             stopping: false,
@@ -488,6 +493,9 @@ impl Shard {
         if !self.effects.advances.is_empty() {
             self.jobs.push_back(Job::Advance(std::mem::take(&mut self.effects.advances)));
         }
+        if !self.effects.losses.is_empty() {
+            self.jobs.push_back(Job::Lost(std::mem::take(&mut self.effects.losses)));
+        }
         for request in std::mem::take(&mut self.effects.requests) {
             self.jobs.push_back(Job::Ask { shard, request });
         }
@@ -571,6 +579,9 @@ impl Shard {
         let (up_to, bytes) = mailbox.durable_up_to();
         if up_to > Ticket(0) {
             self.broker.handle(Event::Durable { up_to, bytes }, now, &mut self.effects);
+        }
+        if let Some(levels) = self.levels.news() {
+            self.broker.handle(Event::Levels(levels), now, &mut self.effects);
         }
         for _ in 0..MAIL_PER_TURN {
             let Some(mail) = mailbox.take() else { break };

@@ -13,6 +13,7 @@ use slab::Slab;
 
 use crate::access::{Access, Verdict};
 use crate::acks::{Acks, Answer, Kept, OwedAck};
+use crate::admit::Levels;
 use crate::connections::{Connection, Connections, Peer, Phase};
 use crate::counters::Counters;
 use crate::delivery::FrameCache;
@@ -78,6 +79,8 @@ pub enum Event {
         /// The publications.
         batch: HandoffBatch,
     },
+    /// There is more room on the disk, or less.
+    Levels(Levels),
     /// Another shard has something to say.
     Control(Control),
     /// Answer to an [`crate::Authentication`].
@@ -154,6 +157,9 @@ pub struct Broker {
     pub(crate) marks_owed: VecDeque<(Ticket, ShardId, u64)>,
     /// Sessions with a QoS 2 message that goes out once its record is durable: ticket, whose, generation.
     pub(crate) sends_waiting: VecDeque<(Ticket, SessionKey, u32)>,
+    /// How much room there is, and whether anything has less than enough.
+    pub(crate) levels: Levels,
+    pub(crate) is_tight: bool,
     pub(crate) generation: u32,
     /// Numbers the reads of lanes.
     pub(crate) reads: u32,
@@ -215,6 +221,8 @@ impl Broker {
             durable_bytes: 0,
             handoff: 0,
             marks_owed: VecDeque::new(),
+            levels: Levels::default(),
+            is_tight: false,
             generation: 0,
             estates: Vec::new(),
             stopping: false,
@@ -363,6 +371,7 @@ impl Broker {
         match event {
             Event::Durable { up_to, bytes } => self.on_durable(up_to, bytes, now, effects),
             Event::Handoff { from, batch } => self.on_handoff(from, &batch, now, effects),
+            Event::Levels(levels) => self.on_levels(levels, effects),
             Event::Control(control) => self.on_control(control, now, effects),
             Event::Authenticated { conn, verdict } => self.on_authenticated(conn, verdict, now, effects),
             Event::LaneOpened { session, generation, lane, head, next } => {

@@ -242,7 +242,7 @@ impl Broker {
         forwards.clear();
         for found in &matches {
             match plan.sink(found) {
-                Some(SinkPlan::Lanes { uplink, lanes }) => {
+                Some(SinkPlan::Lanes { uplink, lanes, .. }) => {
                     match lanes.iter().find(|(have, _)| *have == found.priority) {
                         Some((_, lane)) => {
                             let durability = plan.durability(found.route);

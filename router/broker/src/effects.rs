@@ -2,7 +2,7 @@
 //!
 //! The broker puts things on; the edge takes everything off at the end of the turn. Nothing here is a callback.
 
-use model::{ConnId, LaneId, Seq, ShardId, Ticket, Timestamp};
+use model::{ConnId, LaneId, RouteId, Seq, ShardId, Ticket, Timestamp};
 
 use crate::subscriptions::SessionKey;
 use crate::subscriptions::shares::Members;
@@ -30,6 +30,8 @@ pub struct Effects {
     pub authentications: Vec<Authentication>,
     /// What clients were not allowed to do, for the log; a bounded choice of it.
     pub denials: Vec<Denial>,
+    /// What sinks did not get, for the loss ledger: at most one note for each lane and reason.
+    pub losses: Vec<Loss>,
     /// Lanes whose messages up to here are delivered.
     pub advances: Vec<(LaneId, Seq)>,
     /// Call [`crate::Broker::walk`] in a later turn.
@@ -50,6 +52,7 @@ impl Effects {
             requests: Vec::new(),
             authentications: Vec::new(),
             denials: Vec::new(),
+            losses: Vec::new(),
             advances: Vec::new(),
             walk: false,
         }
@@ -67,6 +70,7 @@ impl Effects {
             && self.requests.is_empty()
             && self.authentications.is_empty()
             && self.denials.is_empty()
+            && self.losses.is_empty()
             && self.advances.is_empty()
             && !self.walk
     }
@@ -122,6 +126,36 @@ pub struct Denial {
     pub rule: String,
     /// Denials before this one that were not reported.
     pub unsaid: u64,
+}
+
+/// Messages that a sink did not get: they never had a place in its lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// The lane that they would have gone to.
+    pub lane: LaneId,
+    /// Why.
+    pub reason: LossReason,
+    /// The route that the first of them took.
+    pub route: RouteId,
+    /// Client identifier of the first one's publisher.
+    pub sender: Box<str>,
+    /// How many.
+    pub count: u64,
+    /// Their bytes, as records.
+    pub bytes: u64,
+    /// When the first and the last one came.
+    pub from: Timestamp,
+    /// See `from`.
+    pub up_to: Timestamp,
+}
+
+/// Why a sink did not get a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LossReason {
+    /// Its budget, or that of the store, is used up.
+    SinkFull,
+    /// The store takes no writes, and memory holds as much as it may.
+    StoreFails,
 }
 
 /// Writes for the commit log, in the order they must become durable.

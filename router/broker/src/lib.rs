@@ -7,6 +7,7 @@
 
 pub mod access;
 mod acks;
+mod admit;
 mod aliases;
 mod broker;
 mod connections;
@@ -29,11 +30,13 @@ mod subscriptions;
 mod turnstile;
 pub mod uplink;
 
+pub use admit::{Level, Levels, WhenFull};
 pub use broker::{Broker, Event, RecordRead, Setup, home};
 pub use connections::Peer;
 pub use counters::Counters;
 pub use effects::{
-    AppendTray, Authentication, Control, Denial, Effects, HandoffBatch, Request, StateSpace, Write,
+    AppendTray, Authentication, Control, Denial, Effects, HandoffBatch, Loss, LossReason, Request,
+    StateSpace, Write,
 };
 pub use envelope::{Envelope, InvalidEnvelope};
 pub use offers::{Offers, Redirect};

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use model::{LaneId, Match, Priority, RouteId};
 use routes::RouteTable;
 
+use crate::admit::WhenFull;
+
 /// What an acknowledgement of a message on a route means (DESIGN §4).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
@@ -24,6 +26,8 @@ pub enum SinkPlan {
         uplink: u32,
         /// One lane for each priority that some route gives it.
         lanes: Vec<(Priority, LaneId)>,
+        /// What happens when there is no room.
+        when_full: WhenFull,
     },
     /// Back into the local topic space, by the sink's template.
     Topic,

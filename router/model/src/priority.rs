@@ -32,6 +32,11 @@ impl Priority {
         }
     }
 
+    /// Whether it may use the reserve that every budget of the store has: 0, 1 and 2 may.
+    pub const fn is_urgent(self) -> bool {
+        self.0 <= 2
+    }
+
     /// 0 to 9, or 2 000 000 000 for the default.
     pub const fn get(self) -> u32 {
         self.0

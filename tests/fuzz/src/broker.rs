@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 
-use broker::{AppendTray, Broker, Durability, Effects, Event, Peer, Plan, RecordRead, Request, Setup, SinkPlan, StateSpace, StoredSessions, Write};
+use broker::{AppendTray, Broker, Durability, Effects, Event, Peer, Plan, RecordRead, Request, Setup, SinkPlan, StateSpace, StoredSessions, WhenFull, Write};
 use fuzz::{Choices, frame, write_seeds};
 use model::{ConnId, Instant, LaneId, Limits, Now, Priority, Qos, Seq, ShardId, Timestamp};
 use routes::{RouteSpec, RouteTable};
@@ -418,6 +418,7 @@ fn plan(which: usize) -> Plan {
         _ => SinkPlan::Lanes {
             uplink: 0,
             lanes: vec![(Priority::HIGHEST, URGENT), (Priority::DEFAULT, DEFAULT)],
+            when_full: WhenFull::Refuse,
         },
     };
     Plan {

@@ -7,7 +7,7 @@ use routes::{RouteSpec, RouteTable};
 use wire::Version;
 
 use crate::testbench::{Bench, Seen};
-use crate::{Durability, Plan, SinkPlan};
+use crate::{Durability, Plan, SinkPlan, WhenFull};
 
 const URGENT: LaneId = LaneId(1);
 const DEFAULT: LaneId = LaneId(2);
@@ -25,7 +25,7 @@ pub(super) fn plan(specs: &[(&str, Option<i64>, Option<u64>)]) -> Plan {
     let sinks = table.sinks().iter().map(|sink| match sink {
         routes::Sink::Upstream | routes::Sink::Uplink(_) => {
             let lanes = vec![(Priority::HIGHEST, URGENT), (Priority::DEFAULT, DEFAULT)];
-            SinkPlan::Lanes { uplink: 0, lanes }
+            SinkPlan::Lanes { uplink: 0, lanes, when_full: WhenFull::Refuse }
         }
         _ => SinkPlan::Topic,
     });
