@@ -37,6 +37,9 @@ pub(crate) const fn space_of(kind: StateSpace) -> Space {
     }
 }
 
+/// Most memory that one entry of the loss ledger takes.
+pub(crate) const LOSS_BYTES_MAX: usize = 640;
+
 /// How often delivered and expired data is given back, and cursors of an idle store are written.
 const HOUSEKEEPING: Duration = Duration::from_millis(200);
 

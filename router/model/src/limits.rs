@@ -92,6 +92,10 @@ pub struct Limits {
     pub uplink_inflight_max: u16,
     /// Bytes read ahead from the lanes of one uplink.
     pub uplink_read_bytes_max: u32,
+    /// Entries of the loss ledger; above it the oldest are forgotten and counted.
+    pub losses_max: u32,
+    /// Bytes of damaged data that the store sets aside.
+    pub quarantine_bytes_max: u64,
 }
 
 impl Limits {
@@ -140,6 +144,8 @@ impl Limits {
         route_keys_max: 100_000,
         uplink_inflight_max: 1_024,
         uplink_read_bytes_max: 4 << 20,
+        losses_max: 10_000,
+        quarantine_bytes_max: 16 << 20,
     };
 }
 

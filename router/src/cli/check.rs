@@ -71,8 +71,16 @@ fn plan(config: &Config, certificates: &[Vec<CertificateInfo>], out: &mut impl W
     let store = &config.store;
     writeln!(
         out,
-        "store     {}  no bound on disk yet, {}",
+        "store     {}  {}, {}",
         store.path.display(),
+        match store.bytes_max {
+            Some(most) => format!(
+                "at most {} on disk, {} % of it kept for priorities 0 to 2",
+                bytes(most),
+                store.reserve_percent
+            ),
+            None => "as much disk as there is, but for what merging needs".to_owned(),
+        },
         if store.sync { "synced before every acknowledgement" } else { "NOT SYNCED" },
     )?;
     writeln!(out, "sessions  {}", config.session.durability)?;
@@ -118,7 +126,7 @@ fn uplinks(config: &Config, out: &mut impl Write) -> io::Result<()> {
     for uplink in &config.uplinks {
         writeln!(
             out,
-            "  {}  MQTT {} to {} port {}, as {:?}, {} messages in flight, {}",
+            "  {}  MQTT {} to {} port {}, as {:?}, {} messages in flight, {}, {}: {}",
             uplink.name,
             uplink.version,
             uplink.host,
@@ -129,6 +137,11 @@ fn uplinks(config: &Config, out: &mut impl Write) -> io::Result<()> {
                 Some(pace) => format!("at most {pace} a second"),
                 None => "not paced".to_owned(),
             },
+            match uplink.bytes_max {
+                Some(most) => format!("at most {} waiting, then", bytes(most)),
+                None => "when the store is full".to_owned(),
+            },
+            uplink.when_full,
         )?;
     }
     Ok(())

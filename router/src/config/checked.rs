@@ -13,6 +13,7 @@ use model::Limits;
 use routes::{RouteSpec, RouteTable, Sink};
 
 use super::auth::{self, Auth};
+use super::budgets;
 use super::errors::{ConfigError, ConfigErrors};
 use super::judge::{self, Judge};
 use super::listeners::{Listener, check_listeners};
@@ -64,6 +65,12 @@ pub struct Store {
     pub memtable_bytes: usize,
     /// Whether acknowledgements wait for the disk.
     pub sync: bool,
+    /// Most bytes on the disk; `None` is what the file system has.
+    pub bytes_max: Option<u64>,
+    /// Part of every budget that is kept for the priorities 0 to 2, in percent.
+    pub reserve_percent: u8,
+    /// How long messages for an uplink that is gone are kept, in seconds.
+    pub keep_vanished_secs: u64,
 }
 
 /// Sessions that outlive their connection.
@@ -113,6 +120,22 @@ pub struct Uplink {
     pub backoff_max_millis: u64,
     /// Most messages per second; `None` is as fast as the other end takes them.
     pub pace_messages_per_sec: Option<NonZeroU32>,
+    /// Most bytes of messages that wait for it; `None` is as many as the store takes.
+    pub bytes_max: Option<u64>,
+    /// What happens when there is no room.
+    pub when_full: WhenFull,
+}
+
+/// What happens to messages for an uplink when its budget, or that of the store, is used up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Publishers are told, or wait.
+    #[default]
+    Refuse,
+    /// The oldest of the least urgent messages are given up.
+    DropOldest,
+    /// What comes is acknowledged and dropped.
+    DropNewest,
 }
 
 /// What is at the other end of an uplink.
@@ -199,7 +222,9 @@ impl Config {
         let sys_interval_secs = judge.integer(&schema::MQTT_SYS_INTERVAL_SECS, "").unwrap_or_default();
         let http = judge.address(&schema::HTTP_BIND, "");
         let names = judge.names(&["uplink"]);
-        let uplinks = names.iter().filter_map(|name| check_uplink(&mut judge, name, &limits, host)).collect();
+        let uplinks: Vec<_> =
+            names.iter().filter_map(|name| check_uplink(&mut judge, name, &limits, host)).collect();
+        budgets::check(&mut judge, &store, &uplinks, &limits);
         let names = judge.names(&["routes"]);
         let routes: Vec<_> = names.iter().filter_map(|name| routing::check_route(&mut judge, name)).collect();
         let log = check_log(&mut judge);
@@ -344,6 +369,16 @@ impl fmt::Display for Durability {
     }
 }
 
+impl fmt::Display for WhenFull {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            WhenFull::Refuse => "refuse",
+            WhenFull::DropOldest => "drop-oldest",
+            WhenFull::DropNewest => "drop-newest",
+        })
+    }
+}
+
 impl fmt::Display for MqttVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -368,6 +403,9 @@ fn check_store(judge: &mut Judge<'_>) -> Store {
         path: judge.text(&schema::STORE_PATH, "").unwrap_or_default().into(),
         memtable_bytes: judge.integer(&schema::STORE_MEMTABLE_BYTES, "").unwrap_or_default() as usize,
         sync: judge.boolean(&schema::STORE_SYNC, "").unwrap_or(true),
+        bytes_max: judge.integer(&schema::STORE_BYTES_MAX, "").filter(|bytes| *bytes > 0),
+        reserve_percent: judge.integer(&schema::STORE_RESERVE_PERCENT, "").unwrap_or_default() as u8,
+        keep_vanished_secs: judge.integer(&schema::STORE_KEEP_VANISHED_SECS, "").unwrap_or_default(),
     }
 }
 
@@ -441,6 +479,12 @@ fn check_uplink(judge: &mut Judge<'_>, name: &str, limits: &Limits, host: &Host)
         });
     }
     let pace = judge.integer(&schema::UPLINK_PACE, name).unwrap_or_default() as u32;
+    let bytes_max = judge.integer(&schema::UPLINK_BYTES_MAX, name);
+    let when_full = match judge.text(&schema::UPLINK_WHEN_FULL, name).as_deref() {
+        Some("drop-oldest") => WhenFull::DropOldest,
+        Some("drop-newest") => WhenFull::DropNewest,
+        _ => WhenFull::Refuse,
+    };
     let (host, port) = judge::parse_url(&url?).ok()?;
     Some(Uplink {
         name: name.to_owned(),
@@ -457,6 +501,8 @@ fn check_uplink(judge: &mut Judge<'_>, name: &str, limits: &Limits, host: &Host)
         backoff_min_millis: backoff_min_millis?,
         backoff_max_millis: backoff_max_millis?,
         pace_messages_per_sec: NonZeroU32::new(pace),
+        bytes_max: bytes_max.filter(|bytes| *bytes > 0),
+        when_full,
     })
 }
 

@@ -3,7 +3,9 @@
 //! Knows: `Limits` and what is counted per connection, shard or uplink. In: a `Config`. Out: bytes by holder.
 //! Not counted: code, stacks, the allocator's own share, route tables; together some 12 MiB.
 
-use super::{Config, Listener};
+use model::Limits;
+
+use super::{Config, Listener, Store};
 
 /// One term of the ceiling.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +86,12 @@ impl Config {
                 self.store_options().memory_bytes_max(),
             ),
             holder(
+                "entries of the loss ledger",
+                u64::from(limits.losses_max),
+                "entries × what one takes at most",
+                crate::disk::LOSS_BYTES_MAX as u64,
+            ),
+            holder(
                 "verifying passwords",
                 self.auth.users.as_ref().map_or(0, |_| self.auth.verify_threads as u64),
                 "threads × what the most expensive user takes",
@@ -98,13 +106,20 @@ impl Config {
         ]
     }
 
-    /// How the store is opened: everything in proportion to the memory it may take.
+    /// How the store is opened.
     pub fn store_options(&self) -> store::Options {
-        let memtable_bytes = self.store.memtable_bytes as u64;
+        self.store.options(&self.limits)
+    }
+}
+
+impl Store {
+    /// How it is opened: everything in proportion to the memory it may take.
+    pub fn options(&self, limits: &Limits) -> store::Options {
+        let memtable_bytes = self.memtable_bytes as u64;
         // Room for the largest packet with its topic and the store's own words, whatever the memtable.
-        let record_bytes_max = u64::from(self.limits.packet_bytes_max) + (64 << 10);
+        let record_bytes_max = u64::from(limits.packet_bytes_max) + (64 << 10);
         store::Options {
-            sync: self.store.sync,
+            sync: self.sync,
             memtable_bytes,
             // Two full memtables and what is being written; below 8 MiB the log would be cut all the time.
             wal_bytes_max: (memtable_bytes * 5 / 2).max(8 << 20),
@@ -112,7 +127,7 @@ impl Config {
             open_files_max: if memtable_bytes < 8 << 20 { 64 } else { 256 },
             sorted_file_bytes: memtable_bytes.clamp(4 << 20, 32 << 20),
             commit_bytes_max: (memtable_bytes / 2).clamp(1 << 20, 16 << 20).max(record_bytes_max),
-            ..store::Options::new(&self.store.path)
+            ..store::Options::new(&self.path)
         }
     }
 }

@@ -7,13 +7,14 @@
 //! Reading order: `sources` (the layers), `raw` (as written), `schema` (every key), `judge` (one key at a
 //! time), `checked` and `listeners` (as used, and what two keys mean together), `auth` (users and rules), `routing` (routes
 //! and where they lead),
-//! `warnings`, `memory` (the ceiling), `reference` (the page of keys).
+//! `budgets` (space on the disk), `warnings`, `memory` (the ceiling), `reference` (the page of keys).
 
 use std::path::Path;
 
 use routes::RouteTable;
 
 mod auth;
+mod budgets;
 mod checked;
 mod errors;
 mod judge;
@@ -34,7 +35,7 @@ mod tests;
 pub use auth::Auth;
 pub use checked::{
     Config, Durability, Host, Log, LogFormat, MqttVersion, Route, Secret, Session, Store, Uplink, UplinkKind,
-    Warning,
+    Warning, WhenFull,
 };
 pub use errors::{ConfigError, ConfigErrors};
 pub use listeners::{Bind, ClientCertificate, Listener, ListenerKind, Tls, UserFrom};

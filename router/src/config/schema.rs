@@ -233,6 +233,31 @@ pub(super) static STORE_SYNC: Key = key(
      cut then loses acknowledged messages, and every start says so.",
 );
 
+pub(super) static STORE_BYTES_MAX: Key = integer(
+    "store.bytes_max",
+    0,
+    1 << 50,
+    0,
+    "Most bytes that the store takes on the disk: messages, write-ahead log, what is quarantined, and the room that \
+     merging files needs; at that point `uplink.NAME.when_full` decides. 0 means what the file system has. Space that \
+     the file system does not have counts as taken, whatever is written here.",
+);
+pub(super) static STORE_RESERVE_PERCENT: Key = integer(
+    "store.reserve_percent",
+    0,
+    50,
+    10,
+    "Part of `store.bytes_max` and of each `uplink.NAME.bytes_max` that only messages of the priorities 0, 1 and 2 may use.",
+);
+pub(super) static STORE_KEEP_VANISHED_SECS: Key = integer(
+    "store.keep_vanished_secs",
+    0,
+    4_294_967_295,
+    604_800,
+    "How long messages for an uplink that is not configured any more are kept. Configured again within that time it \
+     goes on with them; after it they are removed, with an entry in the loss ledger.",
+);
+
 pub(super) static SESSION_DURABILITY: Key = key(
     "session.durability",
     Allowed::Choice { values: &["disk"], later: &["memory"] },
@@ -423,6 +448,22 @@ pub(super) static UPLINK_PACE: Key = integer(
      takes them.",
 );
 
+pub(super) static UPLINK_BYTES_MAX: Key = integer(
+    "uplink.*.bytes_max",
+    0,
+    1 << 50,
+    0,
+    "Most bytes of messages that wait for this uplink, before compression. 0 means as many as the store takes.",
+);
+pub(super) static UPLINK_WHEN_FULL: Key = words(
+    "uplink.*.when_full",
+    &["refuse", "drop-oldest", "drop-newest"],
+    "refuse",
+    "What happens at that bound, and where the store as a whole is full: `refuse` tells publishers that there is no \
+     room (5.0: reason 0x97; 3.1.1 clients wait), `drop-oldest` gives up the oldest of the least urgent messages, \
+     `drop-newest` acknowledges and drops what comes. What is dropped is counted and stands in the loss ledger.",
+);
+
 pub(super) static ROUTE: Key = key(
     "routes.*",
     Allowed::Route,
@@ -547,6 +588,10 @@ limits! {
         "Keys that one shard's SAMPLE, THROTTLE and CHANGED clauses remember; the least used are forgotten.";
     uplink_inflight_max: u16 = 1..=65_535, "Messages in flight to one upstream.";
     uplink_read_bytes_max: u32 = 1_024..=4_294_967_295, "Bytes read ahead from the lanes of one uplink.";
+    losses_max: u32 = 16..=1_000_000,
+        "Entries of the loss ledger, each at most 640 bytes; above it the oldest are forgotten and counted.";
+    quarantine_bytes_max: u64 = 0..=1_099_511_627_776,
+        "Bytes of damaged data that the store sets aside for inspection; what is more is only counted.";
 }
 
 /// Every key but the limits, in the order of the page.
@@ -571,6 +616,9 @@ static SERVICE_KEYS: &[&Key] = &[
     &STORE_PATH,
     &STORE_MEMTABLE_BYTES,
     &STORE_SYNC,
+    &STORE_BYTES_MAX,
+    &STORE_RESERVE_PERCENT,
+    &STORE_KEEP_VANISHED_SECS,
     &SESSION_DURABILITY,
     &AUTH_ANONYMOUS,
     &AUTH_PASSWORD_FILE,
@@ -600,6 +648,8 @@ static SERVICE_KEYS: &[&Key] = &[
     &UPLINK_BACKOFF_MIN_MS,
     &UPLINK_BACKOFF_MAX_MS,
     &UPLINK_PACE,
+    &UPLINK_BYTES_MAX,
+    &UPLINK_WHEN_FULL,
     &ROUTING_MODE,
     &ROUTE,
     &ROUTE_TEXT,

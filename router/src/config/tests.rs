@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::config::schema::Allowed;
 
+mod budgets;
 mod listeners;
 
 /// A file with this text, and the flags that name it.
@@ -432,6 +433,8 @@ fn an_uplink_is_complete_without_anything_but_its_url() {
         backoff_min_millis: 500,
         backoff_max_millis: 60_000,
         pace_messages_per_sec: None,
+        bytes_max: None,
+        when_full: WhenFull::Refuse,
     };
     assert_eq!(config.uplinks, [expected]);
 }

@@ -6,7 +6,7 @@
 
 use crate::error::OpenError;
 use crate::keys::{FAMILY_LANES, FAMILY_LOG, FAMILY_META, FAMILY_STATE, KEY_FORMAT};
-use crate::options::Options;
+use crate::options::{LEVEL0_FILES, Options};
 use crate::{FORMAT_VERSION, home};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator,
@@ -16,9 +16,6 @@ use std::path::Path;
 
 /// Bytes of one data block in a sorted file of the log: a full block of records, so that reading one costs one read.
 const LOG_DATA_BLOCK_BYTES: usize = crate::BLOCK_BYTES_MAX;
-/// Sorted files of the log that pile up, each spanning all lanes, before they are merged into files by lane. Merging
-/// writes everything once more, so short outages should end before it; files that pile up cannot be deleted whole.
-const LOG_LEVEL0_FILES: i32 = 8;
 /// From here on RocksDB slows writers down, then stops them. Far above the point where merging starts: a reader pays
 /// a few microseconds per file, a writer that is slowed down pays hundreds of milliseconds.
 const LOG_LEVEL0_FILES_SLOW: i32 = 40;
@@ -154,7 +151,7 @@ fn families(options: &Options) -> Vec<ColumnFamilyDescriptor> {
     let mut log = family_options(&cache, LOG_DATA_BLOCK_BYTES);
     log.set_write_buffer_size(options.memtable_bytes as usize);
     log.set_target_file_size_base(options.sorted_file_bytes);
-    log.set_level_zero_file_num_compaction_trigger(LOG_LEVEL0_FILES);
+    log.set_level_zero_file_num_compaction_trigger(LEVEL0_FILES as i32);
     log.set_level_zero_slowdown_writes_trigger(LOG_LEVEL0_FILES_SLOW);
     log.set_level_zero_stop_writes_trigger(LOG_LEVEL0_FILES_STOP);
     // A lane only grows at its end, so a file by lane overlaps nothing below and moves down without being rewritten,

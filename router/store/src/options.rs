@@ -5,6 +5,10 @@
 
 use std::path::{Path, PathBuf};
 
+/// Sorted files of the log that pile up, each spanning all lanes, before they are merged into files by lane. Merging
+/// writes everything once more, so short outages should end before it; files that pile up cannot be deleted whole.
+pub(crate) const LEVEL0_FILES: u64 = 8;
+
 /// How a store is opened. Every field has a default that suits a gateway with 512 MiB or more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -65,6 +69,25 @@ impl Options {
             + 2 * 2 * self.side_memtable_bytes() // cursors and state, likewise
             + self.cache_bytes
             + 3 * self.commit_bytes_max // open blocks, the batch, the write-ahead log's buffer
+    }
+
+    /// Most bytes on the disk that are not messages: write-ahead log with the files kept for reuse, cursors and state
+    /// of a usual size, manifest, diary, the file that probes the disk.
+    pub const fn resting_bytes_max(&self) -> u64 {
+        self.wal_bytes_max + 3 * self.memtable_bytes + 4 * self.side_memtable_bytes() + (8 << 20)
+    }
+
+    /// Most bytes of sorted files that may hold dead records only, because merging has not begun yet.
+    pub const fn unmerged_bytes_max(&self) -> u64 {
+        LEVEL0_FILES * self.memtable_bytes
+    }
+
+    /// What writing out memory and merging sorted files take for a while on top of what is there, if the sorted files
+    /// have `sorted_bytes`: a merge never takes more than all of them.
+    pub const fn merging_bytes_max(&self, sorted_bytes: u64) -> u64 {
+        let most = (LEVEL0_FILES + 2) * self.memtable_bytes;
+        let now = 2 * self.memtable_bytes + sorted_bytes;
+        if now < most { now } else { most }
     }
 
     /// Bytes collected in memory for cursors, and the same for state.
