@@ -29,6 +29,9 @@ pub(crate) struct Promise {
     pub(crate) handoff: u64,
 }
 
+/// For promises that no connection waits for; no connection has this name.
+pub(crate) const NOBODY: ConnId = ConnId(0);
+
 /// An acknowledgement that a client waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OwedAck {
@@ -54,6 +57,8 @@ pub(crate) enum Answer {
     Ack(OwedAck),
     /// Part of what an ended session left to its groups is safe elsewhere; no connection waits.
     Estate(u32),
+    /// A will that this session left is safe elsewhere; its generation. No connection waits.
+    Will(SessionKey, u32),
     /// The answer that its connection holds back, see `Connection::held`.
     Held,
 }

@@ -393,21 +393,25 @@ impl Broker {
         self.end_silent_connections(now, effects);
         self.end_unverified(now, effects);
         self.denials_left = DENIALS_PER_TICK;
-        let over: Vec<SessionKey> = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| session.ends_at.is_some_and(|at| at <= now.instant))
-            .map(|(key, _)| SessionKey(key as u32))
-            .collect();
         self.publish_due_wills(now, effects);
-        for key in over {
-            self.publish_delayed_will(key, now, effects);
-            self.end_session(key, effects);
-        }
+        self.end_sessions_over(now, effects);
         self.read_what_fell_behind(now, effects);
         self.read_estates(effects);
         self.sweep_retained(now, effects);
         self.wake_walks(effects);
+    }
+
+    /// Ends every session whose expiry is over.
+    fn end_sessions_over(&mut self, now: Now, effects: &mut Effects) {
+        if self.unknown_shards != 0 {
+            return; // those who want its will may be there
+        }
+        let over = self.sessions.iter().filter(|(_, session)| session.is_over(now));
+        let over: Vec<SessionKey> = over.map(|(key, _)| SessionKey(key as u32)).collect();
+        for key in over {
+            self.publish_delayed_will(key, now, effects);
+            self.end_session(key, effects);
+        }
     }
 
     /// What was counted so far.
@@ -536,6 +540,7 @@ impl Broker {
                     Answer::Ack(ack) => self.acknowledge_late(conn, ack, kept, effects),
                     Answer::Held => self.let_go(conn, now, effects),
                     Answer::Estate(id) => self.settle_estate(id, 1, effects),
+                    Answer::Will(key, generation) => self.forget_will(key, generation, effects),
                 }
             }
         }

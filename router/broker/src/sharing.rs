@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use model::{ConnId, Now, Qos, Seq, ShardId, Timestamp};
 
-use crate::acks::{Acks, Answer, Promise};
+use crate::acks::{Acks, Answer, NOBODY, Promise};
 use crate::broker::{Broker, RecordRead};
 use crate::connections::Phase;
 use crate::delivery::{fits_queue, has_room};
@@ -388,9 +388,6 @@ impl Broker {
         estate.map(|estate| estate.waiting.push(conn)).is_some()
     }
 }
-
-/// For promises that no connection waits for; no connection has this name.
-const NOBODY: ConnId = ConnId(0);
 
 /// Whether a session record belongs to a group.
 fn is_shared(record: &[u8]) -> bool {

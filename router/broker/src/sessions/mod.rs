@@ -56,6 +56,8 @@ pub(crate) struct DelayedWill {
     pub(crate) due: Instant,
     /// The same on the wall, for the disk.
     pub(crate) due_at: Timestamp,
+    /// It is published, and other shards have not kept it yet.
+    pub(crate) published: bool,
     /// The will.
     pub(crate) will: Will,
 }
@@ -65,13 +67,18 @@ impl DelayedWill {
     pub(crate) fn new(will: Will, now: Now) -> DelayedWill {
         let millis = u64::from(will.delay_secs) * 1_000;
         let (due, due_at) = (now.instant.plus_millis(millis), now.timestamp.plus_millis(millis));
-        DelayedWill { due, due_at, will }
+        DelayedWill { due, due_at, published: false, will }
     }
 
     /// A will that came back from the disk.
     pub(crate) fn restored(will: Will, due_at: Timestamp, now: Now) -> DelayedWill {
         let millis = due_at.0.saturating_sub(now.timestamp.0);
-        DelayedWill { due: now.instant.plus_millis(millis), due_at, will }
+        DelayedWill { due: now.instant.plus_millis(millis), due_at, published: false, will }
+    }
+
+    /// Whether it is to be published now.
+    pub(crate) fn is_due(&self, now: Now) -> bool {
+        !self.published && self.due <= now.instant
     }
 }
 
@@ -188,6 +195,11 @@ impl Session {
             lent: VecDeque::new(),
             lent_bytes: 0,
         }
+    }
+
+    /// Whether its expiry is over [MQTT-4.1.0-2].
+    pub(crate) fn is_over(&self, now: Now) -> bool {
+        self.ends_at.is_some_and(|at| at <= now.instant)
     }
 
     /// Whether the session outlives its connection.

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use model::{Limits, Qos};
 use wire::{ReasonCode, Version};
 
-use super::simulation::Random;
+use super::simulation::{Random, replay};
 use crate::Plan;
 use crate::testbench::{Bench, Seen};
 
@@ -267,25 +267,6 @@ fn run(seed: u64) -> (u64, usize) {
 
 #[test]
 fn whoever_leaves_a_group_nothing_acknowledged_is_lost() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seeds = match number("MILLRACE_SIM_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("MILLRACE_SIM_SEEDS").unwrap_or(SEEDS),
-    };
-    let mut expected = 0;
-    for seed in seeds {
-        match std::panic::catch_unwind(|| (run(seed), run(seed))) {
-            Ok((one, two)) => {
-                assert_eq!(one, two, "seed {seed}: the same inputs give the same effects");
-                expected += one.1;
-            }
-            Err(failure) => {
-                eprintln!(
-                    "replay: MILLRACE_SIM_SEED={seed} cargo test -p millrace-broker sharing_simulation"
-                );
-                std::panic::resume_unwind(failure);
-            }
-        }
-    }
+    let expected: usize = replay("sharing_simulation", SEEDS, run).iter().map(|(_, expected)| expected).sum();
     assert!(expected > 0, "the simulation promises something");
 }

@@ -279,6 +279,27 @@ fn a_full_session_drops_and_counts() {
     assert_eq!(bench.texts(stored), ["1", "2"]);
 }
 
+/// [MQTT-3.1.2-23] [MQTT-3.2.2-3]: a client that was promised a session and finds none drops what it has not finished.
+#[test]
+fn the_connack_of_a_new_session_waits_until_its_record_is_durable() {
+    let mut bench = Bench::new(1);
+    let client = bench.client("s", Version::V5, 0);
+    bench.connect_with(client, &bench.stored_hello(client));
+    for _ in 0..20 {
+        bench.settle_mail();
+        let is_told = bench.take(client) == [Seen::ConnAck { present: false, reason: ReasonCode::SUCCESS }];
+        assert_eq!(is_told, bench.disk.keys(crate::StateSpace::Sessions) == 1);
+        if is_told {
+            bench.crash();
+            bench.settle();
+            assert!(bench.resume(client));
+            return;
+        }
+        bench.disk_step();
+    }
+    panic!("no CONNACK");
+}
+
 #[test]
 fn nothing_goes_before_connack() {
     let (mut bench, publisher, stored) = bench(Limits::DEFAULT, Version::V5);

@@ -149,9 +149,13 @@ impl Broker {
         if let Some(last) = Seq::new(next.get() - 1).filter(|last| *last >= head) {
             effects.advance(lane, last);
         }
-        self.save_session(key, effects);
-        if let Some(conn) = conn {
-            self.let_go(conn, now, effects);
+        let ticket = self.save_session(key, effects);
+        let Some(conn) = conn else { return };
+        // CONNACK promises the session: a client that is told of another one after a crash drops what it has not finished.
+        let promise = Promise { ticket, ..Promise::default() };
+        match self.acks.check(&promise) {
+            Some(_) => self.let_go(conn, now, effects),
+            None => self.acks.wait(Acks::queue(&promise), conn, promise, Answer::Held),
         }
     }
 
@@ -258,8 +262,10 @@ impl Broker {
     fn join(&mut self, connect: &Connect, now: Now, effects: &mut Effects) -> (SessionKey, bool, Ticket) {
         let mut ticket = Ticket(0);
         if let Some(&key) = self.by_client.get(connect.client_id.as_str()) {
-            let opening = self.sessions[key.0 as usize].keeping == Keeping::Opening;
-            if !connect.clean_start {
+            let session = &self.sessions[key.0 as usize];
+            let opening = session.keeping == Keeping::Opening;
+            if !connect.clean_start && !session.is_over(now) {
+                self.publish_will_if_due(key, now, effects);
                 // While its lane is being opened nobody was told of the session, and an end before it may not be
                 // durable yet.
                 return (key, !opening, if opening { effects.appends.last } else { ticket });

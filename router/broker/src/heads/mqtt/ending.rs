@@ -9,6 +9,7 @@ use model::{ConnId, Now};
 use wire::{Disconnect, ReasonCode, Version};
 
 use super::{Fault, PeerFault, words};
+use crate::acks::{Acks, Answer, NOBODY, Promise};
 use crate::broker::{Broker, ends_at};
 use crate::connections::{Phase, Will};
 use crate::dispatch::Publication;
@@ -40,13 +41,14 @@ impl Broker {
         let (client_id, owner) = (std::rc::Rc::clone(&session.client_id), session.owner.clone());
         let survives = self.leave(key, now, effects);
         match (will, self.sessions.get_mut(key.0 as usize).filter(|_| survives)) {
-            (Some(will), Some(session)) if will.delay_secs > 0 => {
-                session.delayed_will = Some(DelayedWill::new(will, now));
+            (Some(will), Some(session)) => session.delayed_will = Some(DelayedWill::new(will, now)),
+            (Some(will), None) => {
+                self.publish_will(&client_id, owner.as_deref(), &will, now, effects);
             }
-            (Some(will), _) => self.publish_will(&client_id, owner.as_deref(), &will, now, effects),
             (None, _) => {}
         }
         if survives {
+            self.publish_will_if_due(key, now, effects);
             self.save_session(key, effects);
         }
     }
@@ -58,7 +60,7 @@ impl Broker {
         will: &Will,
         now: Now,
         effects: &mut Effects,
-    ) {
+    ) -> Promise {
         self.counters.wills += 1;
         let envelope = Envelope {
             topic: &will.topic,
@@ -70,15 +72,42 @@ impl Broker {
         };
         let expires = will.expiry_secs.map(|secs| now.timestamp.plus_millis(u64::from(secs) * 1_000));
         let user = user.unwrap_or_default();
-        self.dispatch(&Publication { envelope, user, expires, now }, effects);
+        self.dispatch(&Publication { envelope, user, expires, now }, effects)
     }
 
-    /// The session ends, or its will's delay is over [MQTT-3.1.3-9].
+    /// The session ends, or its will's delay is over [MQTT-3.1.3-9]. The caller writes the session down, behind the
+    /// will's records.
+    ///
+    /// If other shards must keep the will, its session keeps it until they have: a crash before that must not lose it.
     pub(crate) fn publish_delayed_will(&mut self, key: SessionKey, now: Now, effects: &mut Effects) {
         let Some(session) = self.sessions.get_mut(key.0 as usize) else { return };
-        let Some(delayed) = session.delayed_will.take() else { return };
+        let Some(delayed) = session.delayed_will.take_if(|delayed| !delayed.published) else { return };
         let (client_id, owner) = (std::rc::Rc::clone(&session.client_id), session.owner.clone());
-        self.publish_will(&client_id, owner.as_deref(), &delayed.will, now, effects);
+        let promise = self.publish_will(&client_id, owner.as_deref(), &delayed.will, now, effects);
+        let Some(session) = self.sessions.get_mut(key.0 as usize) else { return };
+        if promise.shards != 0 && session.is_stored() {
+            let answer = Answer::Will(key, session.generation);
+            session.delayed_will = Some(DelayedWill { published: true, ..delayed });
+            self.acks.wait(Acks::queue(&promise), NOBODY, promise, answer);
+        }
+    }
+
+    /// The will of a session without connection, if its delay is over.
+    pub(crate) fn publish_will_if_due(&mut self, key: SessionKey, now: Now, effects: &mut Effects) {
+        let will = self.sessions.get(key.0 as usize).and_then(|session| session.delayed_will.as_ref());
+        if will.is_some_and(|will| will.is_due(now)) {
+            self.publish_delayed_will(key, now, effects);
+        }
+    }
+
+    /// All shards have kept a will that was published: its session need not keep it any more.
+    pub(crate) fn forget_will(&mut self, key: SessionKey, generation: u32, effects: &mut Effects) {
+        let session =
+            self.sessions.get_mut(key.0 as usize).filter(|session| session.generation == generation);
+        let published = session.and_then(|session| session.delayed_will.take_if(|delayed| delayed.published));
+        if published.is_some() {
+            self.save_session(key, effects);
+        }
     }
 
     /// Publishes every will whose delay is over.
@@ -86,8 +115,7 @@ impl Broker {
         if self.unknown_shards != 0 {
             return; // those who want it may be there
         }
-        let is_due =
-            |session: &Session| session.delayed_will.as_ref().is_some_and(|will| will.due <= now.instant);
+        let is_due = |session: &Session| session.delayed_will.as_ref().is_some_and(|will| will.is_due(now));
         let due = self.sessions.iter().filter(|(_, session)| is_due(session));
         let due: Vec<SessionKey> = due.map(|(key, _)| SessionKey(key as u32)).collect();
         for key in due {
