@@ -129,8 +129,8 @@ fn uplinks(config: &Config, out: &mut impl Write) -> io::Result<()> {
             "  {}  MQTT {} to {} port {}, as {:?}, {} messages in flight, {}, {}: {}",
             uplink.name,
             uplink.version,
-            uplink.host,
-            uplink.port,
+            uplink.transport.host,
+            uplink.transport.port,
             uplink.client_id,
             uplink.window,
             match uplink.pace_messages_per_sec {
@@ -155,7 +155,9 @@ fn routes(config: &Config, out: &mut impl Write) -> io::Result<()> {
     for (index, route) in config.routes.iter().enumerate() {
         let spec = &route.spec;
         let sinks = config.sinks(index).map(|sink| match config.uplink(sink) {
-            Some(uplink) => format!("uplink {} ({}:{})", uplink.name, uplink.host, uplink.port),
+            Some(uplink) => {
+                format!("uplink {} ({}:{})", uplink.name, uplink.transport.host, uplink.transport.port)
+            }
             None => super::route::sink_name(sink),
         });
         let sinks = sinks.collect::<Vec<_>>().join(", ");

@@ -15,12 +15,13 @@ use routes::{RouteSpec, RouteTable, Sink};
 use super::auth::{self, Auth};
 use super::budgets;
 use super::errors::{ConfigError, ConfigErrors};
-use super::judge::{self, Judge};
+use super::judge::Judge;
 use super::listeners::{Listener, check_listeners};
 use super::raw::Raw;
 use super::routing;
 use super::schema;
 use super::suggest;
+use super::transport::{self, Transport};
 use super::warnings;
 
 /// Everything the router needs to know before it starts. Never changes within a turn; a reload makes another.
@@ -96,10 +97,8 @@ pub struct Uplink {
     pub name: String,
     /// What is at the other end.
     pub kind: UplinkKind,
-    /// Host name or IP address, without brackets.
-    pub host: String,
-    /// Port.
-    pub port: u16,
+    /// Where the other end is, and what lies between.
+    pub transport: Transport,
     /// Protocol version to speak.
     pub version: MqttVersion,
     /// Client identifier there; not empty.
@@ -156,7 +155,7 @@ pub enum MqttVersion {
 
 /// Text that must not reach a log; `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+pub struct Secret(pub(crate) String);
 
 /// One route.
 #[derive(Clone, Debug)]
@@ -435,7 +434,7 @@ fn check_uplink(judge: &mut Judge<'_>, name: &str, limits: &Limits, host: &Host)
         });
     }
     let kind = judge.text(&schema::UPLINK_KIND, name).map(|_| UplinkKind::Mqtt);
-    let url = judge.text(&schema::UPLINK_URL, name);
+    let transport = transport::check_transport(judge, name);
     let version = match judge.text(&schema::UPLINK_VERSION, name).as_deref() {
         Some("3.1.1") => MqttVersion::V311,
         _ => MqttVersion::V5,
@@ -485,12 +484,10 @@ fn check_uplink(judge: &mut Judge<'_>, name: &str, limits: &Limits, host: &Host)
         Some("drop-newest") => WhenFull::DropNewest,
         _ => WhenFull::Refuse,
     };
-    let (host, port) = judge::parse_url(&url?).ok()?;
     Some(Uplink {
         name: name.to_owned(),
         kind: kind?,
-        host,
-        port,
+        transport: transport?,
         version,
         client_id,
         user,

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use super::errors::ConfigError;
 use super::raw::{Node, Origin, Raw, Section, Value};
 use super::schema::{self, Allowed, Default, Key};
-use super::suggest;
+use super::{suggest, transport};
 
 /// Hands out values by key and collects the mistakes on the way.
 #[derive(Debug)]
@@ -294,7 +294,9 @@ fn judge_text(allowed: &Allowed, text: &str) -> Result<(), Option<String>> {
         Allowed::Text | Allowed::Secret | Allowed::Route => !text.trim().is_empty(),
         Allowed::AddressOrNone if text.is_empty() => true,
         Allowed::AddressOrNone => return judge_address(text),
-        Allowed::Url => return parse_url(text).map(|_| ()),
+        Allowed::Url => return transport::parse_url(text).map(|_| ()),
+        Allowed::ProxyUrl => return transport::parse_proxy(text).map(|_| ()),
+        Allowed::Pins => return transport::parse_pins(text).map(|_| ()),
         Allowed::FileMode => u32::from_str_radix(text, 8).is_ok_and(|mode| mode <= 0o777),
         Allowed::TopicPrefix => !text.contains(['+', '#', '\0']),
         Allowed::LogFilter => text.split(',').all(is_log_directive),
@@ -322,41 +324,6 @@ fn judge_address(text: &str) -> Result<(), Option<String>> {
         None if text.parse::<u16>().is_ok() => Some("the address is missing".to_owned()),
         _ => None,
     })
-}
-
-/// Host and port of an upstream; `Err` with a hint.
-pub(super) fn parse_url(text: &str) -> Result<(String, u16), Option<String>> {
-    let Some((scheme, rest)) = text.split_once("://") else {
-        return Err((!text.contains('/')).then(|| format!("write mqtt://{text}")));
-    };
-    match scheme {
-        "mqtt" | "tcp" => {}
-        "mqtts" | "ssl" | "tls" | "ws" | "wss" => {
-            return Err(Some(format!("{scheme}:// is not available in this version")));
-        }
-        _ => return Err(None),
-    }
-    if rest.contains('@') {
-        return Err(Some("user and password have keys of their own".to_owned()));
-    }
-    let rest = rest.strip_suffix('/').unwrap_or(rest);
-    if rest.contains(['/', '?', '#', ' ']) {
-        return Err(Some("nothing may follow the port".to_owned()));
-    }
-    // `]:` ends an IPv6 address; in `[::1]` alone the last colon is part of it.
-    let (host, port) = match rest.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => match port.parse::<u16>() {
-            Ok(number) if number > 0 => (host, number),
-            _ => return Err(Some("the port must be a number from 1 to 65535".to_owned())),
-        },
-        _ => (rest, 1883),
-    };
-    let name = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    match (name.is_empty(), name == host && name.contains(':')) {
-        (true, _) => Err(Some("the host is missing".to_owned())),
-        (_, true) => Err(Some("an IPv6 address stands in brackets, as in mqtt://[::1]:1883".to_owned())),
-        _ => Ok((name.to_owned(), port)),
-    }
 }
 
 /// `LEVEL` or `TARGET=LEVEL`.

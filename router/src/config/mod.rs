@@ -5,9 +5,9 @@
 //! Invariant: what is not understood or not available is refused, never ignored.
 //!
 //! Reading order: `sources` (the layers), `raw` (as written), `schema` (every key), `judge` (one key at a
-//! time), `checked` and `listeners` (as used, and what two keys mean together), `auth` (users and rules), `routing` (routes
-//! and where they lead),
-//! `budgets` (space on the disk), `warnings`, `memory` (the ceiling), `reference` (the page of keys).
+//! time), `checked`, `listeners` and `transport` (as used, and what two keys mean together), `auth` (users and rules),
+//! `routing` (routes and where they lead), `budgets` (space on the disk), `warnings`, `memory` (the ceiling), `reference`
+//! (the page of keys).
 
 use std::path::Path;
 
@@ -27,6 +27,7 @@ mod routing;
 mod schema;
 mod sources;
 mod suggest;
+mod transport;
 mod warnings;
 
 #[cfg(test)]
@@ -44,6 +45,7 @@ pub use raw::{Origin, Raw};
 pub use reference::page;
 pub use routing::sinks;
 pub use sources::{ConfigArgs, environment};
+pub use transport::{Proxy, ProxyKind, Transport, UplinkTls};
 
 /// Reads every layer and judges the result.
 ///

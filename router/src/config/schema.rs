@@ -35,6 +35,10 @@ pub(super) enum Allowed {
     AddressOrNone,
     /// Where an upstream is.
     Url,
+    /// Where a proxy is.
+    ProxyUrl,
+    /// Fingerprints of public keys.
+    Pins,
     /// Permissions of a file, in octal.
     FileMode,
     /// The beginning of a topic, or empty.
@@ -80,7 +84,13 @@ impl Allowed {
                 "IP:PORT, for example 127.0.0.1:1883 or [::]:1883, where port 0 takes any free port, or \"\" for none".to_owned()
             }
             Allowed::FileMode => "permissions in octal, as in \"660\"".to_owned(),
-            Allowed::Url => "mqtt://HOST:PORT, or mqtt://HOST for port 1883".to_owned(),
+            Allowed::Url => {
+                "mqtt://HOST:PORT or, with TLS, mqtts://HOST:PORT; without a port 1883 and 8883".to_owned()
+            }
+            Allowed::ProxyUrl => {
+                "http://HOST:PORT or socks5://HOST:PORT; without a port 3128 and 1080".to_owned()
+            }
+            Allowed::Pins => "sha256/BASE64, several with spaces between".to_owned(),
             Allowed::TopicPrefix => "the beginning of a topic, without + and #, or \"\" for none".to_owned(),
             Allowed::Route => {
                 "the text of a route, for example \"FROM /messages/* INTO $upstream\"".to_owned()
@@ -392,6 +402,62 @@ pub(super) static UPLINK_KIND: Key = key(
 );
 pub(super) static UPLINK_URL: Key =
     key("uplink.*.url", Allowed::Url, Default::Required, "Where the other end is.");
+pub(super) static UPLINK_CA: Key = key(
+    "uplink.*.ca",
+    Allowed::Text,
+    Default::Derived("the authorities of the system"),
+    "File of the authorities whose certificates the other end may have, PEM; then no others. Like the other \
+     files here it is read anew for every connection.",
+);
+pub(super) static UPLINK_CERT: Key = key(
+    "uplink.*.cert",
+    Allowed::Text,
+    Default::Unset,
+    "File of our client certificate chain, PEM. Needs `key`.",
+);
+pub(super) static UPLINK_KEY: Key =
+    key("uplink.*.key", Allowed::Text, Default::Unset, "File of its private key, PEM. Needs `cert`.");
+pub(super) static UPLINK_SERVER_NAME: Key = key(
+    "uplink.*.server_name",
+    Allowed::Text,
+    Default::Derived("the host of `url`"),
+    "Name that the certificate of the other end must be for, and that it is asked for (SNI).",
+);
+pub(super) static UPLINK_PIN: Key = key(
+    "uplink.*.pin",
+    Allowed::Pins,
+    Default::Unset,
+    "Besides everything else, the other end must have one of these public keys: SHA-256 of its \
+     SubjectPublicKeyInfo.",
+);
+pub(super) static UPLINK_TLS_VERSION_MIN: Key =
+    words("uplink.*.tls_version_min", &["1.2", "1.3"], "1.2", "Oldest version of TLS that is spoken.");
+pub(super) static UPLINK_INSECURE: Key = key(
+    "uplink.*.insecure",
+    Allowed::Boolean,
+    Default::Boolean(false),
+    "Believes whoever answers, whatever its certificate. For trials: everybody on the way can read and change \
+     everything. Every connection and the status say so.",
+);
+pub(super) static UPLINK_PROXY: Key = key(
+    "uplink.*.proxy",
+    Allowed::ProxyUrl,
+    Default::Unset,
+    "Proxy that the connection goes through: HTTP (CONNECT) or SOCKS 5. The proxy resolves the other end's \
+     name. `HTTPS_PROXY` and its like in the environment are not looked at.",
+);
+pub(super) static UPLINK_PROXY_USER: Key = key(
+    "uplink.*.proxy_user",
+    Allowed::Text,
+    Default::Unset,
+    "User name at the proxy. Needs `proxy_password`.",
+);
+pub(super) static UPLINK_PROXY_PASSWORD: Key = key(
+    "uplink.*.proxy_password",
+    Allowed::Secret,
+    Default::Unset,
+    "Password there. Better in the environment than in a file. Needs `proxy_user`.",
+);
 pub(super) static UPLINK_VERSION: Key = words(
     "uplink.*.version",
     &["5", "3.1.1"],
@@ -638,6 +704,16 @@ static SERVICE_KEYS: &[&Key] = &[
     &HTTP_BIND,
     &UPLINK_KIND,
     &UPLINK_URL,
+    &UPLINK_CA,
+    &UPLINK_CERT,
+    &UPLINK_KEY,
+    &UPLINK_SERVER_NAME,
+    &UPLINK_PIN,
+    &UPLINK_TLS_VERSION_MIN,
+    &UPLINK_INSECURE,
+    &UPLINK_PROXY,
+    &UPLINK_PROXY_USER,
+    &UPLINK_PROXY_PASSWORD,
     &UPLINK_VERSION,
     &UPLINK_CLIENT_ID,
     &UPLINK_USER,

@@ -11,6 +11,7 @@ use crate::config::schema::Allowed;
 
 mod budgets;
 mod listeners;
+mod transport;
 
 /// A file with this text, and the flags that name it.
 fn file(text: &str) -> (TempDir, ConfigArgs) {
@@ -131,7 +132,10 @@ fn the_environment_carries_text_and_the_key_says_what_it_means() {
     assert!(config.auth.anonymous);
     assert_eq!(config.store.memtable_bytes, 8 << 20);
     let uplink = &config.uplinks[0];
-    assert_eq!((uplink.name.as_str(), uplink.host.as_str(), uplink.port), ("cloud", "cloud.example", 1883));
+    assert_eq!(
+        (uplink.name.as_str(), uplink.transport.host.as_str(), uplink.transport.port),
+        ("cloud", "cloud.example", 1883)
+    );
     assert_eq!(uplink.version, MqttVersion::V5);
     assert_eq!(uplink.password.as_ref().map(Secret::reveal), Some("12345"));
     assert_eq!(config.routes[0].spec.name, "all");
@@ -142,7 +146,10 @@ fn the_environment_finds_names_that_the_file_spells_with_capitals_and_hyphens() 
     let text = "[uplink.Plant-North]\nurl = 'mqtt://a'";
     let config = good(text, &[("MILLRACE__UPLINK__PLANT_NORTH__URL", "mqtt://b")], &[]);
     assert_eq!(config.uplinks.len(), 1);
-    assert_eq!((config.uplinks[0].name.as_str(), config.uplinks[0].host.as_str()), ("Plant-North", "b"));
+    assert_eq!(
+        (config.uplinks[0].name.as_str(), config.uplinks[0].transport.host.as_str()),
+        ("Plant-North", "b")
+    );
 }
 
 #[test]
@@ -166,7 +173,7 @@ fn flags_take_bare_text_quoted_text_and_tables() {
         " shards =2",
     ];
     let config = good("", &[], &set);
-    assert_eq!(config.uplinks[0].port, 2883);
+    assert_eq!(config.uplinks[0].transport.port, 2883);
     assert_eq!(config.uplinks[0].topic_prefix, "plant = 7/");
     assert_eq!(config.routes[0].spec.text, "FROM /messages/* WHERE x = 1 INTO $upstream");
     let second = &config.routes[1].spec;
@@ -358,13 +365,19 @@ fn urls_of_uplinks_are_taken_apart() {
         ("tcp://10.0.0.1:1", "10.0.0.1", 1),
         ("mqtt://[fe80::1]", "fe80::1", 1883),
         ("mqtt://[fe80::1]:77", "fe80::1", 77),
+        ("mqtts://cloud", "cloud", 8883),
+        ("mqtts://cloud:443", "cloud", 443),
     ] {
         let config = good(&format!("uplink.a.url = '{url}'"), &[], &[]);
-        assert_eq!((config.uplinks[0].host.as_str(), config.uplinks[0].port), (host, port), "{url}");
+        assert_eq!(
+            (config.uplinks[0].transport.host.as_str(), config.uplinks[0].transport.port),
+            (host, port),
+            "{url}"
+        );
     }
     for (url, hint) in [
         ("cloud:1883", "write mqtt://cloud:1883"),
-        ("mqtts://cloud", "mqtts:// is not available in this version"),
+        ("wss://cloud", "wss:// is not available in this version"),
         ("http://cloud", ""),
         ("mqtt://me:secret@cloud", "user and password have keys of their own"),
         ("mqtt://cloud/topic", "nothing may follow the port"),
@@ -421,8 +434,7 @@ fn an_uplink_is_complete_without_anything_but_its_url() {
     let expected = Uplink {
         name: "cloud".to_owned(),
         kind: UplinkKind::Mqtt,
-        host: "h".to_owned(),
-        port: 1883,
+        transport: Transport { host: "h".to_owned(), port: 1883, tls: None, proxy: None },
         version: MqttVersion::V5,
         client_id: "millrace-gate7-cloud".to_owned(),
         user: None,

@@ -34,11 +34,18 @@ pub(super) fn warnings(config: &Config) -> Vec<Warning> {
             warn("auth.anonymous", text);
         }
     }
-    for uplink in config.uplinks.iter().filter(|uplink| uplink.password.is_some()) {
-        warn(
-            &suggest::dotted(&["uplink", &uplink.name, "password"]),
-            "is sent in clear text, for this version has no TLS".to_owned(),
-        );
+    for uplink in &config.uplinks {
+        let key = |key| suggest::dotted(&["uplink", &uplink.name, key]);
+        match &uplink.transport.tls {
+            None if uplink.password.is_some() => {
+                warn(&key("password"), "is sent in clear text; write the url as mqtts://".to_owned());
+            }
+            Some(tls) if tls.insecure => {
+                let text = "is true: whoever is on the way can read and change everything".to_owned();
+                warn(&key("insecure"), text);
+            }
+            _ => {}
+        }
     }
     for uplink in &config.uplinks {
         let leads_there = |sink: &Sink| config.uplink(sink).is_some_and(|used| used.name == uplink.name);
@@ -48,7 +55,8 @@ pub(super) fn warnings(config: &Config) -> Vec<Warning> {
     }
     for (at, uplink) in config.uplinks.iter().enumerate() {
         let same = |other: &&Uplink| {
-            (&other.host, other.port, &other.client_id) == (&uplink.host, uplink.port, &uplink.client_id)
+            (&other.transport.host, other.transport.port, &other.client_id)
+                == (&uplink.transport.host, uplink.transport.port, &uplink.client_id)
         };
         if let Some(other) = config.uplinks[..at].iter().find(same) {
             let text = format!(

@@ -56,6 +56,13 @@ pub struct CertificateError {
     problem: String,
 }
 
+impl CertificateError {
+    /// What is wrong with the file that the key of a section names.
+    pub(crate) fn new(section: &str, key: &str, path: &Path, problem: String) -> CertificateError {
+        CertificateError { key: format!("{section}.{key}"), path: path.to_owned(), problem }
+    }
+}
+
 impl CertificateInfo {
     /// Whole days until its end, negative once it is over.
     pub(crate) fn days_left(&self) -> i64 {
@@ -188,14 +195,15 @@ fn client_verifier(
 }
 
 /// The certificates of a PEM file; at least one.
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let chain = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| pem_problem(&error, "certificate"))?;
     if chain.is_empty() { Err("holds no certificate in PEM form".to_owned()) } else { Ok(chain) }
 }
 
-fn pem_problem(error: &rustls::pki_types::pem::Error, what: &str) -> String {
+/// What to say of a PEM file that should hold `what`.
+pub(crate) fn pem_problem(error: &rustls::pki_types::pem::Error, what: &str) -> String {
     use rustls::pki_types::pem::Error;
     match error {
         Error::Io(error) => format!("cannot be read: {error}"),

@@ -16,7 +16,9 @@ mod tls;
 mod unix;
 mod websocket;
 
-pub(crate) use certificates::{CertificateInfo, load as load_tls};
+pub(crate) use certificates::{
+    CertificateError, CertificateInfo, certificates, load as load_tls, pem_problem,
+};
 pub(crate) use door::{Door, Gate, Refusal, Refused};
 pub use doors::OpenError;
 pub(crate) use doors::{open, read_anew, watch_certificates};

@@ -7,16 +7,17 @@ use std::time::Duration;
 use broker::uplink::{Backoff, Impossible, Lanes, Link, LinkError, LinkState, Sent};
 use model::{LaneId, Limits, Seq};
 use store::{ReadLimits, ReadOut, Reader, StoreError};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, WriteHalf};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
+use super::transport::{self, ConnectError, Patience, Stream};
 use super::{UplinkSetup, UplinkState, backoff, link_setup};
 use crate::clock::{Clock, entropy};
 
-/// How long a TCP connection may take to come about.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the goodbye may take.
+const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a connection must last before the next failure counts as the first one again.
 const LASTING: Duration = Duration::from_secs(10);
 /// Time between looks at keep-alive and at what else time brings.
@@ -27,10 +28,10 @@ const OUT_BYTES_MAX: usize = 256 << 10;
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     #[error("{0}")]
-    Socket(#[from] std::io::Error),
-    #[error("no connection within {} s", CONNECT_TIMEOUT.as_secs())]
-    ConnectTimeout,
+    Socket(String),
     #[error("the upstream closed the connection")]
     Closed,
     #[error(transparent)]
@@ -140,10 +141,12 @@ impl Uplink {
 
     async fn try_carry(&mut self) -> Result<std::convert::Infallible, Ended> {
         let stream = self.connect().await?;
+        let (mut reader, mut writer) = tokio::io::split(stream);
         let mut link =
             Link::open(link_setup(&self.setup.config, &self.limits), self.clock.now(), &mut self.out)?;
         let mut buffer = vec![0; 64 << 10];
         let mut unread = Vec::new();
+        let mut unflushed = false;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -154,17 +157,17 @@ impl Uplink {
                 biased;
                 () = stopped(&mut self.stop) => {
                     link.close(&mut self.out);
-                    // Whether it arrives or not: what is not acknowledged is sent again.
-                    drop(stream.try_write(&self.out));
+                    self.say_goodbye(&mut writer).await;
                     return Err(Ended::Stopped);
                 }
-                ready = stream.readable() => {
-                    ready?;
-                    self.read(&stream, &mut link, &mut buffer, &mut unread)?;
+                read = reader.read(&mut buffer) => {
+                    let len = read.map_err(|error| self.broken(&error))?;
+                    self.take_in(&buffer[..len], &mut link, &mut unread)?;
                 }
-                ready = stream.writable(), if !self.out.is_empty() => {
-                    ready?;
-                    self.write(&stream)?;
+                pushed = push(&mut writer, &self.out), if !self.out.is_empty() || unflushed => {
+                    let len = pushed.map_err(|error| self.broken(&error))?;
+                    self.out.drain(..len);
+                    unflushed = len > 0;
                 }
                 () = self.setup.bell.wait() => self.look_at_tails()?,
                 () = tokio::time::sleep(Duration::from_millis(10)), if pace_is_short => {}
@@ -176,15 +179,29 @@ impl Uplink {
         }
     }
 
-    async fn connect(&mut self) -> Result<TcpStream, Ended> {
-        let address = (self.setup.config.host.as_str(), self.setup.config.port);
+    async fn connect(&mut self) -> Result<Stream, Ended> {
+        let config = &self.setup.config;
+        if config.transport.tls.as_ref().is_some_and(|tls| tls.insecure) {
+            warn!(uplink = %self.name, "insecure: whoever answers is believed, and everybody on the way can read and change everything");
+        }
         tokio::select! {
             () = stopped(&mut self.stop) => Err(Ended::Stopped),
-            connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)) => {
-                let stream = connected.map_err(|_| Ended::ConnectTimeout)??;
-                stream.set_nodelay(true)?;
-                Ok(stream)
-            }
+            connected = transport::connect(&self.name, &config.transport, Patience::default()) => Ok(connected?),
+        }
+    }
+
+    fn broken(&self, error: &std::io::Error) -> Ended {
+        Ended::Socket(transport::said(error, &self.name))
+    }
+
+    /// Sends what is left and closes. Whether it arrives or not: what is not acknowledged is sent again.
+    async fn say_goodbye(&self, writer: &mut WriteHalf<Stream>) {
+        let said = async {
+            writer.write_all(&self.out).await?;
+            writer.shutdown().await
+        };
+        if let Ok(Err(error)) = timeout(GOODBYE_TIMEOUT, said).await {
+            debug!(uplink = %self.name, %error, "the goodbye did not leave");
         }
     }
 
@@ -272,20 +289,12 @@ impl Uplink {
         self.delivered.extend(delivered);
     }
 
-    fn read(
-        &mut self,
-        stream: &TcpStream,
-        link: &mut Link,
-        buffer: &mut [u8],
-        unread: &mut Vec<u8>,
-    ) -> Result<(), Ended> {
-        let len = match stream.try_read(buffer) {
-            Ok(0) => return Err(Ended::Closed),
-            Ok(len) => len,
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        unread.extend_from_slice(&buffer[..len]);
+    /// What came from the upstream; nothing is the end.
+    fn take_in(&mut self, bytes: &[u8], link: &mut Link, unread: &mut Vec<u8>) -> Result<(), Ended> {
+        if bytes.is_empty() {
+            return Err(Ended::Closed);
+        }
+        unread.extend_from_slice(bytes);
         let was = link.state();
         let (inflight, now) = (link.inflight(), self.clock.now());
         let taken = link.read(unread, &mut self.lanes, &mut self.delivered, now, &mut self.out);
@@ -303,17 +312,6 @@ impl Uplink {
         self.setup.status.connects.fetch_add(1, Ordering::Relaxed);
         self.setup.status.set(UplinkState::Up, None);
         info!(uplink = %self.name, backlog = self.lanes.backlog(), "uplink is up");
-    }
-
-    fn write(&mut self, stream: &TcpStream) -> Result<(), Ended> {
-        match stream.try_write(&self.out) {
-            Ok(len) => {
-                self.out.drain(..len);
-                Ok(())
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(()),
-            Err(error) => Err(error.into()),
-        }
     }
 
     fn look_at_tails(&mut self) -> Result<(), Ended> {
@@ -349,6 +347,14 @@ impl Uplink {
         }
         false
     }
+}
+
+/// Writes, or flushes what was written; how many bytes were taken. Nothing is lost if it is not waited for.
+async fn push(writer: &mut WriteHalf<Stream>, bytes: &[u8]) -> std::io::Result<usize> {
+    if bytes.is_empty() {
+        return writer.flush().await.map(|()| 0);
+    }
+    writer.write(bytes).await
 }
 
 /// Returns when the router stops.

@@ -7,6 +7,8 @@
 mod link;
 mod status;
 mod tails;
+mod transport;
+mod trust;
 
 use std::sync::Arc;
 

@@ -1,0 +1,301 @@
+//! Every step of the way, with real sockets: what succeeds, and which sentence an operator gets when it does not.
+
+use std::path::PathBuf;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+use rustls::ServerConfig;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::WebPkiClientVerifier;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use super::*;
+use crate::config::Secret;
+
+type Authority = CertifiedIssuer<'static, KeyPair>;
+
+const PATIENCE: Patience = Patience {
+    lookup: Duration::from_secs(5),
+    connect: Duration::from_secs(5),
+    proxy: Duration::from_secs(5),
+    tls: Duration::from_secs(5),
+};
+
+/// An authority, with its certificate in a file.
+struct Trust {
+    folder: tempfile::TempDir,
+    authority: Authority,
+}
+
+impl Trust {
+    fn new() -> Trust {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let folder = tempfile::tempdir().unwrap();
+        // A name of its own: authorities are told apart by name.
+        params.distinguished_name.push(rcgen::DnType::CommonName, folder.path().display().to_string());
+        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let trust = Trust { folder, authority };
+        trust.file("ca.pem", &trust.authority.pem());
+        trust
+    }
+
+    fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn ca(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    /// A certificate for `name` from this authority, and its key.
+    fn issue(&self, name: &str, years: (i32, i32)) -> (rcgen::Certificate, KeyPair) {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.not_before = date_time_ymd(years.0, 1, 1);
+        params.not_after = date_time_ymd(years.1, 1, 1);
+        let key = KeyPair::generate().unwrap();
+        (params.signed_by(&key, &self.authority).unwrap(), key)
+    }
+
+    /// What a server that is `name` answers TLS with.
+    fn server(&self, name: &str, years: (i32, i32), asks_clients: bool) -> ServerConfig {
+        let (certificate, key) = self.issue(name, years);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .unwrap();
+        let builder = if asks_clients {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(self.authority.der().clone()).unwrap();
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            builder.with_client_cert_verifier(verifier.build().unwrap())
+        } else {
+            builder.with_no_client_auth()
+        };
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        builder.with_single_cert(vec![certificate.der().clone()], key).unwrap()
+    }
+}
+
+fn tls(trust: &Trust) -> UplinkTls {
+    UplinkTls {
+        ca: Some(trust.ca()),
+        cert: None,
+        server_name: "plant.example".to_owned(),
+        pins: Vec::new(),
+        tls_1_2: true,
+        insecure: false,
+    }
+}
+
+fn to(port: u16, tls: Option<UplinkTls>) -> Transport {
+    Transport { host: "127.0.0.1".to_owned(), port, tls, proxy: None }
+}
+
+/// Answers `hello` to everybody who gets through; the port.
+async fn serve(config: Option<ServerConfig>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let acceptor = config.map(|config| TlsAcceptor::from(Arc::new(config)));
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            match &acceptor {
+                None => drop(tcp.write_all(b"hello").await),
+                Some(acceptor) => {
+                    if let Ok(mut stream) = acceptor.accept(tcp).await {
+                        drop(stream.write_all(b"hello").await);
+                        drop(stream.shutdown().await);
+                    }
+                }
+            }
+        }
+    });
+    port
+}
+
+/// What comes over the connection, or the sentence.
+async fn greeting(transport: &Transport) -> Result<String, String> {
+    let mut stream = connect("plant", transport, PATIENCE).await.map_err(|error| error.to_string())?;
+    let mut text = [0; 5];
+    stream.read_exact(&mut text).await.map_err(|error| said(&error, "plant"))?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+async fn refused(transport: &Transport, parts: &[&str]) {
+    let sentence = greeting(transport).await.expect_err("it must not connect");
+    for part in parts {
+        assert!(sentence.contains(part), "{part:?} is not in: {sentence}");
+    }
+}
+
+const GOOD: (i32, i32) = (2020, 2100);
+
+#[tokio::test]
+async fn plain_and_tls_connect() {
+    let trust = Trust::new();
+    let port = serve(None).await;
+    assert_eq!(greeting(&to(port, None)).await.unwrap(), "hello");
+    let port = serve(Some(trust.server("plant.example", GOOD, false))).await;
+    assert_eq!(greeting(&to(port, Some(tls(&trust)))).await.unwrap(), "hello");
+}
+
+#[tokio::test]
+async fn who_is_not_trusted_is_refused_with_what_to_do() {
+    let (trust, other) = (Trust::new(), Trust::new());
+    let port = serve(Some(other.server("plant.example", GOOD, false))).await;
+    refused(&to(port, Some(tls(&trust))), &["authority that is not believed", "uplink.plant.ca"]).await;
+    let port = serve(Some(trust.server("other.example", GOOD, false))).await;
+    refused(
+        &to(port, Some(tls(&trust))),
+        &["is for", "other.example", "not for plant.example", "uplink.plant.server_name"],
+    )
+    .await;
+    let port = serve(Some(trust.server("plant.example", (2001, 2002), false))).await;
+    refused(&to(port, Some(tls(&trust))), &["has expired", "2002-01-01", "set the clock"]).await;
+    let port = serve(Some(trust.server("plant.example", (2090, 2100), false))).await;
+    refused(&to(port, Some(tls(&trust))), &["not valid yet", "2090-01-01", "set the clock"]).await;
+}
+
+#[tokio::test]
+async fn insecure_believes_everybody_and_nothing_else_does() {
+    let (trust, other) = (Trust::new(), Trust::new());
+    let port = serve(Some(other.server("other.example", (2001, 2002), false))).await;
+    let insecure = UplinkTls { insecure: true, ..tls(&trust) };
+    assert_eq!(greeting(&to(port, Some(insecure))).await.unwrap(), "hello");
+}
+
+#[tokio::test]
+async fn a_pin_is_demanded_besides_the_chain() {
+    let trust = Trust::new();
+    let port = serve(Some(trust.server("plant.example", GOOD, false))).await;
+    let wrong = UplinkTls { pins: vec![[7; 32]], ..tls(&trust) };
+    let sentence = greeting(&to(port, Some(wrong))).await.expect_err("the pin is wrong");
+    assert!(sentence.contains("which is not pinned"), "{sentence}");
+    // The sentence says what the key is, for who trusts it.
+    let pin = sentence.split_whitespace().find(|word| word.starts_with("sha256/")).unwrap();
+    let key = Base64::decode_vec(pin.trim_start_matches("sha256/").trim_end_matches(',')).unwrap();
+    let pins = vec![[7; 32], key.try_into().unwrap()];
+    assert_eq!(greeting(&to(port, Some(UplinkTls { pins, ..tls(&trust) }))).await.unwrap(), "hello");
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_shown_where_it_is_wanted() {
+    let trust = Trust::new();
+    let port = serve(Some(trust.server("plant.example", GOOD, true))).await;
+    refused(&to(port, Some(tls(&trust))), &["wants one", "uplink.plant.cert"]).await;
+    let (certificate, key) = trust.issue("gateway", GOOD);
+    let cert = (trust.file("own.pem", &certificate.pem()), trust.file("own.key", &key.serialize_pem()));
+    let with = UplinkTls { cert: Some(cert), ..tls(&trust) };
+    assert_eq!(greeting(&to(port, Some(with))).await.unwrap(), "hello");
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_used_are_named() {
+    let trust = Trust::new();
+    let port = serve(None).await;
+    let missing = UplinkTls { ca: Some(trust.folder.path().join("none.pem")), ..tls(&trust) };
+    refused(&to(port, Some(missing)), &["uplink.plant.ca", "none.pem", "cannot be read"]).await;
+    let (certificate, _) = trust.issue("gateway", GOOD);
+    let other = KeyPair::generate().unwrap();
+    let cert = (trust.file("own.pem", &certificate.pem()), trust.file("other.key", &other.serialize_pem()));
+    let with = UplinkTls { cert: Some(cert), ..tls(&trust) };
+    refused(&to(port, Some(with)), &["uplink.plant.key", "is not the key of", "own.pem"]).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_speaks_no_tls_or_says_nothing_is_given_up() {
+    let trust = Trust::new();
+    let port = serve(None).await;
+    refused(&to(port, Some(tls(&trust))), &["does not speak TLS", "uplink.plant.url"]).await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let transport = to(silent.local_addr().unwrap().port(), Some(tls(&trust)));
+    let short = Patience { tls: Duration::from_millis(100), ..PATIENCE };
+    let error = connect("plant", &transport, short).await.expect_err("nobody answers");
+    assert!(error.to_string().contains("has not finished the handshake"), "{error}");
+}
+
+#[tokio::test]
+async fn a_name_without_address_and_a_closed_port_are_told_apart() {
+    let nowhere = Transport { host: "nowhere.invalid".to_owned(), ..to(1, None) };
+    refused(&nowhere, &["nowhere.invalid has no address", "DNS"]).await;
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    refused(&to(closed, None), &[&format!("127.0.0.1:{closed}"), "does not take connections"]).await;
+}
+
+/// A proxy that reads a request of `len` bytes and says `answer`, then goes on to `target`.
+async fn proxy(steps: Vec<(usize, Vec<u8>)>, target: u16) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (mut client, _) = listener.accept().await.unwrap();
+        for (len, answer) in steps {
+            let mut asked = vec![0; len];
+            client.read_exact(&mut asked).await.unwrap();
+            client.write_all(&answer).await.unwrap();
+        }
+        let mut server = TcpStream::connect(("127.0.0.1", target)).await.unwrap();
+        drop(tokio::io::copy_bidirectional(&mut client, &mut server).await);
+    });
+    port
+}
+
+fn by(kind: ProxyKind, port: u16, to: Transport, login: Option<(&str, &str)>) -> Transport {
+    let login = login.map(|(user, password)| (user.to_owned(), Secret(password.to_owned())));
+    Transport { proxy: Some(Proxy { kind, host: "127.0.0.1".to_owned(), port, login }), ..to }
+}
+
+fn connect_request(target: u16, login: Option<&str>) -> usize {
+    let authorization = login.map_or(0, |token| format!("Proxy-Authorization: {token}\r\n").len());
+    format!("CONNECT 127.0.0.1:{target} HTTP/1.1\r\nHost: 127.0.0.1:{target}\r\n\r\n").len() + authorization
+}
+
+#[tokio::test]
+async fn an_http_proxy_is_asked_and_tls_goes_through_it() {
+    let trust = Trust::new();
+    let target = serve(Some(trust.server("plant.example", GOOD, false))).await;
+    let token = format!("Basic {}", Base64::encode_string(b"me:secret"));
+    let answer = b"HTTP/1.1 200 OK\r\n\r\n".to_vec();
+    let port = proxy(vec![(connect_request(target, Some(&token)), answer)], target).await;
+    let transport = by(ProxyKind::Http, port, to(target, Some(tls(&trust))), Some(("me", "secret")));
+    assert_eq!(greeting(&transport).await.unwrap(), "hello");
+}
+
+#[tokio::test]
+async fn an_http_proxy_that_refuses_is_quoted() {
+    let target = serve(None).await;
+    for (answer, words) in [
+        ("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "authorization required"),
+        ("HTTP/1.1 403 Forbidden\r\n\r\n", "unsuccessful"),
+    ] {
+        let port = proxy(vec![(connect_request(target, None), answer.into())], target).await;
+        let transport = by(ProxyKind::Http, port, to(target, None), None);
+        refused(&transport, &["the proxy 127.0.0.1", "does not connect us", words]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_socks_proxy_is_asked_with_and_without_a_login() {
+    let target = serve(None).await;
+    let granted = vec![5, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    let request = 10;
+    let port = proxy(vec![(3, vec![5, 0]), (request, granted.clone())], target).await;
+    assert_eq!(greeting(&by(ProxyKind::Socks5, port, to(target, None), None)).await.unwrap(), "hello");
+    let steps = vec![(3, vec![5, 2]), (3 + 2 + 6, vec![1, 0]), (request, granted)];
+    let port = proxy(steps, target).await;
+    let transport = by(ProxyKind::Socks5, port, to(target, None), Some(("me", "secret")));
+    assert_eq!(greeting(&transport).await.unwrap(), "hello");
+    let port = proxy(vec![(3, vec![5, 0]), (request, vec![5, 5, 0, 1, 0, 0, 0, 0, 0, 0])], target).await;
+    refused(&by(ProxyKind::Socks5, port, to(target, None), None), &["the proxy 127.0.0.1"]).await;
+}
+
+#[tokio::test]
+async fn a_proxy_that_says_nothing_is_given_up() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let transport = by(ProxyKind::Http, silent.local_addr().unwrap().port(), to(1, None), None);
+    let short = Patience { proxy: Duration::from_millis(100), ..PATIENCE };
+    let error = connect("plant", &transport, short).await.expect_err("nobody answers");
+    assert!(error.to_string().contains("no answer within"), "{error}");
+}

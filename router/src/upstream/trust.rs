@@ -1,0 +1,245 @@
+//! Whom an uplink believes: from files to what TLS starts with, and from a mistake of TLS to a sentence.
+//!
+//! In: paths, pins. Out: a rustls configuration, or what is wrong and what to do. Never: a socket.
+//! The files are read for every connection: one that was renewed needs no restart.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{AlertDescription, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use sha2::{Digest as _, Sha256};
+use time::OffsetDateTime;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::config::UplinkTls;
+use crate::net::{CertificateError, certificates, pem_problem};
+
+/// Reads everything that TLS to the other end of the uplink `name` needs.
+pub(crate) fn client_config(name: &str, settings: &UplinkTls) -> Result<ClientConfig, CertificateError> {
+    let section = format!("uplink.{name}");
+    let provider = Arc::new(ring::default_provider());
+    let versions: &[_] = if settings.tls_1_2 {
+        &[&rustls::version::TLS13, &rustls::version::TLS12]
+    } else {
+        &[&rustls::version::TLS13]
+    };
+    let verifier = verifier(&section, settings, &provider)?;
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(versions)
+        .expect("the provider speaks both versions")
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    let Some((cert, key)) = &settings.cert else { return Ok(builder.with_no_client_auth()) };
+    let at_key = |problem| CertificateError::new(&section, "key", key, problem);
+    let chain =
+        certificates(cert).map_err(|problem| CertificateError::new(&section, "cert", cert, problem))?;
+    let private =
+        PrivateKeyDer::from_pem_file(key).map_err(|error| at_key(pem_problem(&error, "private key")))?;
+    builder.with_client_auth_cert(chain, private).map_err(|error| match error {
+        Error::InconsistentKeys(_) => at_key(format!("is not the key of {}", cert.display())),
+        error => at_key(format!("cannot be used: {error}")),
+    })
+}
+
+fn verifier(
+    section: &str,
+    settings: &UplinkTls,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ServerCertVerifier>, CertificateError> {
+    if settings.insecure {
+        return Ok(Arc::new(Anybody(Arc::clone(provider))));
+    }
+    let roots = Arc::new(roots(section, settings)?);
+    let chain = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider))
+        .build()
+        .expect("there is an authority, and no revocation list");
+    if settings.pins.is_empty() {
+        return Ok(chain);
+    }
+    Ok(Arc::new(Pinned { chain, pins: settings.pins.clone() }))
+}
+
+/// The authorities that are believed; at least one.
+fn roots(section: &str, settings: &UplinkTls) -> Result<RootCertStore, CertificateError> {
+    let mut roots = RootCertStore::empty();
+    let Some(ca) = &settings.ca else {
+        // Some of the system's certificates may be unusable for reasons of their own.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if roots.is_empty() {
+            let problem =
+                "is not set, and this system has no authorities; install the package ca-certificates";
+            return Err(CertificateError::new(section, "ca", "".as_ref(), problem.to_owned()));
+        }
+        return Ok(roots);
+    };
+    let at_ca = |problem| CertificateError::new(section, "ca", ca, problem);
+    for certificate in certificates(ca).map_err(at_ca)? {
+        roots
+            .add(certificate)
+            .map_err(|error| at_ca(format!("holds a certificate that is no authority: {error}")))?;
+    }
+    Ok(roots)
+}
+
+/// Everything that is demanded otherwise, and one of these keys.
+#[derive(Debug)]
+struct Pinned {
+    chain: Arc<WebPkiServerVerifier>,
+    pins: Vec<[u8; 32]>,
+}
+
+/// The key of the other end is not pinned.
+#[derive(Debug)]
+struct NotPinned(String);
+
+impl fmt::Display for NotPinned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "its key is {}, which is not pinned", self.0)
+    }
+}
+
+impl std::error::Error for NotPinned {}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verified =
+            self.chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
+        let (_, certificate) = X509Certificate::from_der(end_entity)
+            .map_err(|_| Error::InvalidCertificate(rustls::CertificateError::BadEncoding))?;
+        let key: [u8; 32] = Sha256::digest(certificate.public_key().raw).into();
+        if self.pins.contains(&key) {
+            return Ok(verified);
+        }
+        use base64ct::{Base64, Encoding as _};
+        let why = NotPinned(format!("sha256/{}", Base64::encode_string(&key)));
+        let why = rustls::OtherError(Arc::new(why));
+        Err(Error::InvalidCertificate(rustls::CertificateError::Other(why)))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
+}
+
+/// Believes every certificate; that the other end has its key is still demanded.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// A mistake of TLS, in a sentence that says what to do. `section`: the uplink's keys.
+pub(super) fn sentence(error: &Error, section: &str) -> String {
+    use rustls::CertificateError as Bad;
+    match error {
+        Error::InvalidCertificate(bad) => match bad {
+            Bad::UnknownIssuer => format!(
+                "its certificate is signed by an authority that is not believed here; name the authority's file \
+                 in {section}.ca, or install it in this system"
+            ),
+            Bad::NotValidForNameContext { expected, presented } => format!(
+                "its certificate is for {}, not for {}; mend {section}.url, or set {section}.server_name",
+                presented.join(", "),
+                expected.to_str()
+            ),
+            Bad::ExpiredContext { time, not_after } => {
+                format!("its certificate has expired: {}", compared(*not_after, *time))
+            }
+            Bad::NotValidYetContext { time, not_before } => {
+                format!("its certificate is not valid yet: {}", compared(*not_before, *time))
+            }
+            Bad::Other(why) if why.0.is::<NotPinned>() => format!("{}; see {section}.pin", why.0),
+            bad => format!("its certificate is not good: {bad}"),
+        },
+        Error::AlertReceived(
+            AlertDescription::CertificateRequired
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnknownCA
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::AccessDenied,
+        ) => format!("it refuses our client certificate, or wants one ({error}); see {section}.cert"),
+        Error::InvalidMessage(_) => {
+            format!("what answers does not speak TLS; is the port in {section}.url right?")
+        }
+        error => error.to_string(),
+    }
+}
+
+/// A bound of a certificate beside the clock.
+fn compared(bound: UnixTime, now: UnixTime) -> String {
+    let date = |at: UnixTime| {
+        OffsetDateTime::from_unix_timestamp(at.as_secs().cast_signed()).map_or_else(
+            |_| "never".to_owned(),
+            |at| format!("{} {:02}:{:02} UTC", at.date(), at.hour(), at.minute()),
+        )
+    };
+    format!(
+        "its bound is {}, this machine's clock says {}; renew it, or set the clock",
+        date(bound),
+        date(now)
+    )
+}
