@@ -313,6 +313,9 @@ fn lane_name(uplink: &str, priority: Priority) -> String {
 fn uplinks(config: &Config, log: &mut store::Log, tails: &mut Tails) -> anyhow::Result<Vec<UplinkSetup>> {
     let mut setups = Vec::new();
     for uplink in &config.uplinks {
+        if let Some(tls) = &uplink.transport.tls {
+            upstream::client_config(&uplink.name, tls)?; // read anew for each connection; now, so that a mistake is told
+        }
         let bell = Arc::new(Bell::default());
         let mut lanes = Vec::new();
         for priority in Priority::all() {

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 use crate::Version;
+use crate::certificates::{Authority, Identity};
 use crate::process::{Finished, Process};
 use crate::wait::{until, within};
 
@@ -129,26 +130,44 @@ pub struct Mosquitto {
     process: Process,
     address: SocketAddr,
     home: TempDir,
+    /// More lines of its configuration.
+    more: String,
 }
 
 impl Mosquitto {
     /// Starts it on a free port, open to everybody on this machine.
     #[track_caller]
     pub fn start() -> Mosquitto {
+        Mosquitto::start_with(String::new())
+    }
+
+    /// As `start`, over TLS; only clients with a certificate of `authority` get in.
+    #[track_caller]
+    pub fn start_tls(authority: &Authority, own: &Identity) -> Mosquitto {
+        Mosquitto::start_with(format!(
+            "cafile {}\ncertfile {}\nkeyfile {}\nrequire_certificate true\n",
+            authority.file().display(),
+            own.cert.display(),
+            own.key.display()
+        ))
+    }
+
+    #[track_caller]
+    fn start_with(more: String) -> Mosquitto {
         let home = tempfile::tempdir().expect("a directory for the test");
         // It cannot be told to take any free port. The system hands the same one out again only much later.
         let address = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a free port");
-        let process = Mosquitto::spawn(address, &home);
-        let mut broker = Mosquitto { process, address, home };
+        let process = Mosquitto::spawn(address, &home, &more);
+        let mut broker = Mosquitto { process, address, home, more };
         broker.wait();
         broker
     }
 
     #[track_caller]
-    fn spawn(address: SocketAddr, home: &TempDir) -> Process {
+    fn spawn(address: SocketAddr, home: &TempDir, more: &str) -> Process {
         let path = home.path().join("mosquitto.conf");
         let text = format!(
-            "listener {} 127.0.0.1\nallow_anonymous true\nmax_inflight_messages 1000\nmax_queued_messages 0\n",
+            "listener {} 127.0.0.1\nallow_anonymous true\nmax_inflight_messages 1000\nmax_queued_messages 0\n{more}",
             address.port()
         );
         std::fs::write(&path, text).expect("a configuration can be written");
@@ -180,7 +199,7 @@ impl Mosquitto {
     /// Starts it again on its port; what it had is gone.
     #[track_caller]
     pub fn start_again(&mut self) {
-        self.process = Mosquitto::spawn(self.address, &self.home);
+        self.process = Mosquitto::spawn(self.address, &self.home, &self.more);
         self.wait();
     }
 }

@@ -26,5 +26,6 @@ mod stores;
 mod subscriptions;
 mod tls;
 mod uplink;
+mod uplink_tls;
 mod websocket;
 mod wills;

@@ -21,6 +21,7 @@ use crate::config::{MqttVersion, Uplink};
 
 pub(crate) use status::{LinkStatus, UplinkState};
 pub(crate) use tails::{Bell, Tails};
+pub(crate) use trust::client_config;
 
 /// One uplink with its lanes.
 pub(crate) struct UplinkSetup {

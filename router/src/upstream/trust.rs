@@ -195,7 +195,8 @@ pub(super) fn sentence(error: &Error, section: &str) -> String {
     use rustls::CertificateError as Bad;
     match error {
         Error::InvalidCertificate(bad) => match bad {
-            Bad::UnknownIssuer => format!(
+            // An authority of the same name with another key is another one.
+            Bad::UnknownIssuer | Bad::BadSignature => format!(
                 "its certificate is signed by an authority that is not believed here; name the authority's file \
                  in {section}.ca, or install it in this system"
             ),
