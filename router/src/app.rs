@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use broker::access::ListenerAccess;
 use broker::{Plan, RetainedRecord, Setup, SinkPlan, StateSpace, StoredSessions, WhenFull, decode_retained};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use model::{LaneId, Priority, ShardId};
@@ -207,7 +208,10 @@ impl Router {
         let plan = Arc::new(plan(&config, &self.overview.reader));
         // First the passwords: a client that is let in from now on is let in by the new ones.
         self.verifier.replace(config.auth.users.clone());
-        let access = (self.config.auth != config.auth).then(|| Arc::new(config.auth.access()));
+        let doors = &self.overview.doors;
+        let changed = self.config.auth != config.auth
+            || listener_access(&self.config, doors) != listener_access(&config, doors);
+        let access = changed.then(|| Arc::new(config.auth.access(listener_access(&config, doors))));
         for mailbox in &self.mailboxes {
             send(mailbox, Mail::Plan(Arc::clone(&plan)));
             if let Some(access) = &access {
@@ -482,7 +486,7 @@ fn start_shards(
     overview: &Overview,
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
     let limits = Arc::new(config.limits.clone());
-    let access = Arc::new(config.auth.access());
+    let access = Arc::new(config.auth.access(listener_access(config, &overview.doors)));
     let offers = Arc::new(config.offers.clone());
     let home_seed = sessions.home_seed;
     let mut threads = Vec::new();
@@ -515,6 +519,15 @@ fn start_shards(
         })?);
     }
     Ok(threads)
+}
+
+/// What the listeners that run ask of clients, in their order; one that `config` does not know keeps what it had.
+fn listener_access(config: &Config, doors: &[Arc<Door>]) -> Vec<ListenerAccess> {
+    let of_door = |door: &Arc<Door>| {
+        let known = config.listeners.iter().find(|listener| listener.name == door.listener.name);
+        config.listener_access(known.unwrap_or(&door.listener))
+    };
+    doors.iter().map(of_door).collect()
 }
 
 /// The threads that verify passwords.

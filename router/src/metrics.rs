@@ -107,6 +107,10 @@ struct Refused {
     reason: &'static str,
 }
 
+/// What our own bounds turned away at the door, be it told or closed without a word.
+const BOUNDS: [Refusal; 4] =
+    [Refusal::ConnectionsMax, Refusal::ConnectRate, Refusal::ListenerConnectionsMax, Refusal::ShardBusy];
+
 fn listeners(registry: &mut Registry, overview: &Overview) {
     let open = Family::<Listener, Gauge>::default();
     registry.register("listener_connections", "Connections open now", open.clone());
@@ -133,12 +137,12 @@ fn listeners(registry: &mut Registry, overview: &Overview) {
         if let Some(first) = first {
             days.get_or_create(&label).set(first);
         }
-        too_many += door.count_of(Refusal::ConnectionsMax) + door.count_of(Refusal::ShardBusy);
+        too_many += BOUNDS.iter().map(|bound| door.count_of(*bound)).sum::<u64>();
     }
     counter(
         registry,
         "connections_refused",
-        "Connections refused because limits.connections_max was reached or a shard had too much to do",
+        "Connections refused at the door by a bound: connections, of all or of a listener, connect rate, a busy shard",
         too_many,
     );
 }

@@ -75,12 +75,16 @@ impl Authority {
         self.issue(label, params, 1)
     }
 
-    /// A client's certificate with this common name.
+    /// A client's certificate with this common name, and with names of every other kind made of it:
+    /// `NAME.plant.example`, `urn:plant:NAME`, `NAME@plant.example`.
     pub fn client(&self, common_name: &str, serial: u64) -> Identity {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, common_name);
         let email = format!("{common_name}@plant.example");
         params.subject_alt_names.push(SanType::Rfc822Name(email.as_str().try_into().expect("an address")));
+        let (host, uri) = (format!("{common_name}.plant.example"), format!("urn:plant:{common_name}"));
+        params.subject_alt_names.push(SanType::DnsName(host.as_str().try_into().expect("a DNS name")));
+        params.subject_alt_names.push(SanType::URI(uri.as_str().try_into().expect("a URI")));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.issue(common_name, params, serial)
     }

@@ -120,7 +120,23 @@ impl Subscriber {
     pub fn messages(mut self) -> Vec<String> {
         let status = self.process.wait();
         assert!(status.success(), "mosquitto_sub: {status}\n{}", self.process.log());
+        self.so_far()
+    }
+
+    /// The messages that it has printed.
+    pub fn so_far(&self) -> Vec<String> {
         self.process.log().lines().filter_map(|line| line.strip_prefix(MARK)).map(str::to_owned).collect()
+    }
+
+    /// Everything it says of itself, with what it sends and gets.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// Is gone, without a word.
+    pub fn kill(mut self) {
+        self.process.signal(crate::Signal::Kill);
+        self.process.wait();
     }
 }
 

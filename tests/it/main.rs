@@ -11,6 +11,7 @@ mod connections;
 mod durability;
 mod foreign;
 mod limits;
+mod listeners;
 mod malformed;
 mod paho;
 mod properties;

@@ -32,6 +32,7 @@ fn rows() -> Vec<Row> {
             (Some('<'), Some(row)) => row.answer.extend(read(&line[1..])),
             _ => {
                 let (head, name) = line.split_once(": ").unwrap_or_else(|| panic!("no row: {line}"));
+                assert!(head.starts_with('['), "a row without its clause: {line}");
                 let words: Vec<_> = head.split(' ').filter(|word| !word.starts_with('[')).collect();
                 let version = if words[0] == "5" { Version::V5 } else { Version::V3 };
                 rows.push(Row {
@@ -74,9 +75,86 @@ fn closed(router: &Router, reason: &str) -> u64 {
 /// Every row: the whole answer, the end of the connection, and that it is counted. [MQTT-4.13.1-1] [MQTT3-4.8.0-1]
 #[test]
 fn what_is_illegal_ends_only_its_own_connection_with_the_right_answer() {
+    play(&rows());
+}
+
+/// Every property of MQTT 5.0 (§2.2.2.2): value, and the packets that may have it. `0x0B` is in PUBLISH from servers alone.
+const PROPERTIES: [(&str, &str); 27] = [
+    ("01 01", "PUBLISH will"),
+    ("02 0000000A", "PUBLISH will"),
+    ("03 \"t\"", "PUBLISH will"),
+    ("08 \"r\"", "PUBLISH will"),
+    ("09 \"d\"", "PUBLISH will"),
+    ("0B 01", "SUBSCRIBE PUBLISH"),
+    ("11 00000000", "CONNECT DISCONNECT"),
+    ("12 \"i\"", ""),
+    ("13 0001", ""),
+    ("15 \"m\"", "CONNECT AUTH"),
+    ("16 \"d\"", "CONNECT AUTH"),
+    ("17 01", "CONNECT"),
+    ("18 00000001", "will"),
+    ("19 01", "CONNECT"),
+    ("1A \"r\"", ""),
+    ("1C \"s\"", "DISCONNECT"),
+    ("1F \"r\"", "PUBACK PUBREC PUBREL PUBCOMP DISCONNECT AUTH"),
+    ("21 0001", "CONNECT"),
+    ("22 0001", "CONNECT"),
+    ("23 0001", "PUBLISH"),
+    ("24 01", ""),
+    ("25 01", ""),
+    ("26 \"k\" \"v\"", "everywhere"),
+    ("27 00000100", "CONNECT"),
+    ("28 01", ""),
+    ("29 01", ""),
+    ("2A 01", ""),
+];
+
+/// The packets of a client that have properties, with `*` where these stand.
+const CARRIERS: [(&str, &str); 11] = [
+    ("CONNECT", "10 [ \"MQTT\" 05 02 0000 [ * ] \"x\" ]"),
+    ("will", "10 [ \"MQTT\" 05 06 0000 [] \"x\" [ * ] \"w\" \"\" ]"),
+    ("PUBLISH", "30 [ \"a\" [ * ] 'x' ]"),
+    ("PUBACK", "40 [ 0001 00 [ * ] ]"),
+    ("PUBREC", "50 [ 0001 00 [ * ] ]"),
+    ("PUBREL", "62 [ 0001 00 [ * ] ]"),
+    ("PUBCOMP", "70 [ 0001 00 [ * ] ]"),
+    ("SUBSCRIBE", "82 [ 0001 [ * ] \"a\" 00 ]"),
+    ("UNSUBSCRIBE", "A2 [ 0001 [ * ] \"a\" ]"),
+    ("DISCONNECT", "E0 [ 00 [ * ] ]"),
+    ("AUTH", "F0 [ 18 [ * ] ]"),
+];
+
+/// In a packet that does not have it, a property is malformed; twice where it may be once, a protocol error.
+/// [MQTT-4.13.1-1] [MQTT-4.13.2-1]
+#[test]
+fn every_property_in_the_wrong_packet_or_twice_is_refused() {
+    let mut rows = Vec::new();
+    for (carrier, packet) in CARRIERS {
+        let open = packet.as_bytes()[0] != b'1';
+        for (property, carriers) in PROPERTIES.iter().filter(|(_, carriers)| *carriers != "everywhere") {
+            let belongs = carriers.split(' ').any(|name| name == carrier);
+            let (times, code) = if belongs { (2, "82") } else { (1, "81") };
+            let sent = packet.replace('*', &vec![*property; times].join(" "));
+            let answer = if open { format!("E0 [ {code} ... ]") } else { format!("20 [ 00 {code} [] ]") };
+            rows.push(Row {
+                name: format!("{times} times {property} in {carrier}"),
+                version: Version::V5,
+                open,
+                sent: notation::bytes(&sent).unwrap_or_else(|fault| panic!("{fault}: {sent}")),
+                answer: notation::parse(&answer).expect("an answer"),
+            });
+        }
+    }
+    assert_eq!(rows.len(), 11 * 26);
+    play(&rows);
+}
+
+/// Sends each row over a connection of its own, beside two clients that notice nothing.
+#[track_caller]
+fn play(rows: &[Row]) {
     let router = Setup::new().set("limits.packet_bytes_max", PACKET_BYTES_MAX).start();
     let mut bystanders = Bystanders::of(&router);
-    let (rows, mut faults) = (rows(), Vec::new());
+    let mut faults = Vec::new();
     for (number, row) in rows.iter().enumerate() {
         let mut talk = Talk::open(router.address());
         if row.open {

@@ -305,7 +305,9 @@ impl Broker {
 
     /// A socket was accepted.
     pub fn open(&mut self, peer: Peer, now: Now) -> ConnId {
-        self.connections.open(peer, now.instant, &self.setup.limits)
+        let limits = &self.setup.limits;
+        let inbound_bytes_max = self.setup.access.packet_bytes_max(peer.listener, limits);
+        self.connections.open(peer, inbound_bytes_max, now.instant, limits)
     }
 
     /// The edge has verified who `conn` is: the user whom its client certificate names. Only before its CONNECT is read.

@@ -143,6 +143,8 @@ pub(crate) struct Connection {
     pub(crate) window: u16,
     /// Largest packet it takes.
     pub(crate) packet_bytes_max: u32,
+    /// Largest packet we take from it.
+    pub(crate) inbound_bytes_max: u32,
     /// Whether it wants to read why (MQTT 5.0 §3.1.2.11.7).
     pub(crate) wants_words: bool,
     /// Its topic aliases, once it has used one.
@@ -158,7 +160,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    fn new(id: ConnId, peer: Peer, now: Instant, limits: &Limits) -> Connection {
+    fn new(id: ConnId, peer: Peer, inbound_bytes_max: u32, now: Instant, limits: &Limits) -> Connection {
         Connection {
             id,
             peer,
@@ -180,6 +182,7 @@ impl Connection {
             stalled: false,
             window: limits.session_inflight_max,
             packet_bytes_max: u32::MAX,
+            inbound_bytes_max,
             wants_words: true,
             aliases_in: None,
             aliases_out: None,
@@ -244,14 +247,20 @@ struct Slot {
 
 impl Connections {
     /// Makes room for a new connection and names it.
-    pub(crate) fn open(&mut self, peer: Peer, now: Instant, limits: &Limits) -> ConnId {
+    pub(crate) fn open(
+        &mut self,
+        peer: Peer,
+        inbound_bytes_max: u32,
+        now: Instant,
+        limits: &Limits,
+    ) -> ConnId {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot { generation: NonZeroU32::MIN, connection: None });
             (self.slots.len() - 1) as u32
         });
         let entry = &mut self.slots[slot as usize];
         let id = ConnId(u64::from(entry.generation.get()) << 32 | u64::from(slot));
-        entry.connection = Some(Box::new(Connection::new(id, peer, now, limits)));
+        entry.connection = Some(Box::new(Connection::new(id, peer, inbound_bytes_max, now, limits)));
         id
     }
 

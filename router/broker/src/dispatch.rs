@@ -59,15 +59,19 @@ const TO_GROUPS: u8 = 0b10;
 const TO_RETAIN: u8 = 0b100;
 
 impl Broker {
-    /// Sends a publication everywhere it belongs.
-    pub(crate) fn dispatch(&mut self, publication: &Publication<'_>, effects: &mut Effects) -> Promise {
+    /// Sends a publication everywhere it belongs; what its acknowledgement waits for, and whether anybody takes it.
+    pub(crate) fn dispatch(
+        &mut self,
+        publication: &Publication<'_>,
+        effects: &mut Effects,
+    ) -> (Promise, bool) {
         let mut promise = Promise::default();
         let mut matched = self.publish(publication, &mut promise, effects);
         if !self.plan.table.is_empty() {
             matched |= self.route(publication, &mut promise, effects);
         }
         self.counters.unmatched += u64::from(!matched);
-        promise
+        (promise, matched)
     }
 
     /// Sends it to subscribers, here and on other shards; whether there was one.

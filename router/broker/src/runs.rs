@@ -58,7 +58,7 @@ impl Broker {
         let Some(connection) = self.connections.get(conn) else { return Ok(None) };
         let Phase::Open(key) = connection.phase else { return Ok(None) };
         let version = connection.version;
-        let Some(run) = Run::split(bytes, version, self.setup.limits.packet_bytes_max, RUN_BYTES_MAX) else {
+        let Some(run) = Run::split(bytes, version, connection.inbound_bytes_max, RUN_BYTES_MAX) else {
             return Ok(None);
         };
         if is_system(run.topic()) {

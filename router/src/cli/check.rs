@@ -5,7 +5,7 @@
 use std::io::{self, Write};
 
 use super::{CheckArgs, Exit};
-use crate::config::{self, Auth, Config, Listener, LogFormat};
+use crate::config::{self, Config, Listener, LogFormat};
 use crate::net::{CertificateInfo, load_tls};
 
 /// Judges a configuration and writes the plan to `out`, or every mistake to `err`.
@@ -66,7 +66,7 @@ fn plan(config: &Config, certificates: &[Vec<CertificateInfo>], out: &mut impl W
         Some(bind) => writeln!(out, "http      {bind}  /healthz /readyz /metrics")?,
         None => writeln!(out, "http      none (http.bind is not set)")?,
     }
-    access(&config.auth, out)?;
+    access(config, out)?;
     writeln!(out, "shards    {}", config.shards)?;
     let store = &config.store;
     writeln!(
@@ -101,10 +101,21 @@ fn plan(config: &Config, certificates: &[Vec<CertificateInfo>], out: &mut impl W
 }
 
 /// Who may connect, and what for.
-fn access(auth: &Auth, out: &mut impl Write) -> io::Result<()> {
+fn access(config: &Config, out: &mut impl Write) -> io::Result<()> {
+    let auth = &config.auth;
     let users = auth.users.as_ref().map(|users| format!("{} users with passwords", users.len()));
-    let anonymous = auth.anonymous.then(|| "anonymous".to_owned());
-    let who: Vec<_> = users.into_iter().chain(anonymous).collect();
+    let some = |what: &str, is_so: &dyn Fn(&Listener) -> bool| {
+        let all = &config.listeners;
+        let names: Vec<_> = all.iter().filter(|it| is_so(it)).map(|it| it.name.as_str()).collect();
+        match names.len() {
+            0 => None,
+            count if count == all.len() => Some(what.to_owned()),
+            _ => Some(format!("{what} at {}", names.join(" and "))),
+        }
+    };
+    let certificates = some("users of client certificates", &Listener::names_users);
+    let anonymous = some("anonymous ones", &|listener| config.listener_access(listener).anonymous);
+    let who: Vec<_> = users.into_iter().chain(certificates).chain(anonymous).collect();
     let who = if who.is_empty() { "none may connect".to_owned() } else { who.join(", ") };
     let threads = match auth.users {
         Some(_) => format!("  verified on {} threads of their own", auth.verify_threads),

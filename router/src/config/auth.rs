@@ -41,12 +41,12 @@ pub struct Auth {
 }
 
 impl Auth {
-    /// What the broker decides by.
-    pub fn access(&self) -> Access {
+    /// What the broker decides by. `listeners` as the broker numbers them.
+    pub fn access(&self, listeners: Vec<ListenerAccess>) -> Access {
         let prints =
             |users: &Arc<PasswordFile>| users.prints().map(|(user, print)| (user.into(), print)).collect();
         Access {
-            listeners: vec![ListenerAccess { anonymous: self.anonymous }],
+            listeners,
             users: self.users.as_ref().map(prints),
             rules: self.ruleset(),
             denied_v3: self.denied_v3,

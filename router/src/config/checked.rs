@@ -9,6 +9,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use broker::access::ListenerAccess;
 use model::Limits;
 use routes::{RouteSpec, RouteTable, Sink};
 
@@ -213,7 +214,7 @@ impl Config {
             0 => host.cores.max(1),
             count => count as usize,
         };
-        let listeners = check_listeners(&mut judge);
+        let listeners = check_listeners(&mut judge, &limits);
         let store = check_store(&mut judge);
         let session = Session { durability: durability(judge.text(&schema::SESSION_DURABILITY, "")) };
         let auth = auth::check(&mut judge, &limits, host.cores);
@@ -263,7 +264,8 @@ impl Config {
         routing::sinks(&self.table, route)
     }
 
-    /// The sections in which `new` differs and that only a start reads: not routes, users, rules and certificates.
+    /// The sections in which `new` differs and that only a start reads: not routes, users, rules, certificates and what
+    /// listeners ask of clients.
     pub fn differs_beyond_routes(&self, new: &Config) -> Vec<&'static str> {
         let sections = [
             ("shards", self.shards == new.shards),
@@ -279,6 +281,14 @@ impl Config {
             ("log", self.log == new.log),
         ];
         sections.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
+    }
+
+    /// What a listener asks of clients; it may be one of another configuration that still runs.
+    pub fn listener_access(&self, listener: &Listener) -> ListenerAccess {
+        ListenerAccess {
+            anonymous: listener.anonymous.unwrap_or(self.auth.anonymous),
+            packet_bytes_max: listener.packet_bytes_max,
+        }
     }
 
     /// Routes with a sink that is an uplink which this configuration does not have.

@@ -8,6 +8,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use model::Limits;
+
 use super::errors::ConfigError;
 use super::judge::{BETWEEN_NAMES, Judge};
 use super::schema::{self, Key};
@@ -32,6 +34,10 @@ pub struct Listener {
     pub proxy_trust_cn: bool,
     /// Connections at once through this listener; `None` is as many as the process takes.
     pub connections_max: Option<u32>,
+    /// Whether clients without credentials may connect here; `None` is as everywhere.
+    pub anonymous: Option<bool>,
+    /// Largest packet accepted here; `None` is as everywhere.
+    pub packet_bytes_max: Option<u32>,
 }
 
 /// What is spoken at a listener.
@@ -149,7 +155,7 @@ impl fmt::Display for Bind {
 
 impl Listener {
     /// Whether a client can come with a user that a certificate names.
-    pub(super) fn names_users(&self) -> bool {
+    pub fn names_users(&self) -> bool {
         let asks = |tls: &Tls| tls.client_cert != ClientCertificate::None;
         self.proxy_trust_cn || self.tls.as_ref().is_some_and(asks)
     }
@@ -164,20 +170,22 @@ impl Listener {
         self.tls.is_some() || self.kind.is_websocket() || self.proxy_protocol
     }
 
-    /// Whether `other` differs in more than what a reload takes over: its files and rules of TLS.
+    /// Whether `other` differs in more than what a reload takes over: its files and rules of TLS, and what it asks of
+    /// clients.
     pub fn needs_restart_for(&self, other: &Listener) -> bool {
-        let without_tls = |listener: &Listener| Listener { tls: None, ..listener.clone() };
-        without_tls(self) != without_tls(other)
+        let fixed =
+            |it: &Listener| Listener { tls: None, anonymous: None, packet_bytes_max: None, ..it.clone() };
+        fixed(self) != fixed(other)
     }
 }
 
 /// Every listener; the mistakes go to `judge`.
-pub(super) fn check_listeners(judge: &mut Judge<'_>) -> Vec<Listener> {
+pub(super) fn check_listeners(judge: &mut Judge<'_>, limits: &Limits) -> Vec<Listener> {
     let mut names = judge.names(&["listener"]);
     names.retain(|name| name != DEFAULT);
     // It is there even if nobody mentions it, and the first one, which is what a glance at a log expects.
     names.insert(0, DEFAULT.to_owned());
-    let listeners: Vec<_> = names.iter().filter_map(|name| check_listener(judge, name)).collect();
+    let listeners: Vec<_> = names.iter().filter_map(|name| check_listener(judge, name, limits)).collect();
     let mut taken: HashMap<String, &str> = HashMap::new();
     for listener in &listeners {
         let is_free_port = matches!(&listener.bind, Bind::Ip(address) if address.port() == 0);
@@ -211,7 +219,7 @@ const DEFAULT_BIND: &str = "127.0.0.1:1883";
 const NAME_BYTES_MAX: usize = 64;
 
 /// `None` if it is off, or if it cannot be one; then an error says so.
-fn check_listener(judge: &mut Judge<'_>, name: &str) -> Option<Listener> {
+fn check_listener(judge: &mut Judge<'_>, name: &str, limits: &Limits) -> Option<Listener> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(is_plain) {
         judge.push(ConfigError {
@@ -244,6 +252,15 @@ fn check_listener(judge: &mut Judge<'_>, name: &str) -> Option<Listener> {
         needs(judge, &schema::LISTENER_PROXY_TRUST_CN, name, "proxy_protocol = true");
     }
     let connections_max = judge.integer(&schema::LISTENER_CONNECTIONS_MAX, name).map(|max| max as u32);
+    let packet_bytes_max = judge.integer(&schema::LISTENER_PACKET_BYTES_MAX, name).map(|max| max as u32);
+    if let Some(bytes) = packet_bytes_max.filter(|bytes| *bytes > limits.packet_bytes_max) {
+        judge.complain(&schema::LISTENER_PACKET_BYTES_MAX, name, |error| ConfigError {
+            problem: "is above limits.packet_bytes_max, which bounds every listener".to_owned(),
+            found: Some(bytes.to_string()),
+            allowed: Some(format!("a whole number from 128 to {}", limits.packet_bytes_max)),
+            ..error
+        });
+    }
     Some(Listener {
         name: name.to_owned(),
         kind,
@@ -253,6 +270,8 @@ fn check_listener(judge: &mut Judge<'_>, name: &str) -> Option<Listener> {
         proxy_protocol,
         proxy_trust_cn,
         connections_max,
+        anonymous: judge.boolean(&schema::LISTENER_ANONYMOUS, name),
+        packet_bytes_max,
     })
 }
 

@@ -145,6 +145,19 @@ pub(super) static LISTENER_CONNECTIONS_MAX: Key = key(
     Default::Derived("`limits.connections_max`"),
     "Connections at once through this listener.",
 );
+pub(super) static LISTENER_ANONYMOUS: Key = key(
+    "listener.*.anonymous",
+    Allowed::Boolean,
+    Default::Derived("`auth.anonymous`"),
+    "Whether clients may connect here without credentials, whatever holds elsewhere. Read again on SIGHUP.",
+);
+pub(super) static LISTENER_PACKET_BYTES_MAX: Key = key(
+    "listener.*.packet_bytes_max",
+    Allowed::Integer { min: 128, max: 268_435_460 },
+    Default::Derived("`limits.packet_bytes_max`"),
+    "Largest MQTT packet accepted here, header included; not above `limits.packet_bytes_max`. Read again on SIGHUP, \
+     for clients that connect then.",
+);
 pub(super) static LISTENER_PROXY_PROTOCOL: Key = key(
     "listener.*.proxy_protocol",
     Allowed::Boolean,
@@ -288,7 +301,7 @@ pub(super) static AUTH_ANONYMOUS: Key = key(
     "auth.anonymous",
     Allowed::Boolean,
     Default::Boolean(false),
-    "Whether clients may connect without credentials.",
+    "Whether clients may connect without credentials, at listeners that do not say otherwise.",
 );
 pub(super) static AUTH_PASSWORD_FILE: Key = key(
     "auth.password_file",
@@ -666,6 +679,8 @@ static SERVICE_KEYS: &[&Key] = &[
     &LISTENER_BIND,
     &LISTENER_KIND,
     &LISTENER_CONNECTIONS_MAX,
+    &LISTENER_ANONYMOUS,
+    &LISTENER_PACKET_BYTES_MAX,
     &LISTENER_PROXY_PROTOCOL,
     &LISTENER_PROXY_TRUST_CN,
     &LISTENER_PATH,

@@ -87,12 +87,14 @@ fn without_unit(path: &[String]) -> Option<String> {
     }
 }
 
-/// The only key with this last name in another section, as in `anonymous` for `auth.anonymous`.
+/// The only key with this last name in another section, as in `anonymous` for `auth.anonymous`: of the whole process,
+/// or else of things with names.
 fn elsewhere(path: &[String]) -> Option<String> {
     let last = path.last()?;
-    let mut same = schema::keys().filter(|key| key.path.rsplit('.').next() == Some(last.as_str()));
-    match (same.next(), same.next()) {
-        (Some(only), None) => Some(only.path.replace('*', "NAME")),
+    let same = schema::keys().filter(|key| key.path.rsplit('.').next() == Some(last.as_str()));
+    let (named, whole): (Vec<_>, Vec<_>) = same.partition(|key| key.path.contains('*'));
+    match (whole.as_slice(), named.as_slice()) {
+        ([only], _) | ([], [only]) => Some(only.path.replace('*', "NAME")),
         _ => None,
     }
 }

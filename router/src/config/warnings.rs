@@ -18,20 +18,13 @@ pub(super) fn warnings(config: &Config) -> Vec<Warning> {
     if !config.store.sync {
         warn("store.sync", "is false: a power cut loses messages that were acknowledged".to_owned());
     }
-    let certificates = config.listeners.iter().any(Listener::names_users);
-    let nobody = config.auth.users.as_ref().is_none_or(|users| users.is_empty()) && !certificates;
-    if !config.auth.anonymous && nobody {
-        warn(
-            "auth.anonymous",
-            "is false, and there are no users (auth.password_file) and no client certificates: every CONNECT will be refused".to_owned(),
-        );
-    }
+    closed_listeners(config, &mut warn);
     access_warnings(&config.auth, &mut warn);
     for listener in config.listeners.iter().filter(|listener| listener.is_exposed()) {
-        if config.auth.anonymous {
+        if config.listener_access(listener).anonymous {
             let rules = if config.auth.rules.is_some() { " as the rules say" } else { "" };
             let text = format!("everybody who reaches {} may publish and subscribe{rules}", listener.bind);
-            warn("auth.anonymous", text);
+            warn(&anonymous_key(listener), text);
         }
     }
     for uplink in &config.uplinks {
@@ -87,6 +80,38 @@ pub(super) fn warnings(config: &Config) -> Vec<Warning> {
         }
     }
     warnings
+}
+
+/// The key that decides whether anonymous clients may connect there.
+fn anonymous_key(listener: &Listener) -> String {
+    match listener.anonymous {
+        Some(_) => suggest::dotted(&["listener", &listener.name, "anonymous"]),
+        None => "auth.anonymous".to_owned(),
+    }
+}
+
+/// Listeners at which every client is refused.
+fn closed_listeners(config: &Config, warn: &mut impl FnMut(&str, String)) {
+    if config.auth.users.as_ref().is_some_and(|users| !users.is_empty()) {
+        return;
+    }
+    let is_closed =
+        |listener: &&Listener| !config.listener_access(listener).anonymous && !listener.names_users();
+    let closed: Vec<_> = config.listeners.iter().filter(is_closed).collect();
+    if closed.len() == config.listeners.len() {
+        warn(
+            "auth.anonymous",
+            "is false, and there are no users (auth.password_file) and no client certificates: every CONNECT will be refused".to_owned(),
+        );
+        return;
+    }
+    for listener in closed {
+        let text = format!(
+            "is false, and there are no users (auth.password_file): every CONNECT at {} will be refused",
+            listener.bind
+        );
+        warn(&anonymous_key(listener), text);
+    }
 }
 
 fn access_warnings(auth: &Auth, warn: &mut impl FnMut(&str, String)) {

@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
+use model::Limits;
 use wire::{Connect, ReasonCode};
 
 pub use self::explain::{Explanation, Finding, Miss};
@@ -41,6 +42,8 @@ pub struct Access {
 pub struct ListenerAccess {
     /// Whether clients that show nothing may come in.
     pub anonymous: bool,
+    /// Largest packet it takes, where that is less than `limits.packet_bytes_max`.
+    pub packet_bytes_max: Option<u32>,
 }
 
 /// The names of all users, each with a print of what verifies it: it changes when the password does.
@@ -129,7 +132,7 @@ impl Access {
     /// No users and no rules: everybody or nobody may come in, and do everything.
     pub fn open(anonymous: bool) -> Access {
         Access {
-            listeners: vec![ListenerAccess { anonymous }],
+            listeners: vec![ListenerAccess { anonymous, packet_bytes_max: None }],
             users: None,
             rules: None,
             denied_v3: DeniedV3::default(),
@@ -139,8 +142,17 @@ impl Access {
 
     /// Whether the listener takes clients that show nothing.
     pub(crate) fn takes_anonymous(&self, listener: u16) -> bool {
-        let access = self.listeners.get(usize::from(listener)).or(self.listeners.last());
-        access.is_some_and(|access| access.anonymous)
+        self.of_listener(listener).is_some_and(|access| access.anonymous)
+    }
+
+    /// The largest packet that a client of this listener may send.
+    pub(crate) fn packet_bytes_max(&self, listener: u16, limits: &Limits) -> u32 {
+        let own = self.of_listener(listener).and_then(|access| access.packet_bytes_max);
+        own.map_or(limits.packet_bytes_max, |own| own.min(limits.packet_bytes_max))
+    }
+
+    fn of_listener(&self, listener: u16) -> Option<&ListenerAccess> {
+        self.listeners.get(usize::from(listener)).or(self.listeners.last())
     }
 
     /// What a client's first packet leads to.

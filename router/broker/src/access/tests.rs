@@ -314,3 +314,20 @@ fn what_a_client_shows_decides_how_it_comes_in() {
         assert_eq!(found, expected, "{certificate:?} {name:?} {anonymous} {users}");
     }
 }
+
+#[test]
+fn each_listener_asks_for_itself_and_the_last_one_for_those_beyond() {
+    let of = |anonymous, packet_bytes_max| ListenerAccess { anonymous, packet_bytes_max };
+    let listeners = vec![of(true, Some(200)), of(false, None), of(true, Some(u32::MAX))];
+    let access = Access { listeners, ..Access::open(false) };
+    let limits = Limits { packet_bytes_max: 1_000, ..Limits::DEFAULT };
+    for (listener, anonymous, bytes) in
+        [(0, true, 200), (1, false, 1_000), (2, true, 1_000), (9, true, 1_000)]
+    {
+        let peer = Peer { listener, ..Peer::default() };
+        let refused = Admission::Refused(ReasonCode::NOT_AUTHORIZED);
+        let expected = if anonymous { Admission::Anonymous } else { refused };
+        assert_eq!(access.admit(&peer, &Connect::new(wire::Version::V5, "c")), expected, "{listener}");
+        assert_eq!(access.packet_bytes_max(listener, &limits), bytes, "{listener}");
+    }
+}

@@ -277,3 +277,53 @@ fn order_holds_through_window_queue_and_socket() {
         assert_eq!(seen, (1..=50).map(|number| number.to_string()).collect::<Vec<_>>());
     }
 }
+
+/// MQTT 5.0 §3.4.2.1, §3.5.2.1: a success that says more. Subscribers of every shard count, routes, and what is retained.
+#[test]
+fn a_publication_that_nobody_takes_is_acknowledged_with_a_hint() {
+    let hint = ReasonCode::NO_MATCHING_SUBSCRIBERS;
+    let plan = super::routing::plan(&[("FROM \"routed\" INTO topic \"on/{$topic[0]}\"", None, None)]);
+    let mut bench = Bench::with(3, Limits::DEFAULT, plan);
+    let publisher = bench.client("new", Version::V5, 0);
+    let old = bench.client("old", Version::V3, 0);
+    let subscriber = bench.client("s", Version::V5, 2);
+    for client in [publisher, old, subscriber] {
+        bench.connect(client);
+    }
+    bench.subscribe(subscriber, "far/+", QOS1);
+    bench.subscribe(subscriber, "$share/g/shared", QOS1);
+    for client in [publisher, old] {
+        bench.heard(client); // the CONNACK
+    }
+    for (topic, retain, taken) in [
+        ("nowhere", false, false),
+        ("far/away", false, true),
+        ("shared", false, true),
+        ("routed", false, true),
+        ("kept", true, true),
+    ] {
+        for qos in [QOS1, Qos::ExactlyOnce] {
+            for (client, knows) in [(publisher, true), (old, false)] {
+                bench.publish_with(client, topic, "x", 9, |publish| {
+                    (publish.qos, publish.retain) = (qos, retain);
+                });
+                bench.settle();
+                let header = if qos == QOS1 { 0x40 } else { 0x50 };
+                let expected: &[u8] =
+                    if knows && !taken { &[header, 3, 0, 9, hint.bits()] } else { &[header, 2, 0, 9] };
+                assert_eq!(bench.heard(client), expected, "{topic} {qos:?}");
+                if qos == Qos::ExactlyOnce {
+                    bench.pubrel(client, 9);
+                    bench.settle();
+                    assert_eq!(bench.heard(client), [0x70, 2, 0, 9], "the exchange goes on");
+                }
+            }
+        }
+    }
+    assert_eq!(bench.counters().unmatched, 4);
+    bench.unsubscribe(subscriber, "$share/g/shared");
+    bench.settle();
+    bench.publish(publisher, "shared", "x", 1);
+    bench.settle();
+    assert_eq!(bench.heard(publisher), [0x40, 3, 0, 1, hint.bits()], "a group without members");
+}

@@ -129,3 +129,35 @@ fn two_listeners_do_not_share_a_place() {
     let free = "listener.tcp.bind = '127.0.0.1:0'\nlistener.ws.bind = '127.0.0.1:0'";
     assert_eq!(good(free, &[], &[]).listeners.len(), 2);
 }
+
+#[test]
+fn what_a_listener_asks_of_clients_is_its_own_or_that_of_all() {
+    let text = "auth.anonymous = true\n[listener.ws]\nbind = '127.0.0.1:0'\nanonymous = false\npacket_bytes_max = 4_096";
+    let config = good(text, &[], &[]);
+    let asked: Vec<_> = config.listeners.iter().map(|listener| config.listener_access(listener)).collect();
+    let access = |anonymous, packet_bytes_max| broker::access::ListenerAccess { anonymous, packet_bytes_max };
+    assert_eq!(asked, [access(true, None), access(false, Some(4_096))]);
+    refused("listener.tcp.anonymous = 'yes'", "listener.tcp.anonymous", "true or false", "");
+    let large = "listener.tcp.packet_bytes_max = 4_097\nlimits.packet_bytes_max = 4_096";
+    refused(large, "listener.tcp.packet_bytes_max", "128 to 4096", "");
+    refused("listener.tcp.packet_bytes_max = 127", "listener.tcp.packet_bytes_max", "128", "");
+    // A reload takes both over.
+    let other = good("auth.anonymous = true\nlistener.ws.bind = '127.0.0.1:0'", &[], &[]);
+    assert_eq!(config.differs_beyond_routes(&other), [""; 0]);
+}
+
+#[test]
+fn a_listener_at_which_nobody_can_connect_is_warned_about() {
+    let keys = |text: &str| {
+        let warnings = good(text, &[], &[]).warnings;
+        warnings.into_iter().map(|warning| warning.key).collect::<Vec<_>>()
+    };
+    let both = "listener.tcp.bind = '127.0.0.1:0'\nlistener.ws.bind = '127.0.0.1:0'\n";
+    assert_eq!(keys(both), ["auth.anonymous"]);
+    assert_eq!(keys(&format!("{both}listener.tcp.anonymous = true")), ["auth.anonymous"]);
+    let closed = format!("{both}auth.anonymous = true\nlistener.ws.anonymous = false");
+    assert_eq!(keys(&closed), ["listener.ws.anonymous"]);
+    let exposed = "listener.tcp = { bind = '0.0.0.0:0', anonymous = true }";
+    assert_eq!(keys(exposed), ["listener.tcp.anonymous"], "everybody can connect");
+    assert_eq!(keys(&format!("{both}auth.anonymous = true")), [""; 0]);
+}

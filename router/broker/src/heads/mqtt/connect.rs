@@ -68,7 +68,7 @@ impl Broker {
             self.recheck_subscriptions(conn, key, effects);
         }
         let mut bytes = Vec::new();
-        let ack = self.connack(connect, session_present, assigned);
+        let ack = self.connack(conn, connect, session_present, assigned);
         let fits = self.append_connack(conn, connect.version, ack, &mut bytes);
         debug_assert!(fits, "our own CONNACK can be encoded, and `refusal_by_size` has tried");
         self.counters.connects_accepted += 1;
@@ -232,7 +232,7 @@ impl Broker {
     /// A client that cannot even take our CONNACK must be told before it has a session.
     fn refusal_by_size(&mut self, conn: ConnId, connect: &Connect, assigned: bool) -> Option<ReasonCode> {
         connect.packet_bytes_max?;
-        let ack = self.connack(connect, false, assigned);
+        let ack = self.connack(conn, connect, false, assigned);
         let fits = self.append_connack(conn, connect.version, ack, &mut Vec::new());
         (!fits).then_some(ReasonCode::PACKET_TOO_LARGE)
     }
@@ -326,13 +326,14 @@ impl Broker {
         wanted.min(self.setup.limits.session_expiry_secs_max)
     }
 
-    fn connack(&self, connect: &Connect, session_present: bool, assigned: bool) -> ConnAck {
+    fn connack(&self, conn: ConnId, connect: &Connect, session_present: bool, assigned: bool) -> ConnAck {
         let limits = &self.setup.limits;
         let mut ack = ConnAck::new(session_present, ReasonCode::SUCCESS);
         let expiry_secs = self.expiry_secs(connect);
         ack.session_expiry_secs = (expiry_secs != connect.session_expiry_secs).then_some(expiry_secs);
         ack.receive_max = limits.receive_max.try_into().unwrap_or(wire::RECEIVE_MAX_DEFAULT);
-        ack.packet_bytes_max = limits.packet_bytes_max.try_into().ok();
+        let inbound = self.connections.get(conn).map(|connection| connection.inbound_bytes_max);
+        ack.packet_bytes_max = inbound.unwrap_or(limits.packet_bytes_max).try_into().ok();
         ack.topic_alias_max = limits.topic_alias_max;
         ack.keep_alive_secs = server_keep_alive(connect, limits);
         if connect.request_response_information {

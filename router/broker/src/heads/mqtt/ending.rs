@@ -72,7 +72,7 @@ impl Broker {
         };
         let expires = will.expiry_secs.map(|secs| now.timestamp.plus_millis(u64::from(secs) * 1_000));
         let user = user.unwrap_or_default();
-        self.dispatch(&Publication { envelope, user, expires, now }, effects)
+        self.dispatch(&Publication { envelope, user, expires, now }, effects).0
     }
 
     /// The session ends, or its will's delay is over [MQTT-3.1.3-9]. The caller writes the session down, behind the

@@ -71,8 +71,8 @@ impl Broker {
         now: Now,
         effects: &mut Effects,
     ) -> Result<usize, Fault> {
-        let Some(frame) = wire::split(bytes, self.setup.limits.packet_bytes_max)? else { return Ok(0) };
         let Some(connection) = self.connections.get(conn) else { return Ok(0) };
+        let Some(frame) = wire::split(bytes, connection.inbound_bytes_max)? else { return Ok(0) };
         let len = frame.total_len();
         let phase = connection.phase;
         let packet = wire::decode(frame, connection.version)?;
@@ -232,13 +232,15 @@ impl Broker {
                 .map(|secs| now.timestamp.plus_millis(u64::from(secs) * 1_000)),
             now,
         };
-        let promise = self.dispatch(&publication, effects);
+        let (promise, matched) = self.dispatch(&publication, effects);
         if let Some(packet_id) = publish.packet_id {
+            // Accepted all the same; 3.1.1 has no word for it (MQTT 5.0 §3.4.2.1, §3.5.2.1).
+            let reason = if matched { ReasonCode::SUCCESS } else { ReasonCode::NO_MATCHING_SUBSCRIBERS };
             let (kind, promise) = match exactly_once {
                 false => (AckKind::PubAck, promise),
                 true => (AckKind::PubRec, self.begin_exchange(key, packet_id, promise, effects)),
             };
-            self.owe(conn, OwedAck { kind, packet_id, reason: ReasonCode::SUCCESS }, promise, effects);
+            self.owe(conn, OwedAck { kind, packet_id, reason }, promise, effects);
         }
         Ok(())
     }
