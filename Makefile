@@ -24,7 +24,7 @@ DATA ?= ./data
 
 PURE := -p millrace-model -p millrace-wire -p millrace-routes -p millrace-broker -p millrace-loadgen
 LINKED := -p millrace-store -p millrace
-BINARIES := -p millrace -p millrace-loadgen
+BINARIES := -p millrace -p millrace-loadgen -p millrace-powercut
 
 .PHONY: help run test bench guard crash sim fuzz lint fmt deny docs build setup setup-test release clean
 
@@ -40,6 +40,7 @@ test: setup-test lint deny docs build ## Everything fast: lints, unit tests, rea
 	cargo test --locked --release -p millrace-bench
 	cargo test --locked --release -p millrace-tests --test tidy
 	cargo test --locked --release -p millrace-tests --test it
+	cargo test --locked --release -p millrace-powercut
 	cargo test --locked --release -p millrace-tests --test crash
 	tests/fuzz/run $(CACHE)/fuzz frames=60,routes=20,broker=20
 

@@ -58,11 +58,17 @@ impl Chaos {
         sleep(Duration::from_millis(self.random.between(from_millis, to_millis)));
     }
 
+    /// Kills the router.
+    #[track_caller]
+    pub(crate) fn kill(&mut self, router: &mut Router) {
+        router.kill();
+        self.kills += 1;
+    }
+
     /// Kills the router, perhaps once more while it starts, perhaps with another number of shards afterwards.
     #[track_caller]
     pub(crate) fn kill_and_start_again(&mut self, router: &mut Router, target: &Target) {
-        router.kill();
-        self.kills += 1;
+        self.kill(router);
         if self.below(3) == 0 {
             router.reconfigure("shards", self.shards());
         }

@@ -3,6 +3,7 @@
 //! In: configuration keys. Out: addresses, numbers, exit codes. Always: a store of its own, unless told otherwise, that
 //! lives as long as the router's value and survives its restarts.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -22,6 +23,7 @@ use crate::{Connect, Version};
 #[derive(Clone, Debug)]
 pub struct Setup {
     keys: Vec<(String, String)>,
+    environment: Vec<(String, OsString)>,
     store: Option<PathBuf>,
     file: Option<String>,
 }
@@ -35,7 +37,7 @@ impl Default for Setup {
 impl Setup {
     /// Loopback, free ports, anonymous clients, two shards, an empty store.
     pub fn new() -> Setup {
-        let setup = Setup { keys: Vec::new(), store: None, file: None };
+        let setup = Setup { keys: Vec::new(), environment: Vec::new(), store: None, file: None };
         setup
             .set("listener.tcp.bind", "127.0.0.1:0")
             .set("http.bind", "127.0.0.1:0")
@@ -74,6 +76,13 @@ impl Setup {
     #[must_use]
     pub fn file(mut self, text: &str) -> Setup {
         self.file = Some(text.to_owned());
+        self
+    }
+
+    /// A variable of its environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Setup {
+        self.environment.push((name.to_owned(), value.into()));
         self
     }
 
@@ -129,6 +138,7 @@ fn spawn(setup: &Setup, home: &Path) -> Process {
     for (key, value) in &setup.keys {
         command.arg("--set").arg(format!("{key}={value}"));
     }
+    command.envs(setup.environment.iter().map(|(name, value)| (name, value)));
     Process::start("millrace", &mut command, &home.join("log"))
 }
 
