@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -490,6 +490,7 @@ fn start_shards(
     let offers = Arc::new(config.offers.clone());
     let home_seed = sessions.home_seed;
     let mut threads = Vec::new();
+    let leaving = Arc::new(AtomicUsize::new(0));
     let mut orphans = sessions.orphans; // the first shard takes them
     for (index, sessions) in sessions.by_shard.into_iter().enumerate() {
         let setup = ShardSetup {
@@ -511,6 +512,7 @@ fn start_shards(
             levels: Arc::clone(&overview.levels),
             verifier: verifier.clone(),
             report: Arc::clone(&overview.shards[index]),
+            leaving: Arc::clone(&leaving),
         };
         threads.push(thread(&format!("shard-{index}"), move || {
             if let Err(error) = shard::run(setup) {

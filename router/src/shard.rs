@@ -11,6 +11,7 @@ use std::future::poll_fn;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -46,6 +47,8 @@ const TICK: Duration = Duration::from_millis(250);
 const LINGER_MILLIS: u64 = 2_000;
 /// How long clients get to take what is theirs when the process stops.
 const GOODBYE: Duration = Duration::from_secs(2);
+/// How much longer a shard then waits for what others have for it.
+const PARTING: Duration = Duration::from_millis(500);
 
 /// What a shard needs from the rest of the process.
 pub(crate) struct ShardSetup {
@@ -67,6 +70,8 @@ pub(crate) struct ShardSetup {
     pub verifier: Verifier,
     /// Where numbers are published.
     pub report: Arc<ShardReport>,
+    /// How many shards have nothing more to say, when the process stops.
+    pub leaving: Arc<AtomicUsize>,
 }
 
 /// A session as the store had it.
@@ -86,6 +91,7 @@ pub(crate) fn run(setup: ShardSetup) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let local = LocalSet::new();
     let mailbox = Arc::clone(&setup.mailboxes[usize::from(setup.broker.shard.0)]);
+    let (leaving, shards) = (Arc::clone(&setup.leaving), setup.mailboxes.len());
     let shard = Rc::new(RefCell::new(Shard::new(setup)));
     local.block_on(&runtime, async move {
         spawn_local(flusher(Rc::clone(&shard)));
@@ -115,7 +121,19 @@ pub(crate) fn run(setup: ShardSetup) -> std::io::Result<()> {
             // Promises that are kept by now may still be told.
             shard.borrow_mut().take_mail(&mailbox);
         }
+        shard.borrow_mut().turn_end();
+        // The wills of the last connections are on their way: a shard goes when nobody can send it anything any more.
+        leaving.fetch_add(1, Ordering::SeqCst);
+        let deadline = deadline + PARTING;
+        while leaving.load(Ordering::SeqCst) < shards && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            shard.borrow_mut().take_mail(&mailbox);
+            shard.borrow_mut().turn_end();
+        }
         let mut shard = shard.borrow_mut();
+        while !mailbox.is_empty() {
+            shard.take_mail(&mailbox);
+        }
         shard.turn_end();
         // What was accepted must reach the disk, even if that takes a moment: nobody is served meanwhile.
         for job in std::mem::take(&mut shard.jobs) {

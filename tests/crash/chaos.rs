@@ -19,6 +19,7 @@ pub(crate) struct Chaos {
     random: Random,
     rounds: u64,
     kills: u64,
+    one_shard: bool,
 }
 
 impl Chaos {
@@ -33,7 +34,17 @@ impl Chaos {
         let seed = number("MILLRACE_SEED").unwrap_or_else(clock);
         let rounds = number("MILLRACE_CRASH_ROUNDS").unwrap_or(ROUNDS);
         println!("{name}: MILLRACE_SEED={seed} MILLRACE_CRASH_ROUNDS={rounds}");
-        Chaos { name, seed, random: Random::new(seed), rounds, kills: 0 }
+        Chaos { name, seed, random: Random::new(seed), rounds, kills: 0, one_shard: false }
+    }
+
+    /// With one shard, and only ever one.
+    pub(crate) fn with_one_shard(mut self) -> Chaos {
+        self.one_shard = true;
+        self
+    }
+
+    pub(crate) fn has_one_shard(&self) -> bool {
+        self.one_shard
     }
 
     pub(crate) fn seed(&self) -> u64 {
@@ -48,9 +59,9 @@ impl Chaos {
         self.random.below(end)
     }
 
-    /// 1 to 3.
+    /// 1 to 3, unless it must be 1.
     pub(crate) fn shards(&mut self) -> usize {
-        self.random.between(1, 4) as usize
+        if self.one_shard { 1 } else { self.random.between(1, 4) as usize }
     }
 
     /// Lets things happen for a random time: the moment of what comes next is what is tested.

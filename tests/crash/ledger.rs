@@ -32,13 +32,21 @@ pub(crate) struct Ledger {
     /// Next number that has not arrived yet, by publisher.
     next: Vec<u64>,
     repeats: u64,
+    /// Whether a repeat is a fault.
+    once: bool,
     faults: BTreeMap<&'static str, (u64, String)>,
 }
 
 impl Ledger {
     pub(crate) fn new(seed: u64, acknowledged: Vec<u64>) -> Ledger {
         let next = vec![0; acknowledged.len()];
-        Ledger { seed, acknowledged, next, repeats: 0, faults: BTreeMap::new() }
+        Ledger { seed, acknowledged, next, repeats: 0, once: false, faults: BTreeMap::new() }
+    }
+
+    /// From now on everything must arrive once, and not more often.
+    pub(crate) fn exactly_once(mut self) -> Ledger {
+        self.once = true;
+        self
     }
 
     /// Enters one message, in the order of arrival.
@@ -54,6 +62,9 @@ impl Ledger {
         let next = self.next[publisher];
         if number < next {
             self.repeats += 1;
+            if self.once {
+                self.fault("repeated", format!("publisher {publisher}: {number} again, after {}", next - 1));
+            }
         } else if number == next {
             self.next[publisher] += 1;
         } else {

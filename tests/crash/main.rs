@@ -6,6 +6,7 @@
 //! machine decides what that hits, so a seed is a strong hint, not a replay.
 //! `MILLRACE_CRASH_ROUNDS` (default 8) and `MILLRACE_SEED` (default: the clock) set both; the seed is printed.
 //! Always: what is acknowledged arrives at least once; per publisher in order once repeats are taken out; bit by bit.
+//! With QoS 2 and one shard it arrives exactly once.
 
 mod chaos;
 mod ledger;
@@ -14,7 +15,7 @@ mod traffic;
 
 use std::time::Duration;
 
-use harness::{Connect, Proxy, QOS_1, Recorder, Router, Setup, Version, until, v5};
+use harness::{Connect, Proxy, QOS_1, QOS_2, Qos, Recorder, Router, Setup, Version, until, v5};
 
 use crate::chaos::Chaos;
 use crate::ledger::Ledger;
@@ -37,9 +38,9 @@ fn historian() -> Connect {
 }
 
 #[track_caller]
-fn subscribe(router: &Router) {
+fn subscribe(router: &Router, qos: Qos) {
     let mut client = router.connect(&historian());
-    client.subscribe("load/#", QOS_1);
+    client.subscribe("load/#", qos);
     client.disconnect();
 }
 
@@ -50,7 +51,7 @@ fn what_a_killed_gateway_acknowledged_reaches_its_upstream_in_order() {
     let network = Proxy::to(upstream.address());
     let setup = gateway(&mut chaos).uplink(network.address(), Version::V5).set("routes.all", TO_UPSTREAM);
     let mut router = setup.start();
-    let published = Traffic::run(router.address(), chaos.seed(), 4, |traffic| {
+    let published = Traffic::run(router.address(), chaos.seed(), 4, QOS_1, |traffic| {
         for round in 0..chaos.rounds() {
             chaos.wait(20, 400);
             match chaos.below(6) {
@@ -86,12 +87,12 @@ fn what_a_killed_gateway_acknowledged_reaches_its_upstream_in_order() {
 fn what_a_killed_gateway_acknowledged_passes_through_a_killed_upstream_router() {
     let mut chaos = Chaos::new("two routers");
     let mut upstream = gateway(&mut chaos).start();
-    subscribe(&upstream);
+    subscribe(&upstream, QOS_1);
     let network = Proxy::to(upstream.address());
     let setup = gateway(&mut chaos).uplink(network.address(), Version::V5).set("routes.all", TO_UPSTREAM);
     let mut router = setup.start();
     let subscriber = Subscriber::start(&upstream, historian());
-    let published = Traffic::run(router.address(), chaos.seed(), 3, |traffic| {
+    let published = Traffic::run(router.address(), chaos.seed(), 3, QOS_1, |traffic| {
         for _ in 0..chaos.rounds() {
             chaos.wait(20, 400);
             match chaos.below(5) {
@@ -123,13 +124,12 @@ fn what_a_killed_gateway_acknowledged_passes_through_a_killed_upstream_router() 
     ledger.reconcile(&chaos);
 }
 
-#[test]
-fn what_a_killed_router_acknowledged_reaches_the_session_of_a_subscriber() {
-    let mut chaos = Chaos::new("session");
-    let mut router = gateway(&mut chaos).start();
-    subscribe(&router);
+/// Publishes to a subscriber with a kept session while the router is killed; what the subscriber got.
+fn kill_under_load(chaos: &mut Chaos, qos: Qos) -> Ledger {
+    let mut router = gateway(chaos).start();
+    subscribe(&router, qos);
     let subscriber = Subscriber::start(&router, historian());
-    let published = Traffic::run(router.address(), chaos.seed(), 4, |traffic| {
+    let published = Traffic::run(router.address(), chaos.seed(), 4, qos, |traffic| {
         for _ in 0..chaos.rounds() {
             chaos.wait(20, 400);
             if chaos.below(3) == 0 {
@@ -141,8 +141,31 @@ fn what_a_killed_router_acknowledged_reaches_the_session_of_a_subscriber() {
         }
     });
     let mut ledger = Ledger::new(chaos.seed(), published);
+    if qos == QOS_2 && chaos.has_one_shard() {
+        ledger = ledger.exactly_once();
+    }
     subscriber.drain_into(&mut ledger, DRAIN);
-    ledger.reconcile(&chaos);
+    ledger
+}
+
+#[test]
+fn what_a_killed_router_acknowledged_reaches_the_session_of_a_subscriber() {
+    let mut chaos = Chaos::new("session");
+    kill_under_load(&mut chaos, QOS_1).reconcile(&chaos);
+}
+
+/// [MQTT-4.3.3-8] [MQTT-4.3.3-10] [MQTT-4.4.0-1] [MQTT-4.1.0-1]
+#[test]
+fn with_qos_2_a_killed_router_delivers_what_it_acknowledged_exactly_once() {
+    let mut chaos = Chaos::new("exactly once").with_one_shard();
+    kill_under_load(&mut chaos, QOS_2).reconcile(&chaos);
+}
+
+/// [MQTT-4.3.3-8] [MQTT-4.4.0-1]: over several shards a kill may repeat what was on its way between two of them.
+#[test]
+fn with_qos_2_over_shards_a_killed_router_loses_nothing_that_it_acknowledged() {
+    let mut chaos = Chaos::new("QoS 2 over shards");
+    kill_under_load(&mut chaos, QOS_2).reconcile(&chaos);
 }
 
 #[test]
@@ -150,9 +173,9 @@ fn what_a_router_acknowledged_survives_power_cuts() {
     let mut chaos = Chaos::new("power");
     let power = Power::new();
     let mut router = power.feeds(gateway(&mut chaos)).start();
-    subscribe(&router);
+    subscribe(&router, QOS_1);
     let subscriber = Subscriber::start(&router, historian());
-    let published = Traffic::run(router.address(), chaos.seed(), 4, |traffic| {
+    let published = Traffic::run(router.address(), chaos.seed(), 4, QOS_1, |traffic| {
         for round in 0..chaos.rounds() {
             chaos.wait(20, 400);
             chaos.kill(&mut router);

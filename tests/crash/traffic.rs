@@ -1,8 +1,10 @@
 //! Publishers that never give up, and a subscriber that always comes back.
 //!
 //! A publisher sends numbered messages with a window, and after a lost connection sends again whatever was not
-//! acknowledged, in order, as a good client does. In: where the router is now. Out: how many were acknowledged.
+//! acknowledged, in order, as a good client does: with QoS 2 PUBLISH or PUBREL, in a session that is kept. A subscriber
+//! remembers the QoS 2 identifiers it holds. In: where the router is now. Out: how many were acknowledged.
 
+use std::collections::BTreeSet;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::num::NonZeroU16;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,8 +13,10 @@ use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use harness::{
-    Connect, Connection, Incoming, OutgoingPublish, PATIENCE, QOS_1, Random, Received, Router, v3, v5,
+    Connect, Connection, Incoming, OutgoingPublish, PATIENCE, QOS_2, Qos, Random, ReasonCode, Received,
+    Router, Version, v3, v5,
 };
+use wire::AckKind;
 
 use crate::ledger::{Ledger, payload, topic};
 
@@ -50,13 +54,14 @@ impl Traffic {
         address: SocketAddr,
         seed: u64,
         publishers: usize,
+        qos: Qos,
         course: impl FnOnce(&Target),
     ) -> Vec<u64> {
         let target = Target::new(address);
         let over = Arc::new(AtomicBool::new(false));
         let start = |number: usize| {
             let (target, over) = (target.clone(), Arc::clone(&over));
-            std::thread::spawn(move || Publisher::new(number, seed).run(&target, &over))
+            std::thread::spawn(move || Publisher::new(number, seed, qos).run(&target, &over))
         };
         let threads: Vec<_> = (0..publishers).map(start).collect();
         course(&target);
@@ -69,19 +74,26 @@ struct Publisher {
     number: usize,
     seed: u64,
     connect: Connect,
+    qos: Qos,
     window: u64,
-    /// All below are acknowledged.
+    /// All below are acknowledged: by PUBACK or PUBCOMP.
     acknowledged: u64,
+    /// All below have their PUBREC; with QoS 1 nothing has.
+    received: u64,
     /// All below were sent at least once.
     reached: u64,
 }
 
 impl Publisher {
-    fn new(number: usize, seed: u64) -> Publisher {
+    fn new(number: usize, seed: u64, qos: Qos) -> Publisher {
         let client_id = format!("publisher-{number}");
-        let connect = if number.is_multiple_of(2) { v5(&client_id) } else { v3(&client_id) };
+        let mut connect = if number.is_multiple_of(2) { v5(&client_id) } else { v3(&client_id) };
+        if qos == QOS_2 {
+            connect.clean_start = false;
+            connect.session_expiry_secs = if connect.version == Version::V5 { 86_400 } else { 0 };
+        }
         let window = Random::new(seed ^ number as u64).between(1, 64);
-        Publisher { number, seed, connect, window, acknowledged: 0, reached: 0 }
+        Publisher { number, seed, connect, qos, window, acknowledged: 0, received: 0, reached: 0 }
     }
 
     fn run(mut self, target: &Target, over: &AtomicBool) -> u64 {
@@ -105,24 +117,31 @@ impl Publisher {
     /// One connection, until it is lost or everything is done.
     fn publish(&mut self, target: &Target, over: &AtomicBool) -> std::io::Result<()> {
         let mut connection = Connection::open(target.address(), self.connect.version)?;
-        connection.greet(&self.connect)?;
-        let mut sent = self.acknowledged;
+        let greeting = connection.greet(&self.connect)?;
+        if self.qos == QOS_2 {
+            let (number, reached) = (self.number, self.reached);
+            assert!(greeting.session_present || reached == 0, "publisher {number}: its session is lost");
+        }
+        let mut out = Vec::new();
+        // [MQTT-4.4.0-1]: what has its PUBREC is released again, the rest is sent again.
+        (self.acknowledged..self.received).for_each(|number| self.encode_release(&mut out, number));
+        let mut sent = self.received.max(self.acknowledged);
         loop {
             let is_over = over.load(Ordering::SeqCst);
-            let mut out = Vec::new();
             while sent - self.acknowledged < self.window && (!is_over || sent < self.reached) {
                 self.encode(&mut out, sent);
                 sent += 1;
             }
             self.reached = self.reached.max(sent);
             connection.write(&out)?;
+            out.clear();
             if sent == self.acknowledged {
                 return Ok(());
             }
             sleep(PACE);
             let mut wait = PATIENCE;
             while let Some(packet) = connection.receive(wait)? {
-                self.on_packet(&packet)?;
+                self.on_packet(&packet, &mut out)?;
                 wait = Duration::ZERO;
                 if sent == self.acknowledged {
                     break;
@@ -136,7 +155,7 @@ impl Publisher {
         let publish = OutgoingPublish {
             topic: &topic,
             payload: &payload,
-            qos: QOS_1,
+            qos: self.qos,
             dup: number < self.reached,
             packet_id: Some(packet_id(number)),
             ..Default::default()
@@ -144,8 +163,28 @@ impl Publisher {
         wire::encode_publish(out, self.connect.version, &publish).expect("a legal PUBLISH");
     }
 
-    fn on_packet(&mut self, packet: &Incoming) -> std::io::Result<()> {
+    fn encode_release(&self, out: &mut Vec<u8>, number: u64) {
+        wire::encode_ack(out, self.connect.version, AckKind::PubRel, packet_id(number), ReasonCode::SUCCESS);
+    }
+
+    fn on_packet(&mut self, packet: &Incoming, out: &mut Vec<u8>) -> std::io::Result<()> {
         match packet {
+            Incoming::PubRec(id, reason) if self.qos == QOS_2 => {
+                // [MQTT-4.6.0-3]
+                assert_eq!(*id, packet_id(self.received), "publisher {}", self.number);
+                assert!(!reason.is_error(), "publisher {}: {reason:?}", self.number);
+                self.encode_release(out, self.received);
+                self.received += 1;
+                Ok(())
+            }
+            Incoming::PubComp(id, reason) if self.qos == QOS_2 => {
+                assert_eq!(*id, packet_id(self.acknowledged), "publisher {}", self.number);
+                // Not found: it was over, and we have not heard of it.
+                let is_over = !reason.is_error() || *reason == ReasonCode::PACKET_IDENTIFIER_NOT_FOUND;
+                assert!(is_over, "publisher {}: {reason:?}", self.number);
+                self.acknowledged += 1;
+                Ok(())
+            }
             Incoming::PubAck(id, reason) => {
                 // [MQTT-4.6.0-2]: acknowledgements come in the order of the publications.
                 assert_eq!(*id, packet_id(self.acknowledged), "publisher {}", self.number);
@@ -173,6 +212,8 @@ pub(crate) struct Subscriber {
 #[derive(Default)]
 struct Shared {
     record: Mutex<Vec<Received>>,
+    /// Identifiers of QoS 2 messages that are not released: its part of the session.
+    held: Mutex<BTreeSet<NonZeroU16>>,
     stream: Mutex<Option<TcpStream>>,
     over: AtomicBool,
 }
@@ -234,12 +275,10 @@ impl Shared {
         *self.stream.lock().unwrap_or_else(PoisonError::into_inner) = Some(copy);
         while !self.over.load(Ordering::SeqCst) {
             match connection.receive(Duration::from_millis(100))? {
-                Some(Incoming::Publish(message)) => {
-                    let packet_id = message.packet_id;
-                    self.record.lock().unwrap_or_else(PoisonError::into_inner).push(message);
-                    if let Some(packet_id) = packet_id {
-                        connection.acknowledge(packet_id)?;
-                    }
+                Some(Incoming::Publish(message)) => self.take(&mut connection, message)?,
+                Some(Incoming::PubRel(id, _)) => {
+                    self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+                    connection.answer(AckKind::PubComp, id)?;
                 }
                 Some(Incoming::Disconnect(reason)) => {
                     return Err(std::io::Error::other(format!("{reason:?}")));
@@ -249,5 +288,16 @@ impl Shared {
             }
         }
         Ok(())
+    }
+    /// Enters a message, unless it is a repeat of one whose identifier is held, and answers it.
+    fn take(&self, connection: &mut Connection, message: Received) -> std::io::Result<()> {
+        let Some(id) = message.packet_id else { panic!("{message:?} was published with QoS 1 or 2") };
+        let once = message.qos == QOS_2;
+        if once && !self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(id) {
+            assert!(message.dup, "{id} is held, and comes for another message"); // [MQTT-4.3.3-2]
+        } else {
+            self.record.lock().unwrap_or_else(PoisonError::into_inner).push(message);
+        }
+        connection.answer(if once { AckKind::PubRec } else { AckKind::PubAck }, id)
     }
 }

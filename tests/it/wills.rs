@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use harness::{BlockBuilder, Client, Connect, QOS_0, QOS_1, QOS_2, ReasonCode, Router, until, v3, v5};
+use harness::{
+    BlockBuilder, Client, Connect, QOS_0, QOS_1, QOS_2, ReasonCode, Received, Router, Signal, until, v3, v5,
+};
 use wire::{Disconnect, Will};
 
 fn will() -> Will {
@@ -171,5 +173,98 @@ fn a_will_of_qos_0_reaches_live_subscribers() {
         router.connect(&Connect { will: Some(will), ..v3(&format!("client-{number}")) }).vanish();
         let message = observer.message();
         assert_eq!((message.text(), message.qos), (number.to_string().as_str(), QOS_0));
+    }
+}
+
+/// One whose session is kept, and who is away when things happen.
+fn historian() -> Connect {
+    Connect { clean_start: false, session_expiry_secs: 600, ..v5("historian") }
+}
+
+/// A router with a historian of wills, and a client of `connect` that has one.
+#[track_caller]
+fn with_historian(connect: &Connect) -> (Router, Client) {
+    let router = Router::with_shards(3);
+    let mut away = router.connect(&historian());
+    away.subscribe("wills/#", QOS_2);
+    away.disconnect();
+    let client = router.connect(connect);
+    (router, client)
+}
+
+#[track_caller]
+fn restart(router: &mut Router, signal: Signal) {
+    match signal {
+        Signal::Kill => router.kill(),
+        _ => assert_eq!(router.terminate().code(), Some(0)),
+    }
+    router.start_again();
+}
+
+#[track_caller]
+fn expect_one_will(router: &Router) -> Received {
+    let mut historian = router.connect(&historian());
+    let message = historian.message();
+    assert_eq!((message.topic.as_str(), message.text()), ("wills/client", "gone"));
+    router.connect(&v5("fence")).publish("wills/fence", "", QOS_1);
+    assert_eq!(historian.message().topic, "wills/fence", "one will, and no other");
+    message
+}
+
+/// Comes again and again, until its session is over or kept: with a will of QoS 2 that is retained.
+fn lasting(delay_secs: u32) -> Connect {
+    let will = Will { delay_secs, qos: QOS_2, retain: true, ..will() };
+    Connect { will: Some(will), clean_start: false, session_expiry_secs: 600, ..v5("client") }
+}
+
+/// [MQTT-3.1.2-8] [MQTT-3.1.3-9] [MQTT-3.1.2-12] [MQTT-3.1.2-15]
+#[test]
+fn a_delayed_will_survives_a_restart_and_a_kill() {
+    for signal in [Signal::Terminate, Signal::Kill] {
+        let (mut router, client) = with_historian(&lasting(3));
+        let begin = Instant::now();
+        client.vanish();
+        until("the end of the connection", || (router.number("/clients") == 0).then_some(()));
+        restart(&mut router, signal);
+        assert_eq!(expect_one_will(&router).qos, QOS_2);
+        assert!(begin.elapsed() >= Duration::from_millis(2_900), "after {:?} already", begin.elapsed());
+        let mut late = router.connect(&v3("late"));
+        late.subscribe("wills/client", QOS_2);
+        assert!(late.message().retain);
+    }
+}
+
+/// [MQTT-3.1.2-8]: a router that is killed ends the connection, too; one that stops publishes the will before it is gone.
+#[test]
+fn the_will_of_a_connected_client_survives_a_restart_and_a_kill() {
+    for (delay_secs, signal) in
+        [(0, Signal::Terminate), (0, Signal::Kill), (1, Signal::Terminate), (1, Signal::Kill)]
+    {
+        let (mut router, _client) = with_historian(&lasting(delay_secs));
+        restart(&mut router, signal);
+        expect_one_will(&router);
+    }
+}
+
+/// [MQTT-3.1.3-9]
+#[test]
+fn a_client_that_is_back_after_a_kill_within_the_delay_leaves_no_will() {
+    let (mut router, _client) = with_historian(&lasting(2));
+    restart(&mut router, Signal::Kill);
+    let back = router.connect(&Connect { will: None, ..lasting(0) });
+    assert!(back.greeting.session_present);
+    std::thread::sleep(Duration::from_secs(3)); // nothing tells of a will that does not come
+    router.connect(&v5("fence")).publish("wills/fence", "", QOS_1);
+    assert_eq!(router.connect(&historian()).message().topic, "wills/fence");
+}
+
+/// [MQTT-3.1.2-8]: also that of a session that ends with its connection, for a session in another shard.
+#[test]
+fn a_router_that_stops_publishes_the_wills_of_its_clients_to_kept_sessions() {
+    for number in 0..6 {
+        let client_id = format!("client-{number}");
+        let (mut router, _client) = with_historian(&with_will(v3(&client_id)));
+        restart(&mut router, Signal::Terminate);
+        expect_one_will(&router);
     }
 }
