@@ -84,9 +84,6 @@ impl Broker {
     ) {
         self.subscriptions.find(publication.envelope.topic, found);
         self.scratch.frames.clear();
-        if found.places > 1 {
-            found.entries.sort_unstable_by_key(|entry| entry.session);
-        }
         for entries in found.entries.chunk_by(|one, other| one.session == other.session) {
             let ticket = self.deliver(entries, "", publication, effects);
             promise.ticket = promise.ticket.max(ticket);

@@ -89,12 +89,9 @@ impl Broker {
         let run = &running.run;
         let count = run.len() as u64;
         self.counters.received += count;
-        self.counters.received_bytes += run.payloads().map(|payload| payload.len() as u64).sum::<u64>();
+        self.counters.received_bytes += run.payload_bytes() as u64;
         let mut found = std::mem::take(&mut self.scratch.found);
         self.subscriptions.find(run.topic(), &mut found);
-        if found.places > 1 {
-            found.entries.sort_unstable_by_key(|entry| entry.session);
-        }
         let mut other_version = std::mem::take(&mut self.scratch.body);
         other_version.clear();
         for entries in found.entries.chunk_by(|one, other| one.session == other.session) {

@@ -55,9 +55,9 @@ impl Broker {
         filter: &str,
         effects: &mut Effects,
     ) -> Ticket {
-        let Some(session) = self.stored_session(key) else { return Ticket(0) };
-        let Some(options) = session.subscriptions.get(filter).copied() else { return Ticket(0) };
-        let client_id = Rc::clone(&session.client_id);
+        let Some(client_id) = self.owner_on_disk(key) else { return Ticket(0) };
+        let subscriptions = &self.sessions[key.0 as usize].subscriptions;
+        let Some(options) = subscriptions.get(filter).copied() else { return Ticket(0) };
         append(&mut self.appended_bytes, effects, |bytes| {
             put(
                 bytes,
@@ -75,8 +75,7 @@ impl Broker {
         filter: &str,
         effects: &mut Effects,
     ) -> Ticket {
-        let Some(session) = self.stored_session(key) else { return Ticket(0) };
-        let client_id = Rc::clone(&session.client_id);
+        let Some(client_id) = self.owner_on_disk(key) else { return Ticket(0) };
         self.delete(StateSpace::Subscriptions, effects, |key| subscription_key(key, &client_id, filter))
     }
 
@@ -87,8 +86,7 @@ impl Broker {
         packet_id: NonZeroU16,
         effects: &mut Effects,
     ) -> Ticket {
-        let Some(session) = self.stored_session(key) else { return Ticket(0) };
-        let client_id = Rc::clone(&session.client_id);
+        let Some(client_id) = self.owner_on_disk(key) else { return Ticket(0) };
         append(&mut self.appended_bytes, effects, |bytes| {
             put(bytes, StateSpace::Received, |key| received_key(key, &client_id, packet_id), |_| {})
         })
@@ -101,8 +99,7 @@ impl Broker {
         packet_id: NonZeroU16,
         effects: &mut Effects,
     ) -> Ticket {
-        let Some(session) = self.stored_session(key) else { return Ticket(0) };
-        let client_id = Rc::clone(&session.client_id);
+        let Some(client_id) = self.owner_on_disk(key) else { return Ticket(0) };
         self.delete(StateSpace::Received, effects, |key| received_key(key, &client_id, packet_id))
     }
 
@@ -114,9 +111,8 @@ impl Broker {
         mark: Mark,
         effects: &mut Effects,
     ) -> Ticket {
-        let Some(session) = self.stored_session(key) else { return Ticket(0) };
+        let Some(client_id) = self.owner_on_disk(key) else { return Ticket(0) };
         let Some(value) = encode_mark(mark) else { return Ticket(0) };
-        let client_id = Rc::clone(&session.client_id);
         append(&mut self.appended_bytes, effects, |bytes| {
             put(bytes, StateSpace::Marks, |key| mark_key(key, &client_id, seq), |out| out.push(value))
         })
@@ -182,8 +178,10 @@ impl Broker {
         }
     }
 
-    fn stored_session(&self, key: SessionKey) -> Option<&Session> {
-        self.sessions.get(key.0 as usize).filter(|session| session.is_stored())
+    /// Whose keys a session has on disk, if it is a stored one.
+    fn owner_on_disk(&self, key: SessionKey) -> Option<Rc<str>> {
+        let session = self.sessions.get(key.0 as usize).filter(|session| session.is_stored());
+        session.map(|session| Rc::clone(&session.client_id))
     }
 
     fn delete(&mut self, space: StateSpace, effects: &mut Effects, key: impl FnOnce(&mut Vec<u8>)) -> Ticket {

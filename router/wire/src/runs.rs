@@ -20,6 +20,7 @@ pub struct Run<'t> {
     head_len: usize,
     count: usize,
     largest: usize,
+    payload_bytes: usize,
 }
 
 impl<'t> Run<'t> {
@@ -53,12 +54,14 @@ impl<'t> Run<'t> {
         if publish.topic.is_empty() || !publish.properties.block().is_empty() {
             return None;
         }
-        let mut run = Run { bytes, topic: publish.topic, head_len, count: 1, largest: end };
+        let payload_bytes = publish.payload.len();
+        let mut run = Run { bytes, topic: publish.topic, head_len, count: 1, largest: end, payload_bytes };
         let mut end = end;
         let mut next = Some(second);
         while let Some(frame) = next.filter(|frame| frame.body().starts_with(head)) {
             run.count += 1;
             run.largest = run.largest.max(frame.total_len());
+            run.payload_bytes += frame.body().len() - head_len;
             end += frame.total_len();
             next = if end < bytes_max { publish_at(&bytes[end..], packet_bytes_max) } else { None };
         }
@@ -89,6 +92,12 @@ impl<'t> Run<'t> {
     #[inline]
     pub const fn largest(&self) -> usize {
         self.largest
+    }
+
+    /// Bytes of all payloads.
+    #[inline]
+    pub const fn payload_bytes(&self) -> usize {
+        self.payload_bytes
     }
 
     /// Their payloads, in order.
@@ -166,6 +175,7 @@ mod tests {
             }
             prop_assert!(rest.is_empty(), "whole packets");
             prop_assert_eq!(run.payloads().collect::<Vec<_>>(), seen.clone());
+            prop_assert_eq!(run.payload_bytes(), seen.concat().len());
             prop_assert_eq!((run.len(), run.largest()), (seen.len(), largest));
         }
     }
