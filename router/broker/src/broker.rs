@@ -292,6 +292,7 @@ impl Broker {
     /// Every stored session is back. No shard reads a socket before all shards have said so: a publication accepted
     /// earlier would be acknowledged and pass by the stored sessions of the others.
     pub fn restored(&mut self, effects: &mut Effects) {
+        self.withdraw_denied(effects); // the rules may have changed meanwhile
         for shard in self.others() {
             effects.controls.push((shard, Control::Restored { from: self.setup.shard }));
         }

@@ -433,6 +433,56 @@ fn new_rules_hold_at_once_and_take_subscriptions_away() {
     assert_eq!((bench.texts(client), bench.counters().unmatched), (vec![], 1));
 }
 
+/// A restart is a reload, too: what the new rules deny goes at once, and not when its client is back.
+#[test]
+fn rules_that_changed_while_the_router_was_down_count_from_the_start() {
+    let all: &[Line] = &[("allow", "", Actions::All, "#")];
+    let mut bench = bench(Access { rules: rules(all), ..users(&[("u", 1)]) });
+    let client = bench.client("c", Version::V5, 0);
+    let mut connect = bench.stored_hello(client);
+    (connect.user_name, connect.password) = (Some("u".into()), Some(b"x".to_vec()));
+    connect.will =
+        Some(Will { topic: "w".into(), payload: b"gone".to_vec(), delay_secs: 5, ..Will::default() });
+    bench.connect_with(client, &connect);
+    bench.verify(accepted("u"));
+    bench.settle();
+    bench.take(client);
+    bench.subscribe(client, "a", Qos::AtLeastOnce);
+    bench.subscribe(client, "b", Qos::AtLeastOnce);
+    let some = [("allow", "", Actions::All, "b"), ("allow", "", Actions::Subscribe, "w")];
+    bench.access = Arc::new(Access { rules: rules(&some), ..users(&[("u", 1)]) });
+    bench.crash();
+    bench.settle();
+    assert_eq!(bench.counters().access_withdrawn, 2);
+    assert_eq!(bench.disk.keys(crate::StateSpace::Subscriptions), 1);
+    bench.pass(10_000);
+    assert_eq!(bench.counters().wills, 0);
+}
+
+/// Whose a stored session is lies on disk with it.
+#[test]
+fn a_stored_session_belongs_to_its_user_after_a_crash() {
+    let mut bench = bench(users(&[("u", 1), ("v", 1)]));
+    bench.access = Arc::new(users(&[("u", 1), ("v", 1)]));
+    let client = bench.client("c", Version::V5, 0);
+    let knock = |bench: &mut Bench, user: &str| {
+        let mut connect = bench.stored_hello(client);
+        (connect.user_name, connect.password) = (Some(user.into()), Some(b"x".to_vec()));
+        bench.connect_with(client, &connect);
+        bench.verify(accepted(user));
+        bench.settle();
+        bench.take(client)
+    };
+    assert_eq!(knock(&mut bench, "u"), [Seen::ConnAck { present: false, reason: ReasonCode::SUCCESS }]);
+    for _ in 0..2 {
+        bench.crash();
+        bench.settle();
+        bench.take(client);
+        assert_eq!(knock(&mut bench, "v"), refused(ReasonCode::NOT_AUTHORIZED));
+        assert_eq!(knock(&mut bench, "u"), [Seen::ConnAck { present: true, reason: ReasonCode::SUCCESS }]);
+    }
+}
+
 #[test]
 fn a_stored_session_comes_back_with_what_it_may_still_have() {
     let all: &[Line] = &[("allow", "", Actions::All, "#")];

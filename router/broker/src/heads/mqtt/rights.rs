@@ -160,6 +160,11 @@ impl Broker {
             let client_id = Rc::clone(&self.sessions[key.0 as usize].client_id);
             self.grant_rights(conn, &client_id);
         }
+        self.withdraw_denied(effects);
+    }
+
+    /// Removes what sessions have and the rules deny.
+    pub(crate) fn withdraw_denied(&mut self, effects: &mut Effects) {
         self.withdraw_subscriptions(effects);
         self.withdraw_wills(effects);
     }
