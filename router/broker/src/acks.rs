@@ -96,6 +96,10 @@ pub(crate) struct Acks {
     markings: VecDeque<Marking>,
     /// Markings written and not durable: ticket and handoff number.
     marked: VecDeque<(Ticket, u64)>,
+    /// Promises not kept of what came back to be handed to another shard, under the handoff number of the first time. A
+    /// promise with this number or a later one waits for it: later than need be, and never for one that waits for it in
+    /// turn, since what shards tell one another of depends on their own disks alone.
+    extensions: Vec<(u64, Promise)>,
 }
 
 impl Acks {
@@ -108,13 +112,23 @@ impl Acks {
             own,
             markings: VecDeque::new(),
             marked: VecDeque::new(),
+            extensions: Vec::new(),
         }
     }
 
     /// The proof, if the promise is already kept.
     #[inline]
     pub(crate) fn check(&self, promise: &Promise) -> Option<Kept> {
-        (promise.ticket <= self.durable && self.shards_have_kept(promise)).then_some(Kept(()))
+        (self.is_kept(promise) && (promise.shards == 0 || !self.is_extended(promise))).then_some(Kept(()))
+    }
+
+    #[inline]
+    fn is_kept(&self, promise: &Promise) -> bool {
+        promise.ticket <= self.durable && self.shards_have_kept(promise)
+    }
+
+    fn is_extended(&self, promise: &Promise) -> bool {
+        self.extensions.iter().any(|(handoff, _)| *handoff <= promise.handoff)
     }
 
     /// Where an answer with this promise waits if its connection is owed nothing else.
@@ -140,6 +154,7 @@ impl Acks {
             self.marked.pop_front();
             self.kept(self.own, handoff);
         }
+        self.drop_kept_extensions();
     }
 
     /// The highest durable ticket.
@@ -151,6 +166,25 @@ impl Acks {
     pub(crate) fn kept(&mut self, by: ShardId, up_to: u64) {
         let mark = &mut self.kept[usize::from(by.0)];
         *mark = up_to.max(*mark);
+        self.drop_kept_extensions();
+    }
+
+    /// What was handed over under this number came back and is somewhere else now, under another promise.
+    pub(crate) fn extend(&mut self, handoff: u64, promise: Promise) {
+        if self.is_kept(&promise) {
+            return;
+        }
+        // It may have come back before.
+        let earlier = self.extensions.iter().find(|(_, earlier)| earlier.handoff == handoff);
+        let first = earlier.map_or(handoff, |(first, _)| *first);
+        self.extensions.push((first, promise));
+    }
+
+    fn drop_kept_extensions(&mut self) {
+        if !self.extensions.is_empty() {
+            let extensions = std::mem::take(&mut self.extensions);
+            self.extensions = extensions.into_iter().filter(|(_, promise)| !self.is_kept(promise)).collect();
+        }
     }
 
     /// How many queues there are.

@@ -527,6 +527,9 @@ impl Broker {
             }
             Control::Restored { from } => self.unknown_shards &= !(1 << from.0),
             Control::Known { waiting } => self.let_go(waiting, now, effects),
+            Control::Returned { handoff, group, publication } => {
+                self.on_returned(handoff, &group, &publication, now, effects);
+            }
             Control::Kept { from, up_to } => {
                 self.acks.kept(from, up_to);
                 self.release(now, effects);

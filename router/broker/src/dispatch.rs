@@ -51,6 +51,17 @@ pub(crate) struct Way<'a> {
     pub(crate) lots: &'a [Lot],
 }
 
+/// A publication as another shard gave it to us.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Given<'a> {
+    /// Who.
+    pub(crate) from: model::ShardId,
+    /// Its number of it, if it is for groups.
+    pub(crate) handoff: u64,
+    /// What to give back if it cannot be placed here.
+    pub(crate) bytes: &'a [u8],
+}
+
 /// A handed over publication is for the subscriptions of the shard.
 const TO_SUBSCRIPTIONS: u8 = 0b01;
 /// It is for groups, which are named.
@@ -135,10 +146,11 @@ impl Broker {
         let mut rest = &batch.bytes[..];
         let mut promise = Promise::default();
         let mut found = std::mem::take(&mut self.scratch.found);
-        while let Some((groups, after)) = ways(rest)
-            && let Some((publication, after)) = next_handed_over(after, now)
+        while let Some((handoff, groups, start)) = ways(rest)
+            && let Some((publication, after)) = next_handed_over(start, now)
         {
             let ways = rest[0];
+            let given = Given { from, handoff, bytes: &start[..start.len() - after.len()] };
             rest = after;
             if ways & TO_SUBSCRIPTIONS != 0 {
                 self.deliver_all(&mut found, &publication, &mut promise, effects);
@@ -153,7 +165,7 @@ impl Broker {
                 promise.ticket = promise.ticket.max(ticket);
             }
             for name in names(groups) {
-                self.take_share(name, &publication, &mut promise, effects);
+                self.take_share(name, &publication, given, &mut promise, effects);
             }
         }
         self.scratch.found = found;
@@ -169,6 +181,24 @@ impl Broker {
             // Not its own ticket but the latest: marks then leave in the order of their tickets.
             self.marks_owed.push_back((effects.appends.last, from, batch.last));
         }
+    }
+
+    /// A shard that was drawn for a group had nobody left in it: another one is drawn, and the promise goes on to that.
+    pub(crate) fn on_returned(
+        &mut self,
+        handoff: u64,
+        group: &str,
+        publication: &[u8],
+        now: Now,
+        effects: &mut Effects,
+    ) {
+        let Some((publication, _)) = next_handed_over(publication, now) else {
+            self.counters.bugs += 1;
+            return;
+        };
+        let mut promise = Promise::default();
+        self.share_again(group, &publication, &mut promise, effects);
+        self.acks.extend(handoff, promise);
     }
 
     /// Hands a publication to the shards in `way.to.any`; the promise then waits for those in `kept`.
@@ -187,7 +217,7 @@ impl Broker {
             if way.lots.is_empty() && way.version == 0 {
                 batch.bytes.push(TO_SUBSCRIPTIONS);
             } else {
-                self.subscriptions.shares.append_ways(&mut batch.bytes, shard, way);
+                self.subscriptions.shares.append_ways(&mut batch.bytes, shard, way, self.handoff);
             }
             let len = publication.envelope.encoded_len() as u32;
             batch.bytes.extend_from_slice(&len.to_le_bytes());
@@ -375,7 +405,7 @@ fn bits(mut set: u64) -> impl Iterator<Item = usize> {
 
 impl Shares {
     /// Appends what a publication handed to `shard` is for; see [`HandoffBatch`].
-    fn append_ways(&self, out: &mut Vec<u8>, shard: usize, way: Way<'_>) {
+    fn append_ways(&self, out: &mut Vec<u8>, shard: usize, way: Way<'_>, handoff: u64) {
         let groups = || way.lots.iter().filter(|lot| usize::from(lot.shard.0) == shard);
         let count = groups().count() as u16;
         let ordinary = if way.ordinary & 1 << shard != 0 { TO_SUBSCRIPTIONS } else { 0 };
@@ -384,6 +414,7 @@ impl Shares {
         if count == 0 {
             return;
         }
+        out.extend_from_slice(&handoff.to_le_bytes());
         out.extend_from_slice(&count.to_le_bytes());
         for lot in groups() {
             let name = self.group(lot.group).name();
@@ -393,19 +424,20 @@ impl Shares {
     }
 }
 
-/// The names of the groups that a publication is for, as bytes, and what follows them.
-fn ways(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+/// For groups the sender's number of a publication and their names, as bytes; and what follows.
+fn ways(bytes: &[u8]) -> Option<(u64, &[u8], &[u8])> {
     let (ways, rest) = bytes.split_first()?;
     if ways & TO_GROUPS == 0 {
-        return Some((&[], rest));
+        return Some((0, &[], rest));
     }
+    let (handoff, rest) = rest.split_first_chunk()?;
     let (count, names) = rest.split_first_chunk()?;
     let mut rest = names;
     for _ in 0..u16::from_le_bytes(*count) {
         let (len, name) = rest.split_first_chunk()?;
         (_, rest) = name.split_at_checked(usize::from(u16::from_le_bytes(*len)))?;
     }
-    Some((&names[..names.len() - rest.len()], rest))
+    Some((u64::from_le_bytes(*handoff), &names[..names.len() - rest.len()], rest))
 }
 
 /// The names one by one.

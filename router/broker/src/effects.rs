@@ -239,8 +239,8 @@ pub enum StateSpace {
 /// Publications for one other shard.
 #[derive(Debug, Default)]
 pub struct HandoffBatch {
-    /// For each publication: `u8` ways (bit 0: to subscriptions, bit 1: to groups, bit 2: to be retained) · with bit 1 a
-    /// `u16` count of groups, each `u16` length and name · `u32` length, `u64` expiry in wall milliseconds (0 for none),
+    /// For each publication: `u8` ways (bit 0: to subscriptions, bit 1: to groups, bit 2: to be retained) · with bit 1 its
+    /// `u64` handoff number and a `u16` count of groups, each `u16` length and name · `u32` length, `u64` expiry in wall milliseconds (0 for none),
     /// envelope · with bit 2 the `u64` version as what it is retained; little endian.
     pub bytes: Vec<u8>,
     /// The sender's handoff number of the last publication in it.
@@ -292,6 +292,16 @@ pub enum Control {
     Restored {
         /// Who says so.
         from: ShardId,
+    },
+    /// Nobody is left of a group that a publication was handed over for: whoever has it draws again. The acknowledgement
+    /// must wait for that; this comes before the [`Control::Kept`] that it waits for now.
+    Returned {
+        /// The receiver's own handoff number of the publication.
+        handoff: u64,
+        /// The group.
+        group: Box<str>,
+        /// The publication as it was handed over, see [`HandoffBatch`]: from its length to its envelope.
+        publication: Box<[u8]>,
     },
     /// Every publication handed to the sender of this up to the number is as safe as its subscribers need.
     Kept {

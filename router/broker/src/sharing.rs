@@ -16,8 +16,8 @@ use crate::acks::{Acks, Answer, NOBODY, Promise};
 use crate::broker::{Broker, RecordRead};
 use crate::connections::Phase;
 use crate::delivery::{fits_queue, has_room};
-use crate::dispatch::{Publication, Way};
-use crate::effects::{Effects, Request};
+use crate::dispatch::{Given, Publication, Way};
+use crate::effects::{Control, Effects, Request};
 use crate::envelope::Envelope;
 use crate::sessions::record::decode_head;
 use crate::sessions::{Session, Stored};
@@ -113,28 +113,31 @@ impl Broker {
         (matched, to)
     }
 
-    /// Another shard has drawn this one: a member here gets it. If nobody is left, it goes on to another shard; the
-    /// other shard's promise does not follow it there (decision 0007).
+    /// Another shard has drawn this one: a member here gets it. If nobody is left, QoS 0 goes on to another shard; the rest
+    /// goes back, because the promise is made there.
     pub(crate) fn take_share(
         &mut self,
         name: &str,
         publication: &Publication<'_>,
+        given: Given<'_>,
         promise: &mut Promise,
         effects: &mut Effects,
     ) {
         let durable = publication.envelope.qos != Qos::AtMostOnce;
-        let Some(key) = self.subscriptions.shares.find(name) else {
-            self.counters.dropped_share_empty += 1;
-            return;
-        };
-        match self.pick(key, durable) {
-            Some((index, _)) => self.give(key, index, publication, promise, effects),
+        let key = self.subscriptions.shares.find(name);
+        match key.and_then(|key| Some((key, self.pick(key, durable)?))) {
+            Some((key, (index, _))) => self.give(key, index, publication, promise, effects),
+            None if durable => {
+                let (group, publication) = (name.into(), given.bytes.into());
+                let handoff = given.handoff;
+                effects.controls.push((given.from, Control::Returned { handoff, group, publication }));
+            }
             None => self.share_again(name, publication, &mut Promise::default(), effects),
         }
     }
 
     /// Gives a message of a group whose member is gone to another member.
-    fn share_again(
+    pub(crate) fn share_again(
         &mut self,
         name: &str,
         publication: &Publication<'_>,

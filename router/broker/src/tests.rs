@@ -16,6 +16,7 @@ mod sharding;
 mod sharing;
 mod sharing_simulation;
 mod simulation;
+mod sizing;
 mod storing;
 mod v5;
 mod wills;

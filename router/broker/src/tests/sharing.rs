@@ -421,3 +421,42 @@ fn a_run_is_shared_packet_by_packet() {
     assert_eq!(counts(&mut bench, &members), [3, 3, 3]);
     assert_eq!(bench.texts(watcher).len(), 9);
 }
+
+/// [MQTT-4.8.2-4]: the last member of the shard that was drawn leaves while a message is on its way there. Whoever gets it
+/// then, the acknowledgement waits for that one's disk.
+#[test]
+fn the_promise_follows_a_message_to_the_shard_that_takes_it_in_the_end() {
+    let mut acknowledged = 0;
+    for (steps, qos) in (0..40).flat_map(|steps| [(steps, QOS1), (steps, Qos::ExactlyOnce)]) {
+        let mut bench = Bench::new(4);
+        let publisher = bench.client("p", Version::V5, 0);
+        bench.resume(publisher);
+        let members: Vec<usize> = (1..4).map(|home| bench.client("m", Version::V5, home)).collect();
+        for member in &members {
+            bench.resume(*member);
+            bench.subscribe(*member, JOBS, qos);
+        }
+        bench.publish_with(publisher, "jobs/1", "x", 7, |publish| publish.qos = qos);
+        // Two of three leave for good, before any of it arrives: it may come back twice.
+        for member in &members[..2] {
+            bench.disconnect(*member, ReasonCode::NORMAL_DISCONNECTION, Some(0));
+        }
+        for step in 0..steps {
+            let letters = bench.letters();
+            if step % 3 == 2 || letters.is_empty() {
+                bench.disk_step();
+            } else {
+                let (to, from) = letters[step % letters.len()];
+                bench.deliver_mail(to, from);
+            }
+        }
+        let answer = if qos == QOS1 { Seen::PubAck(7) } else { Seen::PubRec(7) };
+        let is_acknowledged = bench.take(publisher) == [answer];
+        acknowledged += usize::from(is_acknowledged);
+        bench.crash();
+        bench.settle();
+        let kept = bench.disk.session_payloads(&bench.clients[members[2]].id);
+        assert!(!is_acknowledged || kept == ["x"], "acknowledged after {steps} steps, and lost in a crash");
+    }
+    assert!(acknowledged > 0, "somewhere it is acknowledged");
+}
