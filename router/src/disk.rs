@@ -18,7 +18,7 @@ use broker::{AppendTray, Levels, Loss, Request, StateSpace, Write};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use model::{LaneId, Seq, ShardId, Ticket, Timestamp};
 use store::{CommitLog, ReadLimits, ReadOut, Space, StoreError};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use self::unconfirmed::Unconfirmed;
 use crate::clock::Clock;
@@ -424,7 +424,7 @@ impl Disk {
 /// Says what sinks did not get.
 fn note(losses: &[Loss]) {
     for Loss { lane, reason, sender, count, bytes, .. } in losses {
-        warn!(%lane, ?reason, %sender, count, bytes, "messages were not taken for an uplink");
+        debug!(%lane, ?reason, %sender, count, bytes, "messages were not taken for an uplink");
     }
 }
 

@@ -35,6 +35,8 @@ const READS_PER_TURN: u32 = 4;
 /// Steps of TLS handshakes between two turns of the trays: one costs about as much as a thousand messages, and a fleet that
 /// comes back at once must not keep the others waiting.
 const HANDSHAKES_PER_TURN: u32 = 4;
+/// Bytes of one read behind a packet that waits for room on the disk.
+const LOOK_AHEAD_BYTES: usize = 1 << 10;
 /// Bytes of one job for the disk, about: it may start on these while the turn goes on.
 const JOB_BYTES_MAX: usize = 1 << 20;
 /// Mail taken in one wake-up.
@@ -276,13 +278,14 @@ impl Shard {
                 self.paused.push(conn);
                 return Turn::Idle;
             }
-            if !self.broker.may_read(conn) {
-                return Turn::Idle;
-            }
+            let may_read = self.broker.may_read(conn);
             let Some(socket) = self.sockets.get_mut(slot(conn)).and_then(Option::as_mut) else {
                 return Turn::Over;
             };
-            if std::mem::take(&mut socket.held_back) {
+            if !may_read && !self.broker.may_look_ahead(conn, &socket.unread) {
+                return Turn::Idle;
+            }
+            if may_read && std::mem::take(&mut socket.held_back) {
                 let bytes = std::mem::take(&mut socket.unread);
                 if self.decide(conn, &bytes) {
                     return Turn::Moved;
@@ -295,7 +298,8 @@ impl Shard {
                     ControlFlow::Break(turn) => return turn,
                 }
             }
-            let len = match socket.poll_read(&mut self.read_buffer, cx) {
+            let wanted = if may_read { self.read_buffer.len() } else { LOOK_AHEAD_BYTES };
+            let len = match socket.poll_read(&mut self.read_buffer[..wanted], cx) {
                 Poll::Pending => return Turn::Idle,
                 Poll::Ready(Ok(0) | Err(_)) => return Turn::Over,
                 Poll::Ready(Ok(len)) => len,
@@ -379,8 +383,20 @@ impl Shard {
             socket.unread.extend_from_slice(&bytes[taken..]);
             // With credit left, the rest is the start of a packet; without, there may be whole ones.
             socket.held_back = !may_read;
+            if !may_read {
+                self.look_ahead(conn, now);
+            }
         }
         moved
+    }
+
+    /// Lets the broker take what need not wait with the rest.
+    fn look_ahead(&mut self, conn: ConnId, now: model::Now) {
+        let Shard { sockets, broker, effects, .. } = self;
+        let socket = sockets.get_mut(slot(conn)).and_then(Option::as_mut).filter(|it| it.conn == conn);
+        if let Some(socket) = socket {
+            broker.look_ahead(conn, &mut socket.unread, now, effects);
+        }
     }
 
     /// Writes what the broker has for a socket.

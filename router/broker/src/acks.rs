@@ -55,6 +55,8 @@ impl OwedAck {
 pub(crate) enum Answer {
     /// An acknowledgement.
     Ack(OwedAck),
+    /// One that says that there is no room; it only waits for its turn.
+    Refusal(OwedAck),
     /// Part of what an ended session left to its groups is safe elsewhere; no connection waits.
     Estate(u32),
     /// A will that this session left is safe elsewhere; its generation. No connection waits.
@@ -224,7 +226,9 @@ impl Acks {
     /// The connections that wait for an acknowledgement, once for each.
     pub(crate) fn owed(&self) -> impl Iterator<Item = ConnId> {
         let waiting = self.queues.iter().flatten();
-        waiting.filter(|(_, _, answer)| matches!(answer, Answer::Ack(_))).map(|(conn, ..)| *conn)
+        waiting
+            .filter(|(_, _, answer)| matches!(answer, Answer::Ack(_) | Answer::Refusal(_)))
+            .map(|(conn, ..)| *conn)
     }
 
     fn shards_have_kept(&self, promise: &Promise) -> bool {

@@ -1,12 +1,23 @@
 //! Station 4: whether there is room for a publication, before anything of it is delivered or appended.
 //!
-//! In: the levels that the disk thread publishes. Out: connections that may go on when they change.
-//! Always: while everything is roomy and the store takes writes, nothing here is asked.
+//! In: the levels that the disk thread publishes; a publication that passed the session rules. Out: what it needs that is
+//! not there, for all its sinks together; later, sink by sink, what goes without it.
+//! Always: while everything is roomy and the store takes writes, nothing here is asked. Nobody gets a message that is
+//! refused, or waits. What is ours already (handed over by another shard, passed on, a will) is never refused here: the
+//! shard that read it has decided, and its levels may be a moment older than ours.
+//!
+//! Who goes without: of QoS 0 and of messages that nobody can send again (wills), each sink that has no room, counted and
+//! on the tray of losses. `limits.commit_bytes_max` bounds what waits in memory for a store that takes no writes.
 
-use model::Priority;
+use std::num::NonZeroU64;
+
+use model::{ConnId, Match, Priority, Qos};
 
 use crate::broker::Broker;
-use crate::effects::Effects;
+use crate::dispatch::{Forward, MessageParts, Publication, add_forward};
+use crate::effects::{Effects, Loss, LossReason};
+use crate::plan::{Durability, Plan, SinkPlan};
+use crate::sessions::Keeping;
 
 /// How much more a store, or the lanes of an uplink, take.
 ///
@@ -84,10 +95,177 @@ impl Levels {
     }
 }
 
+/// What a publication needs that there may be too little of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Needs {
+    /// A sink that refuses has no room for it.
+    pub(crate) refused: bool,
+    /// Its acknowledgement must wait for the disk.
+    pub(crate) disk: bool,
+    /// It must be held in memory until the disk has it.
+    pub(crate) memory: bool,
+}
+
 impl Broker {
-    /// There is more room, or less.
-    pub(crate) fn on_levels(&mut self, levels: Levels, _effects: &mut Effects) {
+    /// There is more room, or less: who waited may try again, in the order in which they began to wait.
+    pub(crate) fn on_levels(&mut self, levels: Levels, effects: &mut Effects) {
         self.is_tight = !levels.are_roomy();
         self.levels = levels;
+        let withheld = |it: &mut crate::connections::Connection| Some((it.withheld.take()?, it.id));
+        let mut waiting: Vec<(NonZeroU64, ConnId)> =
+            self.connections.iter_mut().filter_map(withheld).collect();
+        waiting.sort_unstable();
+        effects.resumed.extend(waiting.into_iter().map(|(_, conn)| conn));
+        if !self.walks.is_empty() {
+            self.wake_walks(effects);
+        }
     }
+
+    /// Connections that wait for room.
+    pub fn withheld(&self) -> usize {
+        if !self.is_tight {
+            return 0;
+        }
+        self.connections.iter().filter(|connection| connection.withheld.is_some()).count()
+    }
+
+    /// Whether as much is appended and not durable as may be.
+    #[inline]
+    pub(crate) fn is_behind(&self) -> bool {
+        self.appended_bytes - self.durable_bytes > u64::from(self.setup.limits.commit_bytes_max)
+    }
+
+    /// Whether the store takes no writes, and no memory is left for what it would have to take.
+    pub(crate) fn holds_no_more(&self) -> bool {
+        !self.levels.takes_writes && self.is_behind()
+    }
+
+    /// What a publication of QoS 1 or 2 needs, rather too much than too little: it may turn out that a clause of a route
+    /// holds it back, or that a session is its publisher's own.
+    pub(crate) fn needs_of(&mut self, publication: &Publication<'_>) -> Needs {
+        let mut needs = Needs::default();
+        self.ask_subscriptions(publication.envelope.topic, &mut needs);
+        if self.plan.table.is_empty() {
+            return needs;
+        }
+        let plan = std::rc::Rc::clone(&self.plan);
+        let parts = MessageParts::new(publication, plan.table.needs_properties());
+        let message = parts.message(publication);
+        let mut matches = std::mem::take(&mut self.scratch.matches);
+        let mut forwards = std::mem::take(&mut self.scratch.forwards);
+        forwards.clear();
+        // Without the memory of SAMPLE and its like: a message that is refused must not have counted.
+        plan.table.matches(&message, &mut self.scratch.routes, &mut matches);
+        for found in &matches {
+            match plan.sink(found) {
+                Some(SinkPlan::Lanes { .. }) => {
+                    self.counters.bugs += u64::from(!add_forward(&mut forwards, &plan, found));
+                }
+                Some(SinkPlan::Topic) => {
+                    let mut topic = std::mem::take(&mut self.scratch.topic);
+                    topic.clear();
+                    if let Some(routes::Sink::Topic(template)) = plan.table.sinks().get(found.sink.0 as usize)
+                        && template.render(&message, &mut topic).is_ok()
+                    {
+                        self.ask_subscriptions(&topic, &mut needs);
+                    }
+                    self.scratch.topic = topic;
+                }
+                None => {}
+            }
+        }
+        for forward in &forwards {
+            self.ask_lane(forward, &plan, &mut needs);
+        }
+        self.scratch.matches = matches;
+        self.scratch.forwards = forwards;
+        needs
+    }
+
+    /// Whether stored sessions want a topic: they have their messages on disk, and no priority.
+    fn ask_subscriptions(&mut self, topic: &str, needs: &mut Needs) {
+        let mut found = std::mem::take(&mut self.scratch.found);
+        self.subscriptions.find(topic, &mut found);
+        let is_stored = found.remote.kept != 0
+            || found.entries.iter().any(|entry| entry.stored && entry.qos != Qos::AtMostOnce)
+            || found.shares.iter().any(|key| self.subscriptions.shares.group(*key).is_kept());
+        self.scratch.found = found;
+        needs.disk |= is_stored;
+        needs.refused |= is_stored && !self.levels.store.takes(Priority::DEFAULT);
+    }
+
+    fn ask_lane(&self, forward: &Forward, plan: &Plan, needs: &mut Needs) {
+        // A clause that holds the most urgent way back leaves the sink to a less urgent, or stricter one.
+        let is_sure = !is_gated(plan, &forward.best);
+        let priority = if is_sure { forward.best.priority } else { Priority::DEFAULT };
+        if self.levels.uplink(forward.uplink).takes(priority) {
+            needs.disk |= !is_sure || forward.durability == Durability::Disk;
+            needs.memory = true;
+        } else {
+            needs.refused |= forward.when_full == WhenFull::Refuse;
+        }
+    }
+
+    /// Whether an uplink takes a message now. What it does not take is lost for it alone, counted and noted.
+    #[cold]
+    pub(crate) fn has_room_for(
+        &mut self,
+        forward: &Forward,
+        publication: &Publication<'_>,
+        effects: &mut Effects,
+    ) -> bool {
+        let reason = if !self.levels.uplink(forward.uplink).takes(forward.best.priority) {
+            self.counters.dropped_sink_full += 1;
+            LossReason::SinkFull
+        } else if publication.envelope.qos == Qos::AtMostOnce && self.holds_no_more() {
+            self.counters.dropped_store_fails += 1;
+            LossReason::StoreFails
+        } else {
+            return true;
+        };
+        let (bytes, at) = (publication.envelope.encoded_len() as u64, publication.now.timestamp);
+        match effects.losses.iter_mut().find(|it| it.lane == forward.lane && it.reason == reason) {
+            Some(loss) => {
+                loss.count += 1;
+                loss.bytes += bytes;
+                loss.up_to = at;
+            }
+            None => effects.losses.push(Loss {
+                lane: forward.lane,
+                reason,
+                route: forward.best.route,
+                sender: publication.envelope.client_id.into(),
+                count: 1,
+                bytes,
+                from: at,
+                up_to: at,
+            }),
+        }
+        false
+    }
+
+    /// QoS and RETAIN of a will. Nobody can be asked to send it again, so it may use what is left for urgent messages;
+    /// when not even that is there, it goes out at QoS 0 to those who are connected.
+    pub(crate) fn as_room_allows(&mut self, qos: Qos, retain: bool) -> (Qos, bool) {
+        let weakened = if self.holds_no_more() {
+            (Qos::AtMostOnce, false)
+        } else if !self.levels.store.takes(Priority::HIGHEST) {
+            (Qos::AtMostOnce, retain)
+        } else {
+            return (qos, retain);
+        };
+        self.counters.wills_weakened += u64::from(weakened != (qos, retain));
+        weakened
+    }
+
+    /// Whether a CONNECT would have to be written down and cannot be.
+    pub(crate) fn cannot_remember(&self, client_id: &str, expiry_secs: u32) -> bool {
+        let known = self.by_client.get(client_id).and_then(|key| self.sessions.get(key.0 as usize));
+        let is_stored = known.is_some_and(|session| session.keeping != Keeping::Clean);
+        self.holds_no_more() && (expiry_secs > 0 || is_stored)
+    }
+}
+
+fn is_gated(plan: &Plan, found: &Match) -> bool {
+    plan.table.routes().get(found.route.0 as usize).is_none_or(routes::CompiledRoute::is_gated)
 }

@@ -160,6 +160,8 @@ pub struct Broker {
     /// How much room there is, and whether anything has less than enough.
     pub(crate) levels: Levels,
     pub(crate) is_tight: bool,
+    /// Numbers the connections that had to wait for room.
+    pub(crate) withholdings: u64,
     pub(crate) generation: u32,
     /// Numbers the reads of lanes.
     pub(crate) reads: u32,
@@ -223,6 +225,7 @@ impl Broker {
             marks_owed: VecDeque::new(),
             levels: Levels::default(),
             is_tight: false,
+            withholdings: 0,
             generation: 0,
             estates: Vec::new(),
             stopping: false,
@@ -358,15 +361,15 @@ impl Broker {
         let Some(connection) = self.connections.find(conn) else { return false };
         let stalled = connection.is_stalled(&self.setup.limits);
         connection.stalled |= stalled;
-        !stalled
+        !(stalled | connection.withheld.is_some())
             && connection.held.is_none()
             && !matches!(connection.phase, Phase::Closing | Phase::Authenticating)
     }
 
     /// Whether no socket of this shard may be read: the disk is too far behind, or other shards are not ready.
     pub fn is_saturated(&self) -> bool {
-        self.unknown_shards != 0
-            || self.appended_bytes - self.durable_bytes > u64::from(self.setup.limits.commit_bytes_max)
+        // While the store takes no writes, each packet is asked whether it needs the disk.
+        self.unknown_shards != 0 || self.is_behind() && self.levels.takes_writes
     }
 
     /// Something happened outside.
@@ -510,7 +513,7 @@ impl Broker {
             self.marks_owed.pop_front();
             effects.controls.push((from, Control::Kept { from: self.setup.shard, up_to }));
         }
-        if !self.walks.is_empty() && !self.is_saturated() {
+        if !self.walks.is_empty() && !self.is_behind() {
             self.wake_walks(effects);
         }
         self.send_durable(now, effects);
@@ -544,6 +547,7 @@ impl Broker {
             while let Some((conn, answer, kept)) = self.acks.release(queue) {
                 match answer {
                     Answer::Ack(ack) => self.acknowledge_late(conn, ack, kept, effects),
+                    Answer::Refusal(ack) => self.refuse_late(conn, ack, effects),
                     Answer::Held => self.let_go(conn, now, effects),
                     Answer::Estate(id) => self.settle_estate(id, 1, effects),
                     Answer::Will(key, generation) => self.forget_will(key, generation, effects),
@@ -559,6 +563,15 @@ impl Broker {
         if connection.phase != Phase::Closing {
             self.counters.acknowledged += u64::from(ack.is_of_publication());
             acknowledge(connection, ack, kept, effects);
+        }
+    }
+
+    fn refuse_late(&mut self, conn: ConnId, ack: OwedAck, effects: &mut Effects) {
+        let Some(connection) = self.connections.find(conn) else { return };
+        connection.acks_owed -= 1;
+        connection.resume(&self.setup.limits, &mut effects.resumed);
+        if connection.phase != Phase::Closing {
+            self.say_no(conn, ack, effects);
         }
     }
 

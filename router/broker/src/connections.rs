@@ -2,7 +2,7 @@
 //!
 //! A [`ConnId`] is a slot and a generation, so that an answer for a closed connection finds nothing.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -155,6 +155,8 @@ pub(crate) struct Connection {
     pub(crate) expiry_secs: u32,
     /// An answer that waits.
     pub(crate) held: Option<Held>,
+    /// Its next packet waits for room; those with lower numbers have waited longer.
+    pub(crate) withheld: Option<NonZeroU64>,
     /// What it leaves behind.
     pub(crate) will: Option<Will>,
 }
@@ -188,6 +190,7 @@ impl Connection {
             aliases_out: None,
             expiry_secs: 0,
             held: None,
+            withheld: None,
             will: None,
         }
     }

@@ -56,6 +56,12 @@ counters! {
     closed_taken_over,
     /// Wills published because a connection ended without a goodbye.
     wills,
+    /// Wills sent at QoS 0, or not retained, because the store had no room for them.
+    wills_weakened,
+    /// Publications refused with Quota exceeded because a sink of theirs is full.
+    refused_sink_full,
+    /// Times that a connection was not read for want of room on the disk.
+    withheld,
     /// PUBLISH packets received.
     received,
     /// Payload bytes received.
@@ -96,6 +102,10 @@ counters! {
     dropped_too_large,
     /// Messages dropped because they expired before they could be delivered.
     dropped_expired,
+    /// Messages dropped for an uplink because its budget is used up.
+    dropped_sink_full,
+    /// QoS 0 messages dropped for an uplink because the store takes no writes and memory holds as much as it may.
+    dropped_store_fails,
     /// Messages dropped because a route's topic template gave no valid topic for them.
     dropped_invalid_template,
     /// PUBLISH packets refused because their payload is not the UTF-8 that it is said to be.

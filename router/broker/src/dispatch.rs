@@ -1,4 +1,4 @@
-//! Stations 3 and 4: where a publication goes, and what its acknowledgement must wait for.
+//! Station 3: where a publication goes, and what its acknowledgement must wait for. Station 4 is `admit`.
 //!
 //! In: a publication that passed the session rules. Out: deliveries, appends, handoffs, and a [`Promise`].
 //! Always: routes are evaluated once, on the shard that received the publication; subscriptions on each shard that
@@ -9,6 +9,7 @@ use std::rc::Rc;
 use model::{LaneId, Match, Message, Now, Property, Ticket, Timestamp};
 
 use crate::acks::Promise;
+use crate::admit::WhenFull;
 use crate::broker::{Broker, append};
 use crate::effects::{Control, Effects, HandoffBatch, Write};
 use crate::envelope::Envelope;
@@ -32,10 +33,11 @@ pub(crate) struct Publication<'t> {
 /// One uplink that a publication goes to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Forward {
-    uplink: u32,
-    lane: LaneId,
-    best: Match,
-    durability: Durability,
+    pub(crate) uplink: u32,
+    pub(crate) lane: LaneId,
+    pub(crate) best: Match,
+    pub(crate) durability: Durability,
+    pub(crate) when_full: WhenFull,
 }
 
 /// To which shards a publication is handed, and what for.
@@ -276,17 +278,8 @@ impl Broker {
         forwards.clear();
         for found in &matches {
             match plan.sink(found) {
-                Some(SinkPlan::Lanes { uplink, lanes, .. }) => {
-                    match lanes.iter().find(|(have, _)| *have == found.priority) {
-                        Some((_, lane)) => {
-                            let durability = plan.durability(found.route);
-                            choose(
-                                &mut forwards,
-                                Forward { uplink: *uplink, lane: *lane, best: *found, durability },
-                            );
-                        }
-                        None => self.counters.bugs += 1,
-                    }
+                Some(SinkPlan::Lanes { .. }) => {
+                    self.counters.bugs += u64::from(!add_forward(&mut forwards, &plan, found));
                 }
                 Some(SinkPlan::Topic) => self.republish(found, &plan, message, publication, promise, effects),
                 None => self.counters.bugs += 1,
@@ -294,6 +287,9 @@ impl Broker {
         }
         let mut body = std::mem::take(&mut self.scratch.body);
         for forward in &forwards {
+            if self.is_tight && !self.has_room_for(forward, publication, effects) {
+                continue;
+            }
             let Some(publication) = self.select(&plan, &forward.best, message, publication, &mut body) else {
                 continue;
             };
@@ -379,11 +375,22 @@ impl Broker {
     }
 }
 
-/// Adds an uplink, or keeps the most urgent way there. The promise is that of the strictest route.
-fn choose(forwards: &mut Vec<Forward>, forward: Forward) {
+/// Adds the uplink that a match leads to, or keeps the most urgent way there. The promise is that of the strictest route.
+/// `false` if there is none: a mistake of ours.
+pub(crate) fn add_forward(forwards: &mut Vec<Forward>, plan: &Plan, found: &Match) -> bool {
+    let Some(SinkPlan::Lanes { uplink, lanes, when_full }) = plan.sink(found) else { return false };
+    let lane = lanes.iter().find(|(have, _)| *have == found.priority);
+    let Some((_, lane)) = lane else { return false };
+    let forward = Forward {
+        uplink: *uplink,
+        lane: *lane,
+        best: *found,
+        durability: plan.durability(found.route),
+        when_full: *when_full,
+    };
     let Some(have) = forwards.iter_mut().find(|have| have.uplink == forward.uplink) else {
         forwards.push(forward);
-        return;
+        return true;
     };
     let disk = have.durability == Durability::Disk || forward.durability == Durability::Disk;
     if forward.best.priority < have.best.priority {
@@ -392,6 +399,7 @@ fn choose(forwards: &mut Vec<Forward>, forward: Forward) {
     if disk {
         have.durability = Durability::Disk;
     }
+    true
 }
 
 /// The numbers of the bits that are set.
@@ -468,14 +476,14 @@ fn next_handed_over(bytes: &[u8], now: Now) -> Option<(Publication<'_>, &[u8])> 
 
 /// The properties of a publication as routes see them. Allocates only if the publication has user properties and a
 /// route looks at them.
-struct MessageParts<'t> {
+pub(crate) struct MessageParts<'t> {
     properties: Vec<Property<'t>>,
     system: [Property<'t>; 2],
     system_len: usize,
 }
 
 impl<'t> MessageParts<'t> {
-    fn new(publication: &Publication<'t>, wanted: bool) -> MessageParts<'t> {
+    pub(crate) fn new(publication: &Publication<'t>, wanted: bool) -> MessageParts<'t> {
         let none = Property { name: "", value: None };
         let mut parts = MessageParts { properties: Vec::new(), system: [none; 2], system_len: 0 };
         let raw = publication.envelope.properties;
@@ -501,7 +509,7 @@ impl<'t> MessageParts<'t> {
         self.system_len += 1;
     }
 
-    fn message<'a>(&'a self, publication: &Publication<'a>) -> Message<'a>
+    pub(crate) fn message<'a>(&'a self, publication: &Publication<'a>) -> Message<'a>
     where
         't: 'a,
     {

@@ -17,8 +17,8 @@ use crate::access::{Access, Verdict};
 use crate::envelope::Envelope;
 use crate::sessions::record::decode_head;
 use crate::{
-    AppendTray, Authentication, Broker, Denial, Effects, Event, Offers, Peer, Plan, RecordRead, Request,
-    Setup, StateSpace, StoredSessions, Write,
+    AppendTray, Authentication, Broker, Denial, Effects, Event, Levels, Loss, Offers, Peer, Plan, RecordRead,
+    Request, Setup, StateSpace, StoredSessions, Write,
 };
 
 /// What a client was sent.
@@ -119,6 +119,8 @@ pub(crate) struct Disk {
     pub(crate) retained: BTreeMap<String, Vec<u8>>,
     bytes: Vec<u64>,
     lanes_made: u32,
+    /// It takes no writes, and does nothing else either.
+    pub(crate) fails: bool,
 }
 
 impl Disk {
@@ -245,6 +247,10 @@ pub(crate) struct Bench {
     pub(crate) authentications: VecDeque<(usize, Authentication)>,
     /// What clients were not allowed to do.
     pub(crate) denials: Vec<Denial>,
+    /// Whom the last change of levels let go on, in order.
+    pub(crate) resumed: Vec<usize>,
+    /// What sinks did not get.
+    pub(crate) losses: Vec<Loss>,
     /// Shards whose broker wants another turn for its walks.
     walking: Vec<bool>,
     /// Of everything that ever was on a tray, for comparing two runs.
@@ -275,6 +281,8 @@ impl Bench {
             access: Arc::new(Access::open(true)),
             authentications: VecDeque::new(),
             denials: Vec::new(),
+            losses: Vec::new(),
+            resumed: Vec::new(),
             walking: vec![false; shards],
             fingerprint: 0,
             advanced: BTreeMap::new(),
@@ -445,7 +453,7 @@ impl Bench {
         let Some(conn) = self.clients[client].conn else { return };
         let shard = self.clients[client].shard;
         if !self.brokers[shard].may_read(conn) {
-            return;
+            return self.look_ahead(client, shard, conn);
         }
         let unread = std::mem::take(&mut self.clients[client].unread);
         let taken = self.brokers[shard].read(conn, &unread, self.now, &mut self.effects[shard]);
@@ -459,6 +467,14 @@ impl Bench {
             self.offer(client);
             return;
         }
+        self.look_ahead(client, shard, conn);
+        self.drain(shard);
+    }
+
+    /// Behind a packet that waits for room.
+    fn look_ahead(&mut self, client: usize, shard: usize, conn: ConnId) {
+        let unread = &mut self.clients[client].unread;
+        self.brokers[shard].look_ahead(conn, unread, self.now, &mut self.effects[shard]);
         self.drain(shard);
     }
 
@@ -639,6 +655,23 @@ impl Bench {
         }
     }
 
+    /// The disk says how much room there is; each shard hears of it when its mail comes.
+    pub(crate) fn say_levels(&mut self, levels: Levels) {
+        for shard in 0..self.brokers.len() {
+            self.answer(shard, Event::Levels(levels.clone()));
+        }
+    }
+
+    /// The same, and every shard has heard of it.
+    pub(crate) fn set_levels(&mut self, levels: Levels) {
+        for shard in 0..self.brokers.len() {
+            self.brokers[shard].handle(Event::Levels(levels.clone()), self.now, &mut self.effects[shard]);
+            let owner = |conn: &ConnId| self.owners.get(&(shard, conn.0)).copied();
+            self.resumed = self.effects[shard].resumed.iter().filter_map(owner).collect();
+            self.drain(shard);
+        }
+    }
+
     /// The process is told to stop.
     pub(crate) fn shut_down(&mut self) {
         for shard in 0..self.brokers.len() {
@@ -702,6 +735,9 @@ impl Bench {
 
     /// The disk does one job; whether there was one.
     pub(crate) fn disk_step(&mut self) -> bool {
+        if self.disk.fails {
+            return false;
+        }
         let Some(job) = self.disk.jobs.pop_front() else { return false };
         match job {
             Job::Append { shard, tray } => {
@@ -861,6 +897,7 @@ impl Bench {
             self.disk.jobs.push_back(Job::Advance(std::mem::take(&mut effects.advances)));
         }
         self.denials.append(&mut effects.denials);
+        self.losses.append(&mut effects.losses);
         self.authentications.extend(effects.authentications.drain(..).map(|question| (shard, question)));
         for request in std::mem::take(&mut effects.requests) {
             self.disk.jobs.push_back(Job::Ask { shard, request });
@@ -945,7 +982,7 @@ impl Bench {
     fn note(&mut self, shard: usize) {
         let effects = &self.effects[shard];
         let text = format!(
-            "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+            "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
             effects.dirty,
             effects.closing,
             effects.resumed,
@@ -956,6 +993,7 @@ impl Bench {
             effects.advances,
             effects.authentications,
             effects.denials,
+            effects.losses,
         );
         self.mix(text.as_bytes());
     }

@@ -1,5 +1,6 @@
 //! The room as a whole, by what clients, disk and other shards see of it.
 
+mod admitting;
 mod aliases;
 mod authorising;
 mod clauses;

@@ -68,8 +68,11 @@ pub struct Limits {
     /// Publications that one client may have waiting for the disk, and with MQTT 5 waiting for its PUBREL (our Receive
     /// Maximum).
     pub receive_max: u16,
-    /// Bytes appended by one shard and not yet durable; above it the shard stops reading sockets.
+    /// Bytes appended by one shard and not yet durable; above it the shard stops reading sockets, or, while the store takes
+    /// no writes, those whose next packet needs the disk.
     pub commit_bytes_max: u32,
+    /// Bytes read behind a packet that waits for room on the disk, to find PINGREQ and acknowledgements there.
+    pub withheld_bytes_max: u32,
     /// Batches on their way from one shard to another.
     pub handoff_batches_max: u32,
     /// Bytes of one such batch.
@@ -133,6 +136,7 @@ impl Limits {
         turn_read_bytes_max: 256 << 10,
         receive_max: 4_096,
         commit_bytes_max: 32 << 20,
+        withheld_bytes_max: 8 << 10,
         handoff_batches_max: 1_024,
         handoff_batch_bytes_max: 1 << 20,
         routes_max: 20_000,

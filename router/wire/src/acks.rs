@@ -10,6 +10,7 @@ use crate::packet::{PacketType, Version};
 use crate::properties::{self, Carrier, UserProperties, Walk, id};
 use crate::reason::ReasonCode;
 use crate::text::Reader;
+use crate::varint;
 
 /// A PUBACK, PUBREC, PUBREL or PUBCOMP as it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +124,33 @@ pub fn encode_ack(
     } else {
         out.extend_from_slice(&[kind.header(), 3, high, low, reason.bits()]);
     }
+}
+
+/// Appends an acknowledgement that says why not, for a program and, unless `words` is empty, for a person (5.0 §3.4.2.2.2).
+///
+/// 3.1.1 has no way to say so: not for it. `words` are short: what is behind the first 16 000 bytes is left out.
+pub fn encode_refusal(
+    out: &mut Vec<u8>,
+    kind: AckKind,
+    packet_id: NonZeroU16,
+    reason: ReasonCode,
+    words: &str,
+) {
+    if words.is_empty() {
+        return encode_ack(out, Version::V5, kind, packet_id, reason);
+    }
+    debug_assert!(reason.is_allowed_in(kind.packet_type()));
+    let words = &words[..words.floor_char_boundary(16_000)];
+    let properties_len = 3 + words.len() as u32;
+    let body_len = 3 + varint::len(properties_len) as u32 + properties_len;
+    out.push(kind.header());
+    varint::write(out, body_len);
+    out.extend_from_slice(&packet_id.get().to_be_bytes());
+    out.push(reason.bits());
+    varint::write(out, properties_len);
+    out.push(id::REASON_STRING);
+    out.extend_from_slice(&(words.len() as u16).to_be_bytes());
+    out.extend_from_slice(words.as_bytes());
 }
 
 /// Appends a PINGREQ.

@@ -38,7 +38,7 @@ mod subscribe;
 mod text;
 mod varint;
 
-pub use acks::{Ack, AckKind, encode_ack, encode_pingreq, encode_pingresp};
+pub use acks::{Ack, AckKind, encode_ack, encode_pingreq, encode_pingresp, encode_refusal};
 pub use connect::{ConnAck, Connect, RECEIVE_MAX_DEFAULT, Will, encode_connack, encode_connect};
 pub use disconnect::{Auth, Disconnect, encode_auth, encode_disconnect};
 pub use frames::{Frame, bytes_needed, split};

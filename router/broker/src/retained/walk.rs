@@ -337,7 +337,7 @@ impl Broker {
         let limits = &self.setup.limits;
         let Some(session) = self.sessions.get(key.0 as usize) else { return true };
         if let (Keeping::Stored(_), Qos::AtLeastOnce | Qos::ExactlyOnce) = (session.keeping, qos) {
-            return !self.is_saturated();
+            return !self.is_behind();
         }
         let Some(connection) = session.conn.and_then(|conn| self.connections.get(conn)) else { return true };
         // Behind SUBACK; half of the outbox stays for what is live.

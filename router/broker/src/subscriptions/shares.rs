@@ -93,6 +93,11 @@ impl Group {
         self.turn = if index + 1 < self.members.len() { index + 1 } else { 0 };
     }
 
+    /// Whether any member is a stored session.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.members.iter().any(|member| member.entry.stored) || self.others.iter().any(|other| other.kept)
+    }
+
     /// Whether another shard has a stored member.
     pub(crate) fn is_kept_by(&self, shard: ShardId) -> bool {
         self.others.iter().any(|other| other.shard == shard && other.kept)

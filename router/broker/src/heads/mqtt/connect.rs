@@ -190,6 +190,9 @@ impl Broker {
         if !known && self.sessions.len() >= sessions_max {
             return Some(ReasonCode::QUOTA_EXCEEDED);
         }
+        if self.is_tight && self.cannot_remember(&connect.client_id, self.expiry_secs(connect)) {
+            return Some(ReasonCode::SERVER_UNAVAILABLE);
+        }
         None
     }
 

@@ -62,11 +62,13 @@ impl Broker {
         effects: &mut Effects,
     ) -> Promise {
         self.counters.wills += 1;
+        let (qos, retain) =
+            if self.is_tight { self.as_room_allows(will.qos, will.retain) } else { (will.qos, will.retain) };
         let envelope = Envelope {
             topic: &will.topic,
             client_id,
-            qos: will.qos,
-            retain: will.retain,
+            qos,
+            retain,
             properties: &will.properties,
             payload: &will.payload,
         };
@@ -258,7 +260,8 @@ impl Broker {
             if !std::mem::take(&mut connection.wrote) {
                 connection.outbox.trim();
             }
-            if saturated || connection.held.is_some() || connection.acks_owed >= receive_max {
+            let waits = connection.held.is_some() || connection.withheld.is_some();
+            if saturated || waits || connection.acks_owed >= receive_max {
                 connection.heard = now.instant; // we do not listen: the silence is ours
             }
             let quiet = now.instant.millis_since(connection.heard);

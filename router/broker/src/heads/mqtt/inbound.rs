@@ -8,6 +8,7 @@ use std::num::NonZeroU16;
 use model::{ConnId, Now, Qos, Ticket, TopicFilter};
 use wire::{AckKind, Packet, Publish, ReasonCode, SubAck, Subscribe, UnsubAck, Unsubscribe, Version};
 
+use super::withheld::Gate;
 use super::{Fault, PeerFault, topic_fits, words};
 use crate::acks::{Acks, Answer, OwedAck, Promise};
 use crate::broker::{Broker, acknowledge};
@@ -77,7 +78,16 @@ impl Broker {
         let phase = connection.phase;
         let packet = wire::decode(frame, connection.version)?;
         match phase {
-            Phase::Open(key) => self.on_packet(conn, key, packet, now, effects)?,
+            Phase::Open(key) => {
+                if self.is_tight {
+                    match self.gate(conn, key, &packet, now, effects) {
+                        Gate::Open => {}
+                        Gate::Wait => return Ok(0),
+                        Gate::Refused => return Ok(len),
+                    }
+                }
+                self.on_packet(conn, key, packet, now, effects)?;
+            }
             Phase::Greeting => match packet {
                 Packet::Connect(connect) => {
                     if !self.on_connect(conn, *connect, now, effects) {
@@ -92,7 +102,7 @@ impl Broker {
     }
 
     #[inline]
-    fn on_packet(
+    pub(super) fn on_packet(
         &mut self,
         conn: ConnId,
         key: SessionKey,
@@ -434,7 +444,7 @@ impl Broker {
         (words && wants_words, bytes_max)
     }
 
-    fn version(&self, conn: ConnId) -> Version {
+    pub(super) fn version(&self, conn: ConnId) -> Version {
         self.connections.get(conn).map_or(Version::V3, |connection| connection.version)
     }
 }

@@ -1,6 +1,6 @@
 //! MQTT 3.1.1 and 5.0 as a server speaks it.
 //!
-//! `admission`: who comes in. `connect`: how a session begins. `rights`: who may do what. `inbound`: what a client may send us. `ending`: how a connection ends.
+//! `admission`: who comes in. `connect`: how a session begins. `rights`: who may do what. `inbound`: what a client may send us. `withheld`: what must wait for room. `ending`: how a connection ends.
 //! What we send stands in `dispatch`. In: bytes of one connection. Out: publications, answers, faults.
 
 mod admission;
@@ -8,6 +8,7 @@ mod connect;
 mod ending;
 mod inbound;
 mod rights;
+mod withheld;
 mod words;
 
 /// Why a connection ends before the client wants it to.

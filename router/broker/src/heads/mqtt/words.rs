@@ -54,6 +54,9 @@ pub(super) fn of_refusal(reason: ReasonCode, at_the_door: bool, limits: &Limits)
         ReasonCode::TOPIC_NAME_INVALID => format!("the Will Topic {}", too_long(limits)),
         ReasonCode::QUOTA_EXCEEDED => format!("limits.sessions_max ({}) is reached", limits.sessions_max),
         ReasonCode::PACKET_TOO_LARGE => "this CONNACK does not fit into the Maximum Packet Size".to_owned(),
+        ReasonCode::SERVER_UNAVAILABLE => {
+            "the store takes no writes: a session cannot be stored now".to_owned()
+        }
         _ => return None,
     })
 }
