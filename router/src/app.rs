@@ -27,14 +27,15 @@ use crate::access::{Verifier, VerifierSetup};
 use crate::clock::entropy;
 use crate::config::{Config, ConfigErrors, Durability};
 use crate::disk::{Disk, DiskState, Job, ReadJob, run_lane_reader, space_of};
-use crate::http::{Overview, RouteStatus};
+use crate::http::Overview;
 use crate::levels::LevelBoard;
 use crate::mail::{Mail, Mailbox};
 use crate::net::{Door, Gate};
+use crate::promises::promises;
 use crate::shard::{SessionAtStart, ShardSetup};
 use crate::telemetry::{ShardReport, start_logging};
 use crate::upstream::{Bell, LinkStatus, Tails, UplinkSetup};
-use crate::{http, net, shard, system, upstream};
+use crate::{config, http, net, shard, system, upstream};
 
 pub use crate::net::OpenError;
 
@@ -218,7 +219,7 @@ impl Router {
                 send(mailbox, Mail::Access(Arc::clone(access)));
             }
         }
-        self.overview.set_routes(route_statuses(&config));
+        self.overview.set_routes(promises(&config));
         self.overview.set_reload_error(None);
         let rules = config.auth.rules.as_ref().map_or(0, Vec::len);
         info!(
@@ -344,7 +345,12 @@ fn plan(config: &Config, reader: &store::Reader) -> Plan {
     let sinks = table.sinks().iter().map(|sink| match config.uplink(sink) {
         Some(uplink) => {
             let lanes = lanes_of(reader, &uplink.name);
-            SinkPlan::Lanes { uplink: number(&uplink.name), lanes, when_full: WhenFull::Refuse }
+            let when_full = match uplink.when_full {
+                config::WhenFull::Refuse => WhenFull::Refuse,
+                config::WhenFull::DropOldest => WhenFull::DropOldest,
+                config::WhenFull::DropNewest => WhenFull::DropNewest,
+            };
+            SinkPlan::Lanes { uplink: number(&uplink.name), lanes, when_full }
         }
         None => SinkPlan::Topic,
     });
@@ -436,27 +442,9 @@ fn overview(
         levels: Arc::new(LevelBoard::new(uplinks.len())),
         reader: log.reader(),
         doors,
-        routes: Mutex::new(route_statuses(config)),
+        routes: Mutex::new(promises(config)),
         reload_error: Mutex::new(None),
     })
-}
-
-fn route_statuses(config: &Config) -> Vec<RouteStatus> {
-    let status = |(index, route): (usize, &crate::config::Route)| RouteStatus {
-        name: route.spec.name.clone(),
-        route: route.spec.text.clone(),
-        promise: promise(config, index, route),
-    };
-    config.routes.iter().enumerate().map(status).collect()
-}
-
-/// What an acknowledgement of a message on this route means, for people.
-fn promise(config: &Config, index: usize, route: &crate::config::Route) -> String {
-    if config.sinks(index).any(|sink| config.uplink(sink).is_some()) {
-        format!("{}: {}", route.durability, route.durability.promise())
-    } else {
-        "local: delivered like any publication; stored sessions have it on disk before the PUBACK".to_owned()
-    }
 }
 
 fn start_disk(

@@ -15,8 +15,9 @@ use axum::routing::get;
 use serde::Serialize;
 
 use crate::disk::DiskState;
-use crate::levels::LevelBoard;
+use crate::levels::{LevelBoard, word_of};
 use crate::net::{CertificateInfo, Door};
+use crate::promises::RouteStatus;
 use crate::telemetry::{ShardReport, total};
 use crate::upstream::LinkStatus;
 
@@ -44,17 +45,6 @@ pub(crate) struct Overview {
     pub reload_error: Mutex<Option<String>>,
 }
 
-/// One route and what its acknowledgements mean.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct RouteStatus {
-    /// Its name.
-    pub name: String,
-    /// Its text.
-    pub route: String,
-    /// What a PUBACK of a message on it means.
-    pub promise: String,
-}
-
 /// The answer to `/status`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Status {
@@ -68,6 +58,8 @@ pub(crate) struct Status {
     delivered: u64,
     acknowledged: u64,
     dropped: u64,
+    /// Clients that are not read until there is room on the disk.
+    withheld: usize,
     counters: std::collections::BTreeMap<&'static str, u64>,
     listeners: Vec<ListenerReport>,
     uplinks: Vec<UplinkReport>,
@@ -101,6 +93,8 @@ struct CertificateReport {
 struct UplinkReport {
     name: String,
     state: &'static str,
+    /// Whether there is room on the disk for more.
+    room: &'static str,
     inflight: u64,
     forwarded: u64,
     sent: u64,
@@ -120,6 +114,8 @@ struct LaneReport {
 #[derive(Debug, Default, Serialize)]
 struct StoreReport {
     state: &'static str,
+    /// Whether there is room on the disk for more.
+    room: &'static str,
     bytes_on_disk: u64,
     wal_bytes: u64,
     records: u64,
@@ -149,9 +145,10 @@ impl Overview {
             delivered: numbers.counters.delivered,
             acknowledged: numbers.counters.acknowledged,
             dropped,
+            withheld: numbers.withheld,
             counters,
             listeners: self.doors.iter().map(|door| listener_report(door)).collect(),
-            uplinks: self.uplinks.iter().map(|(name, status)| uplink_report(name, status)).collect(),
+            uplinks: self.uplinks(),
             lanes: self.lanes(),
             store: self.store(),
             routes: lock(&self.routes).clone(),
@@ -167,6 +164,13 @@ impl Overview {
     /// The last reload failed, or did not.
     pub(crate) fn set_reload_error(&self, error: Option<String>) {
         *lock(&self.reload_error) = error;
+    }
+
+    fn uplinks(&self) -> Vec<UplinkReport> {
+        let levels = self.levels.read();
+        let rooms = (0..).map(|number| word_of(levels.uplink(number)));
+        let uplinks = self.uplinks.iter().zip(rooms);
+        uplinks.map(|((name, status), room)| uplink_report(name, status, room)).collect()
     }
 
     fn lanes(&self) -> Vec<LaneReport> {
@@ -199,9 +203,11 @@ impl Overview {
         let state = if self.disk.poisoned.load(Ordering::Relaxed) { "poisoned" } else { "ok" };
         let (expired, damaged) =
             (self.disk.expired.load(Ordering::Relaxed), self.disk.damaged.load(Ordering::Relaxed));
+        let room = word_of(self.levels.read().store);
         match self.reader.stats() {
             Ok(stats) => StoreReport {
                 state,
+                room,
                 bytes_on_disk: stats.disk_bytes,
                 wal_bytes: stats.wal_bytes,
                 records: stats.records,
@@ -212,7 +218,7 @@ impl Overview {
                 expired,
                 damaged,
             },
-            Err(_) => StoreReport { state: "unreadable", expired, damaged, ..StoreReport::default() },
+            Err(_) => StoreReport { state: "unreadable", room, expired, damaged, ..StoreReport::default() },
         }
     }
 
@@ -246,12 +252,13 @@ fn certificate_report(certificate: CertificateInfo) -> CertificateReport {
     }
 }
 
-fn uplink_report(name: &str, status: &LinkStatus) -> UplinkReport {
+fn uplink_report(name: &str, status: &LinkStatus, room: &'static str) -> UplinkReport {
     let (state, last_error) = status.get();
     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     UplinkReport {
         name: name.to_owned(),
         state: state.as_str(),
+        room,
         inflight: load(&status.inflight),
         forwarded: load(&status.forwarded),
         sent: load(&status.sent),

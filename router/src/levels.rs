@@ -80,6 +80,15 @@ impl LevelReader {
     }
 }
 
+/// A level for people.
+pub(crate) const fn word_of(level: Level) -> &'static str {
+    match level {
+        Level::Roomy => "roomy",
+        Level::FullForOrdinary => "full but for urgent priorities",
+        Level::FullForUrgent => "full",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,6 +15,7 @@ mod levels;
 mod mail;
 mod metrics;
 mod net;
+mod promises;
 mod shard;
 pub mod status;
 mod system;

@@ -47,6 +47,8 @@ fn shards(registry: &mut Registry, overview: &Overview) {
     gauge(registry, "connections", "Clients connected now", numbers.connections as u64);
     gauge(registry, "sessions", "Sessions kept now, connected or not", numbers.sessions as u64);
     gauge(registry, "subscriptions", "Subscriptions of all sessions", numbers.subscriptions as u64);
+    let help = "Clients that are not read until there is room on the disk";
+    gauge(registry, "connections_withheld", help, numbers.withheld as u64);
     let retained = numbers.retained;
     gauge(registry, "retained_messages", "Topics with a retained message", retained.messages as u64);
     gauge(registry, "retained_bytes", "What they count, in each shard", retained.bytes as u64);
@@ -160,8 +162,13 @@ fn uplinks(registry: &mut Registry, overview: &Overview) {
     registry.register("uplink_forwarded", "Messages acknowledged by the upstream", forwarded.clone());
     let connects = Family::<Name, Counter>::default();
     registry.register("uplink_connects", "Connections made to the upstream", connects.clone());
-    for (name, status) in &overview.uplinks {
+    let full = Family::<Name, Gauge>::default();
+    let help = "0 while there is room on the disk, 1 with room for urgent priorities alone, 2 without";
+    registry.register("uplink_full", help, full.clone());
+    let levels = overview.levels.read();
+    for (number, (name, status)) in (0..).zip(&overview.uplinks) {
         let label = Name { name: name.clone() };
+        full.get_or_create(&label).set(levels.uplink(number) as i64);
         up.get_or_create(&label).set(i64::from(status.get().0 == crate::upstream::UplinkState::Up));
         inflight.get_or_create(&label).set(status.inflight.load(Ordering::Relaxed) as i64);
         forwarded.get_or_create(&label).inc_by(status.forwarded.load(Ordering::Relaxed));
@@ -200,6 +207,12 @@ fn store(registry: &mut Registry, overview: &Overview) {
         "store_poisoned",
         "1 once a write has failed and nothing is acknowledged any more",
         u64::from(disk.poisoned.load(Ordering::Relaxed)),
+    );
+    gauge(
+        registry,
+        "store_full",
+        "0 while there is room on the disk, 1 with room for urgent priorities alone, 2 without",
+        overview.levels.read().store as u64,
     );
     counter(
         registry,

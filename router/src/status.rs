@@ -57,6 +57,9 @@ fn write(status: &Value, out: &mut impl Write) -> std::io::Result<()> {
         number("/acknowledged"),
         number("/dropped")
     )?;
+    if number("/withheld") > 0 {
+        writeln!(out, "{} clients are not read until there is room on the disk", number("/withheld"))?;
+    }
     let none = Vec::new();
     for listener in status["listeners"].as_array().unwrap_or(&none) {
         write_listener(listener, out)?;
@@ -64,9 +67,10 @@ fn write(status: &Value, out: &mut impl Write) -> std::io::Result<()> {
     for uplink in status["uplinks"].as_array().unwrap_or(&none) {
         write!(
             out,
-            "uplink {}: {}, {} in flight, {} forwarded, {} reconnects",
+            "uplink {}: {}, room on disk: {}, {} in flight, {} forwarded, {} reconnects",
             text(uplink, "name"),
             text(uplink, "state"),
+            text(uplink, "room"),
             uplink["inflight"],
             uplink["forwarded"],
             uplink["reconnects"]
@@ -91,25 +95,29 @@ fn write(status: &Value, out: &mut impl Write) -> std::io::Result<()> {
     let store = &status["store"];
     writeln!(
         out,
-        "store: {}, {} bytes on disk, {} records, {} syncs",
+        "store: {}, {}, {} bytes on disk, {} records, {} syncs",
         text(store, "state"),
+        text(store, "room"),
         store["bytes_on_disk"],
         store["records"],
         store["syncs"]
     )?;
     for route in status["routes"].as_array().unwrap_or(&none) {
-        writeln!(
-            out,
-            "route {}: {}\n    {}",
-            text(route, "name"),
-            text(route, "route"),
-            text(route, "promise")
-        )?;
+        write_route(route, out)?;
     }
     if let Some(error) = status["reload_error"].as_str() {
         writeln!(out, "the last reload changed nothing:\n{error}")?;
     }
     Ok(())
+}
+
+fn write_route(route: &Value, out: &mut impl Write) -> std::io::Result<()> {
+    let text = |key: &str| route[key].as_str().unwrap_or("-");
+    let sinks: Vec<_> = route["sinks"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let ttl = route["ttl_secs"].as_u64().map_or("none".to_owned(), |secs| format!("{secs} s"));
+    writeln!(out, "route {}: {}", text("name"), text("route"))?;
+    writeln!(out, "    to {}, priority {}, time to live {ttl}", sinks.join(", "), text("priority"))?;
+    writeln!(out, "    an acknowledgement means: {}", text("promise"))
 }
 
 fn write_listener(listener: &Value, out: &mut impl Write) -> std::io::Result<()> {

@@ -27,6 +27,8 @@ pub(crate) struct ShardNumbers {
     pub subscriptions: usize,
     /// What is retained: the same in every shard, but for what is on its way; and the walks of each.
     pub retained: RetainedNumbers,
+    /// Connections that wait for room on the disk.
+    pub withheld: usize,
     /// What the route table counted.
     pub routes: routes::Counters,
 }
@@ -40,6 +42,7 @@ impl ShardReport {
             sessions: broker.sessions(),
             subscriptions: broker.subscriptions(),
             retained: broker.retained(),
+            withheld: broker.withheld(),
             routes: broker.route_counters(),
         };
         *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = numbers;
@@ -60,6 +63,7 @@ pub(crate) fn total<'a>(reports: impl IntoIterator<Item = &'a ShardReport>) -> S
         total.connections += numbers.connections;
         total.sessions += numbers.sessions;
         total.subscriptions += numbers.subscriptions;
+        total.withheld += numbers.withheld;
         let walks = total.retained.walks + numbers.retained.walks;
         total.retained = RetainedNumbers { walks, ..numbers.retained };
         add_routes(&mut total.routes, &numbers.routes);

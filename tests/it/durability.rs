@@ -206,3 +206,51 @@ fn a_disk_that_refuses_for_a_while_delays_acknowledgements_and_loses_and_repeats
     let kept: Vec<usize> = texts.iter().filter_map(|text| number(text)).collect();
     assert_eq!(kept, (0..COUNT).collect::<Vec<_>>());
 }
+
+/// A message for the uplink, too large for many of them to wait in memory.
+fn for_the_uplink(text: &str) -> OutgoingPublish<'_> {
+    OutgoingPublish { topic: "factory/a", payload: text.as_bytes(), qos: QOS_1, ..Default::default() }
+}
+
+/// [MQTT-3.12.4-1]: a client whose packet waits for the disk is answered all the same.
+#[test]
+fn while_the_disk_refuses_whoever_needs_no_disk_is_served_for_as_long_as_it_takes() {
+    let recorder = Recorder::start();
+    let proxy = harness::Proxy::to(recorder.address());
+    proxy.cut();
+    let mut router = Setup::new()
+        .uplink(proxy.address(), Version::V5)
+        .set("routes.all", r#"FROM "factory/#" INTO $upstream"#)
+        .set("limits.commit_bytes_max", 65_536)
+        .start();
+    limit_files(&mut router, "262144");
+    let large = "x".repeat(4_000);
+    let mut filler = router.connect(&v5("filler"));
+    let sent: Vec<_> = (0..150).filter_map(|_| filler.send(&for_the_uplink(&large))).collect();
+    until("the disk to refuse", || (router.metric("millrace_store_poisoned") == 1.0).then_some(()));
+    // Much more than may wait for the disk, of what need not wait for it.
+    let mut subscriber = router.connect(&v5("subscriber"));
+    subscriber.subscribe("local", QOS_1);
+    let mut publisher = router.connect(&harness::v3("publisher"));
+    for number in 0..100 {
+        publisher.publish("local", format!("{number} {large}"), QOS_1);
+        publisher.publish("factory/a", &large, QOS_0);
+    }
+    assert_eq!(subscriber.messages(100).len(), 100);
+    // Who waits for the disk hears from us.
+    let mut device = router.connect(&harness::v3("device"));
+    let waits = device.send(&for_the_uplink("from the device")).expect("QoS 1 has an identifier");
+    device.ping();
+    router.wait_for("/withheld", 2);
+
+    limit_files(&mut router, "unlimited");
+    device.await_ack(waits);
+    sent.into_iter().for_each(|packet_id| filler.await_ack(packet_id));
+    until("nobody to wait", || (router.number("/withheld") == 0).then_some(()));
+    // Each takes about 4 100 bytes, and the shard of their publisher may hold 64 KiB.
+    let dropped = router.number("/counters/dropped_store_fails") as usize;
+    assert!((60..=100).contains(&dropped), "{dropped} messages of QoS 0 were dropped for the route");
+    proxy.mend();
+    let expected = 151 + (100 - dropped);
+    assert!(recorder.wait_for(expected).iter().any(|message| message.text() == "from the device"));
+}

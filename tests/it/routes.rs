@@ -259,6 +259,8 @@ fn status_says_what_each_route_promises() {
         .uplink(upstream.address(), Version::V5)
         .set("routes.disk", r#"FROM "a" INTO $upstream"#)
         .set("routes.memory", r#"{ route = 'FROM "b" INTO $upstream', durability = "memory" }"#)
+        .set("routes.local", r#"{ route = 'FROM "c" INTO topic "d"', priority = 3, ttl = 60 }"#)
+        .set("uplink.plant.when_full", "\"drop-newest\"")
         .start();
     let status = router.status();
     let routes = status["routes"].as_array().expect("routes").clone();
@@ -268,6 +270,12 @@ fn status_says_what_each_route_promises() {
     };
     assert!(promise("disk").starts_with("disk: "), "{}", promise("disk"));
     assert!(promise("memory").starts_with("memory: "), "{}", promise("memory"));
+    assert!(promise("local").starts_with("local: "), "{}", promise("local"));
+    assert!(promise("disk").contains("when plant has no room, it is acknowledged and dropped"));
+    let local = routes.iter().find(|route| route["name"] == "local").expect("the route");
+    assert_eq!((&local["priority"], &local["ttl_secs"]), (&"3".into(), &60.into()));
+    assert_eq!(local["sinks"].to_string(), r#"["topic(\"d\")"]"#);
+    assert_eq!((&status["uplinks"][0]["room"], &status["store"]["room"]), (&"roomy".into(), &"roomy".into()));
 }
 
 #[test]

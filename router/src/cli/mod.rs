@@ -23,6 +23,7 @@ pub use authz::authz;
 pub use check::check;
 pub use passwd::passwd;
 pub use route::route;
+pub(crate) use route::sink_name;
 
 /// What the process tells the one who started it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

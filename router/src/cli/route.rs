@@ -44,7 +44,7 @@ pub fn route(args: &RouteArgs, out: &mut impl Write, err: &mut impl Write) -> io
 }
 
 /// A sink as a route writes it.
-pub(super) fn sink_name(sink: &Sink) -> String {
+pub(crate) fn sink_name(sink: &Sink) -> String {
     match sink {
         Sink::Upstream => "$upstream".to_owned(),
         Sink::Uplink(name) => format!("uplink({name:?})"),

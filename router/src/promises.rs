@@ -1,0 +1,92 @@
+//! What an acknowledgement means, route by route, in words: the promise that `millrace status` and `/status` state.
+//!
+//! In: a configuration. Out: sentences for people beside the facts for programs.
+
+use serde::Serialize;
+
+use crate::config::{Config, Durability, Route, Uplink, WhenFull};
+
+/// One route and what its acknowledgements mean.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct RouteStatus {
+    /// Its name.
+    pub name: String,
+    /// Its text.
+    pub route: String,
+    /// Where it leads, as its text says it.
+    pub sinks: Vec<String>,
+    /// 0 to 9, or `default`.
+    pub priority: String,
+    /// How long a message may wait for an uplink.
+    pub ttl_secs: Option<u64>,
+    /// `disk` or `memory` for uplinks, `local` where nothing leaves the router.
+    pub durability: String,
+    /// What a PUBACK of a message on it means.
+    pub promise: String,
+}
+
+/// The promises of all routes, in their order.
+pub(crate) fn promises(config: &Config) -> Vec<RouteStatus> {
+    let status = |(index, route): (usize, &Route)| {
+        let uplinks: Vec<&Uplink> = config.sinks(index).filter_map(|sink| config.uplink(sink)).collect();
+        let durability = match uplinks[..] {
+            [] => "local".to_owned(),
+            _ => route.durability.to_string(),
+        };
+        RouteStatus {
+            name: route.spec.name.clone(),
+            route: route.spec.text.clone(),
+            sinks: config.sinks(index).map(|sink| words_of(config, sink)).collect(),
+            priority: route.spec.priority.to_string(),
+            ttl_secs: route.spec.ttl_millis.map(|millis| millis / 1_000),
+            promise: format!("{durability}: {}", sentence(route, &uplinks)),
+            durability,
+        }
+    };
+    config.routes.iter().enumerate().map(status).collect()
+}
+
+fn words_of(config: &Config, sink: &routes::Sink) -> String {
+    match config.uplink(sink) {
+        Some(uplink) => format!("uplink {}", uplink.name),
+        None => crate::cli::sink_name(sink),
+    }
+}
+
+fn sentence(route: &Route, uplinks: &[&Uplink]) -> String {
+    if uplinks.is_empty() {
+        return "delivered like any publication; stored sessions have it on disk before the PUBACK"
+            .to_owned();
+    }
+    let waits = match route.spec.ttl_millis {
+        Some(millis) => format!("for at most {} s", millis / 1_000),
+        None => "for as long as it takes".to_owned(),
+    };
+    let names: Vec<&str> = uplinks.iter().map(|uplink| &*uplink.name).collect();
+    let mut sentence = format!(
+        "{}; it waits for {} {waits}, at priority {}",
+        route.durability.promise(),
+        names.join(" and "),
+        route.spec.priority
+    );
+    for uplink in uplinks {
+        sentence += &format!("; {}", when_full(uplink));
+    }
+    if route.durability == Durability::Memory {
+        sentence += "; while the store takes no writes, as much as limits.commit_bytes_max per shard";
+    }
+    sentence
+}
+
+fn when_full(uplink: &Uplink) -> String {
+    let name = &uplink.name;
+    match uplink.when_full {
+        WhenFull::Refuse => {
+            format!("when {name} has no room, it is not acknowledged: 5.0 is told, 3.1.1 waits")
+        }
+        WhenFull::DropOldest => {
+            format!("when {name} has no room, its oldest are given up, although acknowledged")
+        }
+        WhenFull::DropNewest => format!("when {name} has no room, it is acknowledged and dropped"),
+    }
+}
