@@ -87,6 +87,28 @@ fn who_does_not_begin_with_a_good_header_is_closed() {
 }
 
 #[test]
+fn a_header_that_never_ends_is_closed_in_time() {
+    let router = setup().set("limits.connect_timeout_millis", 300).start();
+    let mut good = stream(&router);
+    good.write_all(&header(0x21, 0x11, &V4)).expect("written");
+    let mut good = Connection::over(good, Version::V5).expect("a connection");
+    good.greet(&v5("good")).expect("a CONNACK");
+    // Nothing, the beginning, all but the last byte; and a whole one with nothing behind it.
+    let whole = header(0x21, 0x11, &V4);
+    for (at, len) in [0, 9, whole.len() - 1].into_iter().enumerate() {
+        let mut half = stream(&router);
+        half.write_all(&whole[..len]).expect("written");
+        assert_eq!(half.read(&mut [0; 16]).expect("the end of the stream"), 0, "{len} bytes");
+        router.wait_for_refusals("behind", "handshake_timeout", at as u64 + 1);
+    }
+    let mut silent = stream(&router);
+    silent.write_all(&whole).expect("written");
+    assert_eq!(silent.read(&mut [0; 16]).expect("the end of the stream"), 0);
+    let open = || router.listener_status("behind")["open"].as_u64();
+    until("their places to be free", || (open() == Some(1)).then_some(()));
+}
+
+#[test]
 fn a_header_goes_before_tls_and_websocket_too() {
     let authority = Authority::new();
     let server = authority.server("gateway", &[], 90);

@@ -1,6 +1,6 @@
 //! Who gets what: filters, overlaps, the end of a subscription.
 
-use harness::{Client, OutgoingPublish, QOS_0, QOS_1, QOS_2, ReasonCode, Router, v3, v5};
+use harness::{Client, Connect, OutgoingPublish, QOS_0, QOS_1, QOS_2, ReasonCode, Router, v3, v5};
 use wire::Subscription;
 
 /// Publishes to every topic from another client, then proves by a fence which of them `filter` got.
@@ -191,4 +191,31 @@ fn retain_is_kept_as_published_only_where_asked_for() {
     router.connect(&v3("publisher")).publish_with(&publish);
     assert!(!plain.message().retain);
     assert!(faithful.message().retain);
+}
+
+/// [MQTT-3.8.4-3] [MQTT-3.8.4-4] [MQTT3-3.8.4-3]
+#[test]
+fn subscribing_again_in_the_middle_of_the_flow_loses_and_repeats_nothing() {
+    let stored = Connect { session_expiry_secs: 60, ..v5("client") };
+    for (connect, shards) in [(v5("client"), 3), (v3("client"), 3), (stored, 3), (v5("client"), 1)] {
+        let router = Router::with_shards(shards);
+        let mut client = router.connect(&connect);
+        client.subscribe("flow", QOS_1);
+        let address = router.address();
+        let publisher = std::thread::spawn(move || {
+            let mut publisher = Client::connect(address, &v5("publisher"));
+            for number in 0..1_000 {
+                publisher.publish("flow", number.to_string(), QOS_1);
+            }
+        });
+        let mut seen = Vec::new();
+        while seen.len() < 1_000 {
+            client.subscribe("flow", QOS_1);
+            seen.push(client.message().text().to_owned());
+        }
+        publisher.join().expect("the publisher is acknowledged");
+        let expected: Vec<_> = (0..1_000).map(|number| number.to_string()).collect();
+        assert_eq!(seen, expected, "{connect:?} on {shards} shards");
+        assert!(client.message_within(std::time::Duration::from_millis(100)).is_none());
+    }
 }

@@ -20,6 +20,17 @@ const WAIT_MILLIS_MAX: u64 = 60_000;
 const USER_PATIENCE: u32 = 10;
 const ADDRESS_PATIENCE: u32 = 20;
 
+/// What counts as one address: IPv4 as itself, through whatever socket it comes; of a public IPv6 address the network (/64),
+/// because whoever has one of these has all of them. In a plant's own network each device has one.
+fn place(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(public) if public.segments()[0] & 0xE000 == 0x2000 => {
+            IpAddr::V6((u128::from(public) & !u128::from(u64::MAX)).into())
+        }
+        address => address,
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     failures: u32,
@@ -44,6 +55,7 @@ impl Brake {
     }
 
     fn keys(&self, address: Option<IpAddr>, user: &str) -> [(u64, u32); 3] {
+        let address = address.map(place);
         let pair = self.hasher.hash_one((0, address, user));
         let user = self.hasher.hash_one((1, user));
         let address = self.hasher.hash_one((2, address));

@@ -211,6 +211,25 @@ fn guessing_from_many_places_or_many_names_is_seen_too() {
 }
 
 #[test]
+fn another_address_of_the_same_public_network_is_no_new_place() {
+    let ip = |text: &str| Some(text.parse::<IpAddr>().expect("an address"));
+    for (one, other, same) in [
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", true),
+        ("2001:db8:1:2::1", "2001:db8:1:3::1", false),
+        ("fd00::1", "fd00::2", false),
+        ("fe80::1", "fe80::2", false),
+        ("192.0.2.7", "::ffff:192.0.2.7", true),
+        ("::ffff:192.0.2.7", "::ffff:192.0.2.8", false),
+    ] {
+        let mut brake = Brake::new(100, 1);
+        brake.failed(ip(one), "u", at(0));
+        brake.failed(ip(one), "u", at(0));
+        assert!(!brake.may_try(ip(one), "u", at(0)));
+        assert_eq!(brake.may_try(ip(other), "u", at(0)), !same, "{one} {other}");
+    }
+}
+
+#[test]
 fn a_success_forgives_and_memory_stays_bounded() {
     let mut brake = Brake::new(30, 1);
     brake.failed(None, "u", at(0));

@@ -103,7 +103,10 @@ fn plan(config: &Config, certificates: &[Vec<CertificateInfo>], out: &mut impl W
 /// Who may connect, and what for.
 fn access(config: &Config, out: &mut impl Write) -> io::Result<()> {
     let auth = &config.auth;
-    let users = auth.users.as_ref().map(|users| format!("{} users with passwords", users.len()));
+    let users = auth.users.as_ref().map(|users| {
+        let (count, threads) = (users.len(), auth.verify_threads);
+        format!("{count} users with passwords (verified on {threads} threads of their own)")
+    });
     let some = |what: &str, is_so: &dyn Fn(&Listener) -> bool| {
         let all = &config.listeners;
         let names: Vec<_> = all.iter().filter(|it| is_so(it)).map(|it| it.name.as_str()).collect();
@@ -114,14 +117,10 @@ fn access(config: &Config, out: &mut impl Write) -> io::Result<()> {
         }
     };
     let certificates = some("users of client certificates", &Listener::names_users);
-    let anonymous = some("anonymous ones", &|listener| config.listener_access(listener).anonymous);
+    let anonymous = some("anonymous", &|listener| config.listener_access(listener).anonymous);
     let who: Vec<_> = users.into_iter().chain(certificates).chain(anonymous).collect();
     let who = if who.is_empty() { "none may connect".to_owned() } else { who.join(", ") };
-    let threads = match auth.users {
-        Some(_) => format!("  verified on {} threads of their own", auth.verify_threads),
-        None => String::new(),
-    };
-    writeln!(out, "clients   {who}{threads}")?;
+    writeln!(out, "clients   {who}")?;
     match &auth.rules {
         Some(rules) => {
             writeln!(out, "rules     {}, the first that fits decides, else {}", rules.len(), auth.acl_default)

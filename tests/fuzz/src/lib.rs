@@ -5,6 +5,8 @@
 //! folder, where `.cargo/config.toml` turns coverage on: `cargo build --release`; `make fuzz` does it and runs them.
 //! `corpus/<target>` is what a run starts from, `crashes/<target>` what once failed; both are run first, each time.
 //! One input alone: `<target> FILE`. The seeds anew: `MILLRACE_FUZZ_SEEDS=corpus/<target> <target>`.
+//! The corpus of `frames` is more than seeds: the fewest inputs that reach every edge which a long run has reached, made by
+//! `frames -use_counters=0 -set_cover_merge=1 NEW corpus/frames STATE/learned/frames`.
 //! Invariant: the same bytes give the same run; no target keeps anything from one input to the next.
 
 use std::path::Path;
