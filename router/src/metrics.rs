@@ -86,6 +86,12 @@ fn shards(registry: &mut Registry, overview: &Overview) {
         "Matches that SAMPLE, THROTTLE or CHANGED held back",
         routes.held_back,
     );
+    counter(
+        registry,
+        "routes_arrays_given_up",
+        "Arrays too large for all the ANY and ALL that asked for their elements",
+        routes.arrays_given_up,
+    );
     let undefined = Family::<Reason, Counter>::default();
     registry.register(
         "routes_bodies_undefined",

@@ -77,6 +77,7 @@ fn add_routes(total: &mut routes::Counters, more: &routes::Counters) {
     total.bodies_malformed += more.bodies_malformed;
     total.bodies_too_long += more.bodies_too_long;
     total.bodies_too_deep += more.bodies_too_deep;
+    total.arrays_given_up += more.arrays_given_up;
     total.bodies_other_type += more.bodies_other_type;
     total.messages_dropped += more.messages_dropped;
     total.held_back += more.held_back;

@@ -89,6 +89,8 @@ pub struct Limits {
     pub body_scan_bytes_max: u32,
     /// Deepest nesting of a JSON body that predicates look at.
     pub body_depth_max: u32,
+    /// Bytes of arrays in one body that ANY and ALL look at, all routes together; what goes beyond is undefined.
+    pub body_elements_bytes_max: u32,
     /// Keys that one shard's SAMPLE, THROTTLE and CHANGED clauses remember; the least used are forgotten.
     pub route_keys_max: u32,
     /// Messages in flight to one upstream.
@@ -145,6 +147,7 @@ impl Limits {
         body_path_names_max: 32,
         body_scan_bytes_max: 1 << 20,
         body_depth_max: 64,
+        body_elements_bytes_max: 4 << 20,
         route_keys_max: 100_000,
         uplink_inflight_max: 1_024,
         uplink_read_bytes_max: 4 << 20,

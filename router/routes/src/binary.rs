@@ -53,39 +53,47 @@ pub(crate) fn scan(
     let mut reader = Reader { body, at: 0, encoding };
     let Item::Map(left) = reader.item()? else { return Err(BodyFault::Malformed) };
     opened.push(Open { node: 0, is_map: true, left, index: 0 });
-    while let Some(open) = opened.last_mut() {
-        if open.left == Some(0) || (open.left.is_none() && reader.take_break()) {
-            opened.pop();
-            continue;
-        }
-        open.left = open.left.map(|left| left - 1);
-        let node = match open.is_map {
-            true => reader.key(open.node, paths)?,
-            false => {
-                open.index = open.index.saturating_add(1);
-                if open.node == NOBODY { NOBODY } else { paths.index(open.node, open.index - 1) }
-            }
-        };
-        if node != NOBODY {
-            filled.enter(node);
-        }
-        let item = reader.item()?;
-        let (is_map, left) = match item {
-            Item::Array(left) => (false, left),
-            Item::Map(left) => (true, left),
-            Item::Break => return Err(BodyFault::Malformed),
-            scalar => {
-                write(&scalar, node, paths, filled);
-                continue;
-            }
-        };
-        if opened.len() >= depth_max as usize {
-            return Err(BodyFault::TooDeep);
-        }
-        write(&Item::Opaque, node, paths, filled);
-        opened.push(Open { node, is_map, left, index: 0 });
-    }
+    reader.fill(paths, depth_max, opened, filled)?;
     if reader.at == body.len() { Ok(()) } else { Err(BodyFault::Malformed) }
+}
+
+/// Where the first element of the array at `at` is, and how many there are, if that is said.
+pub(crate) fn first_element(body: &[u8], encoding: Encoding, at: usize) -> (usize, Option<u64>) {
+    let mut reader = Reader { body, at, encoding };
+    match reader.item() {
+        Ok(Item::Array(left)) => (reader.at, left),
+        // The scan was there before and saw an array.
+        _ => (body.len(), Some(0)),
+    }
+}
+
+/// Fills the slots of `paths` from the element at a place of a body that was scanned, and gives where it ends; `None`
+/// if there is no element. `left` counts those still to come.
+pub(crate) fn element(
+    body: &[u8],
+    encoding: Encoding,
+    (at, left): (usize, &mut Option<u64>),
+    paths: &Paths,
+    opened: &mut Vec<Open>,
+    filled: &mut Filled,
+) -> Option<usize> {
+    let mut reader = Reader { body, at, encoding };
+    if *left == Some(0) || (left.is_none() && reader.take_break()) {
+        return None;
+    }
+    *left = left.map(|left| left - 1);
+    opened.clear();
+    match reader.item().ok()? {
+        Item::Array(left) => opened.push(Open { node: 0, is_map: false, left, index: 0 }),
+        Item::Map(left) => opened.push(Open { node: 0, is_map: true, left, index: 0 }),
+        scalar => write(&scalar, 0, paths, filled),
+    }
+    if !opened.is_empty() {
+        write(&Item::Opaque, 0, paths, filled);
+        // The depth of the whole body was judged before.
+        reader.fill(paths, u32::MAX, opened, filled).ok()?;
+    }
+    Some(reader.at)
 }
 
 fn write(item: &Item<'_>, node: u32, paths: &Paths, filled: &mut Filled) {
@@ -116,6 +124,53 @@ struct Reader<'b> {
 }
 
 impl<'b> Reader<'b> {
+    /// Takes what is in `opened`, and all it holds.
+    fn fill(
+        &mut self,
+        paths: &Paths,
+        depth_max: u32,
+        opened: &mut Vec<Open>,
+        filled: &mut Filled,
+    ) -> Result<(), BodyFault> {
+        while let Some(open) = opened.last_mut() {
+            if open.left == Some(0) || (open.left.is_none() && self.take_break()) {
+                opened.pop();
+                continue;
+            }
+            open.left = open.left.map(|left| left - 1);
+            let node = match open.is_map {
+                true => self.key(open.node, paths)?,
+                false => {
+                    open.index = open.index.saturating_add(1);
+                    if open.node == NOBODY { NOBODY } else { paths.index(open.node, open.index - 1) }
+                }
+            };
+            if node != NOBODY {
+                filled.enter(node);
+            }
+            let start = self.at;
+            let item = self.item()?;
+            let (is_map, left) = match item {
+                Item::Array(left) => (false, left),
+                Item::Map(left) => (true, left),
+                Item::Break => return Err(BodyFault::Malformed),
+                scalar => {
+                    write(&scalar, node, paths, filled);
+                    continue;
+                }
+            };
+            if opened.len() >= depth_max as usize {
+                return Err(BodyFault::TooDeep);
+            }
+            write(&Item::Opaque, node, paths, filled);
+            if let Some(slot) = paths.array(node).filter(|_| !is_map) {
+                filled.write(slot, Value::Number(start as f64));
+            }
+            opened.push(Open { node, is_map, left, index: 0 });
+        }
+        Ok(())
+    }
+
     fn item(&mut self) -> Result<Item<'b>, BodyFault> {
         match self.encoding {
             Encoding::Cbor => self.cbor(),

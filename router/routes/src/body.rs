@@ -24,7 +24,7 @@ pub(crate) enum Body<'t> {
     /// In `Scratch::decoded`.
     Decoded,
     /// Beside the other texts that could not stay where they were.
-    Binary,
+    Binary(Encoding),
 }
 
 impl<'t> Body<'t> {
@@ -36,7 +36,15 @@ impl<'t> Body<'t> {
         match self {
             Body::AsItCame(text) => text,
             Body::Decoded => decoded,
-            Body::NotRead | Body::Unusable | Body::Binary => "",
+            Body::NotRead | Body::Unusable | Body::Binary(_) => "",
+        }
+    }
+
+    /// How it is encoded, if not as JSON.
+    pub(crate) fn encoding(self) -> Option<Encoding> {
+        match self {
+            Body::Binary(encoding) => Some(encoding),
+            _ => None,
         }
     }
 }
@@ -122,7 +130,7 @@ fn fill_binary<'t>(
     let (paths, depth) = (table.slots.paths(), table.limits.body_depth_max);
     let scanned =
         binary::scan(message.body, encoding, paths, depth, &mut scratch.opened, &mut scratch.filled);
-    finish(table, scanned, Body::Binary, scratch)
+    finish(table, scanned, Body::Binary(encoding), scratch)
 }
 
 fn finish<'t>(

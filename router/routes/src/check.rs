@@ -218,9 +218,9 @@ impl Checker<'_> {
         match (condition.ty, scope.array) {
             (Type::Broken, _) => broken(span),
             (Type::Bool | Type::Query, Some(array)) => {
-                let slot = self.slots.intern(Origins::Body(array.clone()));
+                let array = self.slots.intern(Origins::Elements(array));
                 let condition = Box::new(self.bool_of(condition, span).node);
-                let node = Node::Quantified { all, array, slot, parts: scope.parts, condition };
+                let node = Node::Quantified { all, array, parts: scope.parts, condition };
                 Typed::new(node, Type::Bool, span)
             }
             (_, array) => {

@@ -297,6 +297,7 @@ fn show_slot(slot: SlotId, slots: &Slots) -> String {
         Origins::System(name) => format!("{{${name}}}"),
         Origins::Dollar(name) => name.clone(),
         Origins::Body(path) | Origins::DollarBody(path, _) => paths::show(path),
+        Origins::Elements(path) => format!("{}[*]", paths::show(path)),
         Origins::Topic => "$topic".to_owned(),
         Origins::TopicLevel(level) => format!("$topic[{level}]"),
         Origins::ClientId => "$clientId".to_owned(),

@@ -6,7 +6,7 @@
 //! each once, with priority and time to live.
 //! Reading order. Text to meaning: `diagnostic`, `lexer`, `syntax`, `parser`, `types`, `functions`, `check`. What a
 //! message has: `topics`, `memo`, `paths`, `slots`, `scan`, `binary`, `body`, `value`. Asking: `program`, `pattern`, `time`,
-//! `few`, `index`, `boxes`. Around it: `sink`, `project`, `gates`, `scratch`, `table` (the public face), `explain`.
+//! `elements`, `few`, `index`, `boxes`. Around it: `sink`, `project`, `gates`, `scratch`, `table` (the public face), `explain`.
 //! Tests by tables and oracles: `conformance`, `reference` (the fuzz target asks it through `oracle`), `docs`.
 #![forbid(unsafe_code)]
 
@@ -21,6 +21,7 @@ mod diagnostic;
 mod docs;
 mod document;
 mod dotnet;
+mod elements;
 mod explain;
 mod few;
 mod functions;

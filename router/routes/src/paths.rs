@@ -33,6 +33,8 @@ pub(crate) struct Paths {
 struct Node {
     parent: u32,
     slots: Vec<SlotId>,
+    /// The slot that wants to know where an array starts.
+    array: Option<SlotId>,
     /// A bit for each length of a key, all lengths from 63 on sharing one: most keys of a body are nobody's, and
     /// most of these are told apart by their length alone.
     lengths: u64,
@@ -54,6 +56,7 @@ impl Node {
         Node {
             parent,
             slots: Vec::new(),
+            array: None,
             lengths: 0,
             keys: Vec::new(),
             by_key: FxHashMap::default(),
@@ -64,13 +67,24 @@ impl Node {
 
 impl Paths {
     pub(crate) fn add(&mut self, path: &[Step], slot: SlotId) {
+        let node = self.place(path, slot);
+        self.nodes[node].slots.push(slot);
+    }
+
+    /// The same for a slot that takes the place of an array, whose elements are asked for.
+    pub(crate) fn add_array(&mut self, path: &[Step], slot: SlotId) {
+        let node = self.place(path, slot);
+        self.nodes[node].array = Some(slot);
+    }
+
+    fn place(&mut self, path: &[Step], slot: SlotId) -> usize {
         let node = path.iter().fold(0, |node, step| self.child(node, step));
-        self.nodes[node as usize].slots.push(slot);
         let at = slot.0 as usize;
         if self.places.len() <= at {
             self.places.resize(at + 1, NOBODY);
         }
         self.places[at] = node;
+        node as usize
     }
 
     fn child(&mut self, node: u32, step: &Step) -> u32 {
@@ -116,6 +130,17 @@ impl Paths {
             Ok(at) => indexes[at].1,
             Err(_) => NOBODY,
         }
+    }
+
+    /// One more than the highest number of a slot among these paths.
+    pub(crate) fn slot_count(&self) -> usize {
+        self.places.len()
+    }
+
+    /// The slot that takes the place of an array at `node`.
+    #[inline]
+    pub(crate) fn array(&self, node: u32) -> Option<SlotId> {
+        if node == NOBODY { None } else { self.nodes[node as usize].array }
     }
 
     /// The slots that a value at `node` fills.

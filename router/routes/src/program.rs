@@ -12,12 +12,12 @@ use std::ops::Range;
 use model::Message;
 use rustc_hash::FxHashSet;
 
-use crate::document::{self, Walker};
+use crate::binary::Encoding;
 use crate::dotnet;
+use crate::elements::{Elements, Scanned, Step};
 use crate::functions::Function;
-use crate::paths::Step;
+use crate::paths::Paths;
 use crate::pattern::Pattern;
-use crate::scan::unescape;
 use crate::sha256;
 use crate::slots::{Filled, SlotId};
 use crate::syntax::{ArithmeticOp, CompareOp, LogicOp};
@@ -102,8 +102,10 @@ pub(crate) struct Program {
 #[derive(Debug)]
 struct Quantified {
     all: bool,
-    array: Vec<Step>,
-    parts: Vec<Vec<Step>>,
+    /// Where the array starts.
+    array: SlotId,
+    /// What its condition looks at of each element.
+    parts: Paths,
     code: Code,
 }
 
@@ -133,6 +135,7 @@ impl Program {
         self.texts.shrink_to_fit();
         self.sets.shrink_to_fit();
         self.patterns.shrink_to_fit();
+        self.quantified.shrink_to_fit();
     }
 
     /// Where the code of an AND goes on once its first operand is known to be true.
@@ -189,14 +192,17 @@ impl Program {
                 self.all([&**value, &**low, &**high], Op::Between(*how));
             }
             Node::Element(part) => self.ops.push(Op::Element(*part)),
-            Node::Quantified { all, array, parts, condition, .. } => {
+            Node::Quantified { all, array, parts, condition } => {
                 let at = self.ops.len();
                 self.ops.push(Op::Quantified(0));
                 self.emit(condition);
                 let code = at as u32 + 1..self.ops.len() as u32;
                 self.ops[at] = Op::Quantified(self.quantified.len() as u32);
-                let (array, parts) = (array.clone(), parts.clone());
-                self.quantified.push(Quantified { all: *all, array, parts, code });
+                let mut paths = Paths::default();
+                for (number, part) in parts.iter().enumerate() {
+                    paths.add(part, SlotId(number as u32));
+                }
+                self.quantified.push(Quantified { all: *all, array: *array, parts: paths, code });
             }
             Node::Like { value, pattern } => {
                 self.patterns.push(Pattern::new(pattern));
@@ -299,6 +305,7 @@ pub(crate) fn constant(node: &Node) -> Constant {
         program: &program,
         message: &message,
         body: "",
+        encoding: None,
         missing: Value::Undefined,
         filled: &filled,
         stack: &mut stack,

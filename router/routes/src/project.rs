@@ -157,6 +157,7 @@ impl RouteTable {
             program: &self.program,
             message,
             body: text,
+            encoding: None,
             missing: Value::Undefined,
             filled: &scratch.filled,
             stack: &mut scratch.stack,

@@ -35,51 +35,42 @@ pub(crate) fn scan(
     levels: &mut Vec<Level>,
     filled: &mut Filled,
 ) -> Result<(), BodyFault> {
-    levels.clear();
     let bytes = body.as_bytes();
     let mut scanner = Scanner { body, bytes, at: 0, paths, dates_are_undefined, filled };
     scanner.blank();
     if scanner.peek() != b'{' {
         return Err(BodyFault::Malformed);
     }
-    // `levels` holds what is open around `open`; the innermost one stays out of memory.
-    let (mut open, mut node) = (Level { node: NOBODY, index: None }, 0);
-    loop {
-        // A value starts here; an opening bracket goes one level down and stays in the loop.
-        match scanner.peek() {
-            bracket @ (b'{' | b'[') => {
-                if levels.len() >= depth_max as usize {
-                    return Err(BodyFault::TooDeep);
-                }
-                if let Some(inner) = scanner.open(bracket, node) {
-                    levels.push(open);
-                    open = inner;
-                    node = scanner.member(&open)?;
-                    continue;
-                }
-            }
-            first => scanner.scalar(first, node)?,
-        }
-        // A value ended here; close what it closes, or go on to the next one.
-        loop {
-            scanner.blank();
-            let byte = scanner.peek();
-            if levels.is_empty() {
-                return if scanner.at == bytes.len() { Ok(()) } else { Err(BodyFault::Malformed) };
-            }
-            scanner.at += 1;
-            if byte == b',' {
-                open.index = open.index.map(|index| index + 1);
-                scanner.blank();
-                node = scanner.member(&open)?;
-                break;
-            }
-            if byte != (if open.index.is_none() { b'}' } else { b']' }) {
-                return Err(BodyFault::Malformed);
-            }
-            open = levels.pop().ok_or(BodyFault::Malformed)?;
-        }
+    scanner.value(0, depth_max, levels)?;
+    if scanner.at == bytes.len() { Ok(()) } else { Err(BodyFault::Malformed) }
+}
+
+/// Where the first element of the array that starts at `at` is, or its closing bracket.
+pub(crate) fn first_element(body: &str, at: usize) -> usize {
+    let blank = |byte: &&u8| matches!(byte, b' ' | b'\n' | b'\r' | b'\t');
+    at + 1 + body.as_bytes()[at + 1..].iter().take_while(blank).count()
+}
+
+/// Fills the slots of `paths` from the element at `at` of a body that was scanned, and gives where the next one or the
+/// closing bracket is; `None` if it stands at the closing bracket.
+pub(crate) fn element(
+    body: &str,
+    at: usize,
+    paths: &Paths,
+    levels: &mut Vec<Level>,
+    filled: &mut Filled,
+) -> Option<usize> {
+    let mut scanner = Scanner { body, bytes: body.as_bytes(), at, paths, dates_are_undefined: false, filled };
+    if scanner.peek() == b']' {
+        return None;
     }
+    // The depth of the whole body was judged before.
+    scanner.value(0, u32::MAX, levels).ok()?;
+    if scanner.peek() == b',' {
+        scanner.at += 1;
+        scanner.blank();
+    }
+    Some(scanner.at)
 }
 
 struct Scanner<'s> {
@@ -99,6 +90,50 @@ struct Quoted {
 }
 
 impl Scanner<'_> {
+    /// Takes one value, whatever it holds, and the white space behind it.
+    #[inline(always)]
+    fn value(&mut self, mut node: u32, depth_max: u32, levels: &mut Vec<Level>) -> Result<(), BodyFault> {
+        levels.clear();
+        // `levels` holds what is open around `open`; the innermost one stays out of memory.
+        let mut open = Level { node: NOBODY, index: None };
+        loop {
+            // A value starts here; an opening bracket goes one level down and stays in the loop.
+            match self.peek() {
+                bracket @ (b'{' | b'[') => {
+                    if levels.len() >= depth_max as usize {
+                        return Err(BodyFault::TooDeep);
+                    }
+                    if let Some(inner) = self.open(bracket, node) {
+                        levels.push(open);
+                        open = inner;
+                        node = self.member(&open)?;
+                        continue;
+                    }
+                }
+                first => self.scalar(first, node)?,
+            }
+            // A value ended here; close what it closes, or go on to the next one.
+            loop {
+                self.blank();
+                if levels.is_empty() {
+                    return Ok(());
+                }
+                let byte = self.peek();
+                self.at += 1;
+                if byte == b',' {
+                    open.index = open.index.map(|index| index + 1);
+                    self.blank();
+                    node = self.member(&open)?;
+                    break;
+                }
+                if byte != (if open.index.is_none() { b'}' } else { b']' }) {
+                    return Err(BodyFault::Malformed);
+                }
+                open = levels.pop().ok_or(BodyFault::Malformed)?;
+            }
+        }
+    }
+
     /// The byte here; 0, which no rule accepts, behind the end.
     #[inline(always)]
     fn peek(&self) -> u8 {
@@ -129,6 +164,14 @@ impl Scanner<'_> {
         }
     }
 
+    /// Remembers where an array starts, if an `ANY` or `ALL` asks for its elements.
+    #[inline]
+    fn array(&mut self, node: u32, start: usize) {
+        if let Some(slot) = self.paths.array(node) {
+            self.filled.write(slot, Value::Number(start as f64));
+        }
+    }
+
     #[inline]
     fn wanted(&self, node: u32) -> bool {
         node != NOBODY && !self.paths.slots(node).is_empty()
@@ -137,10 +180,16 @@ impl Scanner<'_> {
     /// Takes an opening bracket; `None` if it is closed at once.
     #[inline(always)]
     fn open(&mut self, bracket: u8, node: u32) -> Option<Level> {
+        let start = self.at;
         self.at += 1;
         self.write(node, Value::Undefined);
         self.blank();
-        let (close, index) = if bracket == b'{' { (b'}', None) } else { (b']', Some(0)) };
+        let (close, index) = if bracket == b'{' {
+            (b'}', None)
+        } else {
+            self.array(node, start);
+            (b']', Some(0))
+        };
         if self.peek() == close {
             self.at += 1;
             return None;

@@ -54,6 +54,8 @@ pub struct Counters {
     pub bodies_too_long: u64,
     /// Bodies deeper than `Limits::body_depth_max`.
     pub bodies_too_deep: u64,
+    /// `ANY` and `ALL` that found no end within `Limits::body_elements_bytes_max` and were undefined.
+    pub arrays_given_up: u64,
     /// Bodies of a content type that cannot be read.
     pub bodies_other_type: u64,
     /// Messages without matches because two of their properties had one name (edgeHub mode).

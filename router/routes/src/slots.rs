@@ -27,6 +27,9 @@ pub(crate) enum Origins {
     Body(Vec<Step>),
     /// `$body.path`: an application property of that literal name (folded, with dollar), else the body.
     DollarBody(Vec<Step>, String),
+    /// `$body.path[*]`: where the array starts whose elements an `ANY` or `ALL` looks at, as a number of bytes; without a
+    /// value if it is none.
+    Elements(Vec<Step>),
     /// `$topic`
     Topic,
     /// `$topic[n]`, from 0.
@@ -44,7 +47,7 @@ pub(crate) enum Origins {
 impl Origins {
     /// Whether the body fills it.
     pub(crate) fn is_body(&self) -> bool {
-        matches!(self, Origins::Body(_) | Origins::DollarBody(..))
+        matches!(self, Origins::Body(_) | Origins::DollarBody(..) | Origins::Elements(_))
     }
 
     /// Whether an application or system property can fill it.
@@ -83,6 +86,7 @@ impl Slots {
                 name_slot(&mut self.system, &name[1..], slot);
             }
             Origins::Body(path) => self.paths.add(path, slot),
+            Origins::Elements(path) => self.paths.add_array(path, slot),
             Origins::DollarBody(path, name) => {
                 self.paths.add(path, slot);
                 name_slot(&mut self.properties, name, slot);
@@ -212,13 +216,15 @@ struct Written {
 }
 
 impl Filled {
-    /// Forgets everything. Cost: none per slot, except when a table has more slots than any before.
-    pub(crate) fn begin(&mut self, slots: &Slots) {
-        if self.values.len() < slots.len() {
-            self.values.resize(slots.len(), Written { at: 0, value: Value::Missing });
+    /// Forgets everything, for a table with so many slots and nodes of paths. Cost: none per slot, except when there
+    /// are more than ever before.
+    #[inline]
+    pub(crate) fn begin(&mut self, slots: usize, nodes: usize) {
+        if self.values.len() < slots {
+            self.values.resize(slots, Written { at: 0, value: Value::Missing });
         }
-        if self.entered.len() < slots.paths.len() {
-            self.entered.resize(slots.paths.len(), 0);
+        if self.entered.len() < nodes {
+            self.entered.resize(nodes, 0);
         }
         self.forget();
     }

@@ -294,7 +294,8 @@ impl RouteTable {
         reads_body: bool,
         scratch: &mut Scratch,
     ) -> Body<'t> {
-        scratch.filled.begin(&self.slots);
+        scratch.filled.begin(self.slots.len(), self.slots.paths().len());
+        scratch.stack.elements.begin(&self.limits);
         let body = if reads_body { body::fill(self, message, scratch) } else { Body::NotRead };
         self.slots.fill(message, &mut scratch.filled, &mut scratch.name);
         body
@@ -334,6 +335,7 @@ impl RouteTable {
             program: &self.program,
             message,
             body: body.text(&scratch.decoded),
+            encoding: body.encoding(),
             missing: body.missing(self.mode),
             filled: &scratch.filled,
             stack: &mut scratch.stack,
@@ -376,6 +378,7 @@ impl RouteTable {
             program: &self.program,
             message,
             body: body.text(&scratch.decoded),
+            encoding: body.encoding(),
             missing: body.missing(self.mode),
             filled: &scratch.filled,
             stack: &mut scratch.stack,
@@ -464,7 +467,7 @@ fn has_duplicate_names(properties: &[Property<'_>]) -> bool {
 impl Scratch {
     /// What was counted since this scratch exists.
     pub fn counters(&self) -> Counters {
-        self.counters
+        Counters { arrays_given_up: self.stack.elements.given_up, ..self.counters }
     }
 }
 

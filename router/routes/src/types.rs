@@ -114,11 +114,10 @@ pub(crate) enum Node {
     },
     /// A part of the element that an `ANY` or `ALL` around it looks at, by its number there.
     Element(u32),
-    /// `ANY(…)` or `ALL(…)`. The slot makes sure that the body is read; the array itself is walked.
+    /// `ANY(…)` or `ALL(…)` of the elements of the array whose place is in the slot.
     Quantified {
         all: bool,
-        array: Vec<Step>,
-        slot: SlotId,
+        array: SlotId,
         parts: Vec<Vec<Step>>,
         condition: Box<Node>,
     },
@@ -140,7 +139,9 @@ impl Node {
     pub(crate) fn slots(&self) -> Vec<SlotId> {
         let mut slots = Vec::new();
         self.visit(&mut |node| match node {
-            Node::Slot(slot) | Node::BodySlot(slot) | Node::Quantified { slot, .. } => slots.push(*slot),
+            Node::Slot(slot) | Node::BodySlot(slot) | Node::Quantified { array: slot, .. } => {
+                slots.push(*slot)
+            }
             Node::Loose { property, body, .. } => {
                 slots.extend([Some(*property), *body].into_iter().flatten())
             }

@@ -35,6 +35,8 @@ pub(crate) enum Origin {
     Body,
     /// Texts of the body that had escapes.
     Unescaped,
+    /// The same, of the element that an `ANY` or `ALL` looks at.
+    Element,
     /// Results of this evaluation.
     Computed,
     /// Constants of the table.

@@ -134,9 +134,14 @@ fn sink_fault(sink: &Sink, uplinks: &[&str]) -> Option<(String, Option<String>)>
             format!("leads to an uplink that does not exist: {name}"),
             suggest::nearest_word(name, uplinks).or_else(|| add(name)),
         )),
-        (Sink::Input { .. }, _) => {
-            Some(("leads into a module input, which is not available in this version".to_owned(), None))
-        }
+        // A module's input is a queue that outlives its connection: handing messages to whoever listens would lose
+        // them where edgeHub keeps them.
+        (Sink::Input { module, input }, _) => Some((
+            "leads into a module input, which is not available in this version".to_owned(),
+            Some(format!(
+                "for a client that subscribes by itself: INTO topic \"modules/{module}/inputs/{input}\""
+            )),
+        )),
         _ => None,
     }
 }

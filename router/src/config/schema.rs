@@ -666,6 +666,8 @@ limits! {
     body_scan_bytes_max: u32 = 0..=268_435_456,
         "Bytes of a body that predicates look at; a longer body is undefined to them.";
     body_depth_max: u32 = 1..=1_024, "Deepest nesting of a JSON body that predicates look at.";
+    body_elements_bytes_max: u32 = 0..=4_294_967_295,
+        "Bytes of arrays in one body that ANY and ALL look at, all routes together; what goes beyond is undefined.";
     route_keys_max: u32 = 2..=10_000_000,
         "Keys that one shard's SAMPLE, THROTTLE and CHANGED clauses remember; the least used are forgotten.";
     uplink_inflight_max: u16 = 1..=65_535, "Messages in flight to one upstream.";

@@ -12,8 +12,8 @@ use super::*;
 pub(crate) struct Stack {
     values: Vec<Value>,
     computed: String,
-    /// The parts of the element that an `ANY` or `ALL` looks at.
-    element: Vec<Value>,
+    /// What an `ANY` or `ALL` looks at.
+    pub(crate) elements: Elements,
 }
 
 /// A message with its slots filled, ready to run code.
@@ -22,6 +22,8 @@ pub(crate) struct Machine<'r> {
     pub(crate) message: &'r Message<'r>,
     /// The body as text, empty if it is none.
     pub(crate) body: &'r str,
+    /// How the body is encoded, if not as JSON.
+    pub(crate) encoding: Option<Encoding>,
     /// What a path gives that the body does not have: null to edgeHub, else undefined.
     pub(crate) missing: Value,
     pub(crate) filled: &'r Filled,
@@ -94,7 +96,7 @@ impl Machine<'_> {
                 _ => Value::Undefined,
             },
             Op::JumpIf { .. } | Op::Quantified(_) => return,
-            Op::Element(part) => self.stack.element.get(part as usize).copied().unwrap_or(Value::Undefined),
+            Op::Element(part) => self.stack.elements.part(part),
             Op::Logic(op) => {
                 let right = self.pop();
                 logic(op, self.pop(), right)
@@ -152,66 +154,27 @@ impl Machine<'_> {
     }
 
     /// Asks for each element until it is decided. What is no array is undefined; no elements are no exception.
-    /// The array is walked for each route that asks: it is not among the slots.
     fn quantify(&mut self, quantified: &Quantified) -> Truth {
-        let array = document::find(self.body, &quantified.array).filter(|array| array.starts_with('['))?;
+        let Value::Number(start) = self.filled.read(quantified.array) else { return None };
+        let body = match self.encoding {
+            None => Scanned::Json(self.body),
+            Some(encoding) => Scanned::Binary(self.message.body, encoding),
+        };
         let (mut truth, kept) = (Some(quantified.all), self.stack.computed.len());
-        let mut walker = Walker::new(array);
-        walker.members(|walker, _| {
-            let element = walker.value();
-            if truth == Some(!quantified.all) {
-                return;
+        let mut cursor = self.stack.elements.walk(body, start as usize);
+        loop {
+            match self.stack.elements.next(body, &mut cursor, &quantified.parts) {
+                Step::End => return truth,
+                Step::TooMuch => return None,
+                Step::Element => {}
             }
-            self.load_element(element, &quantified.parts);
             match self.run_on(&quantified.code) {
-                Value::Bool(value) if value != quantified.all => truth = Some(value),
+                Value::Bool(value) if value != quantified.all => return Some(value),
                 Value::Bool(_) => {}
                 _ => truth = None,
             }
             self.stack.computed.truncate(kept);
-        });
-        truth
-    }
-
-    fn load_element(&mut self, element: &str, parts: &[Vec<Step>]) {
-        self.stack.element.clear();
-        for part in parts {
-            let value = match document::find(element, part) {
-                None => Value::Undefined,
-                Some(text) => self.scalar(text),
-            };
-            self.stack.element.push(value);
         }
-    }
-
-    /// The value of a piece of the body, which is known to be well-formed.
-    fn scalar(&mut self, text: &str) -> Value {
-        match text.as_bytes().first() {
-            Some(b't') => Value::Bool(true),
-            Some(b'f') => Value::Bool(false),
-            Some(b'n') => Value::Null,
-            Some(b'"') => self.quoted(&text[1..text.len() - 1]),
-            Some(b'{' | b'[') | None => Value::Undefined,
-            Some(_) => Value::number(text.parse().unwrap_or(f64::NAN)),
-        }
-    }
-
-    fn quoted(&mut self, raw: &str) -> Value {
-        if !raw.contains('\\') {
-            // Where it lies in the body: the piece is a slice of it.
-            let start = raw.as_ptr() as usize - self.body.as_ptr() as usize;
-            return Value::Text(TextAt {
-                origin: Origin::Body,
-                start: start as u32,
-                length: raw.len() as u32,
-            });
-        }
-        let start = self.stack.computed.len();
-        if start + raw.len() > COMPUTED_BYTES_MAX {
-            return Value::Undefined;
-        }
-        unescape(raw, &mut self.stack.computed);
-        self.computed_since(start)
     }
 
     fn top(&self) -> Value {
@@ -237,6 +200,7 @@ impl Machine<'_> {
         match at.origin {
             Origin::Body => &self.body[start..end],
             Origin::Unescaped => &self.filled.unescaped[start..end],
+            Origin::Element => &self.stack.elements.texts()[start..end],
             Origin::Computed => &self.stack.computed[start..end],
             Origin::Constant => &self.program.texts[start..end],
             Origin::Property => self.message.properties[start].value.unwrap_or(""),
