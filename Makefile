@@ -17,6 +17,7 @@ TOOLS := $(CACHE)/tools
 PYTHON := $(CACHE)/python-test
 export MILLRACE_PYTHON := $(PYTHON)/bin/python
 CARGO_DENY_VERSION := 0.20.2
+RUMQTTD_VERSION := 0.20.0
 
 # What `make run` listens on and where it keeps its stores.
 GATEWAY_BIND ?= 127.0.0.1:1883
@@ -26,7 +27,7 @@ PURE := -p millrace-model -p millrace-wire -p millrace-routes -p millrace-broker
 LINKED := -p millrace-store -p millrace
 BINARIES := -p millrace -p millrace-loadgen -p millrace-powercut
 
-.PHONY: help run test bench guard crash sim fuzz lint fmt deny docs build setup setup-test release clean
+.PHONY: help run test bench peers guard crash sim fuzz lint fmt deny docs build setup setup-test release clean
 
 help: ## What can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -62,11 +63,15 @@ bench: setup-test build ## The comparison with mosquitto, durable throughput, an
 	MILLRACE_BLESS=1 cargo test --locked --release -q -p millrace-tests --test tidy performance
 	cargo bench --locked -p millrace-bench
 
-guard: setup-test build ## A few hot rows beside mosquitto, judged by bench/baseline.json (about 2 minutes)
+peers: setup ## Other brokers that can be had as source: rumqttd (about 3 minutes); then `make bench ARGS='--peer configs/peers/rumqttd.toml'`
+	env -u ROCKSDB_LIB_DIR cargo install rumqttd --locked --version $(RUMQTTD_VERSION) --root $(TOOLS)
+	@echo "put $(TOOLS)/bin into the path"
+
+guard: setup-test build ## Instructions of the hot path, and hot rows beside a relay, judged by what is stored (about 2 minutes)
 	cargo build --locked --release -p millrace-bench
 	@packaging/install-packages valgrind -- valgrind "counting instructions"
 	$(CARGO_TARGET_DIR)/release/bench instructions
-	$(CARGO_TARGET_DIR)/release/bench guard --rounds 5 --seconds 1 $(ARGS)
+	$(CARGO_TARGET_DIR)/release/bench guard --rounds 9 --seconds 0.7 $(ARGS)
 
 lint: setup
 	cargo fmt --all --check

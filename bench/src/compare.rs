@@ -9,7 +9,7 @@
 use serde::Serialize;
 
 use crate::contestants::{Binaries, System};
-use crate::load::{self, Sample};
+use crate::load::{self, Sample, Times};
 use crate::rows::{Row, Target};
 use crate::stats::{Spread, ratios};
 
@@ -63,38 +63,73 @@ pub(crate) struct TargetResult {
     pub(crate) reached: bool,
 }
 
-/// Runs one row against its peers, or against another Millrace if there is one. `progress` is told after each run.
+/// Who takes part beside Millrace, and what is to be reached.
+#[derive(Clone)]
+pub(crate) struct Contest {
+    pub(crate) peers: Vec<System>,
+    pub(crate) targets: &'static [Target],
+    /// Rounds in which others used more of the machine do not count and are repeated, up to as many as count.
+    pub(crate) noise_percent_max: f64,
+}
+
+impl Contest {
+    /// Without targets, every round counting.
+    pub(crate) fn with(peers: &[System]) -> Contest {
+        Contest { peers: peers.to_vec(), targets: &[], noise_percent_max: f64::INFINITY }
+    }
+
+    /// The row's own and those that were named, or another Millrace alone if there is one.
+    pub(crate) fn of(row: &'static Row, binaries: &Binaries) -> Contest {
+        let (peers, targets): (&[System], &[Target]) = match binaries.before {
+            Some(_) => (&[System::Before], &[Target::NotSlowerThan(System::Before)]),
+            None => (row.peers, row.targets),
+        };
+        let mut contest = Contest { targets, ..Contest::with(peers) };
+        if binaries.before.is_none() {
+            contest.peers.extend(binaries.foreign.iter().map(|(system, _)| *system));
+        }
+        contest
+    }
+
+    fn counts(&self, round: &[Sample]) -> bool {
+        round.iter().all(|sample| sample.noise_percent() <= self.noise_percent_max)
+    }
+}
+
+/// Runs one row. `progress` is told after each run.
 ///
 /// Ends early, with the rounds that are whole, when `interrupted` says so; `None` if there is not a single one.
 pub(crate) async fn run(
     row: &'static Row,
+    contest: Contest,
     binaries: &Binaries,
     rounds: u32,
-    seconds: f64,
+    times: Times,
     mut progress: impl FnMut(&Sample),
     interrupted: impl Fn() -> bool,
 ) -> anyhow::Result<Option<Finding>> {
-    let (peers, targets): (&[System], &[Target]) = match binaries.before {
-        Some(_) => (&[System::Before], &[Target::NotSlowerThan(System::Before)]),
-        None => (row.peers, row.targets),
-    };
-    let systems: Vec<System> = std::iter::once(System::Millrace).chain(peers.iter().copied()).collect();
-    let mut samples = Vec::new();
-    'rounds: for round in 1..=rounds {
+    let systems: Vec<System> =
+        std::iter::once(System::Millrace).chain(contest.peers.iter().copied()).collect();
+    let (mut samples, mut counting) = (Vec::new(), 0);
+    'rounds: for round in 1..=rounds * 2 {
         let mut whole = Vec::new();
         let turn = (round as usize - 1) % systems.len();
         for &system in systems[turn..].iter().chain(&systems[..turn]) {
             let mut running = binaries.start(system, row.routes)?;
-            let sample = load::run(system, &mut running, row.scenario, seconds, round).await?;
+            let sample = load::run(system, &mut running, row.scenario, times, round).await?;
             if interrupted() {
                 break 'rounds;
             }
             progress(&sample);
             whole.push(sample);
         }
+        counting += u32::from(contest.counts(&whole));
         samples.append(&mut whole);
+        if counting == rounds {
+            break;
+        }
     }
-    Ok(summarise(row, &systems, targets, samples))
+    Ok(summarise(row, &systems, contest.targets, samples))
 }
 
 fn summarise(
@@ -142,7 +177,7 @@ fn summary<'s>(system: System, samples: impl Iterator<Item = &'s Sample> + Clone
         duplicated: sum(|sample| sample.duplicated),
         out_of_order: sum(|sample| sample.out_of_order),
         invalid_rounds: samples.clone().filter(|sample| !sample.valid).count(),
-        noise_percent_max: spread(|sample| sample.others_percent + sample.stolen_percent)?.max,
+        noise_percent_max: spread(Sample::noise_percent)?.max,
     })
 }
 

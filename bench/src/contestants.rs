@@ -11,10 +11,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tempfile::TempDir;
 
 use crate::child::{Child, free_port};
+use crate::peers::Peer;
 
 /// Routes on topics of their own: what a table costs a message that it does not concern.
 const ROUTES_ELSEWHERE: u32 = 90;
@@ -41,8 +42,7 @@ connection_messages false
 ";
 
 /// Who is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum System {
     /// The product.
     Millrace,
@@ -52,6 +52,14 @@ pub(crate) enum System {
     Mosquitto,
     /// A TCP relay between each publisher and its subscriber, without parsing: what the kernel takes at least.
     Relay,
+    /// Another broker, by its name: `--peer FILE`.
+    Foreign(&'static str),
+}
+
+impl Serialize for System {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
 }
 
 impl System {
@@ -62,7 +70,13 @@ impl System {
             System::Before => "before",
             System::Mosquitto => "mosquitto",
             System::Relay => "relay",
+            System::Foreign(name) => name,
         }
+    }
+
+    /// Another broker. Its name stays in memory to the end of the process: there are a handful.
+    pub(crate) fn foreign(peer: &Peer) -> System {
+        System::Foreign(String::leak(peer.name.clone()))
     }
 }
 
@@ -88,6 +102,8 @@ pub(crate) struct Binaries {
     pub(crate) mosquitto: Option<PathBuf>,
     /// Another Millrace, to compare with.
     pub(crate) before: Option<PathBuf>,
+    /// Other brokers, by files.
+    pub(crate) foreign: Vec<(System, Peer)>,
     pub(crate) shards: u32,
     /// Where stores are put; the system's folder for temporary files if `None`.
     pub(crate) data: Option<PathBuf>,
@@ -124,7 +140,7 @@ impl Binaries {
             );
         }
         let mosquitto = mosquitto.or_else(|| find_program("mosquitto"));
-        Ok(Binaries { millrace, mosquitto, before: None, shards, data, set })
+        Ok(Binaries { millrace, mosquitto, before: None, foreign: Vec::new(), shards, data, set })
     }
 
     /// Their versions and settings, one line each, for the head of a result.
@@ -155,6 +171,15 @@ impl Binaries {
                 MOSQUITTO_SETTINGS.lines().collect::<Vec<_>>().join(", ")
             ));
         }
+        for (_, peer) in &self.foreign {
+            let said = peer.version.split_first().and_then(|(program, arguments)| {
+                let output = Command::new(find_program(program)?).args(arguments).output().ok()?;
+                let text = String::from_utf8_lossy(&output.stdout).into_owned();
+                text.lines().find(|line| !line.trim().is_empty()).map(str::to_owned)
+            });
+            let version = said.unwrap_or_else(|| "version unknown".to_owned());
+            lines.push(format!("{}: {version}; settings as in its file", peer.name));
+        }
         lines.push(format!(
             "relay: {} threads of tokio, one connection pair per task, 64 KiB copy buffers, no parsing",
             self.shards
@@ -177,6 +202,7 @@ impl Binaries {
             }
             System::Mosquitto => self.start_mosquitto(folder),
             System::Relay => self.start_relay(folder),
+            System::Foreign(_) => self.start_foreign(system, folder),
         }
     }
 
@@ -204,19 +230,40 @@ impl Binaries {
             bail!("mosquitto is not installed: run `make bench`, which installs it");
         };
         let config = folder.path().join("mosquitto.conf");
-        let mut attempt = 0;
-        loop {
-            attempt += 1;
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
-            let listener = format!("listener {} {}\n", address.port(), address.ip());
+        at_free_port(folder, |port, folder| {
+            let listener = format!("listener {port} {}\n", Ipv4Addr::LOCALHOST);
             std::fs::write(&config, listener + MOSQUITTO_SETTINGS)?;
             let arguments = ["-c".to_owned(), text(&config)];
-            let mut child = Child::start("mosquitto", mosquitto, &arguments, folder.path().join("log"))?;
-            match child.accepts(address) {
-                Ok(()) => return Ok(Running { child, address, http: None, folder }),
-                Err(error) if attempt == PORT_ATTEMPTS => return Err(error),
-                Err(_) => {}
-            }
+            Child::start("mosquitto", mosquitto, &arguments, folder.join("log"))
+        })
+    }
+
+    fn start_foreign(&self, system: System, folder: TempDir) -> anyhow::Result<Running> {
+        let known = self.foreign.iter().find(|(known, _)| *known == system);
+        let (_, peer) = known.context("nobody named this peer: --peer")?;
+        at_free_port(folder, |port, folder| {
+            let placed = peer.place(port, folder)?;
+            let program = find_program(&placed.program)
+                .with_context(|| format!("{}: {} is not installed", peer.name, placed.program))?;
+            Child::start(system.name(), &program, &placed.arguments, folder.join("log"))
+        })
+    }
+}
+
+/// Starts a program that cannot choose a port itself: somebody else may take it from under us.
+fn at_free_port(
+    folder: TempDir,
+    start: impl Fn(u16, &Path) -> anyhow::Result<Child>,
+) -> anyhow::Result<Running> {
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+        let mut child = start(address.port(), folder.path())?;
+        match child.accepts(address) {
+            Ok(()) => return Ok(Running { child, address, http: None, folder }),
+            Err(error) if attempt == PORT_ATTEMPTS => return Err(error),
+            Err(_) => {}
         }
     }
 }

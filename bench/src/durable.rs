@@ -98,7 +98,9 @@ pub(crate) async fn run(
         let mut running = binaries.start(System::Millrace, Routes::AllDurable)?;
         let before = synced(&running)?;
         let scenario = scenario(publishers, window);
-        let sample = load::run(System::Millrace, &mut running, &scenario, seconds, round).await?;
+        let sample =
+            load::run(System::Millrace, &mut running, &scenario, load::Times::measured(seconds), round)
+                .await?;
         if interrupted() {
             break;
         }

@@ -1,6 +1,6 @@
-//! `bench instructions`: how many instructions the three inner steps take, counted by callgrind, not timed.
+//! `bench instructions`: how many instructions the inner steps take, counted by callgrind, not timed.
 //!
-//! Knows: decode, match, append; a stored baseline. Never: clocks, so that a busy machine gives the same figures.
+//! Knows: decode, match, append, and what a publication takes in the broker (`decisions`); a stored baseline. Never: clocks, so that a busy machine gives the same figures.
 //! How: the step runs n and 3n times in a process of its own under callgrind; the difference by 2n is one step, without
 //! what starting costs. The toolchain is pinned, so that the figures of a commit are the same everywhere but for the
 //! system's own libraries, which have a few percent of allowance.
@@ -17,6 +17,8 @@ use routes::{Options, RouteSpec, RouteTable, Scratch};
 use store::{CommitLog, Log};
 use wire::{OutgoingPublish, Packet, Version};
 
+use crate::decisions::{self, BATCH, FANS};
+
 const TOPIC: &str = "site/a/line/7/press/0042";
 const BODY: &str =
     r#"{"deviceId":"press-0042","line":"L7","temperature":71.25,"pressure":3.481,"state":"running"}"#;
@@ -28,16 +30,22 @@ const PACKET_BYTES_MAX: u32 = 1 << 20;
 pub(crate) struct Step {
     pub(crate) name: &'static str,
     times: u64,
+    /// What it does each time, for a figure of one: messages delivered.
+    units: u16,
     allowance: f64,
     run: fn(u64) -> anyhow::Result<()>,
 }
 
-/// The hot path in three steps.
+/// The hot path in steps: first what is inside, then whole publications, from the bytes of one socket to those of others.
 pub(crate) const STEPS: &[Step] = &[
-    Step { name: "decode", times: 20_000, allowance: 0.03, run: decode },
-    Step { name: "match", times: 5_000, allowance: 0.03, run: matching },
+    Step { name: "decode", times: 20_000, units: 1, allowance: 0.03, run: decode },
+    Step { name: "match", times: 5_000, units: 1, allowance: 0.03, run: matching },
     // RocksDB's own threads run beside it.
-    Step { name: "append", times: 5_000, allowance: 0.10, run: append },
+    Step { name: "append", times: 5_000, units: 1, allowance: 0.10, run: append },
+    Step { name: "qos0", times: 300, units: BATCH, allowance: 0.03, run: decisions::qos0 },
+    Step { name: "qos1", times: 200, units: BATCH, allowance: 0.03, run: decisions::qos1 },
+    Step { name: "single", times: 5_000, units: 1, allowance: 0.03, run: decisions::single },
+    Step { name: "fan-out", times: 50, units: BATCH * FANS, allowance: 0.03, run: decisions::fan_out },
 ];
 
 /// Runs one step so often; what callgrind looks at.
@@ -97,7 +105,7 @@ fn append(times: u64) -> anyhow::Result<()> {
 /// Instructions of one step. `program` is [`stripped`].
 pub(crate) fn count(program: &Path, step: &Step) -> anyhow::Result<f64> {
     let (once, thrice) = (collected(program, step, step.times)?, collected(program, step, 3 * step.times)?);
-    Ok((thrice - once) / (2 * step.times) as f64)
+    Ok((thrice - once) / (2 * step.times * u64::from(step.units)) as f64)
 }
 
 /// Our own binary without line tables, in a folder: valgrind gives up at those of a Rust that is newer than it.

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::contestants::{Running, System};
 use crate::machine::Processors;
 
-/// One run in numbers. Times are microseconds.
+/// One run in numbers. Quantiles are microseconds.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Sample {
     pub(crate) system: System,
@@ -28,8 +28,8 @@ pub(crate) struct Sample {
     /// The same of the load generator.
     pub(crate) load_cpu_secs_per_million: f64,
     pub(crate) rss_bytes: u64,
-    pub(crate) latency: Times,
-    pub(crate) puback: Times,
+    pub(crate) latency: Quantiles,
+    pub(crate) puback: Quantiles,
     /// Sent and not arrived, at any QoS.
     pub(crate) lost: u64,
     pub(crate) duplicated: u64,
@@ -45,30 +45,55 @@ pub(crate) struct Sample {
     pub(crate) stolen_percent: f64,
 }
 
+impl Sample {
+    /// Share of the machine that neither load nor contestant used, idle time aside.
+    pub(crate) fn noise_percent(&self) -> f64 {
+        self.others_percent + self.stolen_percent
+    }
+}
+
+/// How long a run takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    pub(crate) warmup_secs: f64,
+    pub(crate) measured_secs: f64,
+}
+
+impl Times {
+    /// After one second of warm-up.
+    pub(crate) const fn measured(measured_secs: f64) -> Times {
+        Times { warmup_secs: 1.0, measured_secs }
+    }
+}
+
 /// Some quantiles, in microseconds; all 0 if nothing was timed.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub(crate) struct Times {
+pub(crate) struct Quantiles {
     pub(crate) p50: u64,
     pub(crate) p99: u64,
     pub(crate) p999: u64,
     pub(crate) max: u64,
 }
 
-impl Times {
-    fn of(values: &loadgen::report::Percentiles) -> Times {
-        Times { p50: values.p50, p99: values.p99, p999: values.p999, max: values.max }
+impl Quantiles {
+    fn of(values: &loadgen::report::Percentiles) -> Quantiles {
+        Quantiles { p50: values.p50, p99: values.p99, p999: values.p999, max: values.max }
     }
 }
 
-/// Offers the load of `scenario` (TOML; its `url` is ours) for `seconds` after a warm-up, and looks at everything.
+/// Offers the load of `scenario` (TOML; its `url` is ours) for as long as `times` says, and looks at everything.
 pub(crate) async fn run(
     system: System,
     running: &mut Running,
     scenario: &str,
-    seconds: f64,
+    times: Times,
     round: u32,
 ) -> anyhow::Result<Sample> {
-    let overrides = [format!("url=\"mqtt://{}\"", running.address), format!("run.duration_secs={seconds}")];
+    let overrides = [
+        format!("url=\"mqtt://{}\"", running.address),
+        format!("run.duration_secs={}", times.measured_secs),
+        format!("run.warmup_secs={}", times.warmup_secs),
+    ];
     let scenario = Scenario::parse("the scenario of this row", scenario, &overrides)?;
     let uses = |pid: u32| loadgen::process::Sample::of(pid).map(|sample| sample.cpu_secs);
     let (own, broker) = (std::process::id(), running.pid());
@@ -105,8 +130,8 @@ fn sample(report: &Report, system: System, round: u32) -> Sample {
         cpu_secs_per_million: per_million(report.broker.map_or(0.0, |usage| usage.cpu_secs)),
         load_cpu_secs_per_million: per_million(report.loadgen.map_or(0.0, |usage| usage.cpu_secs)),
         rss_bytes: report.broker.map_or(0, |usage| usage.rss_bytes),
-        latency: Times::of(&report.latency_micros),
-        puback: Times::of(&report.ack_micros),
+        latency: Quantiles::of(&report.latency_micros),
+        puback: Quantiles::of(&report.ack_micros),
         lost: verdict.lost + verdict.lost_qos0 + verdict.unacknowledged,
         duplicated: verdict.duplicates + verdict.duplicates_qos0,
         out_of_order: verdict.out_of_order,

@@ -2,12 +2,13 @@
 //!
 //! Knows: arguments, where results go, exit codes. May use: every other file. Never: figures of its own.
 //! Exit codes: 0 measured, all promises kept · 1 a promise of MQTT was broken · 2 it could not be measured.
-//! Reading order: `rows` (the questions), `compare`, `guard`, `instructions`, `durable`, `idle`, `retained`, `contestants`, `load`, `relay`, `stats`,
+//! Reading order: `rows` (the questions), `compare`, `guard`, `instructions`, `decisions`, `durable`, `idle`, `retained`, `contestants`, `peers`, `load`, `relay`, `stats`,
 //! `machine`, `child`, `page`.
 
 mod child;
 mod compare;
 mod contestants;
+mod decisions;
 mod durable;
 mod guard;
 mod idle;
@@ -15,6 +16,7 @@ mod instructions;
 mod load;
 mod machine;
 mod page;
+mod peers;
 mod relay;
 mod retained;
 mod rows;
@@ -28,10 +30,13 @@ use std::rc::Rc;
 use anyhow::bail;
 use clap::{Args, Parser, Subcommand};
 
+use crate::compare::Contest;
 use crate::contestants::{Binaries, System};
 use crate::durable::Durable;
+use crate::load::Times;
 use crate::machine::Facts;
 use crate::page::Results;
+use crate::peers::Peer;
 use crate::rows::{HOT_ROWS, ROWS, Row};
 
 /// The same as in loadgen: an allocator that differs would make the load differ.
@@ -62,6 +67,9 @@ enum Command {
         /// the hot rows.
         #[arg(long, value_name = "PATH", conflicts_with = "mosquitto")]
         peer_binary: Option<PathBuf>,
+        /// Another broker, by a file such as configs/peers/rumqttd.toml. Repeatable.
+        #[arg(long = "peer", value_name = "FILE", conflicts_with = "peer_binary")]
+        peers: Vec<PathBuf>,
     },
     /// Acknowledgements that wait for the disk, beside a plain file; writes durable.md and durable.json.
     Durable {
@@ -90,7 +98,8 @@ enum Command {
         #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(10..=10_000_000))]
         topics: u32,
     },
-    /// A few hot rows beside mosquitto, judged by a stored baseline of ratios: exit code 1 if one is clearly slower.
+    /// Hot rows beside a raw relay, judged by a stored baseline of ratios: exit code 1 if one is clearly slower.
+    /// mosquitto, if it is there, is measured once and printed.
     Guard {
         #[command(flatten)]
         common: Common,
@@ -178,9 +187,14 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             ROWS.iter().for_each(|row| println!("{}\n    {}", row.name, row.question));
             Ok(ExitCode::SUCCESS)
         }
-        Command::Compare { common, only, mosquitto, peer_binary } => {
+        Command::Compare { common, only, mosquitto, peer_binary, peers } => {
             let rows = chosen(&only, peer_binary.is_some())?;
-            let binaries = Binaries { before: peer_binary, ..common.binaries(mosquitto)? };
+            let foreign = peers.iter().map(|file| {
+                let peer = Peer::load(file)?;
+                Ok((System::foreign(&peer), peer))
+            });
+            let foreign = foreign.collect::<anyhow::Result<Vec<_>>>()?;
+            let binaries = Binaries { before: peer_binary, foreign, ..common.binaries(mosquitto)? };
             if binaries.before.as_ref().is_some_and(|before| !before.is_file()) {
                 bail!("--peer-binary: there is no such file");
             }
@@ -191,8 +205,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Guard { common, baseline, bless } => {
             let binaries = common.binaries(None)?;
-            if binaries.mosquitto.is_none() {
-                bail!("mosquitto is not installed: run `make bench`, which installs it");
+            if common.rounds < guard::ROUNDS_MIN {
+                bail!("--rounds {}: a median is known from {} rounds on", common.rounds, guard::ROUNDS_MIN);
             }
             with_interrupt(|interrupted| guard(common, baseline, bless, binaries, interrupted))
         }
@@ -264,14 +278,15 @@ fn with_interrupt<F: Future<Output = anyhow::Result<ExitCode>>>(
 
 /// Measures rows, telling each run and each finding as they come.
 async fn find(
-    common: &Common,
     rows: Vec<&'static Row>,
+    contest: impl Fn(&'static Row) -> Contest,
+    (rounds, times): (u32, Times),
     binaries: &Binaries,
     interrupted: &Interrupted,
 ) -> anyhow::Result<Vec<compare::Finding>> {
     let mut findings = Vec::new();
     for row in rows {
-        eprintln!("{}: {} rounds", row.name, common.rounds);
+        eprintln!("{}: {rounds} rounds", row.name);
         let progress = |sample: &load::Sample| {
             eprintln!(
                 "  round {} {:9} {:>10.0}/s, CPU {:.3} s/10⁶, p50 {} µs, p99 {} µs, noise {:.0} %",
@@ -281,11 +296,11 @@ async fn find(
                 sample.cpu_secs_per_million,
                 sample.latency.p50,
                 sample.latency.p99,
-                sample.others_percent + sample.stolen_percent
+                sample.noise_percent()
             );
         };
         let stop = || interrupted.get();
-        let finding = compare::run(row, binaries, common.rounds, common.seconds, progress, stop).await?;
+        let finding = compare::run(row, contest(row), binaries, rounds, times, progress, stop).await?;
         if let Some(finding) = finding {
             println!("{}", page::table(&finding));
             findings.push(finding);
@@ -304,7 +319,8 @@ async fn compare(
     interrupted: Interrupted,
 ) -> anyhow::Result<ExitCode> {
     let (facts, settings) = common.begin(&binaries);
-    let findings = find(&common, rows, &binaries, &interrupted).await?;
+    let plan = (common.rounds, Times::measured(common.seconds));
+    let findings = find(rows, |row| Contest::of(row, &binaries), plan, &binaries, &interrupted).await?;
     let broken: Vec<String> = findings.iter().flat_map(compare::Finding::broken).collect();
     let (page, json) = match binaries.before {
         Some(_) => ("before-after.md", "before-after.json"),
@@ -322,12 +338,18 @@ async fn guard(
     interrupted: Interrupted,
 ) -> anyhow::Result<ExitCode> {
     let (facts, _) = common.begin(&binaries);
-    let rows = chosen(&[], true)?;
-    let findings = find(&common, rows, &binaries, &interrupted).await?;
+    let rows = chosen(&guard::ROWS.map(str::to_owned), false)?;
+    let times = Times { warmup_secs: common.seconds.min(0.5), measured_secs: common.seconds };
+    if binaries.mosquitto.is_some() {
+        let contest = |_| Contest::with(&[System::Mosquitto]);
+        find(rows.clone(), contest, (guard::MOSQUITTO_ROUNDS, times), &binaries, &interrupted).await?;
+    }
+    let contest = |_| guard::contest();
+    let findings = find(rows, contest, (common.rounds, times), &binaries, &interrupted).await?;
     let broken: Vec<String> = findings.iter().flat_map(compare::Finding::broken).collect();
     broken.iter().for_each(|broken| println!("BROKEN {broken}"));
     if bless && !interrupted.get() {
-        guard::Baseline::of(&findings, facts.line()).store(&file)?;
+        guard::Baseline::of(&findings, facts.line())?.store(&file)?;
         println!("written to {}", file.display());
         return Ok(ExitCode::SUCCESS);
     }

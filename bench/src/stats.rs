@@ -31,13 +31,47 @@ impl Spread {
     }
 }
 
+/// Where a median lies: with a chance of at least 95 % between `low` and `high`, whatever the noise is like.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Interval {
+    pub(crate) median: f64,
+    pub(crate) low: f64,
+    pub(crate) high: f64,
+}
+
+impl Interval {
+    /// From independent measurements; `None` if they are too few, which is below six.
+    ///
+    /// Each lies below the median with chance ½, so how many do follows the binomial distribution, and the k-th from
+    /// either end bounds the median unless fewer than k lie beyond it.
+    pub(crate) fn of_median(values: &[f64]) -> Option<Interval> {
+        let mut values: Vec<f64> = values.iter().copied().filter(|value| !value.is_nan()).collect();
+        values.sort_unstable_by(f64::total_cmp);
+        let count = values.len() as i32;
+        let (mut term, mut sum, mut beyond) = (0.5f64.powi(count), 0.0, 0);
+        // `sum` is the chance that at most `beyond` lie on one side.
+        while 2.0 * (sum + term) <= 0.05 {
+            sum += term;
+            term *= f64::from(count - beyond) / f64::from(beyond + 1);
+            beyond += 1;
+        }
+        let at = usize::try_from(beyond.checked_sub(1)?).ok()?;
+        let (low, high) = (values[at], values[values.len() - 1 - at]);
+        Some(Interval { median: Spread::of(values)?.median, low, high })
+    }
+}
+
+/// The ratios of pairs whose second value is above zero.
+pub(crate) fn ratios_of(pairs: impl IntoIterator<Item = (f64, f64)>) -> Vec<f64> {
+    pairs.into_iter().filter(|(_, theirs)| *theirs > 0.0).map(|(ours, theirs)| ours / theirs).collect()
+}
+
 /// The ratio of two measurements of the same round, round by round.
 ///
 /// A pair whose second value is not above zero has no ratio. What slows the machine for a while hits both of a pair,
 /// so the median of these ratios is steadier than the ratio of two medians.
 pub(crate) fn ratios(ours: &[f64], theirs: &[f64]) -> Option<Spread> {
-    let pairs = ours.iter().zip(theirs).filter(|(_, theirs)| **theirs > 0.0);
-    Spread::of(pairs.map(|(ours, theirs)| ours / theirs))
+    Spread::of(ratios_of(ours.iter().copied().zip(theirs.iter().copied())))
 }
 
 /// The value below which a share of the sorted values lies, the nearest that occurred; 0 without any.
@@ -79,6 +113,19 @@ mod tests {
             Some(0.5),
             "a round without a partner is left out"
         );
+    }
+
+    #[test]
+    fn a_median_is_known_from_six_measurements_on() {
+        let up_to = |count: u32| Interval::of_median(&(1..=count).map(f64::from).collect::<Vec<_>>());
+        assert_eq!(up_to(5), None);
+        let interval = |median, low, high| Some(Interval { median, low, high });
+        assert_eq!(up_to(6), interval(3.5, 1.0, 6.0));
+        assert_eq!(up_to(8), interval(4.5, 1.0, 8.0));
+        // One outlier on either side no longer counts from nine on: 96.1 % between the second and the eighth.
+        assert_eq!(up_to(9), interval(5.0, 2.0, 8.0));
+        assert_eq!(up_to(20), interval(10.5, 6.0, 15.0));
+        assert_eq!(Interval::of_median(&[]), None);
     }
 
     #[test]
