@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use loadgen::measure::{Watch, measure};
-use loadgen::null::NullBroker;
+use loadgen::null::{Manners, NullBroker};
 use loadgen::quickstart::{self, Ending, Options, Outage, QuickstartError};
 use loadgen::scenario::Scenario;
 use loadgen::wan::{Line, Wan};
@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 
 mod cli;
 
-use cli::broker::BrokerArgs;
+use cli::broker::{BrokerArgs, Upstream};
 use cli::processes;
 use cli::reports::{self, CalibrateArgs, CompareArgs, MergeArgs, SaturateArgs};
 use cli::table::Table;
@@ -81,7 +81,17 @@ enum Command {
         /// Where to listen; port 0 takes a free one.
         #[arg(long, default_value = "127.0.0.1:1884")]
         listen: String,
+        /// Refuse publications to topics that match this filter, every time.
+        #[arg(long, value_name = "FILTER", value_parser = topic_filter)]
+        refuse: Option<model::TopicFilter>,
+        /// Take so many publications a second from each connection.
+        #[arg(long, value_name = "COUNT")]
+        per_second: Option<f64>,
     },
+}
+
+fn topic_filter(text: &str) -> Result<model::TopicFilter, model::InvalidTopic> {
+    model::TopicFilter::new(text)
 }
 
 #[derive(Args)]
@@ -189,7 +199,9 @@ fn main() -> ExitCode {
             Command::Check { scenarios } => check(&scenarios),
             Command::Wan { listen, to } => wan(&listen, &to).await,
             Command::Quickstart(args) => quickstart(args).await,
-            Command::Null { listen } => null(&listen).await,
+            Command::Null { listen, refuse, per_second } => {
+                null(&listen, Manners { refuse, per_second }).await
+            }
             Command::Rules { count } => rules(count),
         }
     });
@@ -217,6 +229,12 @@ async fn run(args: RunArgs) -> End {
     let scenario = match Scenario::load(&args.scenario, &overrides) {
         Ok(scenario) => scenario,
         Err(error) => return End::BadConfiguration(error.into()),
+    };
+    // One upstream for all processes of a run.
+    let is_whole = scenario.run.part == (0, 1);
+    let upstream = match scenario.upstream.as_ref().filter(|_| is_whole).map(Upstream::start).transpose() {
+        Ok(upstream) => upstream,
+        Err(error) => return End::BadConfiguration(error),
     };
     let broker = match args.broker.start(&scenario) {
         Ok(broker) => broker,
@@ -264,6 +282,7 @@ async fn run(args: RunArgs) -> End {
     table.end();
     if !to_stdout {
         print!("{}", report.text());
+        upstream.iter().for_each(|upstream| println!("{}", upstream.line()));
     }
     let json = args.json.as_ref().map(|file| write_json(&report, file));
     let ledger = args.ledger.as_ref().map(|file| write_json(&report.ledger, file));
@@ -456,9 +475,12 @@ fn rules(count: u32) -> End {
     End::Kept
 }
 
-async fn null(listen: &str) -> End {
+async fn null(listen: &str, manners: Manners) -> End {
+    if manners.per_second.is_some_and(|rate| !(0.1..=1e7).contains(&rate)) {
+        return End::BadConfiguration(anyhow::anyhow!("--per-second: from 0.1 to 10000000 are possible"));
+    }
     let broker = match NullBroker::bind(listen).await {
-        Ok(broker) => broker,
+        Ok(broker) => broker.behaving(manners),
         Err(error) => return End::BadConfiguration(anyhow::anyhow!("--listen {listen}: {error}")),
     };
     println!("null sink on {}, pid {}; Ctrl-C ends it", broker.address(), std::process::id());

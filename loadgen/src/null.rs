@@ -9,12 +9,17 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use model::{Qos, TopicFilter};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
+use tokio::time::Sleep;
 use wire::{
     Ack, AckKind, ConnAck, OutgoingPublish, Packet, Publish, ReasonCode, SubAck, Subscribe, Subscription,
     Version,
@@ -38,11 +43,32 @@ pub struct Faults {
     pub corrupt_every: u64,
 }
 
+/// How it treats those who publish to it: the plant or the cloud of a gateway on a bad day.
+#[derive(Clone, Debug, Default)]
+pub struct Manners {
+    /// Publications to these topics are refused, every time: in 5.0 with *payload format invalid*; 3.1.1 has no words
+    /// for it, and the connection ends.
+    pub refuse: Option<TopicFilter>,
+    /// Publications a second that it takes from each connection.
+    pub per_second: Option<f64>,
+}
+
+/// What has become of publications so far.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Taken and forwarded.
+    pub taken: AtomicU64,
+    /// Refused as told.
+    pub refused: AtomicU64,
+}
+
 /// A null sink that listens.
 pub struct NullBroker {
     listener: TcpListener,
     address: SocketAddr,
     faults: Faults,
+    manners: Manners,
+    tally: Arc<Tally>,
 }
 
 impl NullBroker {
@@ -50,13 +76,25 @@ impl NullBroker {
     pub async fn bind(address: &str) -> std::io::Result<NullBroker> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        Ok(NullBroker { listener, address, faults: Faults::default() })
+        Ok(NullBroker {
+            listener,
+            address,
+            faults: Faults::default(),
+            manners: Manners::default(),
+            tally: Arc::default(),
+        })
     }
 
     /// The same, with faults.
     #[must_use]
     pub fn with(self, faults: Faults) -> NullBroker {
         NullBroker { faults, ..self }
+    }
+
+    /// The same, with manners.
+    #[must_use]
+    pub fn behaving(self, manners: Manners) -> NullBroker {
+        NullBroker { manners, ..self }
     }
 
     /// Where it listens.
@@ -67,7 +105,8 @@ impl NullBroker {
 
     /// Serves until dropped. Must run on a current-thread runtime.
     pub async fn serve(self) {
-        let hub = Rc::new(Hub { faults: self.faults, ..Hub::default() });
+        let NullBroker { faults, manners, tally, .. } = self;
+        let hub = Rc::new(Hub { faults, manners, tally, ..Hub::default() });
         hub.buffer.borrow_mut().resize(READ_BYTES, 0);
         let tasks = tokio::task::LocalSet::new();
         tasks
@@ -84,13 +123,19 @@ impl NullBroker {
 
     /// Serves on a thread of its own, at a free local port, until the handle is dropped.
     pub fn start(faults: Faults) -> std::io::Result<NullHandle> {
+        NullBroker::start_at("127.0.0.1:0", faults, Manners::default())
+    }
+
+    /// The same at this address.
+    pub fn start_at(address: &str, faults: Faults, manners: Manners) -> std::io::Result<NullHandle> {
+        let address = address.to_owned();
         let (stop, stopped) = oneshot::channel::<()>();
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let thread = std::thread::Builder::new().name("null".to_owned()).spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
-                let broker = NullBroker::bind("127.0.0.1:0").await?.with(faults);
-                tell.send(broker.address()).ok();
+                let broker = NullBroker::bind(&address).await?.with(faults).behaving(manners);
+                tell.send((broker.address(), broker.tally.clone())).ok();
                 tokio::select! {
                     () = broker.serve() => {}
                     _ = stopped => {}
@@ -99,7 +144,7 @@ impl NullBroker {
             })
         })?;
         match told.recv() {
-            Ok(address) => Ok(NullHandle { address, stop: Some(stop), thread: Some(thread) }),
+            Ok((address, tally)) => Ok(NullHandle { address, tally, stop: Some(stop), thread: Some(thread) }),
             Err(_) => match thread.join() {
                 Ok(Err(error)) => Err(error),
                 _ => Err(std::io::Error::other("the null sink ended at once")),
@@ -111,6 +156,7 @@ impl NullBroker {
 /// A null sink on its own thread; ends when dropped.
 pub struct NullHandle {
     address: SocketAddr,
+    tally: Arc<Tally>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<std::io::Result<()>>>,
 }
@@ -120,6 +166,12 @@ impl NullHandle {
     #[must_use]
     pub fn url(&self) -> String {
         format!("mqtt://{}", self.address)
+    }
+
+    /// What has become of publications so far.
+    #[must_use]
+    pub fn tally(&self) -> &Tally {
+        &self.tally
     }
 }
 
@@ -144,6 +196,8 @@ struct Hub {
     full: Cell<usize>,
     waiting: RefCell<Vec<Waker>>,
     faults: Faults,
+    manners: Manners,
+    tally: Arc<Tally>,
     forwarded: Cell<u64>,
 }
 
@@ -190,12 +244,40 @@ struct Client {
     outbox: Option<Rc<Outbox>>,
     /// QoS 2: identifiers between PUBLISH and PUBREL.
     unreleased: HashSet<NonZeroU16>,
+    /// Where publications are taken at a pace: when the next may be.
+    pace: Option<Pace>,
+}
+
+/// A pace at which one connection is read.
+struct Pace {
+    per_second: f64,
+    rest: Pin<Box<Sleep>>,
+    /// Small, so that a read is a small part of a second.
+    buffer: Vec<u8>,
+}
+
+/// Bytes that are read at once where there is a pace.
+const PACED_READ_BYTES: usize = 4 << 10;
+
+impl Pace {
+    fn new(per_second: f64) -> Pace {
+        let buffer = vec![0; PACED_READ_BYTES];
+        Pace { per_second, rest: Box::pin(tokio::time::sleep(Duration::ZERO)), buffer }
+    }
+
+    /// So many were taken: what is owed in time adds up from the last deadline, or from now if that is over.
+    fn took(&mut self, count: u32) {
+        let from = self.rest.deadline().max(tokio::time::Instant::now());
+        let owed = Duration::from_secs_f64(f64::from(count) / self.per_second);
+        self.rest.as_mut().reset(from + owed);
+    }
 }
 
 impl Client {
     fn accept(hub: Rc<Hub>, stream: TcpStream) -> std::io::Result<Client> {
         let conn = Conn::accepted(stream)?;
-        Ok(Client { hub, conn, version: Version::V3, outbox: None, unreleased: HashSet::new() })
+        let pace = hub.manners.per_second.map(Pace::new);
+        Ok(Client { hub, conn, version: Version::V3, outbox: None, unreleased: HashSet::new(), pace })
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ConnError> {
@@ -221,9 +303,18 @@ impl Client {
                 self.hub.waiting.borrow_mut().push(cx.waker().clone());
                 return Poll::Pending;
             }
-            let Client { hub, conn, version, outbox, unreleased } = self;
-            let mut buffer = hub.buffer.borrow_mut();
-            let read = conn.poll_read(cx, &mut buffer, |packet, out| match packet {
+            if let Some(pace) = &mut self.pace {
+                std::task::ready!(pace.rest.as_mut().poll(cx));
+            }
+            let Client { hub, conn, version, outbox, unreleased, pace } = self;
+            let mut shared = hub.buffer.borrow_mut();
+            let buffer = pace.as_mut().map_or(&mut *shared, |pace| &mut pace.buffer);
+            let mut count = 0;
+            let read = conn.poll_read(cx, buffer, |packet, out| match packet {
+                Packet::Publish(publish) if hub.refuses(&publish) => {
+                    count += 1;
+                    hub.refuse(&publish, *version, out)
+                }
                 Packet::PubRel(ack) => {
                     unreleased.remove(&ack.packet_id);
                     wire::encode_ack(out, *version, AckKind::PubComp, ack.packet_id, ReasonCode::SUCCESS);
@@ -232,11 +323,18 @@ impl Client {
                 Packet::Publish(publish) if publish.qos == Qos::ExactlyOnce => {
                     let packet_id = publish.packet_id.unwrap_or(NonZeroU16::MIN);
                     wire::encode_ack(out, *version, AckKind::PubRec, packet_id, ReasonCode::SUCCESS);
+                    count += 1;
                     if unreleased.insert(packet_id) { hub.forward(&publish) } else { Ok(()) }
                 }
-                packet => hub.take(packet, out, version, outbox),
+                packet => {
+                    count += u32::from(matches!(packet, Packet::Publish(_)));
+                    hub.take(packet, out, version, outbox)
+                }
             });
-            drop(buffer);
+            drop(shared);
+            if let Some(pace) = pace {
+                pace.took(count);
+            }
             self.conn.set_version(self.version);
             match read {
                 Poll::Pending => return Poll::Pending,
@@ -281,6 +379,26 @@ impl Hub {
             Packet::PingReq => wire::encode_pingresp(out),
             other => return Err(ConnError::Unexpected(other.packet_type().name())),
         }
+        Ok(())
+    }
+
+    fn refuses(&self, publish: &Publish<'_>) -> bool {
+        let refuse = self.manners.refuse.as_ref();
+        refuse.is_some_and(|filter| model::filter_matches(filter.as_str(), publish.topic))
+    }
+
+    fn refuse(&self, publish: &Publish<'_>, version: Version, out: &mut Vec<u8>) -> Result<(), ConnError> {
+        self.tally.refused.fetch_add(1, Ordering::Relaxed);
+        let kind = match publish.qos {
+            Qos::AtMostOnce => return Ok(()),
+            Qos::AtLeastOnce => AckKind::PubAck,
+            Qos::ExactlyOnce => AckKind::PubRec,
+        };
+        if version == Version::V3 {
+            return Err(ConnError::Unexpected("PUBLISH to a topic that is refused"));
+        }
+        let packet_id = publish.packet_id.unwrap_or(NonZeroU16::MIN);
+        wire::encode_ack(out, version, kind, packet_id, ReasonCode::PAYLOAD_FORMAT_INVALID);
         Ok(())
     }
 
@@ -342,6 +460,7 @@ impl Hub {
     }
 
     fn forward(&self, publish: &Publish<'_>) -> Result<(), ConnError> {
+        self.tally.taken.fetch_add(1, Ordering::Relaxed);
         if publish.retain {
             let kept = Kept {
                 qos: publish.qos,

@@ -1,6 +1,6 @@
 //! Payloads that can be judged: who sent them, which one, when it was due, and a checksum over everything.
 //!
-//! Knows: the two forms, a compact binary header and JSON telemetry. Never: MQTT, sockets, clocks.
+//! Knows: the forms: a compact binary header, JSON telemetry, and the same telemetry as CBOR. Never: MQTT, sockets, clocks.
 //! In:  a [`Stamp`] and a buffer. Out: bytes; and from bytes the stamp again, or why they are not ours.
 //! Invariant: one flipped bit anywhere in a payload of ours is found, but for one in 2⁶⁴.
 
@@ -60,8 +60,17 @@ pub enum Payload {
         /// Checksum of the body, which never changes.
         body: u64,
     },
-    /// JSON telemetry.
+    /// Telemetry, as JSON or CBOR.
     Telemetry(Box<Telemetry>),
+}
+
+/// How telemetry is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A JSON object (RFC 8259).
+    Json,
+    /// A CBOR map with the same names (RFC 8949).
+    Cbor,
 }
 
 impl Payload {
@@ -75,14 +84,15 @@ impl Payload {
         Payload::Binary { bytes: payload, body }
     }
 
-    /// JSON payloads with random walks of temperature, vibration and humidity.
+    /// Payloads with random walks of temperature, vibration and humidity.
     ///
     /// `bytes` is the exact length of each, at least [`TELEMETRY_BYTES_MIN`] (padded), or `None` for as short as
     /// it goes.
     #[must_use]
-    pub fn telemetry(bytes: Option<usize>, seed: u64) -> Payload {
+    pub fn telemetry(form: Form, bytes: Option<usize>, seed: u64) -> Payload {
         let mut random = Random::new(seed);
         Payload::Telemetry(Box::new(Telemetry {
+            form,
             temperature: Walk::new(2_000 + random.below(1_000) as i64, (1_000, 9_000), 12),
             vibration: Walk::new(200 + random.below(300) as i64, (0, 8_000), 40),
             humidity: Walk::new(300 + random.below(300) as i64, (100, 950), 3),
@@ -129,6 +139,9 @@ pub fn read(payload: &[u8]) -> Result<Stamp, NotOurs> {
     if payload.starts_with(b"{\"run\":") {
         return read_telemetry(payload);
     }
+    if matches!(payload.first(), Some(0xA8 | 0xA9)) && payload[1..].starts_with(CBOR_RUN) {
+        return read_cbor(payload);
+    }
     Err(NotOurs::Foreign)
 }
 
@@ -172,6 +185,7 @@ impl Walk {
 /// The state of one simulated device.
 #[derive(Clone, Debug)]
 pub struct Telemetry {
+    form: Form,
     /// In hundredths of a degree.
     temperature: Walk,
     /// In thousandths of a millimetre per second.
@@ -194,6 +208,14 @@ impl Telemetry {
         let vibration = self.vibration.next(&mut self.random);
         let humidity = self.humidity.next(&mut self.random);
         self.text.clear();
+        match self.form {
+            Form::Json => self.write_json(stamp, temperature, vibration, humidity),
+            Form::Cbor => self.write_cbor(stamp, temperature, vibration, humidity),
+        }
+        &self.text
+    }
+
+    fn write_json(&mut self, stamp: Stamp, temperature: i64, vibration: i64, humidity: i64) {
         write!(
             self.text,
             "{{\"run\":{},\"publisher\":{},\"seq\":{},\"intended_us\":{},\
@@ -219,8 +241,78 @@ impl Telemetry {
         let sum = hash(&self.text);
         self.text.extend_from_slice(SUM);
         write!(self.text, "{sum:016x}\"}}").expect("writing to memory cannot fail");
-        &self.text
     }
+
+    fn write_cbor(&mut self, stamp: Stamp, temperature: i64, vibration: i64, humidity: i64) {
+        let padded = self.bytes.is_some();
+        self.text.push(0xA8 + u8::from(padded));
+        for (name, value) in [
+            (&b"run"[..], u64::from(stamp.run.0)),
+            (b"publisher", u64::from(stamp.publisher.0)),
+            (b"seq", stamp.sequence),
+            (b"intended_us", stamp.intended.0),
+        ] {
+            self.cbor_name(name);
+            // Always eight bytes long, so that every payload is as long as the first.
+            self.text.push(0x1B);
+            self.text.extend_from_slice(&value.to_be_bytes());
+        }
+        for (name, value, unit) in [
+            (&b"temperature"[..], temperature, 100.0),
+            (b"vibration", vibration, 1_000.0),
+            (b"humidity", humidity, 10.0),
+        ] {
+            self.cbor_name(name);
+            self.text.push(0xFB);
+            self.text.extend_from_slice(&(value as f64 / unit).to_be_bytes());
+        }
+        if let Some(bytes) = self.bytes {
+            self.cbor_name(b"pad");
+            // A text with its length in four bytes.
+            let missing = bytes.saturating_sub(self.text.len() + 5 + CBOR_SUM_BYTES);
+            self.text.push(0x7A);
+            self.text.extend_from_slice(&(missing as u32).to_be_bytes());
+            self.text.resize(self.text.len() + missing, b'.');
+        }
+        let sum = hash(&self.text);
+        self.text.extend_from_slice(CBOR_SUM);
+        self.text.extend_from_slice(&sum.to_be_bytes());
+    }
+
+    /// A text of at most 23 bytes.
+    fn cbor_name(&mut self, name: &[u8]) {
+        self.text.push(0x60 + name.len() as u8);
+        self.text.extend_from_slice(name);
+    }
+}
+
+/// What starts every CBOR payload behind the number of its pairs, and what ends it: the name, and eight bytes.
+const CBOR_RUN: &[u8] = b"\x63run\x1B";
+const CBOR_SUM: &[u8] = b"\x63sum\x1B";
+const CBOR_SUM_BYTES: usize = CBOR_SUM.len() + 8;
+
+fn read_cbor(payload: &[u8]) -> Result<Stamp, NotOurs> {
+    fn number<'t>(bytes: &'t [u8], name: &[u8]) -> Option<(u64, &'t [u8])> {
+        let rest =
+            bytes.strip_prefix(&[0x60 + name.len() as u8])?.strip_prefix(name)?.strip_prefix(&[0x1B])?;
+        let (value, rest) = rest.split_first_chunk()?;
+        Some((u64::from_be_bytes(*value), rest))
+    }
+    fn parse(payload: &[u8]) -> Option<Stamp> {
+        let (content, end) = payload.split_at_checked(payload.len().checked_sub(CBOR_SUM_BYTES)?)?;
+        let (sum, _) = end.strip_prefix(CBOR_SUM)?.split_first_chunk()?;
+        let (run, rest) = number(&content[1..], b"run")?;
+        let (publisher, rest) = number(rest, b"publisher")?;
+        let (sequence, rest) = number(rest, b"seq")?;
+        let (intended, _) = number(rest, b"intended_us")?;
+        (u64::from_be_bytes(*sum) == hash(content)).then_some(Stamp {
+            run: RunId(u32::try_from(run).ok()?),
+            publisher: PublisherId(u32::try_from(publisher).ok()?),
+            sequence,
+            intended: Micros(intended),
+        })
+    }
+    parse(payload).ok_or(NotOurs::Corrupt)
 }
 
 fn read_telemetry(payload: &[u8]) -> Result<Stamp, NotOurs> {
@@ -320,8 +412,10 @@ mod tests {
             Payload::binary(HEADER_BYTES, 1),
             Payload::binary(47, 1),
             Payload::binary(256, 2),
-            Payload::telemetry(None, 3),
-            Payload::telemetry(Some(400), 4),
+            Payload::telemetry(Form::Json, None, 3),
+            Payload::telemetry(Form::Json, Some(400), 4),
+            Payload::telemetry(Form::Cbor, None, 5),
+            Payload::telemetry(Form::Cbor, Some(300), 6),
         ]
     }
 
@@ -359,7 +453,7 @@ mod tests {
 
     #[test]
     fn telemetry_is_json_of_the_length_asked_for() {
-        let mut payload = Payload::telemetry(Some(TELEMETRY_BYTES_MIN), 9);
+        let mut payload = Payload::telemetry(Form::Json, Some(TELEMETRY_BYTES_MIN), 9);
         let widest = Stamp { run: RunId(u32::MAX), sequence: u64::MAX, ..STAMP };
         for stamp in [STAMP, widest] {
             let text = payload.next(stamp).to_vec();

@@ -117,11 +117,12 @@ impl Publisher {
         let seed = run.seed.wrapping_mul(0x1_0000_0001).wrapping_add(u64::from(number));
         let payload = match plan.payload {
             PayloadKind::Binary { bytes } => Payload::binary(bytes, seed),
-            PayloadKind::Telemetry { bytes } => Payload::telemetry(bytes, seed),
+            PayloadKind::Telemetry { form, bytes } => Payload::telemetry(form, bytes, seed),
         };
         let version = plan.endpoint.version;
         let flags = (plan.qos, plan.retain);
-        let head = Head::new(&plan.topic, plan.topics, number, flags, version, &plan.user_properties)?;
+        let properties = frames::properties(version, plan.content_type.as_deref(), &plan.user_properties)?;
+        let head = Head::new(&plan.topic, plan.topics, number, flags, properties);
         let hello = Hello {
             address: plan.endpoint.address.clone(),
             tls: worker.shared.tls.clone(),

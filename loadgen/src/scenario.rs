@@ -13,7 +13,9 @@ use wire::Version;
 use crate::address::Address;
 use crate::clock::Micros;
 use crate::ledger::Rules;
+use crate::null::Manners;
 use crate::pattern::Pattern;
+use crate::payload::Form;
 use crate::replay::Replay;
 use crate::schedule::Arrivals;
 use crate::tls::TlsPlan;
@@ -40,6 +42,8 @@ pub struct Scenario {
     pub clients: Option<Clients>,
     /// The receivers; none if the scenario only sends.
     pub subscribers: Option<Subscribers>,
+    /// What the router under test sends upstream to, where that is ours to play.
+    pub upstream: Option<UpstreamPlan>,
     /// The text it was read from, with overrides applied; for reports.
     pub source: toml::Table,
 }
@@ -103,6 +107,15 @@ pub struct Endpoint {
     pub login: Option<(String, String)>,
 }
 
+/// A null sink in the place of a plant or a cloud.
+#[derive(Clone, Debug)]
+pub struct UpstreamPlan {
+    /// Where it listens, `HOST:PORT`.
+    pub listen: String,
+    /// How it treats what it gets.
+    pub manners: Manners,
+}
+
 /// The senders.
 #[derive(Clone, Debug)]
 pub struct Publishers {
@@ -122,6 +135,8 @@ pub struct Publishers {
     pub retain: bool,
     /// 5.0: user properties of every message, in order; subscribers check them.
     pub user_properties: Vec<(String, String)>,
+    /// 5.0: what kind of payload every message says it has.
+    pub content_type: Option<String>,
     /// When messages are due.
     pub pacing: Pacing,
     /// The recording, with [`Pacing::Replay`].
@@ -163,8 +178,10 @@ pub enum PayloadKind {
         /// Length in all.
         bytes: usize,
     },
-    /// JSON with random walks.
+    /// Random walks.
     Telemetry {
+        /// As JSON or CBOR.
+        form: Form,
         /// Length in all, or as short as it goes.
         bytes: Option<usize>,
     },

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use loadgen::ledger::Rules;
 use loadgen::measure::{Watch, measure};
-use loadgen::null::{Faults, NullBroker};
+use loadgen::null::{Faults, Manners, NullBroker};
 use loadgen::report::Report;
 use loadgen::run::Run;
 use loadgen::scenario::Scenario;
@@ -104,6 +104,45 @@ fn who_joins_later_gets_all_that_is_retained() {
     assert_eq!(report.verdict.broken, Vec::<String>::new());
     assert_eq!((report.verdict.sent, report.verdict.arrived), (12_000, 24_000));
     assert!(report.spans.load_secs > 0.0 && report.latency_micros.count == 24_000);
+}
+
+#[test]
+fn what_the_null_sink_refuses_is_answered_and_arrives_nowhere() {
+    use std::sync::atomic::Ordering;
+
+    for qos in [1, 2] {
+        let refuse = model::TopicFilter::new("load/2").ok();
+        let manners = Manners { refuse, per_second: None };
+        let broker = NullBroker::start_at("127.0.0.1:0", Faults::default(), manners).unwrap();
+        let overrides = [
+            format!("url={}", broker.url()),
+            format!("publishers.qos={qos}"),
+            "publishers.version=5".to_owned(),
+            // Nobody waits for what the second one sends.
+            "subscribers.count=1".to_owned(),
+        ];
+        let scenario = Scenario::parse("test.toml", PAIRS, &overrides).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let report = runtime.block_on(measure(scenario, Watch::default(), |_| ())).unwrap();
+        assert_eq!((report.verdict.sent, report.verdict.arrived), (12_000, 3_000));
+        let tally = broker.tally();
+        assert_eq!(tally.taken.load(Ordering::Relaxed), 9_000, "QoS {qos}");
+        assert_eq!(tally.refused.load(Ordering::Relaxed), 3_000, "QoS {qos}");
+    }
+}
+
+/// A lower bound of time only: that never fails on a slow machine.
+#[test]
+fn a_pace_takes_its_time() {
+    let manners = Manners { refuse: None, per_second: Some(2_000.0) };
+    let broker = NullBroker::start_at("127.0.0.1:0", Faults::default(), manners).unwrap();
+    let overrides = [format!("url={}", broker.url()), "publishers.messages=1000".to_owned()];
+    let scenario = Scenario::parse("test.toml", PAIRS, &overrides).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let report = runtime.block_on(measure(scenario, Watch::default(), |_| ())).unwrap();
+    assert_eq!((report.verdict.sent, report.verdict.arrived), (4_000, 4_000));
+    // Each of the four connections: 1 000 messages at 2 000 a second; the last piece is read before it is paid for.
+    assert!(report.spans.load_secs + report.spans.drain_secs > 0.4, "{:?}", report.spans);
 }
 
 #[test]

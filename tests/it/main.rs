@@ -20,6 +20,7 @@ mod retained;
 mod routes;
 mod rumqttc;
 mod scale;
+mod scenarios;
 mod scripts;
 mod sessions;
 mod shards;

@@ -1,14 +1,16 @@
-//! A broker that we start, kill with SIGKILL and start again: for the promises that must survive it.
+//! A broker that we start, kill with SIGKILL and start again, and what stands upstream of it.
 //!
 //! In:  a command line, when to kill, how long to wait. Out: the process, gone when dropped.
 
 use std::net::ToSocketAddrs;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use loadgen::scenario::Scenario;
+use loadgen::null::{Faults, NullBroker, NullHandle};
+use loadgen::scenario::{Scenario, UpstreamPlan};
 
 /// How long a broker may take to accept connections.
 const READY_PATIENCE: Duration = Duration::from_secs(30);
@@ -92,6 +94,24 @@ impl Drop for Broker {
         {
             eprintln!("loadgen: the broker did not start again: {error:#}");
         }
+    }
+}
+
+/// The upstream of a scenario, played by a null sink on a thread of its own.
+pub(crate) struct Upstream(NullHandle);
+
+impl Upstream {
+    /// Listens at once.
+    pub(crate) fn start(plan: &UpstreamPlan) -> anyhow::Result<Upstream> {
+        let started = NullBroker::start_at(&plan.listen, Faults::default(), plan.manners.clone());
+        Ok(Upstream(started.with_context(|| format!("upstream.listen: cannot listen at {}", plan.listen))?))
+    }
+
+    /// What it has seen, for people.
+    pub(crate) fn line(&self) -> String {
+        let tally = self.0.tally();
+        let (taken, refused) = (tally.taken.load(Ordering::Relaxed), tally.refused.load(Ordering::Relaxed));
+        format!("upstream: {taken} taken, {refused} refused")
     }
 }
 

@@ -23,29 +23,16 @@ pub(super) struct Head {
 }
 
 impl Head {
-    /// `number` is the publisher's; `user_properties` are left out in 3.1.1, which has none.
+    /// `number` is the publisher's; `properties` is a block of [`properties`].
     pub(super) fn new(
         topic: &Pattern,
         topics: u32,
         number: u32,
         (qos, retain): (Qos, bool),
-        version: Version,
-        user_properties: &[(String, String)],
-    ) -> Result<Head, ConnError> {
-        let mut block = BlockBuilder::new();
-        if version == Version::V5 {
-            for (name, value) in user_properties {
-                block.user(name, value)?;
-            }
-        }
+        properties: Vec<u8>,
+    ) -> Head {
         let several = (topics > 1).then(|| (topic.clone(), number, u64::from(topics)));
-        Ok(Head {
-            topic: topic.expand_with(number, 1),
-            topics: several,
-            qos,
-            retain,
-            properties: block.into_bytes(),
-        })
+        Head { topic: topic.expand_with(number, 1), topics: several, qos, retain, properties }
     }
 
     fn choose_topic(&mut self, sequence: u64) {
@@ -65,6 +52,24 @@ impl Head {
             ..OutgoingPublish::default()
         }
     }
+}
+
+/// The block of every PUBLISH; empty in 3.1.1, which has no properties.
+pub(super) fn properties(
+    version: Version,
+    content_type: Option<&str>,
+    user: &[(String, String)],
+) -> Result<Vec<u8>, ConnError> {
+    let mut block = BlockBuilder::new();
+    if version == Version::V5 {
+        if let Some(content_type) = content_type {
+            block.content_type(content_type)?;
+        }
+        for (name, value) in user {
+            block.user(name, value)?;
+        }
+    }
+    Ok(block.into_bytes())
 }
 
 /// Makes the frames of one publisher.
@@ -129,8 +134,9 @@ mod tests {
 
     fn head(pattern: &str, topics: u32, version: Version) -> Head {
         let pattern = Pattern::parse(pattern, &["publisher", "topic"]).unwrap();
-        let properties = [("site".to_owned(), "north".to_owned()), ("site".to_owned(), "south".to_owned())];
-        Head::new(&pattern, topics, 1, (Qos::AtLeastOnce, false), version, &properties).unwrap()
+        let user = [("site".to_owned(), "north".to_owned()), ("site".to_owned(), "south".to_owned())];
+        let block = properties(version, Some("text/plain"), &user).unwrap();
+        Head::new(&pattern, topics, 1, (Qos::AtLeastOnce, false), block)
     }
 
     #[test]

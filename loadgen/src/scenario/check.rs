@@ -10,12 +10,14 @@ use wire::Version;
 
 use super::section::Section;
 use super::{
-    Clients, Endpoint, Join, Leave, Pacing, PayloadKind, Publishers, RunPlan, Scenario, Subscribers, WillPlan,
+    Clients, Endpoint, Join, Leave, Pacing, PayloadKind, Publishers, RunPlan, Scenario, Subscribers,
+    UpstreamPlan, WillPlan,
 };
 use crate::address::Address;
 use crate::clock::Micros;
 use crate::ledger::Rules;
-use crate::payload::{HEADER_BYTES, TELEMETRY_BYTES_MIN};
+use crate::null::Manners;
+use crate::payload::{Form, HEADER_BYTES, TELEMETRY_BYTES_MIN};
 use crate::replay::Replay;
 use crate::schedule::Arrivals;
 use crate::tls::TlsPlan;
@@ -47,6 +49,10 @@ pub(super) fn scenario(mut root: Section<'_>) -> Option<Scenario> {
         true => root.section("clients").map(|s| check_clients(s, &keep)),
         false => None,
     };
+    let upstream = match root.has("upstream") {
+        true => root.section("upstream").map(check_upstream),
+        false => None,
+    };
     if publishers.is_none() && subscribers.is_none() && clients.is_none() {
         root.error("publishers", "at least one of [publishers], [subscribers] and [clients] must be there");
     }
@@ -60,6 +66,10 @@ pub(super) fn scenario(mut root: Section<'_>) -> Option<Scenario> {
         None => None,
     };
     let clients = match clients {
+        Some(found) => Some(found?),
+        None => None,
+    };
+    let upstream = match upstream {
         Some(found) => Some(found?),
         None => None,
     };
@@ -104,6 +114,7 @@ pub(super) fn scenario(mut root: Section<'_>) -> Option<Scenario> {
         publishers,
         subscribers,
         clients,
+        upstream,
         source: toml::Table::new(),
     })
 }
@@ -218,6 +229,22 @@ fn check_tls(mut section: Section<'_>) -> TlsPlan {
     plan
 }
 
+fn check_upstream(mut section: Section<'_>) -> Option<UpstreamPlan> {
+    let listen = section.text("listen").unwrap_or_else(|| "127.0.0.1:1884".to_owned());
+    if listen.parse::<std::net::SocketAddr>().is_err() {
+        section
+            .error("listen", &format!("\"{listen}\" found, ADDRESS:PORT expected, as in \"127.0.0.1:1884\""));
+    }
+    let refuse = section.text("refuse").map(|filter| model::TopicFilter::new(&filter));
+    let refuse = match refuse {
+        Some(parsed) => Some(section.parsed("refuse", parsed)?),
+        None => None,
+    };
+    let per_second = section.real("per_second", 0.1..=1e7);
+    section.finish();
+    Some(UpstreamPlan { listen, manners: Manners { refuse, per_second } })
+}
+
 fn check_publishers(mut section: Section<'_>, defaults: &Defaults) -> Option<Publishers> {
     let count = section.number("count", 1..=100_000).unwrap_or(1);
     let first = section.number("first", 1..=1_000_000_000).unwrap_or(1);
@@ -247,6 +274,10 @@ fn check_publishers(mut section: Section<'_>, defaults: &Defaults) -> Option<Pub
     if version == Some(Version::V3) && user_properties.as_ref().is_some_and(|pairs| !pairs.is_empty()) {
         section.error("user_properties", "3.1.1 has none: give version = \"5\" beside them");
     }
+    let content_type = section.text("content_type");
+    if version == Some(Version::V3) && content_type.is_some() {
+        section.error("content_type", "3.1.1 has none: give version = \"5\" beside it");
+    }
     let messages = section.number("messages", 1..=i64::MAX);
     let payload = section.section("payload").and_then(check_payload);
     section.finish();
@@ -259,6 +290,7 @@ fn check_publishers(mut section: Section<'_>, defaults: &Defaults) -> Option<Pub
         qos: qos?,
         retain,
         user_properties: user_properties?,
+        content_type,
         pacing: pacing?,
         replay,
         batch,
@@ -320,12 +352,13 @@ fn check_pacing(section: &mut Section<'_>, count: u32, batch: u32) -> Option<Pac
 }
 
 fn check_payload(mut payload: Section<'_>) -> Option<PayloadKind> {
-    let kind = payload.choice("kind", &["binary", "telemetry"]).unwrap_or("binary");
+    let kind = payload.choice("kind", &["binary", "telemetry", "cbor"]).unwrap_or("binary");
     let smallest = if kind == "binary" { HEADER_BYTES } else { TELEMETRY_BYTES_MIN };
     let bytes = payload.number("bytes", smallest as i64..=1 << 24);
     payload.finish();
     Some(match kind {
-        "telemetry" => PayloadKind::Telemetry { bytes },
+        "telemetry" => PayloadKind::Telemetry { form: Form::Json, bytes },
+        "cbor" => PayloadKind::Telemetry { form: Form::Cbor, bytes },
         _ => PayloadKind::Binary { bytes: bytes.unwrap_or(256) },
     })
 }

@@ -40,7 +40,7 @@ fn overrides_win_and_the_last_one_wins_most() {
     let scenario = scenario.unwrap();
     let publishers = scenario.publishers.unwrap();
     assert_eq!((publishers.count, publishers.endpoint.address.port), (4, 1));
-    assert_eq!(publishers.payload, PayloadKind::Telemetry { bytes: None });
+    assert_eq!(publishers.payload, PayloadKind::Telemetry { form: Form::Json, bytes: None });
     assert_eq!(scenario.source["publishers"]["count"].as_integer(), Some(4));
 }
 
@@ -187,6 +187,26 @@ fn a_recording_has_its_own_timing() {
 }
 
 #[test]
+fn an_upstream_has_manners_and_an_address() {
+    let text = "[run]\nduration_secs = 1\n[publishers]\nrate = 1\n[upstream]\n";
+    let upstream = |keys: &str| parse(&format!("{text}{keys}"), &[]);
+    let plan = upstream("refuse = \"a/#\"\nper_second = 2.5").unwrap().upstream.unwrap();
+    assert_eq!(plan.manners.refuse.map(|filter| filter.as_str().to_owned()).as_deref(), Some("a/#"));
+    assert_eq!((plan.listen.as_str(), plan.manners.per_second), ("127.0.0.1:1884", Some(2.5)));
+    assert!(upstream("listen = \"nowhere\"").unwrap_err().contains("ADDRESS:PORT expected"));
+    assert!(upstream("refuse = \"a/#/b\"").unwrap_err().contains("upstream.refuse"));
+    assert!(upstream("per_second = 0").unwrap_err().contains("upstream.per_second"));
+}
+
+#[test]
+fn only_5_0_says_what_a_payload_is() {
+    refused(
+        &["publishers.content_type=\"application/cbor\""],
+        "s.toml: publishers.content_type: 3.1.1 has none: give version = \"5\" beside it",
+    );
+}
+
+#[test]
 fn every_error_is_told_at_once() {
     let error = parse(LEAST, &["publishers.count=0", "subscribers.qos=7", "run.threads=0"]).unwrap_err();
     assert_eq!(error.lines().count(), 3, "{error}");
@@ -211,6 +231,7 @@ fn every_scenario_we_ship_is_read() {
     }
     names.sort();
     let expected = [
+        "cbor",
         "conn-storm",
         "fanin",
         "fanout",
@@ -220,6 +241,8 @@ fn every_scenario_we_ship_is_read() {
         "p2p-qos0",
         "p2p-qos1",
         "p2p-qos2",
+        "poison",
+        "priority-inversion",
         "quickstart",
         "reconnect-storm",
         "retained-load",
@@ -227,6 +250,7 @@ fn every_scenario_we_ship_is_read() {
         "sharedsub",
         "slow",
         "slow-consumer",
+        "upstream-throttle",
         "user-properties",
         "wildcard-heavy",
         "will-storm",
