@@ -54,12 +54,14 @@ sim: setup ## The simulation over many seeds (MILLRACE_SIM_SEEDS)
 fuzz: ## Coverage-guided fuzzing of frames, routes and the broker (FUZZ_SECONDS)
 	tests/fuzz/run $(CACHE)/fuzz $${FUZZ_SECONDS:-600}
 
-bench: setup-test build ## The comparison with mosquitto, durable throughput, and the micro benches (about 15 minutes)
+bench: setup-test build ## The comparison with mosquitto, durable throughput, outages, restarts, and the micro benches (about 25 minutes)
 	cargo build --locked --release -p millrace-bench
 	$(CARGO_TARGET_DIR)/release/bench compare $(ARGS)
 	$(CARGO_TARGET_DIR)/release/bench durable
 	$(CARGO_TARGET_DIR)/release/bench idle
 	$(CARGO_TARGET_DIR)/release/bench retained
+	$(CARGO_TARGET_DIR)/release/bench forward --rounds 3
+	$(CARGO_TARGET_DIR)/release/bench restart
 	MILLRACE_BLESS=1 cargo test --locked --release -q -p millrace-tests --test tidy performance
 	cargo bench --locked -p millrace-bench
 

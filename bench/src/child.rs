@@ -144,14 +144,23 @@ impl Child {
 
     /// Stops it in order, or else by force.
     pub(crate) fn stop(&mut self) {
+        self.end(true);
+    }
+
+    /// Kills it without a word (SIGKILL).
+    pub(crate) fn kill(&mut self) {
+        self.end(false);
+    }
+
+    fn end(&mut self, asks: bool) {
         if std::mem::replace(&mut self.stopped, true) {
             return;
         }
         // The shell's own `kill`: the only way to a SIGTERM without `unsafe` or one more dependency.
         let term = format!("kill -TERM {}", self.process.id());
-        let asked = Command::new("sh").args(["-c", &term]).stderr(Stdio::null()).status();
+        let asked = asks && Command::new("sh").args(["-c", &term]).stderr(Stdio::null()).status().is_ok();
         let started = Instant::now();
-        while asked.is_ok() && started.elapsed() < STOP_PATIENCE {
+        while asked && started.elapsed() < STOP_PATIENCE {
             match self.process.try_wait() {
                 Ok(None) => std::thread::sleep(LOOK),
                 Ok(Some(_)) | Err(_) => break,

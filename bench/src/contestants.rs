@@ -8,7 +8,7 @@ use std::io::{Read, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde::Serialize;
@@ -40,6 +40,9 @@ sys_interval 0
 log_dest none
 connection_messages false
 ";
+
+/// Name of Millrace's ready file.
+const READY: &str = "ready.json";
 
 /// Who is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -93,6 +96,8 @@ pub(crate) enum Routes {
     OnePercent(u32),
     /// One that takes everything into the lane of an uplink that is down; an acknowledgement waits for the disk.
     AllDurable,
+    /// One that takes everything upstream, to a broker at this address. mosquitto does the same by a bridge, persistence on.
+    Forward(SocketAddr),
 }
 
 /// Where the binaries are, and what can be chosen about them.
@@ -200,14 +205,14 @@ impl Binaries {
                 let before = self.before.as_ref().context("no other Millrace was named: --peer-binary")?;
                 self.start_millrace(before, folder, routes)
             }
-            System::Mosquitto => self.start_mosquitto(folder),
+            System::Mosquitto => self.start_mosquitto(folder, routes),
             System::Relay => self.start_relay(folder),
             System::Foreign(_) => self.start_foreign(system, folder),
         }
     }
 
     fn start_millrace(&self, program: &Path, folder: TempDir, routes: Routes) -> anyhow::Result<Running> {
-        let (config, ready) = (folder.path().join("millrace.toml"), folder.path().join("ready.json"));
+        let (config, ready) = (folder.path().join("millrace.toml"), folder.path().join(READY));
         std::fs::write(&config, millrace_config(self.shards, &folder.path().join("store"), routes))?;
         let mut arguments =
             ["run", "--config", &text(&config), "--ready-file", &text(&ready)].map(str::to_owned).to_vec();
@@ -225,14 +230,25 @@ impl Binaries {
         Running::when_ready(child, folder, &ready)
     }
 
-    fn start_mosquitto(&self, folder: TempDir) -> anyhow::Result<Running> {
+    /// Kills Millrace and starts it on what it has left; how many seconds that took, to the ready file.
+    pub(crate) fn kill_and_start(&self, running: Running) -> anyhow::Result<(Running, f64)> {
+        let Running { mut child, folder, .. } = running;
+        child.kill();
+        drop(child);
+        std::fs::remove_file(folder.path().join(READY))?;
+        let started = Instant::now();
+        let running = self.start_millrace(&self.millrace, folder, Routes::AllDurable)?;
+        Ok((running, started.elapsed().as_secs_f64()))
+    }
+
+    fn start_mosquitto(&self, folder: TempDir, routes: Routes) -> anyhow::Result<Running> {
         let Some(mosquitto) = &self.mosquitto else {
             bail!("mosquitto is not installed: run `make bench`, which installs it");
         };
         let config = folder.path().join("mosquitto.conf");
         at_free_port(folder, |port, folder| {
             let listener = format!("listener {port} {}\n", Ipv4Addr::LOCALHOST);
-            std::fs::write(&config, listener + MOSQUITTO_SETTINGS)?;
+            std::fs::write(&config, listener + &mosquitto_settings(folder, routes))?;
             let arguments = ["-c".to_owned(), text(&config)];
             Child::start("mosquitto", mosquitto, &arguments, folder.join("log"))
         })
@@ -313,13 +329,29 @@ impl Metrics {
     }
 }
 
+/// A bridge carries everything out at QoS 1, keeps its session, and comes back after a second; the rest is as Debian has it.
+fn mosquitto_settings(folder: &Path, routes: Routes) -> String {
+    let Routes::Forward(upstream) = routes else { return MOSQUITTO_SETTINGS.to_owned() };
+    let kept = format!("persistence true\npersistence_location {}/", text(folder));
+    MOSQUITTO_SETTINGS.replace("persistence false", &kept)
+        + &format!(
+            "connection plant\naddress {upstream}\ntopic # out 1\ncleansession false\nrestart_timeout 1\n\
+             bridge_protocol_version mqttv311\nnotifications false\ntry_private false\n"
+        )
+}
+
 fn millrace_config(shards: u32, store: &Path, routes: Routes) -> String {
     let mut config = format!(
         "shards = {shards}\n[listener.tcp]\nbind = \"127.0.0.1:0\"\n[http]\nbind = \"127.0.0.1:0\"\n\
          [auth]\nanonymous = true\n[store]\npath = {:?}\n[log]\nlevel = \"error\"\n",
         text(store)
     );
-    if routes != Routes::None {
+    if let Routes::Forward(upstream) = routes {
+        config += &format!(
+            "[uplink.plant]\nurl = \"mqtt://{upstream}\"\nbackoff_max_ms = 1000\n\
+             [routes]\nall = 'FROM /messages/* INTO $upstream'\n"
+        );
+    } else if routes != Routes::None {
         // Port 9, discard: nobody listens there, so messages stay in their lanes.
         config += "[uplink.cloud]\nurl = \"mqtt://127.0.0.1:9\"\n[routes]\n";
     }
@@ -327,7 +359,7 @@ fn millrace_config(shards: u32, store: &Path, routes: Routes) -> String {
         writeln!(config, "r{number} = '{text}'").expect("writing to memory cannot fail");
     };
     match routes {
-        Routes::None => {}
+        Routes::None | Routes::Forward(_) => {}
         Routes::Hundred => {
             for number in 0..ROUTES_ELSEWHERE {
                 route(

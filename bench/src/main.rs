@@ -2,7 +2,8 @@
 //!
 //! Knows: arguments, where results go, exit codes. May use: every other file. Never: figures of its own.
 //! Exit codes: 0 measured, all promises kept · 1 a promise of MQTT was broken · 2 it could not be measured.
-//! Reading order: `rows` (the questions), `compare`, `guard`, `instructions`, `decisions`, `durable`, `idle`, `retained`, `contestants`, `peers`, `load`, `relay`, `stats`,
+//! Reading order: `rows` (the questions), `compare`, `guard`, `instructions`, `decisions`, `durable`, `idle`, `retained`, `forward`, `restart`,
+//! `contestants`, `peers`, `load`, `relay`, `stats`,
 //! `machine`, `child`, `page`.
 
 mod child;
@@ -10,6 +11,7 @@ mod compare;
 mod contestants;
 mod decisions;
 mod durable;
+mod forward;
 mod guard;
 mod idle;
 mod instructions;
@@ -18,6 +20,7 @@ mod machine;
 mod page;
 mod peers;
 mod relay;
+mod restart;
 mod retained;
 mod rows;
 mod stats;
@@ -26,6 +29,7 @@ use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::time::Duration;
 
 use anyhow::bail;
 use clap::{Args, Parser, Subcommand};
@@ -97,6 +101,25 @@ enum Command {
         /// Topics, set by ten publishers.
         #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(10..=10_000_000))]
         topics: u32,
+    },
+    /// An outage of the WAN and the drain after it, beside mosquitto's bridge; writes forward.md and forward.json.
+    Forward {
+        #[command(flatten)]
+        common: Common,
+        /// Messages a second, all the time.
+        #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
+        rate: u32,
+        /// Length of the outage.
+        #[arg(long, value_name = "SECS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+        outage: u64,
+    },
+    /// Time and memory to serve again after kill -9 with a backlog; writes restart.md and restart.json.
+    Restart {
+        #[command(flatten)]
+        common: Common,
+        /// Payload bytes that wait, in MiB. Repeatable.
+        #[arg(long, value_name = "MIB", default_values_t = [16, 1_024])]
+        backlog: Vec<u64>,
     },
     /// Hot rows beside a raw relay, judged by a stored baseline of ratios: exit code 1 if one is clearly slower.
     /// mosquitto, if it is there, is measured once and printed.
@@ -217,6 +240,18 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Idle { common, connections } => {
             let binaries = common.binaries(None)?;
             with_interrupt(|interrupted| idle(common, connections, binaries, interrupted))
+        }
+        Command::Forward { common, rate, outage } => {
+            let binaries = common.binaries(None)?;
+            if binaries.mosquitto.is_none() {
+                bail!("mosquitto is not installed: run `make bench`, which installs it");
+            }
+            let scene = forward::Scene { rate, outage: Duration::from_secs(outage) };
+            with_interrupt(|interrupted| forward(common, scene, binaries, interrupted))
+        }
+        Command::Restart { common, backlog } => {
+            let binaries = common.binaries(None)?;
+            with_interrupt(|interrupted| restart(common, backlog, binaries, interrupted))
         }
         Command::Retained { common, topics } => {
             let binaries = common.binaries(None)?;
@@ -443,6 +478,54 @@ async fn retained(
     Ok(if lost == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
+async fn forward(
+    common: Common,
+    scene: forward::Scene,
+    binaries: Binaries,
+    interrupted: Interrupted,
+) -> anyhow::Result<ExitCode> {
+    let (facts, settings) = common.begin(&binaries);
+    let mut found = Vec::new();
+    for system in [System::Millrace, System::Mosquitto] {
+        let row = forward::run(system, scene, &binaries, common.rounds, || interrupted.get()).await?;
+        if let Some(row) = row {
+            println!("{}", page::forward_lines(&row));
+            found.push(row);
+        }
+        if interrupted.get() {
+            break;
+        }
+    }
+    // The peer's losses are findings; ours are failures.
+    let lost: u64 = found.iter().filter(|row| row.system == System::Millrace).map(|row| row.lost).sum();
+    let results = Results { forward: &found, ..common.results(&facts, &settings) };
+    common.finish(results, "forward.md", "forward.json")?;
+    Ok(if lost == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+async fn restart(
+    common: Common,
+    backlog: Vec<u64>,
+    binaries: Binaries,
+    interrupted: Interrupted,
+) -> anyhow::Result<ExitCode> {
+    let (facts, settings) = common.begin(&binaries);
+    let mut found = Vec::new();
+    for mib in backlog {
+        let row = restart::run(mib << 20, &binaries, common.rounds, || interrupted.get()).await?;
+        if let Some(row) = row {
+            println!("{}", page::restart_lines(&row));
+            found.push(row);
+        }
+        if interrupted.get() {
+            break;
+        }
+    }
+    let results = Results { restart: &found, ..common.results(&facts, &settings) };
+    common.finish(results, "restart.md", "restart.json")?;
+    Ok(ExitCode::SUCCESS)
+}
+
 impl Common {
     fn binaries(&self, mosquitto: Option<PathBuf>) -> anyhow::Result<Binaries> {
         if !(0.1..=3_600.0).contains(&self.seconds) {
@@ -461,12 +544,22 @@ impl Common {
     /// Results without any figure yet.
     fn results<'r>(&self, facts: &'r Facts, settings: &'r [String]) -> Results<'r> {
         let Common { rounds, seconds, .. } = *self;
-        Results { facts, settings, rounds, seconds, compare: &[], durable: None, idle: &[], retained: &[] }
+        Results {
+            facts,
+            settings,
+            rounds,
+            seconds,
+            compare: &[],
+            durable: None,
+            idle: &[],
+            retained: &[],
+            forward: &[],
+            restart: &[],
+        }
     }
 
     fn finish(&self, results: Results<'_>, readme: &str, json: &str) -> anyhow::Result<()> {
-        let empty = results.compare.is_empty() && results.idle.is_empty() && results.retained.is_empty();
-        if empty && results.durable.is_none() {
+        if results.is_empty() {
             bail!("nothing was measured to the end");
         }
         let folder = match &self.out {

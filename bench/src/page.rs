@@ -11,8 +11,10 @@ use serde::Serialize;
 use crate::compare::{Finding, Ratio, Summary};
 use crate::contestants::System;
 use crate::durable::{Durable, Group};
+use crate::forward::Forward;
 use crate::idle::Idle;
 use crate::machine::Facts;
+use crate::restart::Restart;
 use crate::retained::Retained;
 use crate::stats::Spread;
 
@@ -30,9 +32,19 @@ pub(crate) struct Results<'r> {
     pub(crate) idle: &'r [Idle],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub(crate) retained: &'r [Retained],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub(crate) forward: &'r [Forward],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub(crate) restart: &'r [Restart],
 }
 
 impl Results<'_> {
+    /// Whether nothing was measured.
+    pub(crate) fn is_empty(&self) -> bool {
+        let has_rows = !self.compare.is_empty() || !self.idle.is_empty() || !self.retained.is_empty();
+        !has_rows && self.durable.is_none() && self.forward.is_empty() && self.restart.is_empty()
+    }
+
     /// Writes `README.md` and `results.json` into `folder`, which is made.
     pub(crate) fn write_to(&self, folder: &Path, json: &str, readme: &str) -> anyhow::Result<()> {
         let failed = || format!("cannot write results into {}", folder.display());
@@ -65,7 +77,7 @@ impl Results<'_> {
         )?;
         writeln!(
             out,
-            "- Again: `make bench`, or `bench compare`, `bench durable`, `bench idle`, `bench retained` (release build, `--help` says more)."
+            "- Again: `make bench`, or `bench compare`, `bench durable`, `bench idle`, `bench retained`, `bench forward`, `bench restart` (release build, `--help` says more)."
         )?;
         for finding in self.compare {
             write_finding(out, finding)?;
@@ -78,6 +90,12 @@ impl Results<'_> {
         }
         if !self.retained.is_empty() {
             write_retained(out, self.retained)?;
+        }
+        if !self.forward.is_empty() {
+            write_forward(out, self.forward)?;
+        }
+        if !self.restart.is_empty() {
+            write_restart(out, self.restart)?;
         }
         Ok(())
     }
@@ -301,6 +319,92 @@ pub(crate) fn retained_lines(row: &Retained) -> String {
         decimals(&scaled(&row.rss_bytes, 1.0 / 1_048_576.0), 1),
         row.lost,
         row.broken.iter().map(|text| format!("; BROKEN {text}")).collect::<String>()
+    )
+}
+
+fn write_forward(out: &mut String, rows: &[Forward]) -> std::fmt::Result {
+    let Some(first) = rows.first() else { return Ok(()) };
+    writeln!(
+        out,
+        "\n## forward\n\n50 publishers, {} messages a second in all, QoS 1, 256 B, to a gateway that carries everything to a plant \
+         (a mosquitto) over a line that is cut for {} s while the publishers go on. mosquitto as gateway: a bridge, QoS 1, \
+         persistence on. *Drain*: from the mended line until the plant lacks no more than a tenth of a second's messages. \
+         *Written*: bytes given to the disk per payload byte, as the kernel counts them for the gateway.\n",
+        grouped(f64::from(first.rate)),
+        first.outage_secs
+    )?;
+    writeln!(
+        out,
+        "| gateway | sent | lost | duplicates | out of order | drain s | drain msg/s | CPU s/10⁶ | written × | MiB resident |\n\
+         |---|---|---|---|---|---|---|---|---|---|"
+    )?;
+    for row in rows {
+        writeln!(
+            out,
+            "| {} | {} | {} | {} | {} | {}{} | {} | {} | {} | {} |",
+            row.system.name(),
+            grouped(row.sent as f64),
+            grouped(row.lost as f64),
+            grouped(row.duplicates as f64),
+            grouped(row.out_of_order as f64),
+            decimals(&row.drain_secs, 2),
+            if row.stuck > 0 { format!(", NEVER in {} rounds", row.stuck) } else { String::new() },
+            whole(&row.drain_per_sec),
+            decimals(&row.cpu_secs_per_million, 1),
+            decimals(&row.written_per_byte, 2),
+            decimals(&scaled(&row.rss_bytes, 1.0 / 1_048_576.0), 1),
+        )?;
+    }
+    Ok(())
+}
+
+/// One contestant of the outage for the terminal.
+pub(crate) fn forward_lines(row: &Forward) -> String {
+    format!(
+        "{:9} outage of {} s at {}/s: sent {}, lost {}, duplicates {}, out of order {}; drain {} s, {} msg/s; CPU {} s/10⁶, \
+         written {} ×",
+        row.system.name(),
+        row.outage_secs,
+        grouped(f64::from(row.rate)),
+        row.sent,
+        row.lost,
+        row.duplicates,
+        row.out_of_order,
+        decimals(&row.drain_secs, 2),
+        whole(&row.drain_per_sec),
+        decimals(&row.cpu_secs_per_million, 1),
+        decimals(&row.written_per_byte, 2)
+    )
+}
+
+fn write_restart(out: &mut String, rows: &[Restart]) -> std::fmt::Result {
+    writeln!(
+        out,
+        "\n## restart\n\nMillrace after `kill -9` with a backlog of 1 KiB messages in a lane, which LZ4 makes small, because each publisher repeats its payload; from its start to its ready file, \
+         looked for every 20 ms.\n\n| backlog MiB | on disk MiB | ready s | MiB resident |\n|---|---|---|---|"
+    )?;
+    let mib = |bytes: u64| grouped(bytes as f64 / 1_048_576.0);
+    for row in rows {
+        writeln!(
+            out,
+            "| {} | {} | {} | {} |",
+            mib(row.backlog_bytes),
+            mib(row.disk_bytes),
+            decimals(&row.ready_secs, 3),
+            decimals(&scaled(&row.rss_bytes, 1.0 / 1_048_576.0), 1)
+        )?;
+    }
+    Ok(())
+}
+
+/// One size of the restart bench for the terminal.
+pub(crate) fn restart_lines(row: &Restart) -> String {
+    format!(
+        "backlog {} MiB ({} on disk): ready in {} s, {} MiB resident",
+        grouped(row.backlog_bytes as f64 / 1_048_576.0),
+        grouped(row.disk_bytes as f64 / 1_048_576.0),
+        decimals(&row.ready_secs, 3),
+        decimals(&scaled(&row.rss_bytes, 1.0 / 1_048_576.0), 1)
     )
 }
 
