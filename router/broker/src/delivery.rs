@@ -391,7 +391,7 @@ impl Broker {
     }
 
     /// The client acknowledged a QoS 1 message.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn on_puback(
         &mut self,
         key: SessionKey,

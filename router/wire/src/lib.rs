@@ -43,7 +43,7 @@ pub use connect::{ConnAck, Connect, RECEIVE_MAX_DEFAULT, Will, encode_connack, e
 pub use disconnect::{Auth, Disconnect, encode_auth, encode_disconnect};
 pub use frames::{Frame, bytes_needed, split};
 pub use malformed::{Malformed, Refusal, Rule};
-pub use packet::{Packet, PacketType, Unencodable, Version, decode};
+pub use packet::{Packet, PacketType, Unencodable, Version, decode, decode_apart};
 pub use properties::{BlockBuilder, PublishProperties, SubscriptionIds, UserProperties};
 pub use publish::{OutgoingPublish, Placed, Publish, encode_publish, encode_publish_head, set_dup};
 pub use reason::ReasonCode;

@@ -161,6 +161,12 @@ impl Packet<'_> {
     }
 }
 
+/// The same as [`decode`], where it need not be fast: not inlined, so that the fast place is.
+#[inline(never)]
+pub fn decode_apart(frame: Frame<'_>, version: Version) -> Result<Packet<'_>, Malformed> {
+    decode(frame, version)
+}
+
 /// Reads the packet in `frame`, all rules of the standard that one packet alone can break included.
 ///
 /// A CONNECT says its version itself; `version` is ignored then. Rules between packets (a second CONNECT, a packet

@@ -8,7 +8,6 @@ use std::num::NonZeroU16;
 use model::{ConnId, Now, Qos, Ticket, TopicFilter};
 use wire::{AckKind, Packet, Publish, ReasonCode, SubAck, Subscribe, UnsubAck, Unsubscribe, Version};
 
-use super::withheld::Gate;
 use super::{Fault, PeerFault, topic_fits, words};
 use crate::acks::{Acks, Answer, OwedAck, Promise};
 use crate::broker::{Broker, acknowledge};
@@ -76,18 +75,14 @@ impl Broker {
         let Some(frame) = wire::split(bytes, connection.inbound_bytes_max)? else { return Ok(0) };
         let len = frame.total_len();
         let phase = connection.phase;
+        if self.is_tight
+            && let Phase::Open(key) = phase
+        {
+            return self.read_gated(conn, key, frame, now, effects);
+        }
         let packet = wire::decode(frame, connection.version)?;
         match phase {
-            Phase::Open(key) => {
-                if self.is_tight {
-                    match self.gate(conn, key, &packet, now, effects) {
-                        Gate::Open => {}
-                        Gate::Wait => return Ok(0),
-                        Gate::Refused => return Ok(len),
-                    }
-                }
-                self.on_packet(conn, key, packet, now, effects)?;
-            }
+            Phase::Open(key) => self.on_packet(conn, key, packet, now, effects)?,
             Phase::Greeting => match packet {
                 Packet::Connect(connect) => {
                     if !self.on_connect(conn, *connect, now, effects) {
@@ -101,8 +96,21 @@ impl Broker {
         Ok(len)
     }
 
-    #[inline]
-    pub(super) fn on_packet(
+    /// The same as [`Broker::on_packet`], where it need not be fast.
+    #[cold]
+    pub(super) fn on_packet_apart(
+        &mut self,
+        conn: ConnId,
+        key: SessionKey,
+        packet: Packet<'_>,
+        now: Now,
+        effects: &mut Effects,
+    ) -> Result<(), Fault> {
+        self.on_packet(conn, key, packet, now, effects)
+    }
+
+    #[inline(always)]
+    fn on_packet(
         &mut self,
         conn: ConnId,
         key: SessionKey,
