@@ -422,7 +422,7 @@ fn a_run_is_shared_packet_by_packet() {
     assert_eq!(bench.texts(watcher).len(), 9);
 }
 
-/// [MQTT-4.8.2-4]: the last member of the shard that was drawn leaves while a message is on its way there. Whoever gets it
+/// The last member of the shard that was drawn leaves while a message is on its way there. Whoever gets it
 /// then, the acknowledgement waits for that one's disk.
 #[test]
 fn the_promise_follows_a_message_to_the_shard_that_takes_it_in_the_end() {
