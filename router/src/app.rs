@@ -20,7 +20,7 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use model::{LaneId, Priority, ShardId};
 use store::CommitLog as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 use crate::access::{Verifier, VerifierSetup};
@@ -34,8 +34,9 @@ use crate::net::{Door, Gate};
 use crate::promises::promises;
 use crate::shard::{SessionAtStart, ShardSetup};
 use crate::telemetry::{ShardReport, start_logging};
+use crate::upstream::poison::{Command, DiskAccess, poison_lane_name};
 use crate::upstream::{Bell, LinkStatus, Tails, UplinkSetup};
-use crate::{config, http, net, shard, system, upstream};
+use crate::{config, control, http, net, shard, system, upstream};
 
 pub use crate::net::OpenError;
 
@@ -43,6 +44,8 @@ pub use crate::net::OpenError;
 const JOBS_MAX: usize = 4_096;
 /// Reads of sessions' lanes that may wait.
 const READS_MAX: usize = 1_024;
+/// Commands of operators that may wait.
+const COMMANDS_MAX: usize = 16;
 /// Stack of our threads. Nothing below recurses deeper than a topic has levels or a route has nesting.
 const STACK_BYTES: usize = 1 << 20;
 
@@ -139,18 +142,28 @@ impl Router {
             Some(address) => Some(http::bind(address).await?),
             None => None,
         };
+        let control = config.control.as_deref().map(control::bind).transpose()?;
 
         let mailboxes: Vec<_> = (0..config.shards)
             .map(|_| Arc::new(Mailbox::new(config.limits.handoff_batches_max as usize * config.shards)))
             .collect();
         let overview = overview(&config, &log, &uplinks, doors, started);
         let (jobs, job_queue) = bounded(JOBS_MAX);
-        let (disk, reader) = start_disk(log, job_queue, &mailboxes, tails, &overview)?;
+        let keeper_mailbox = Arc::new(Mailbox::new(1)); // for watermarks alone
+        let boxes = mailboxes.iter().chain([&keeper_mailbox]).cloned().collect();
+        let (disk, reader) = start_disk(log, job_queue, boxes, tails, &overview)?;
         let verifier = start_verifier(&config, &mailboxes)?;
         let stored = (sessions, retained);
         let shards = start_shards(&config, &plan, stored, &mailboxes, &jobs, &verifier, &overview)?;
         let (stop_upstream, stop) = watch::channel(false);
-        let upstream = start_upstream(uplinks, &config, &overview, stop)?;
+        let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
+        let access = DiskAccess {
+            shard: ShardId(config.shards as u16),
+            jobs: jobs.clone(),
+            mailbox: keeper_mailbox,
+            reader: overview.reader.clone(),
+        };
+        let upstream = start_upstream(uplinks, access, command_queue, &config, stop)?;
 
         let router = Router {
             mailboxes,
@@ -165,6 +178,11 @@ impl Router {
             started,
             config,
         };
+        match control {
+            Some(door) => drop(tokio::spawn(control::serve(door, Arc::clone(&router.overview), commands))),
+            // The keeper of poison lanes runs as long as somebody may command it.
+            None => drop(tokio::spawn(async move { commands.closed().await })),
+        }
         router.announce(listeners, http, ready_file)?;
         Ok(router)
     }
@@ -331,6 +349,7 @@ fn uplinks(config: &Config, log: &mut store::Log, tails: &mut Tails) -> anyhow::
         setups.push(UplinkSetup {
             config: uplink.clone(),
             lanes,
+            poison: log.lane(&poison_lane_name(&uplink.name))?,
             bell,
             status: Arc::new(LinkStatus::default()),
         });
@@ -450,17 +469,17 @@ fn overview(
 fn start_disk(
     log: store::Log,
     job_queue: Receiver<Job>,
-    mailboxes: &[Arc<Mailbox>],
+    mailboxes: Vec<Arc<Mailbox>>,
     tails: Tails,
     overview: &Overview,
 ) -> anyhow::Result<(JoinHandle<()>, JoinHandle<()>)> {
     let (reads, read_queue) = bounded::<ReadJob>(READS_MAX);
     let lane_reader = log.reader();
     let state = Arc::clone(&overview.disk);
-    let boxes = mailboxes.to_vec();
+    let boxes = mailboxes.clone();
     let reader = thread("lane-reader", move || run_lane_reader(&lane_reader, &read_queue, &boxes, &state))?;
     let (state, levels) = (Arc::clone(&overview.disk), Arc::clone(&overview.levels));
-    let disk = Disk::new(log, job_queue, reads, mailboxes.to_vec(), Arc::new(tails), state, levels);
+    let disk = Disk::new(log, job_queue, reads, mailboxes, Arc::new(tails), state, levels);
     Ok((thread("disk", move || disk.run())?, reader))
 }
 
@@ -536,13 +555,14 @@ fn start_verifier(config: &Config, mailboxes: &[Arc<Mailbox>]) -> anyhow::Result
 
 fn start_upstream(
     uplinks: Vec<UplinkSetup>,
+    disk: DiskAccess,
+    commands: mpsc::Receiver<Command>,
     config: &Config,
-    overview: &Overview,
     stop: watch::Receiver<bool>,
 ) -> anyhow::Result<JoinHandle<()>> {
-    let (reader, limits) = (overview.reader.clone(), config.limits.clone());
+    let limits = config.limits.clone();
     thread("upstream", move || {
-        if let Err(error) = upstream::run(uplinks, &reader, &limits, stop) {
+        if let Err(error) = upstream::run(uplinks, disk, commands, &limits, stop) {
             error!(%error, "the uplinks cannot start");
         }
     })

@@ -34,6 +34,7 @@ pub(crate) const fn space_of(kind: StateSpace) -> Space {
         StateSpace::Subscriptions => Space(3),
         StateSpace::Received => Space(4),
         StateSpace::Marks => Space(5),
+        StateSpace::Poison => Space(7), // 6 is the loss ledger
     }
 }
 

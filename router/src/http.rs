@@ -99,6 +99,9 @@ struct UplinkReport {
     forwarded: u64,
     sent: u64,
     reconnects: u64,
+    refused: u64,
+    waiting_senders: u64,
+    poisoned: u64,
     dropped: u64,
     last_error: Option<String>,
 }
@@ -263,9 +266,10 @@ fn uplink_report(name: &str, status: &LinkStatus, room: &'static str) -> UplinkR
         forwarded: load(&status.forwarded),
         sent: load(&status.sent),
         reconnects: load(&status.connects).saturating_sub(1),
-        dropped: load(&status.dropped_impossible)
-            + load(&status.dropped_expired)
-            + load(&status.dropped_damaged),
+        refused: load(&status.refused),
+        waiting_senders: load(&status.waiting_senders),
+        poisoned: load(&status.poisoned),
+        dropped: load(&status.poison_dropped) + load(&status.dropped_expired) + load(&status.dropped_damaged),
         last_error,
     }
 }
@@ -285,15 +289,19 @@ pub(crate) async fn bind(address: SocketAddr) -> anyhow::Result<Bound> {
     Ok(Bound { address: listener.local_addr()?, listener })
 }
 
-/// Answers for ever.
-pub(crate) async fn serve(bound: Bound, overview: Arc<Overview>) {
-    let app = axum::Router::new()
+/// What can be asked, here and at the control door.
+pub(crate) fn routes(overview: Arc<Overview>) -> axum::Router {
+    axum::Router::new()
         .route("/healthz", get(async || "alive\n"))
         .route("/readyz", get(readyz))
         .route("/status", get(status))
         .route("/metrics", get(metrics))
-        .with_state(overview);
-    if let Err(error) = axum::serve(bound.listener, app).await {
+        .with_state(overview)
+}
+
+/// Answers for ever.
+pub(crate) async fn serve(bound: Bound, overview: Arc<Overview>) {
+    if let Err(error) = axum::serve(bound.listener, routes(overview)).await {
         tracing::error!(%error, "HTTP ends");
     }
 }

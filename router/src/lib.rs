@@ -9,6 +9,7 @@ pub mod app;
 pub mod cli;
 mod clock;
 pub mod config;
+pub mod control;
 mod disk;
 mod http;
 mod levels;

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use millrace::app::OpenError;
 use millrace::cli::{Cli, Command, Exit, RunArgs};
-use millrace::{app, cli, config, status};
+use millrace::{app, cli, config, control, status};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -47,6 +47,7 @@ fn run(cli: &Cli) -> anyhow::Result<Exit> {
         }
         Command::Passwd(args) => cli::passwd(args, &mut std::io::stdin().lock(), &mut out, &mut err)
             .context("output cannot be written"),
+        Command::Lanes(args) => control::lanes(args, &mut out, &mut err),
         Command::Status(args) => {
             status::print(args.http, &mut out)?;
             Ok(Exit::Done)

@@ -172,7 +172,35 @@ fn uplinks(registry: &mut Registry, overview: &Overview) {
     let help = "0 while there is room on the disk, 1 with room for urgent priorities alone, 2 without";
     registry.register("uplink_full", help, full.clone());
     let levels = overview.levels.read();
+    let waiting = Family::<Name, Gauge>::default();
+    registry.register(
+        "uplink_waiting_senders",
+        "Senders whose messages the upstream refuses now",
+        waiting.clone(),
+    );
+    let refused = Family::<Name, Counter>::default();
+    registry.register(
+        "uplink_refused",
+        "Messages refused by the upstream, repeats included",
+        refused.clone(),
+    );
+    let poisoned = Family::<Name, Counter>::default();
+    registry.register("uplink_poisoned", "Messages moved into the poison lane", poisoned.clone());
+    let poison_dropped = Family::<Name, Counter>::default();
+    registry.register(
+        "uplink_poison_dropped",
+        "Messages dropped from the poison lane",
+        poison_dropped.clone(),
+    );
     for (number, (name, status)) in (0..).zip(&overview.uplinks) {
+        waiting
+            .get_or_create(&Name { name: name.clone() })
+            .set(status.waiting_senders.load(Ordering::Relaxed) as i64);
+        refused.get_or_create(&Name { name: name.clone() }).inc_by(status.refused.load(Ordering::Relaxed));
+        poisoned.get_or_create(&Name { name: name.clone() }).inc_by(status.poisoned.load(Ordering::Relaxed));
+        poison_dropped
+            .get_or_create(&Name { name: name.clone() })
+            .inc_by(status.poison_dropped.load(Ordering::Relaxed));
         let label = Name { name: name.clone() };
         full.get_or_create(&label).set(levels.uplink(number) as i64);
         up.get_or_create(&label).set(i64::from(status.get().0 == crate::upstream::UplinkState::Up));

@@ -33,6 +33,8 @@ struct State {
     silent: AtomicBool,
     withhold: AtomicBool,
     over: AtomicBool,
+    /// Beginnings of messages, and what is said about them; without a reason the connection ends there.
+    refused: Mutex<Vec<(String, Option<ReasonCode>)>>,
     receive_max: NonZeroU16,
     packet_bytes_max: Option<NonZeroU32>,
 }
@@ -56,6 +58,7 @@ impl Recorder {
             silent: AtomicBool::new(false),
             withhold: AtomicBool::new(false),
             over: AtomicBool::new(false),
+            refused: Mutex::new(Vec::new()),
             receive_max,
             packet_bytes_max,
         });
@@ -98,6 +101,20 @@ impl Recorder {
         self.state.withhold.store(yes, Ordering::SeqCst);
     }
 
+    /// Refuses messages that begin so, and does not write them down; without a reason it ends the connection instead.
+    pub fn refuse(&self, beginning: &str, reason: Option<ReasonCode>) {
+        self.state
+            .refused
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((beginning.to_owned(), reason));
+    }
+
+    /// Takes everything again.
+    pub fn refuse_nothing(&self) {
+        self.state.refused.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Ends every connection.
     pub fn end_connections(&self) {
         self.state.end_connections();
@@ -114,6 +131,11 @@ impl Drop for Recorder {
 }
 
 impl State {
+    fn refusal(&self, message: &Received) -> Option<Option<ReasonCode>> {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.iter().find(|(beginning, _)| message.payload.starts_with(beginning.as_bytes())).map(|it| it.1)
+    }
+
     fn end_connections(&self) {
         for stream in self.open.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             // It may be closed already.
@@ -161,6 +183,18 @@ fn serve(state: &State, stream: TcpStream) -> std::io::Result<()> {
             }
             Incoming::Publish(message) => {
                 let packet_id = message.packet_id;
+                match (state.refusal(&message), packet_id) {
+                    (None, _) | (_, None) => {}
+                    (Some(None), _) => {
+                        state.end_connections();
+                        return Ok(());
+                    }
+                    (Some(Some(reason)), Some(packet_id)) => {
+                        wire::encode_ack(&mut out, version, wire::AckKind::PubAck, packet_id, reason);
+                        connection.write(&out)?;
+                        continue;
+                    }
+                }
                 state.record.lock().unwrap_or_else(PoisonError::into_inner).push(message);
                 if let Some(packet_id) = packet_id.filter(|_| !state.withhold.load(Ordering::SeqCst)) {
                     wire::encode_ack(

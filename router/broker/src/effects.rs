@@ -234,6 +234,8 @@ pub enum StateSpace {
     Received,
     /// How far QoS 2 messages to them are, by client identifier and place in the lane.
     Marks,
+    /// Places in the middle of poison lanes that are done with, by lane and place.
+    Poison,
 }
 
 /// Publications for one other shard.

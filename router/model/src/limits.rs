@@ -97,6 +97,10 @@ pub struct Limits {
     pub uplink_inflight_max: u16,
     /// Bytes read ahead from the lanes of one uplink.
     pub uplink_read_bytes_max: u32,
+    /// Messages of one lane that may be read and not settled, while the upstream refuses some of their senders.
+    pub uplink_look_ahead_max: u32,
+    /// Senders of one uplink that may wait because the upstream refuses their messages.
+    pub uplink_waiting_senders_max: u32,
     /// Entries of the loss ledger; above it the oldest are forgotten and counted.
     pub losses_max: u32,
     /// Bytes of damaged data that the store sets aside.
@@ -151,6 +155,8 @@ impl Limits {
         route_keys_max: 100_000,
         uplink_inflight_max: 1_024,
         uplink_read_bytes_max: 4 << 20,
+        uplink_look_ahead_max: 4_096,
+        uplink_waiting_senders_max: 256,
         losses_max: 10_000,
         quarantine_bytes_max: 16 << 20,
     };

@@ -67,6 +67,8 @@ pub enum Command {
     Passwd(PasswdArgs),
     /// Ask a running router how it is.
     Status(StatusArgs),
+    /// Show lanes, and what no upstream wanted.
+    Lanes(LanesArgs),
 }
 
 /// Flags of `millrace run`.
@@ -163,6 +165,91 @@ pub struct StatusArgs {
     /// The router's `http.bind`.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9883")]
     pub http: SocketAddr,
+}
+
+/// `millrace lanes`.
+#[derive(Debug, Args)]
+pub struct LanesArgs {
+    /// Where the router's configuration is; its store and its control socket are found there.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// The store itself, without a configuration.
+    #[arg(long, value_name = "PATH", conflicts_with = "config", global = true)]
+    pub store: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: LanesCommand,
+}
+
+/// What can be asked about lanes.
+#[derive(Debug, Subcommand)]
+pub enum LanesCommand {
+    /// Every lane with what waits in it.
+    List,
+    /// Messages that an upstream never accepted.
+    Poison {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: PoisonCommand,
+    },
+}
+
+/// What can be done with messages in poison lanes.
+#[derive(Debug, Subcommand)]
+pub enum PoisonCommand {
+    /// One line for each, the oldest first.
+    List {
+        /// Of this uplink alone.
+        #[arg(value_parser = uplink_name)]
+        uplink: Option<String>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// One with everything that is known about it, as JSON.
+    Show {
+        /// Whose poison lane.
+        #[arg(value_parser = uplink_name)]
+        uplink: String,
+        /// Its place, as `list` shows it.
+        place: u64,
+    },
+    /// Put some back at the end of the lanes they come from.
+    Retry(Which),
+    /// Drop some for good.
+    Drop(Which),
+}
+
+/// Which messages of a poison lane.
+#[derive(Debug, Args)]
+pub struct Which {
+    /// Whose poison lane.
+    #[arg(value_parser = uplink_name)]
+    pub uplink: String,
+    /// Their places, as `list` shows them.
+    #[arg(required_unless_present = "all")]
+    pub place: Vec<u64>,
+    /// Every one that is there.
+    #[arg(long, conflicts_with = "place")]
+    pub all: bool,
+}
+
+impl Which {
+    /// As the control door understands it.
+    pub(crate) fn places(&self) -> String {
+        if self.all {
+            return "all".to_owned();
+        }
+        self.place.iter().map(u64::to_string).collect::<Vec<_>>().join(",")
+    }
+}
+
+fn uplink_name(text: &str) -> Result<String, String> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return Ok(text.to_owned());
+    }
+    Err("the name of an uplink has letters, digits, _ and -".to_owned())
 }
 
 /// `millrace route`.

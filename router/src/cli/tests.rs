@@ -16,7 +16,7 @@ fn run(arguments: &[&str]) -> (Exit, String, String) {
         Command::Route(args) => route(&args, &mut out, &mut err),
         Command::Authz(args) => authz(&args, std::iter::empty(), &mut out, &mut err),
         Command::Passwd(args) => passwd(&args, &mut &b""[..], &mut out, &mut err),
-        Command::Run(_) | Command::Status(_) => panic!("needs a router"),
+        Command::Run(_) | Command::Status(_) | Command::Lanes(_) => panic!("needs a router"),
     };
     let text = |bytes| String::from_utf8(bytes).expect("text");
     (exit.expect("written"), text(out), text(err))

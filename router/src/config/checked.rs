@@ -16,6 +16,7 @@ use routes::{RouteSpec, RouteTable, Sink};
 use super::auth::{self, Auth};
 use super::budgets;
 use super::errors::{ConfigError, ConfigErrors};
+use super::forwarding::Forwarding;
 use super::judge::Judge;
 use super::listeners::{Listener, check_listeners};
 use super::raw::Raw;
@@ -44,6 +45,8 @@ pub struct Config {
     pub sys_interval_secs: u64,
     /// Where health and metrics are served, if anywhere.
     pub http: Option<SocketAddr>,
+    /// The Unix socket for operators' commands; `None` for none.
+    pub control: Option<PathBuf>,
     /// The other ends, ordered by name.
     pub uplinks: Vec<Uplink>,
     /// The routes, ordered by name; `table` numbers them in this order.
@@ -120,6 +123,8 @@ pub struct Uplink {
     pub backoff_max_millis: u64,
     /// Most messages per second; `None` is as fast as the other end takes them.
     pub pace_messages_per_sec: Option<NonZeroU32>,
+    /// Whose turn it is, and what becomes of what the other end refuses.
+    pub forwarding: Forwarding,
     /// Most bytes of messages that wait for it; `None` is as many as the store takes.
     pub bytes_max: Option<u64>,
     /// What happens when there is no room.
@@ -221,6 +226,8 @@ impl Config {
         let offers = check_offers(&mut judge);
         let sys_interval_secs = judge.integer(&schema::MQTT_SYS_INTERVAL_SECS, "").unwrap_or_default();
         let http = judge.address(&schema::HTTP_BIND, "");
+        let control = judge.text(&schema::CONTROL_PATH, "").map(PathBuf::from);
+        let control = control.unwrap_or_else(|| store.path.join("control.sock"));
         let names = judge.names(&["uplink"]);
         let uplinks: Vec<_> =
             names.iter().filter_map(|name| check_uplink(&mut judge, name, &limits, host)).collect();
@@ -248,6 +255,7 @@ impl Config {
             offers,
             sys_interval_secs,
             http,
+            control: Some(control).filter(|path| path.as_os_str() != "off"),
             uplinks,
             routes,
             table,
@@ -276,6 +284,7 @@ impl Config {
             ("mqtt and redirect", self.offers == new.offers),
             ("mqtt.sys_interval_secs", self.sys_interval_secs == new.sys_interval_secs),
             ("http", self.http == new.http),
+            ("control", self.control == new.control),
             ("uplink", self.uplinks == new.uplinks),
             ("limits", self.limits == new.limits),
             ("log", self.log == new.log),
@@ -508,6 +517,7 @@ fn check_uplink(judge: &mut Judge<'_>, name: &str, limits: &Limits, host: &Host)
         backoff_min_millis: backoff_min_millis?,
         backoff_max_millis: backoff_max_millis?,
         pace_messages_per_sec: NonZeroU32::new(pace),
+        forwarding: Forwarding::check(judge, name)?,
         bytes_max: bytes_max.filter(|bytes| *bytes > 0),
         when_full,
     })

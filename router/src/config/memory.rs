@@ -103,6 +103,12 @@ impl Config {
                 "uplinks × limits.uplink_read_bytes_max",
                 u64::from(limits.uplink_read_bytes_max),
             ),
+            holder(
+                "places of refused senders",
+                uplinks * model::Priority::all().count() as u64,
+                "lanes × limits.uplink_look_ahead_max × 64",
+                u64::from(limits.uplink_look_ahead_max) * 64,
+            ),
         ]
     }
 

@@ -17,6 +17,7 @@ mod auth;
 mod budgets;
 mod checked;
 mod errors;
+mod forwarding;
 mod judge;
 mod listeners;
 mod memory;
@@ -39,6 +40,7 @@ pub use checked::{
     Warning, WhenFull,
 };
 pub use errors::{ConfigError, ConfigErrors};
+pub use forwarding::Forwarding;
 pub use listeners::{Bind, ClientCertificate, Listener, ListenerKind, Tls, UserFrom};
 pub use memory::Holder;
 pub use raw::{Origin, Raw};

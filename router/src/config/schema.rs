@@ -543,6 +543,70 @@ pub(super) static UPLINK_WHEN_FULL: Key = words(
      `drop-newest` acknowledges and drops what comes. What is dropped is counted and stands in the loss ledger.",
 );
 
+pub(super) static UPLINK_PACE_BYTES: Key = integer(
+    "uplink.*.pace_bytes_per_sec",
+    0,
+    1 << 40,
+    0,
+    "Most bytes of messages sent per second; both paces may be set. A message larger than that is sent, and made up for \
+     by a pause. 0 means no such pace.",
+);
+pub(super) static UPLINK_SCHEDULE: Key = words(
+    "uplink.*.schedule",
+    &["strict", "weighted"],
+    "strict",
+    "How the priorities share the link: `strict` sends the most urgent messages first, always; `weighted` gives each \
+     priority a part of it (0 to 9 and none: 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2), so that none starves.",
+);
+pub(super) static UPLINK_DRAIN: Key = words(
+    "uplink.*.drain",
+    &["in-order", "live-first"],
+    "in-order",
+    "What happens to a backlog when the link is back: `in-order` sends it before anything newer of its priority; with \
+     `live-first` what comes from then on passes it, and order holds among the older and among the newer messages.",
+);
+pub(super) static UPLINK_HISTORY_SHARE: Key = integer(
+    "uplink.*.history_share_percent",
+    1,
+    99,
+    25,
+    "With `live-first`, the part of the messages sent that the backlog gets while there are live ones, too. Without \
+     live ones it gets all.",
+);
+pub(super) static UPLINK_DRAIN_JITTER_MS: Key = integer(
+    "uplink.*.drain_jitter_ms",
+    0,
+    3_600_000,
+    0,
+    "Longest wait before a backlog larger than the window starts to drain on a new connection; the actual wait is drawn \
+     at random, so that a fleet does not start in the same second. Lanes without a backlog do not wait.",
+);
+pub(super) static UPLINK_ATTEMPTS_MAX: Key = integer(
+    "uplink.*.attempts_max",
+    1,
+    1_000,
+    5,
+    "Attempts after which a message that the other end refuses, or ends the connection at, is moved into the poison lane \
+     (`millrace lanes poison`). Between them lie the waits of `backoff_min_ms`. A refusal for want of quota (0x97) is \
+     waited out for ever.",
+);
+pub(super) static UPLINK_POISON_MESSAGES_MAX: Key = integer(
+    "uplink.*.poison_messages_max",
+    1,
+    1_000_000,
+    10_000,
+    "Messages in the poison lane; above it the oldest is dropped and counted.",
+);
+pub(super) static UPLINK_POISON_BYTES_MAX: Key =
+    integer("uplink.*.poison_bytes_max", 1_024, 1 << 40, 64 << 20, "The same, in bytes.");
+pub(super) static CONTROL_PATH: Key = key(
+    "control.path",
+    Allowed::Text,
+    Default::Derived("`control.sock` in `store.path`"),
+    "Unix socket at which `millrace lanes` and `millrace status` speak to the running router. Only the user that runs it \
+     may connect. `off` for none.",
+);
+
 pub(super) static ROUTE: Key = key(
     "routes.*",
     Allowed::Route,
@@ -672,6 +736,10 @@ limits! {
         "Keys that one shard's SAMPLE, THROTTLE and CHANGED clauses remember; the least used are forgotten.";
     uplink_inflight_max: u16 = 1..=65_535, "Messages in flight to one upstream.";
     uplink_read_bytes_max: u32 = 1_024..=4_294_967_295, "Bytes read ahead from the lanes of one uplink.";
+    uplink_look_ahead_max: u32 = 1..=1_000_000,
+        "Messages of one lane that are read beyond the first one that waits because the upstream refuses its sender; above it the lane waits.";
+    uplink_waiting_senders_max: u32 = 1..=100_000,
+        "Senders of one uplink that wait because the upstream refuses their messages; above it the whole uplink does.";
     losses_max: u32 = 16..=1_000_000,
         "Entries of the loss ledger, each at most 640 bytes; above it the oldest are forgotten and counted.";
     quarantine_bytes_max: u64 = 0..=1_099_511_627_776,
@@ -722,6 +790,7 @@ static SERVICE_KEYS: &[&Key] = &[
     &REDIRECT_TO,
     &REDIRECT_WHEN,
     &HTTP_BIND,
+    &CONTROL_PATH,
     &UPLINK_KIND,
     &UPLINK_URL,
     &UPLINK_CA,
@@ -744,6 +813,14 @@ static SERVICE_KEYS: &[&Key] = &[
     &UPLINK_BACKOFF_MIN_MS,
     &UPLINK_BACKOFF_MAX_MS,
     &UPLINK_PACE,
+    &UPLINK_PACE_BYTES,
+    &UPLINK_SCHEDULE,
+    &UPLINK_DRAIN,
+    &UPLINK_HISTORY_SHARE,
+    &UPLINK_DRAIN_JITTER_MS,
+    &UPLINK_ATTEMPTS_MAX,
+    &UPLINK_POISON_MESSAGES_MAX,
+    &UPLINK_POISON_BYTES_MAX,
     &UPLINK_BYTES_MAX,
     &UPLINK_WHEN_FULL,
     &ROUTING_MODE,

@@ -15,13 +15,13 @@ use super::suggest;
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct ConfigArgs {
     /// Configuration file (TOML).
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
     /// Set of defaults to start from.
-    #[arg(long, value_name = "NAME", default_value = profiles::DEFAULT)]
+    #[arg(long, value_name = "NAME", default_value = profiles::DEFAULT, global = true)]
     pub profile: Option<String>,
     /// One key, as in listener.tcp.bind=0.0.0.0:1883; stronger than file and environment, the last one wins.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
+    #[arg(long = "set", value_name = "KEY=VALUE", global = true)]
     pub set: Vec<String>,
 }
 

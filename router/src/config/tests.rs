@@ -445,6 +445,16 @@ fn an_uplink_is_complete_without_anything_but_its_url() {
         backoff_min_millis: 500,
         backoff_max_millis: 60_000,
         pace_messages_per_sec: None,
+        forwarding: Forwarding {
+            pace_bytes_per_sec: 0,
+            weighted: false,
+            live_first: false,
+            history_share_percent: 25,
+            drain_jitter_millis: 0,
+            attempts_max: 5,
+            poison_messages_max: 10_000,
+            poison_bytes_max: 64 << 20,
+        },
         bytes_max: None,
         when_full: WhenFull::Refuse,
     };

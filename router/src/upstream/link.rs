@@ -1,19 +1,21 @@
 //! One uplink: connect, carry, wait, again.
 
+use std::io::ErrorKind;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use broker::uplink::{Backoff, Impossible, Lanes, Link, LinkError, LinkState, Sent};
+use broker::uplink::{Backoff, Carrier, LinkError, Reading};
 use model::{LaneId, Limits, Seq};
 use store::{ReadLimits, ReadOut, Reader, StoreError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, WriteHalf};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
 
+use super::poison::SharedTray;
 use super::transport::{self, ConnectError, Patience, Stream};
-use super::{UplinkSetup, UplinkState, backoff, link_setup};
+use super::{UplinkSetup, UplinkState, backoff, link_setup, rules};
 use crate::clock::{Clock, entropy};
 
 /// How long the goodbye may take.
@@ -22,9 +24,6 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 const LASTING: Duration = Duration::from_secs(10);
 /// Time between looks at keep-alive and at what else time brings.
 const TICK: Duration = Duration::from_millis(250);
-/// Bytes that may wait for the socket before more are read from the lanes.
-const OUT_BYTES_MAX: usize = 256 << 10;
-
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
@@ -34,6 +33,8 @@ enum Ended {
     Socket(String),
     #[error("the upstream closed the connection")]
     Closed,
+    #[error("the upstream reset the connection")]
+    Reset,
     #[error(transparent)]
     Link(#[from] LinkError),
     #[error("the store cannot be read: {0}")]
@@ -42,14 +43,20 @@ enum Ended {
     Stopped,
 }
 
-/// Carries until told to stop.
-pub(super) async fn run(setup: UplinkSetup, reader: Reader, limits: Limits, stop: watch::Receiver<bool>) {
+/// Carries until told to stop. `tray` leads to the keeper of poison lanes, which `wake_keeper` wakes.
+pub(super) async fn run(
+    setup: UplinkSetup,
+    reader: Reader,
+    limits: Limits,
+    tray: SharedTray,
+    wake_keeper: Rc<Notify>,
+    stop: watch::Receiver<bool>,
+) {
     let mut backoff = backoff(&setup.config);
-    let mut uplink = Uplink::new(setup, reader, limits, stop);
+    let mut uplink = Uplink::new(setup, reader, limits, tray, wake_keeper, stop);
     loop {
         let started = Instant::now();
         let ended = uplink.carry().await;
-        uplink.lanes.rewind();
         if matches!(ended, Ended::Stopped) {
             return;
         }
@@ -69,42 +76,27 @@ struct Uplink {
     limits: Limits,
     stop: watch::Receiver<bool>,
     clock: Clock,
-    lanes: Lanes,
+    carrier: Carrier,
     records: ReadOut,
     delivered: Vec<(LaneId, Seq)>,
     out: Vec<u8>,
-    /// Publications that may still leave in the current second; `None`: no pace is set.
-    allowance: Option<Allowance>,
-}
-
-/// A pace in messages per second, as a bucket that is filled with time.
-struct Allowance {
-    per_sec: f64,
-    tokens: f64,
-    filled: Instant,
-}
-
-impl Allowance {
-    fn take_up_to(&mut self, wanted: usize) -> usize {
-        let now = Instant::now();
-        let gained = now.duration_since(self.filled).as_secs_f64() * self.per_sec;
-        // At most a tenth of a second at once: a pace, not bursts.
-        self.tokens = (self.tokens + gained).min((self.per_sec / 10.0).max(1.0));
-        self.filled = now;
-        wanted.min(self.tokens as usize)
-    }
-
-    fn spent(&mut self, count: usize) {
-        self.tokens -= count as f64;
-    }
+    tray: SharedTray,
+    wake_keeper: Rc<Notify>,
 }
 
 impl Uplink {
-    fn new(setup: UplinkSetup, reader: Reader, limits: Limits, stop: watch::Receiver<bool>) -> Uplink {
-        let mut lanes = Lanes::default();
+    fn new(
+        setup: UplinkSetup,
+        reader: Reader,
+        limits: Limits,
+        tray: SharedTray,
+        wake_keeper: Rc<Notify>,
+        stop: watch::Receiver<bool>,
+    ) -> Uplink {
+        let mut carrier = Carrier::new(rules(&setup.config, &limits));
         for (lane, priority) in &setup.lanes {
             match reader.lane_state(*lane) {
-                Ok(state) => lanes.add(*lane, *priority, state.head, state.tail),
+                Ok(state) => carrier.add_lane(*lane, *priority, state.head, state.tail),
                 Err(error) => {
                     error!(%error, %lane, "a lane cannot be read; its messages stay where they are")
                 }
@@ -112,20 +104,17 @@ impl Uplink {
         }
         Uplink {
             name: setup.config.name.as_str().into(),
-            allowance: setup.config.pace_messages_per_sec.map(|per_sec| Allowance {
-                per_sec: f64::from(per_sec.get()),
-                tokens: 0.0,
-                filled: Instant::now(),
-            }),
             setup,
             reader,
             limits,
             stop,
             clock: Clock::default(),
-            lanes,
+            carrier,
             records: ReadOut::new(),
             delivered: Vec::new(),
             out: Vec::new(),
+            tray,
+            wake_keeper,
         }
     }
 
@@ -133,36 +122,45 @@ impl Uplink {
     async fn carry(&mut self) -> Ended {
         self.setup.status.set(UplinkState::Connecting, None);
         self.out.clear();
-        match self.try_carry().await {
+        let ended = match self.try_carry().await {
             Ok(never) => match never {},
             Err(ended) => ended,
-        }
+        };
+        // Only what the other side did, and with everything written, can be a message's fault.
+        let (by_peer, error) = match &ended {
+            Ended::Closed | Ended::Reset => (self.out.is_empty(), None),
+            Ended::Link(error @ LinkError::Disconnected(_)) => (self.out.is_empty(), Some(error)),
+            Ended::Link(error) => (false, Some(error)),
+            _ => (false, None),
+        };
+        self.carrier.lost(by_peer, error, self.clock.now().instant);
+        self.keep_positions();
+        ended
     }
 
     async fn try_carry(&mut self) -> Result<std::convert::Infallible, Ended> {
         let stream = self.connect().await?;
         let (mut reader, mut writer) = tokio::io::split(stream);
-        let mut link =
-            Link::open(link_setup(&self.setup.config, &self.limits), self.clock.now(), &mut self.out)?;
+        let link = link_setup(&self.setup.config, &self.limits);
+        self.carrier.connected(link, self.clock.now(), &mut self.out)?;
         let mut buffer = vec![0; 64 << 10];
         let mut unread = Vec::new();
         let mut unflushed = false;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            self.fill(&mut link)?;
-            let pace_is_short =
-                self.allowance.is_some() && link.room() > 0 && self.lanes.most_urgent().is_some();
+            self.fill()?;
+            let wait = self.carrier.wait_millis(self.clock.now().instant).map(Duration::from_millis);
             tokio::select! {
                 biased;
                 () = stopped(&mut self.stop) => {
-                    link.close(&mut self.out);
+                    self.carrier.close(&mut self.out);
                     self.say_goodbye(&mut writer).await;
                     return Err(Ended::Stopped);
                 }
                 read = reader.read(&mut buffer) => {
                     let len = read.map_err(|error| self.broken(&error))?;
-                    self.take_in(&buffer[..len], &mut link, &mut unread)?;
+                    self.take_in(&buffer[..len], &mut unread)?;
                 }
                 pushed = push(&mut writer, &self.out), if !self.out.is_empty() || unflushed => {
                     let len = pushed.map_err(|error| self.broken(&error))?;
@@ -170,9 +168,9 @@ impl Uplink {
                     unflushed = len > 0;
                 }
                 () = self.setup.bell.wait() => self.look_at_tails()?,
-                () = tokio::time::sleep(Duration::from_millis(10)), if pace_is_short => {}
+                () = tokio::time::sleep(wait.unwrap_or(TICK)), if wait.is_some() => {}
                 _ = tick.tick() => {
-                    link.tick(self.clock.now(), &mut self.out)?;
+                    self.carrier.tick(self.clock.now(), &mut self.out)?;
                     self.look_at_tails()?;
                 }
             }
@@ -191,7 +189,10 @@ impl Uplink {
     }
 
     fn broken(&self, error: &std::io::Error) -> Ended {
-        Ended::Socket(transport::said(error, &self.name))
+        match error.kind() {
+            ErrorKind::ConnectionReset => Ended::Reset,
+            _ => Ended::Socket(transport::said(error, &self.name)),
+        }
     }
 
     /// Sends what is left and closes. Whether it arrives or not: what is not acknowledged is sent again.
@@ -205,104 +206,75 @@ impl Uplink {
         }
     }
 
-    /// Sends what may be sent: the most urgent lane first, decided anew for each batch.
-    fn fill(&mut self, link: &mut Link) -> Result<(), Ended> {
-        while self.out.len() < OUT_BYTES_MAX
-            && let Some(index) = self.lanes.most_urgent()
-        {
-            let room = match &mut self.allowance {
-                Some(allowance) => allowance.take_up_to(link.room()),
-                None => link.room(),
-            };
-            if room == 0 {
-                break;
-            }
-            let sent = self.send_batch(link, index, room)?;
-            if let Some(allowance) = &mut self.allowance {
-                allowance.spent(sent);
-            }
+    /// Sends what may be sent: whose turn it is, decided anew for each batch.
+    fn fill(&mut self) -> Result<(), Ended> {
+        self.hear_of_poison();
+        while let Some(reading) = self.carrier.next_reading(self.out.len(), self.clock.now().instant) {
+            self.send_batch(reading)?;
         }
-        self.setup.status.inflight.store(link.inflight() as u64, Ordering::Relaxed);
+        let (counts, status) = (self.carrier.counts(), &self.setup.status);
+        status.inflight.store(self.carrier.inflight() as u64, Ordering::Relaxed);
+        status.waiting_senders.store(self.carrier.senders_waiting() as u64, Ordering::Relaxed);
+        status.sent.store(counts.sent, Ordering::Relaxed);
+        status.forwarded.store(counts.forwarded, Ordering::Relaxed);
+        status.refused.store(counts.refused, Ordering::Relaxed);
         self.keep_positions();
         Ok(())
     }
 
-    /// Reads a batch of one lane and sends it; how many publications that was.
-    fn send_batch(&mut self, link: &mut Link, index: usize, room: usize) -> Result<usize, Ended> {
+    /// Reads a batch of one lane and sends it.
+    fn send_batch(&mut self, mut reading: Reading) -> Result<(), Ended> {
         let now = self.clock.now();
-        let (lane, from) = (self.lanes.lane(index).lane, self.lanes.lane(index).next());
-        let bytes_max = OUT_BYTES_MAX.min(self.limits.uplink_read_bytes_max as usize);
-        let limits = ReadLimits { messages_max: room, bytes_max };
+        let limits = ReadLimits { messages_max: reading.messages_max, bytes_max: reading.bytes_max };
         let mut records = std::mem::take(&mut self.records);
-        let read = self.reader.read_lane(lane, from, limits, now.timestamp, &mut records);
-        let mut sent = 0;
+        let read = self.reader.read_lane(reading.lane, reading.from, limits, now.timestamp, &mut records);
         for record in records.records() {
-            let outcome = link.send(
-                &mut self.lanes,
-                index,
-                record.seq,
-                record.bytes,
-                record.expires,
-                now,
-                &mut self.out,
-            );
-            match outcome {
-                Sent::InFlight => sent += 1,
-                Sent::Impossible(why) => self.pass_over(index, record.seq, why),
-            }
+            let (seq, bytes, expires) = (record.seq, record.bytes, record.expires);
+            self.carrier.offer(&mut reading, seq, bytes, expires, now, &mut self.out);
         }
-        let status = &self.setup.status;
-        status.sent.fetch_add(sent as u64, Ordering::Relaxed);
-        status.dropped_expired.fetch_add(records.expired_messages(), Ordering::Relaxed);
         let next = records.next();
+        let is_stuck = records.is_empty() && next == reading.from;
+        let status = &self.setup.status;
+        status.dropped_expired.fetch_add(records.expired_messages(), Ordering::Relaxed);
         self.records = records;
         match read {
-            Ok(()) => {
-                // What expired at the end of the batch, or the whole of it.
-                let delivered = self.lanes.skipped_to(index, next);
-                self.delivered.extend(delivered);
-                if sent == 0 && next == from {
-                    return Err(Ended::Store(StoreError::UnknownLane(lane)));
-                }
-            }
-            Err(StoreError::Damaged { from, up_to, .. }) => {
+            Ok(()) if is_stuck => return Err(Ended::Store(StoreError::UnknownLane(reading.lane))),
+            // What expired at the end of the batch, or the whole of it.
+            Ok(()) => self.carrier.passed(&reading, next),
+            Err(StoreError::Damaged { lane, from, up_to }) => {
                 let places = up_to.get() - from.get() + 1;
                 status.dropped_damaged.fetch_add(places, Ordering::Relaxed);
                 error!(uplink = %self.name, %lane, %from, %up_to, "stored messages are damaged; they are lost and counted, the rest goes on");
-                let delivered = self.lanes.skipped_to(index, up_to.next());
-                self.delivered.extend(delivered);
+                self.carrier.passed(&reading, up_to.next());
             }
             Err(error) => return Err(error.into()),
         }
-        Ok(sent)
+        Ok(())
     }
 
-    /// A message that this upstream can never take: counted, reported, and out of the way.
-    fn pass_over(&mut self, index: usize, seq: Seq, why: Impossible) {
-        let reason = match why {
-            Impossible::TooLarge => "it is larger than the upstream's Maximum Packet Size",
-            Impossible::Unreadable => "its record is not readable",
-        };
-        self.setup.status.dropped_impossible.fetch_add(1, Ordering::Relaxed);
-        warn!(uplink = %self.name, lane = %self.lanes.lane(index).lane, %seq, reason, "message dropped");
-        let delivered = self.lanes.settle(index, seq);
-        self.delivered.extend(delivered);
+    /// Gives the keeper what is to be moved aside, and hears what is there by now.
+    fn hear_of_poison(&mut self) {
+        let mut tray = self.tray.borrow_mut();
+        for (lane, seq) in tray.done.drain(..) {
+            self.carrier.is_aside(lane, seq);
+        }
+        let before = tray.asides.len();
+        tray.asides.extend(std::iter::from_fn(|| self.carrier.next_aside()));
+        if tray.asides.len() > before {
+            self.wake_keeper.notify_one();
+        }
     }
 
     /// What came from the upstream; nothing is the end.
-    fn take_in(&mut self, bytes: &[u8], link: &mut Link, unread: &mut Vec<u8>) -> Result<(), Ended> {
+    fn take_in(&mut self, bytes: &[u8], unread: &mut Vec<u8>) -> Result<(), Ended> {
         if bytes.is_empty() {
             return Err(Ended::Closed);
         }
         unread.extend_from_slice(bytes);
-        let was = link.state();
-        let (inflight, now) = (link.inflight(), self.clock.now());
-        let taken = link.read(unread, &mut self.lanes, &mut self.delivered, now, &mut self.out);
-        let settled = inflight.saturating_sub(link.inflight());
-        self.setup.status.forwarded.fetch_add(settled as u64, Ordering::Relaxed);
-        self.keep_positions();
-        unread.drain(..taken?);
-        if was == LinkState::Greeting && link.state() == LinkState::Up {
+        let was_up = self.carrier.is_up();
+        let taken = self.carrier.read(unread, self.clock.now(), &mut self.out)?;
+        unread.drain(..taken);
+        if !was_up && self.carrier.is_up() {
             self.on_up();
         }
         Ok(())
@@ -311,19 +283,21 @@ impl Uplink {
     fn on_up(&mut self) {
         self.setup.status.connects.fetch_add(1, Ordering::Relaxed);
         self.setup.status.set(UplinkState::Up, None);
-        info!(uplink = %self.name, backlog = self.lanes.backlog(), "uplink is up");
+        info!(uplink = %self.name, backlog = self.carrier.backlog(), "uplink is up");
     }
 
     fn look_at_tails(&mut self) -> Result<(), Ended> {
         for (lane, _) in &self.setup.lanes {
             let state = self.reader.lane_state(*lane)?;
-            self.lanes.grown(*lane, state.tail);
+            self.carrier.grown(*lane, state.tail);
         }
         Ok(())
     }
 
     /// Tells the store what is delivered; it writes that down with its next group.
     fn keep_positions(&mut self) {
+        self.hear_of_poison();
+        self.carrier.delivered(&mut self.delivered);
         for (lane, up_to) in self.delivered.drain(..) {
             if let Err(error) = self.reader.advance(lane, up_to) {
                 warn!(%error, uplink = %self.name, "position not kept; messages may be sent again after a restart");

@@ -5,18 +5,22 @@
 //! An uplink that is down costs a timer; its messages stay in their lanes.
 
 mod link;
+pub(crate) mod poison;
 mod status;
 mod tails;
 mod transport;
 mod trust;
 
+use std::rc::Rc;
 use std::sync::Arc;
 
-use broker::uplink::{Backoff, LinkSetup};
+use broker::uplink::{Backoff, LinkSetup, Rules, Schedule};
 use model::{LaneId, Limits, Priority};
-use tokio::sync::watch;
+use tokio::sync::{Notify, mpsc, watch};
 use wire::Version;
 
+use self::poison::{Command, DiskAccess, Keeper, PoisonLane};
+use crate::clock::entropy;
 use crate::config::{MqttVersion, Uplink};
 
 pub(crate) use status::{LinkStatus, UplinkState};
@@ -27,37 +31,75 @@ pub(crate) use trust::client_config;
 pub(crate) struct UplinkSetup {
     /// As configured.
     pub config: Uplink,
-    /// Every lane that leads to it.
+    /// Every lane that leads to it, from the most urgent one on.
     pub lanes: Vec<(LaneId, Priority)>,
+    /// Where messages go that it never accepts.
+    pub poison: LaneId,
     /// Rings when one of its lanes grows.
     pub bell: Arc<Bell>,
     /// For people.
     pub status: Arc<LinkStatus>,
 }
 
-/// Runs all uplinks on this thread until `stop` says so.
+/// Runs all uplinks on this thread until `stop` says so; `commands` come from operators.
 pub(crate) fn run(
     uplinks: Vec<UplinkSetup>,
-    reader: &store::Reader,
+    disk: DiskAccess,
+    commands: mpsc::Receiver<Command>,
     limits: &Limits,
     stop: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async move {
-        let links: Vec<_> = uplinks
-            .into_iter()
-            .map(|setup| {
-                tokio::task::spawn_local(link::run(setup, reader.clone(), limits.clone(), stop.clone()))
-            })
-            .collect();
+        let wake_keeper = Rc::new(Notify::new());
+        let (mut links, mut lanes) = (Vec::new(), Vec::new());
+        for setup in uplinks {
+            let tray = poison::SharedTray::default();
+            let forwarding = &setup.config.forwarding;
+            let lane = PoisonLane {
+                uplink: setup.config.name.clone(),
+                lane: setup.poison,
+                messages_max: forwarding.poison_messages_max,
+                bytes_max: forwarding.poison_bytes_max,
+                status: Arc::clone(&setup.status),
+            };
+            lanes.push((lane, Rc::clone(&tray), Arc::clone(&setup.bell)));
+            let (reader, limits, wake, stop) =
+                (disk.reader.clone(), limits.clone(), Rc::clone(&wake_keeper), stop.clone());
+            links.push(tokio::task::spawn_local(link::run(setup, reader, limits, tray, wake, stop)));
+        }
+        let keeper = tokio::task::spawn_local(Keeper::new(disk, lanes, commands).run(wake_keeper));
+        let mut stop = stop;
+        // An error means that the sender is gone, which is a stop, too. Without uplinks operators are still served.
+        drop(stop.wait_for(|stop| *stop).await);
         for link in links {
             if let Err(error) = link.await {
                 tracing::error!(%error, "an uplink ended by a defect; please report");
             }
         }
+        // What it was doing is in the disk's queue, or happens again.
+        keeper.abort();
     });
     Ok(())
+}
+
+fn rules(config: &Uplink, limits: &Limits) -> Rules {
+    let forwarding = &config.forwarding;
+    Rules {
+        schedule: if forwarding.weighted { Schedule::Weighted } else { Schedule::Strict },
+        live_first: forwarding.live_first,
+        history_share_percent: forwarding.history_share_percent,
+        messages_per_sec: config.pace_messages_per_sec.map_or(0, |pace| pace.get().into()),
+        bytes_per_sec: forwarding.pace_bytes_per_sec,
+        drain_jitter_millis: forwarding.drain_jitter_millis,
+        attempts_max: forwarding.attempts_max,
+        retry_millis: (config.backoff_min_millis, config.backoff_max_millis),
+        look_ahead_max: limits.uplink_look_ahead_max as usize,
+        senders_max: limits.uplink_waiting_senders_max as usize,
+        read_bytes_max: limits.uplink_read_bytes_max as usize,
+        seed: entropy(),
+    }
 }
 
 fn link_setup(config: &Uplink, limits: &Limits) -> LinkSetup {

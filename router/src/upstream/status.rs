@@ -38,8 +38,16 @@ pub(crate) struct LinkStatus {
     pub inflight: AtomicU64,
     /// Connections made.
     pub connects: AtomicU64,
-    /// Messages passed over because the upstream can never take them.
-    pub dropped_impossible: AtomicU64,
+    /// Publications that the upstream refused, repeats included.
+    pub refused: AtomicU64,
+    /// Senders that wait now because the upstream refuses their messages.
+    pub waiting_senders: AtomicU64,
+    /// Messages moved into the poison lane.
+    pub poisoned: AtomicU64,
+    /// Messages sent again out of the poison lane.
+    pub poison_retried: AtomicU64,
+    /// Messages dropped from the poison lane, by an operator or because it was full.
+    pub poison_dropped: AtomicU64,
     /// Messages that expired before their turn.
     pub dropped_expired: AtomicU64,
     /// Messages lost because the store cannot read them.

@@ -49,6 +49,8 @@ impl Default for Patience {
     }
 }
 
+/// Bytes that the kernel may hold unsent: what is written cannot be overtaken by anything more urgent.
+const UNSENT_BYTES_MAX: u32 = 64 << 10;
 /// Addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 8;
 
@@ -104,7 +106,11 @@ async fn dial(host: &str, port: u16, patience: Patience) -> Result<TcpStream, Co
     for address in addresses {
         let error = match timeout(share, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => match stream.set_nodelay(true) {
-                Ok(()) => return Ok(stream),
+                Ok(()) => {
+                    // What the kernel holds cannot be overtaken. An old kernel without it only costs urgency.
+                    socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX).ok();
+                    return Ok(stream);
+                }
                 Err(error) => error.to_string(),
             },
             Ok(Err(error)) => error.to_string(),

@@ -1,209 +1,194 @@
-//! The lanes of one uplink: what was sent, what was acknowledged, which is next.
+//! A lane of an uplink: its stretches, how much of each share of the link they had, and how far it is delivered.
 //!
-//! In: how far each lane reaches, acknowledgements. Out: the lane to read next and the places that are delivered.
-//! Invariant per lane: `head <= next <= tail`; the window holds exactly the places `head..next`.
+//! In: how far the lane reaches, what became of its places. Out: what to read next, the last delivered place.
+//! Mostly there is one stretch. *Live first* makes a new one at each connection that finds a backlog: what comes from then
+//! on passes what waited, which keeps a share of the link.
+//! Invariant: stretches ascend and do not overlap; all but the last have a fixed end; `delivered` only grows.
 
 use std::collections::VecDeque;
 
-use model::{LaneId, Priority, Seq};
+use model::{Instant, LaneId, Priority, Seq};
 
-/// One lane and its part of the window.
+use super::stretch::Stretch;
+
+/// Stretches of one lane; with that many, a further connection makes no new one.
+const STRETCHES_MAX: usize = 8;
+/// Of the window, what history leaves to live messages: a quarter.
+const RESERVE: usize = 4;
+
+/// One lane.
 #[derive(Debug)]
-pub struct LaneWindow {
-    /// Which lane.
-    pub lane: LaneId,
-    /// Its urgency.
-    pub priority: Priority,
-    head: Seq,
-    next: Seq,
-    tail: Seq,
-    sent_before: Seq,
-    acknowledged: VecDeque<bool>,
+pub(super) struct Lane {
+    pub(super) id: LaneId,
+    pub(super) priority: Priority,
+    stretches: VecDeque<Stretch>,
+    /// The first place that is not reported as delivered.
+    reported: Seq,
+    /// What waited when the link came up is not sent before.
+    history_at: Instant,
+    /// Messages sent of history and of both while both had something to send; halved now and then.
+    shares: (u64, u64),
 }
 
-impl LaneWindow {
-    /// First place to send.
-    pub fn next(&self) -> Seq {
-        self.next
-    }
+/// What a lane wants to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) from: Seq,
+    pub(super) count: usize,
+    /// It is history, and live messages may come at any time.
+    pub(super) is_history: bool,
+    /// Both had something to send.
+    is_contested: bool,
+}
 
-    /// Messages that are not delivered yet.
-    pub fn backlog(&self) -> u64 {
-        self.tail.get() - self.head.get()
-    }
-
-    /// Whether this place had been sent before the link was last lost.
-    pub fn is_repeat(&self, seq: Seq) -> bool {
-        seq < self.sent_before
-    }
-
-    /// Settles a place; the last delivered place, if that moved.
-    fn settle(&mut self, seq: Seq) -> Option<Seq> {
-        let index = seq.get().checked_sub(self.head.get())?;
-        *self.acknowledged.get_mut(index as usize)? = true;
-        self.drop_front()
-    }
-
-    /// Places up to this one (not included) need not be sent: they count as settled.
-    fn skip_to(&mut self, next: Seq) {
-        while self.next < next {
-            self.acknowledged.push_back(true);
-            self.next = self.next.next();
-        }
-    }
-
-    /// Drops the settled front of the window; the last delivered place, if there is one.
-    fn drop_front(&mut self) -> Option<Seq> {
-        let mut delivered = None;
-        while self.acknowledged.front() == Some(&true) {
-            self.acknowledged.pop_front();
-            delivered = Some(self.head);
-            self.head = self.head.next();
-        }
-        delivered
+impl Wanted {
+    /// That, and nothing else is wanted.
+    pub(super) fn one(from: Seq, count: usize) -> Wanted {
+        Wanted { from, count, is_history: false, is_contested: false }
     }
 }
 
-/// All lanes of one uplink, most urgent first.
-#[derive(Debug, Default)]
-pub struct Lanes {
-    lanes: Vec<LaneWindow>,
-}
-
-impl Lanes {
-    /// Adds a lane with what is in it: the first place that is not delivered and the place the next record will get.
-    pub fn add(&mut self, lane: LaneId, priority: Priority, head: Seq, tail: Seq) {
-        self.lanes.push(LaneWindow {
-            lane,
+impl Lane {
+    pub(super) fn new(id: LaneId, priority: Priority, head: Seq, tail: Seq) -> Lane {
+        Lane {
+            id,
             priority,
-            head,
-            next: head,
-            tail: tail.max(head),
-            sent_before: head,
-            acknowledged: VecDeque::new(),
-        });
-        self.lanes.sort_by_key(|lane| lane.priority);
+            stretches: VecDeque::from([Stretch::new(head, tail)]),
+            reported: head,
+            history_at: Instant::default(),
+            shares: (0, 0),
+        }
     }
 
     /// The lane reaches up to here now.
-    pub fn grown(&mut self, lane: LaneId, tail: Seq) {
-        if let Some(lane) = self.lanes.iter_mut().find(|have| have.lane == lane) {
-            lane.tail = lane.tail.max(tail);
+    pub(super) fn grow(&mut self, tail: Seq) {
+        self.live().grow(tail);
+    }
+
+    /// Messages that are not delivered yet.
+    pub(super) fn backlog(&self) -> u64 {
+        self.stretches.iter().map(Stretch::backlog).sum()
+    }
+
+    /// Places that were read and are not settled.
+    pub(super) fn unsettled(&self) -> usize {
+        self.stretches.iter().map(Stretch::unsettled).sum()
+    }
+
+    /// The link is up: what waits is history until `at`, and with `live_first` what comes from now on passes it.
+    pub(super) fn link_is_up(&mut self, live_first: bool, window: usize, at: Instant) {
+        let backlog = self.backlog();
+        // What fits into the window is on its way at once, whatever the order.
+        if backlog <= window as u64 {
+            return;
+        }
+        self.history_at = at;
+        if live_first && self.stretches.len() < STRETCHES_MAX && !self.live().is_done() {
+            let mark = self.live().end();
+            self.stretches.push_back(Stretch::new(mark, mark));
+            self.shares = (0, 0);
         }
     }
 
-    /// The most urgent lane with something to send, as an index.
-    pub fn most_urgent(&self) -> Option<usize> {
-        self.lanes.iter().position(|lane| lane.next < lane.tail)
+    /// Next places to read, if there are any and they may be sent now.
+    pub(super) fn to_read(&self, rules: &ReadRules) -> Option<Wanted> {
+        let unsettled_max = rules.unsettled_max.saturating_sub(self.unsettled());
+        let read = |stretch: &Stretch| stretch.to_read(stretch.unsettled() + unsettled_max);
+        let last = self.stretches.len() - 1;
+        let waits = rules.now < self.history_at;
+        if last == 0 {
+            // In order: until then what came since waits, too.
+            let (from, count) = Some(&self.stretches[0]).filter(|_| !waits).and_then(read)?;
+            return Some(Wanted::one(from, count));
+        }
+        let live = read(&self.stretches[last]);
+        let inflight: usize = self.stretches.range(..last).map(Stretch::inflight).sum();
+        let room = (rules.window - rules.window / RESERVE).saturating_sub(inflight);
+        let may = !waits && room > 0 && rules.history_fits;
+        let history = if may { self.stretches.range(..last).find_map(read) } else { None };
+        let (sent, total) = self.shares;
+        let is_due = sent * 100 < total * u64::from(rules.history_share_percent);
+        let is_contested = live.is_some() && history.is_some();
+        let is_history = live.is_none() || history.is_some() && is_due;
+        let (from, count) =
+            if is_history { history.map(|(from, count)| (from, count.min(room))) } else { live }?;
+        Some(Wanted { from, count, is_history, is_contested })
     }
 
-    /// A lane by its index.
-    pub fn lane(&self, index: usize) -> &LaneWindow {
-        &self.lanes[index]
-    }
-
-    /// Every lane, most urgent first.
-    pub fn iter(&self) -> impl Iterator<Item = &LaneWindow> {
-        self.lanes.iter()
-    }
-
-    /// A place of this lane was sent; places skipped on the way (expired) count as settled.
-    pub fn sent(&mut self, index: usize, seq: Seq) {
-        let lane = &mut self.lanes[index];
-        assert!(seq >= lane.next, "a lane is sent in order");
-        lane.skip_to(seq);
-        lane.acknowledged.push_back(false);
-        lane.next = seq.next();
-    }
-
-    /// Nothing is left before this place (all expired or removed); the last delivered place, if that moved.
-    pub fn skipped_to(&mut self, index: usize, next: Seq) -> Option<(LaneId, Seq)> {
-        let lane = &mut self.lanes[index];
-        lane.skip_to(next);
-        lane.tail = lane.tail.max(lane.next);
-        lane.drop_front().map(|delivered| (lane.lane, delivered))
-    }
-
-    /// The upstream acknowledged a place; the last delivered place of that lane, if that moved.
-    pub fn settle(&mut self, index: usize, seq: Seq) -> Option<(LaneId, Seq)> {
-        let lane = &mut self.lanes[index];
-        lane.settle(seq).map(|delivered| (lane.lane, delivered))
-    }
-
-    /// The link is lost: everything that was not acknowledged will be sent again.
-    pub fn rewind(&mut self) {
-        for lane in &mut self.lanes {
-            lane.sent_before = lane.sent_before.max(lane.next);
-            lane.next = lane.head;
-            lane.acknowledged.clear();
+    /// So many messages were sent of what it wanted.
+    pub(super) fn shared(&mut self, wanted: &Wanted, sent: usize) {
+        if !wanted.is_contested {
+            return;
+        }
+        self.shares.0 += if wanted.is_history { sent as u64 } else { 0 };
+        self.shares.1 += sent as u64;
+        // A long silence of the one must not become a long silence of the other.
+        if self.shares.1 > 1_024 {
+            self.shares = (self.shares.0 / 2, self.shares.1 / 2);
         }
     }
 
-    /// Messages that are not delivered yet, over all lanes.
-    pub fn backlog(&self) -> u64 {
-        self.lanes.iter().map(LaneWindow::backlog).sum()
+    /// Whether a held place may be sent now: nothing before it waits to be sent again, which may be its sender's.
+    pub(super) fn may_try(&self, seq: Seq) -> bool {
+        !self.stretches.iter().any(|stretch| stretch.waits_before(seq))
+    }
+
+    /// The stretch of a place.
+    pub(super) fn stretch(&mut self, seq: Seq) -> &mut Stretch {
+        let index = self.stretches.iter().rposition(|stretch| stretch.start() <= seq).unwrap_or(0);
+        &mut self.stretches[index]
+    }
+
+    /// A read from `from` went on to `next`.
+    pub(super) fn passed(&mut self, from: Seq, next: Seq) {
+        self.stretch(from).passed(from, next);
+    }
+
+    /// The link is lost.
+    pub(super) fn rewind(&mut self) {
+        self.stretches.iter_mut().for_each(Stretch::rewind);
+    }
+
+    /// The last delivered place, if it has moved since the last time.
+    pub(super) fn delivered(&mut self) -> Option<Seq> {
+        while self.stretches.len() > 1 && self.stretches[0].is_done() {
+            self.stretches.pop_front();
+        }
+        let head = self.stretches[0].head();
+        if head <= self.reported {
+            return None;
+        }
+        self.reported = head;
+        Seq::new(head.get() - 1)
+    }
+
+    /// When what waits may be sent, if that is later than now.
+    pub(super) fn history_at(&self) -> Instant {
+        self.history_at
+    }
+
+    fn live(&mut self) -> &mut Stretch {
+        self.stretches.back_mut().expect("a lane has at least one stretch")
+    }
+
+    /// What must always hold; for tests.
+    #[cfg(test)]
+    pub(super) fn invariants(&self) {
+        self.stretches.iter().for_each(Stretch::invariants);
+        assert!((1..=STRETCHES_MAX).contains(&self.stretches.len()));
+        assert!(self.reported <= self.stretches.iter().map(Stretch::head).max().expect("one at least"));
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn seq(number: u64) -> Seq {
-        Seq::new(number).expect("not zero")
-    }
-
-    fn lanes() -> Lanes {
-        let mut lanes = Lanes::default();
-        lanes.add(LaneId(1), Priority::DEFAULT, seq(1), seq(5));
-        lanes.add(LaneId(2), Priority::HIGHEST, seq(10), seq(10));
-        lanes
-    }
-
-    #[test]
-    fn an_urgent_message_overtakes_a_backlog() {
-        let mut lanes = lanes();
-        assert_eq!(lanes.most_urgent().map(|index| lanes.lane(index).lane), Some(LaneId(1)));
-        lanes.grown(LaneId(2), seq(11));
-        assert_eq!(lanes.most_urgent().map(|index| lanes.lane(index).lane), Some(LaneId(2)));
-    }
-
-    #[test]
-    fn delivered_moves_only_without_gaps() {
-        let mut lanes = lanes();
-        let index = lanes.most_urgent().expect("a backlog");
-        for number in 1..=3 {
-            lanes.sent(index, seq(number));
-        }
-        assert_eq!(lanes.settle(index, seq(2)), None);
-        assert_eq!(lanes.settle(index, seq(1)), Some((LaneId(1), seq(2))));
-        assert_eq!(lanes.settle(index, seq(1)), None, "a late repeat of an acknowledgement changes nothing");
-        assert_eq!(lanes.lane(index).backlog(), 2);
-    }
-
-    #[test]
-    fn after_a_lost_link_the_unacknowledged_is_sent_again_as_repeat() {
-        let mut lanes = lanes();
-        let index = lanes.most_urgent().expect("a backlog");
-        lanes.sent(index, seq(1));
-        lanes.sent(index, seq(2));
-        lanes.settle(index, seq(1));
-        lanes.rewind();
-        assert_eq!(lanes.lane(index).next(), seq(2));
-        assert!(lanes.lane(index).is_repeat(seq(2)));
-        assert!(!lanes.lane(index).is_repeat(seq(3)));
-    }
-
-    #[test]
-    fn expired_places_count_as_settled_in_their_turn() {
-        let mut lanes = lanes();
-        let index = lanes.most_urgent().expect("a backlog");
-        lanes.sent(index, seq(1));
-        lanes.sent(index, seq(4));
-        assert_eq!(lanes.settle(index, seq(4)), None);
-        assert_eq!(lanes.settle(index, seq(1)), Some((LaneId(1), seq(4))));
-        lanes.grown(LaneId(1), seq(9));
-        assert_eq!(lanes.skipped_to(index, seq(9)), Some((LaneId(1), seq(8))));
-        assert_eq!(lanes.backlog(), 0);
-    }
+/// What decides how much a lane may read now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReadRules {
+    pub(super) now: Instant,
+    /// Publications that may be in flight.
+    pub(super) window: usize,
+    /// Places of one lane that may be read and not settled.
+    pub(super) unsettled_max: usize,
+    /// Little enough waits for the socket for history to be read.
+    pub(super) history_fits: bool,
+    pub(super) history_share_percent: u8,
 }

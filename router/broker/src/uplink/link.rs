@@ -1,16 +1,17 @@
 //! One connection to an upstream MQTT broker: the client half of the protocol.
 //!
 //! Knows: CONNECT and its answer, the window of unacknowledged publications, keep-alive. Never: sockets, lanes' contents.
-//! In: bytes from the upstream, records to send, time. Out: bytes to write, places that are settled, or why it ends.
+//! In: bytes from the upstream, records to send, time. Out: bytes to write, answers, or why it ends.
 //! Invariant: packet identifiers in flight are consecutive in a ring, so an acknowledgement is found by subtraction.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU16;
 
-use model::{Instant, LaneId, Now, Qos, Seq, Timestamp};
+use model::{Instant, Now, Qos, Seq, Timestamp};
 use wire::{Connect, OutgoingPublish, Packet, ReasonCode, Version};
 
-use super::Lanes;
+use super::poison::Refusal;
+use super::senders::Sender;
 use crate::envelope::Envelope;
 
 const RING: u32 = 65_535;
@@ -51,16 +52,6 @@ pub enum LinkError {
     /// The upstream refused our CONNECT.
     #[error("the upstream refuses the connection: {0}")]
     Refused(ReasonCode),
-    /// The upstream refused a publication for good; it stays first in its lane.
-    #[error("the upstream refuses message {seq} of lane {lane}: {reason}")]
-    MessageRefused {
-        /// Its lane.
-        lane: LaneId,
-        /// Its place.
-        seq: Seq,
-        /// Why.
-        reason: ReasonCode,
-    },
     /// It said goodbye.
     #[error("the upstream closed the connection: {0}")]
     Disconnected(ReasonCode),
@@ -75,31 +66,31 @@ pub enum LinkError {
     Silent,
 }
 
-/// What became of a record that was to be sent.
+/// A publication in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sent {
-    /// It is in flight.
-    InFlight,
-    /// It cannot be sent to this upstream, ever; its place counts as settled. The caller counts and reports it.
-    Impossible(Impossible),
+pub(super) struct Sending {
+    /// Whose it is, and in which lane.
+    pub(super) sender: Sender,
+    /// Its place there.
+    pub(super) seq: Seq,
 }
 
-/// Why a record cannot be sent.
+/// What the upstream said about a publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Impossible {
-    /// It is larger than the upstream's Maximum Packet Size.
-    TooLarge,
-    /// It is no message envelope.
-    Unreadable,
+pub(super) struct Answer {
+    /// Which one.
+    pub(super) about: Sending,
+    /// What.
+    pub(super) reason: ReasonCode,
 }
 
 /// One connection to an upstream.
 #[derive(Debug)]
-pub struct Link {
+pub(super) struct Link {
     setup: LinkSetup,
     state: LinkState,
-    /// Index of the lane and place of each publication in flight; `None` once settled.
-    inflight: VecDeque<Option<(usize, Seq)>>,
+    /// Each publication in flight; `None` once answered.
+    inflight: VecDeque<Option<Sending>>,
     /// Ring position of the first publication in flight.
     first: u32,
     window: usize,
@@ -112,7 +103,7 @@ pub struct Link {
 
 impl Link {
     /// A link over a fresh connection; its CONNECT is appended to `out`.
-    pub fn open(setup: LinkSetup, now: Now, out: &mut Vec<u8>) -> Result<Link, LinkError> {
+    pub(super) fn open(setup: LinkSetup, now: Now, out: &mut Vec<u8>) -> Result<Link, LinkError> {
         // The session at the upstream stays for a day, so that it can tell a repeat (DUP) from a new message.
         let mut connect = Connect::new(setup.version, setup.client_id.clone());
         connect.clean_start = false;
@@ -138,30 +129,36 @@ impl Link {
     }
 
     /// How far it is.
-    pub fn state(&self) -> LinkState {
+    pub(super) fn state(&self) -> LinkState {
         self.state
     }
 
-    /// Publications that are not acknowledged.
-    pub fn inflight(&self) -> usize {
+    /// Publications in flight, those included that were answered out of order.
+    pub(super) fn inflight(&self) -> usize {
         self.inflight.len()
     }
 
-    /// How many more publications may be sent now.
-    pub fn room(&self) -> usize {
-        match self.state {
-            LinkState::Greeting => 0,
-            LinkState::Up => self.window.saturating_sub(self.inflight.len()),
-        }
+    /// The first publication that is not answered.
+    pub(super) fn first_unanswered(&self) -> Option<Sending> {
+        self.inflight.front().copied().flatten()
     }
 
-    /// Takes every whole packet in `bytes`, settles what it acknowledges, and puts the last delivered place of each
-    /// lane that moved into `delivered`. Returns how many bytes were taken.
-    pub fn read(
+    /// Publications that the upstream takes at once.
+    pub(super) fn window(&self) -> usize {
+        self.window
+    }
+
+    /// Largest packet that the upstream takes.
+    fn bytes_max(&self) -> u32 {
+        u32::try_from(self.packet_bytes_max).unwrap_or(u32::MAX)
+    }
+
+    /// Takes every whole packet in `bytes` and puts what it says about publications on `answers`. Returns how many
+    /// bytes were taken.
+    pub(super) fn read(
         &mut self,
         bytes: &[u8],
-        lanes: &mut Lanes,
-        delivered: &mut Vec<(LaneId, Seq)>,
+        answers: &mut Vec<Answer>,
         now: Now,
         out: &mut Vec<u8>,
     ) -> Result<usize, LinkError> {
@@ -170,7 +167,7 @@ impl Link {
         while let Some(frame) = wire::split(&bytes[taken..], self.setup.packet_bytes_max)? {
             taken += frame.total_len();
             match wire::decode(frame, self.setup.version)? {
-                Packet::PubAck(ack) => self.on_puback(ack.packet_id, ack.reason, lanes, delivered)?,
+                Packet::PubAck(ack) => answers.extend(self.on_puback(ack.packet_id, ack.reason)),
                 Packet::ConnAck(ack) => self.on_connack(&ack)?,
                 Packet::PingResp => {}
                 Packet::Disconnect(disconnect) => return Err(LinkError::Disconnected(disconnect.reason)),
@@ -187,38 +184,30 @@ impl Link {
         Ok(taken)
     }
 
-    /// Sends the record at `seq` of the lane with this index. Call only while there is [`Link::room`].
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one record is a place, bytes, an expiry and the turn's context"
-    )]
-    pub fn send(
+    /// Appends a message to `out`; it is in flight then. Call only while less than [`Link::window`] is.
+    pub(super) fn send(
         &mut self,
-        lanes: &mut Lanes,
-        lane: usize,
-        seq: Seq,
-        record: &[u8],
+        about: Sending,
+        envelope: &Envelope<'_>,
         expires: Option<Timestamp>,
+        repeat: bool,
         now: Now,
         out: &mut Vec<u8>,
-    ) -> Sent {
-        let repeat = lanes.lane(lane).is_repeat(seq);
-        lanes.sent(lane, seq);
+    ) -> Result<(), Refusal> {
         let start = out.len();
         let place = (self.first + self.inflight.len() as u32) % RING;
-        let encoded = self.encode(record, expires, repeat, place, now, out);
-        let fits = encoded.is_ok() && out.len() - start <= self.packet_bytes_max;
-        if !fits {
+        let encoded = self.encode(envelope, expires, repeat, place, now, out);
+        if encoded.is_err() || out.len() - start > self.packet_bytes_max {
             out.truncate(start);
-            return Sent::Impossible(encoded.err().unwrap_or(Impossible::TooLarge));
+            return Err(Refusal::TooLarge { bytes_max: self.bytes_max() });
         }
-        self.inflight.push_back(Some((lane, seq)));
+        self.inflight.push_back(Some(about));
         self.wrote_at = now.instant;
-        Sent::InFlight
+        Ok(())
     }
 
     /// Time passed: keeps the connection alive, or says that it is not.
-    pub fn tick(&mut self, now: Now, out: &mut Vec<u8>) -> Result<(), LinkError> {
+    pub(super) fn tick(&mut self, now: Now, out: &mut Vec<u8>) -> Result<(), LinkError> {
         if self.keep_alive_millis == 0 {
             return Ok(());
         }
@@ -236,7 +225,7 @@ impl Link {
     }
 
     /// Appends a goodbye to `out`.
-    pub fn close(&self, out: &mut Vec<u8>) {
+    pub(super) fn close(&self, out: &mut Vec<u8>) {
         let goodbye = wire::Disconnect::new(ReasonCode::NORMAL_DISCONNECTION);
         // A DISCONNECT without properties can always be encoded.
         wire::encode_disconnect(out, self.setup.version, &goodbye).ok();
@@ -244,14 +233,13 @@ impl Link {
 
     fn encode(
         &mut self,
-        record: &[u8],
+        envelope: &Envelope<'_>,
         expires: Option<Timestamp>,
         repeat: bool,
         place: u32,
         now: Now,
         out: &mut Vec<u8>,
-    ) -> Result<(), Impossible> {
-        let envelope = Envelope::decode(record).map_err(|_| Impossible::Unreadable)?;
+    ) -> Result<(), wire::Unencodable> {
         self.topic.clear();
         self.topic.push_str(&self.setup.topic_prefix);
         self.topic.push_str(envelope.topic);
@@ -268,10 +256,7 @@ impl Link {
             }),
             ..OutgoingPublish::default()
         };
-        match wire::encode_publish(out, self.setup.version, &publish) {
-            Ok(_) => Ok(()),
-            Err(_) => Err(Impossible::TooLarge),
-        }
+        wire::encode_publish(out, self.setup.version, &publish).map(drop)
     }
 
     fn on_connack(&mut self, ack: &wire::ConnAck) -> Result<(), LinkError> {
@@ -292,33 +277,14 @@ impl Link {
         Ok(())
     }
 
-    fn on_puback(
-        &mut self,
-        packet_id: NonZeroU16,
-        reason: ReasonCode,
-        lanes: &mut Lanes,
-        delivered: &mut Vec<(LaneId, Seq)>,
-    ) -> Result<(), LinkError> {
+    fn on_puback(&mut self, packet_id: NonZeroU16, reason: ReasonCode) -> Option<Answer> {
         let index = (u32::from(packet_id.get() - 1) + RING - self.first) % RING;
-        let Some(entry) = self.inflight.get_mut(index as usize) else { return Ok(()) };
-        let Some((lane, seq)) = *entry else { return Ok(()) };
-        if reason.is_error() {
-            return Err(LinkError::MessageRefused { lane: lanes.lane(lane).lane, seq, reason });
-        }
-        *entry = None;
+        // A late repeat of an answer changes nothing.
+        let about = self.inflight.get_mut(index as usize)?.take()?;
         while self.inflight.front() == Some(&None) {
             self.inflight.pop_front();
             self.first = (self.first + 1) % RING;
         }
-        if let Some((lane, up_to)) = lanes.settle(lane, seq) {
-            match delivered.iter_mut().find(|(have, _)| *have == lane) {
-                Some(entry) => entry.1 = up_to,
-                None => delivered.push((lane, up_to)),
-            }
-        }
-        Ok(())
+        Some(Answer { about, reason })
     }
 }
-
-#[cfg(test)]
-mod tests;

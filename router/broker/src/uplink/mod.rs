@@ -1,14 +1,29 @@
 //! Station 7: when a kept message goes upstream, and when it counts as delivered. No I/O.
 //!
-//! Knows: the lanes of one uplink, the window, the retry clock, the client half of MQTT. May use: `model`, `wire`.
-//! In: bytes from the upstream, records read from lanes, time. Out: bytes to write, places that are delivered.
-//! Always: within a lane the order of places; the most urgent lane first, decided anew for each batch; a place counts
-//! as delivered when every place before it does.
+//! Knows: the lanes of one uplink, the window, retries, senders, the client half of MQTT. May use: `model`, `wire`.
+//! In: bytes from the upstream, records read from lanes, time. Out: bytes to write, places that are delivered, places to
+//! move aside. Always: within a lane the order of each sender; whose turn it is, decided anew for each batch; a place
+//! counts as delivered when every place before it is settled.
 
 mod backoff;
+mod carrier;
 mod lanes;
 mod link;
+mod pace;
+mod poison;
+mod random;
+mod schedule;
+mod senders;
+mod stretch;
+mod suspicion;
 
 pub use backoff::Backoff;
-pub use lanes::{LaneWindow, Lanes};
-pub use link::{Impossible, Link, LinkError, LinkSetup, LinkState, Sent};
+pub use carrier::{Aside, Carrier, Counts, Reading, Rules};
+pub use link::{LinkError, LinkSetup, LinkState};
+pub use poison::{InvalidPoison, Poison, Refusal};
+pub use schedule::{Schedule, weight};
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,461 @@
+//! One uplink as a whole: its lanes, its link, and what becomes of messages that the upstream does not take.
+//!
+//! In: how far lanes reach, records read from them, bytes from the upstream, time. Out: what to read next, bytes to
+//! write, places that are delivered, places to move into the poison lane.
+//! Always: the lane whose turn it is, decided anew for each read; what had not been sent when a sender was refused comes
+//! after it; a place counts as delivered once every place before it is answered, expired, or safe in the poison lane.
+//! Bounds: `window` publications in flight, `look_ahead_max` places of a lane read and not settled, `senders_max` senders
+//! that wait.
+
+use std::collections::VecDeque;
+
+use model::{Instant, LaneId, Now, Priority, Seq, Timestamp};
+
+use super::lanes::{Lane, ReadRules, Wanted};
+use super::link::{Answer, Link, Sending};
+use super::pace::Pace;
+use super::poison::{self, Refusal, Verdict};
+use super::random::Random;
+use super::schedule::{Turns, WEIGHTED_BATCH};
+use super::senders::{Sender, Senders};
+use super::suspicion::Suspicion;
+use super::{Backoff, LinkError, LinkSetup, LinkState, Schedule};
+use crate::envelope::Envelope;
+
+/// Bytes that may wait for the socket before more is read: what is written cannot be overtaken any more.
+const OUT_BYTES_MAX: usize = 64 << 10;
+/// The same for history that live messages may pass.
+const HISTORY_BYTES_MAX: usize = 16 << 10;
+/// Messages of one read of history, so that live ones come in between.
+const HISTORY_BATCH: usize = 64;
+
+/// How an uplink carries.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// How lanes share the link.
+    pub schedule: Schedule,
+    /// Whether what comes after a reconnect passes what waited.
+    pub live_first: bool,
+    /// The part of the link that what waited gets beside live messages, 1 to 99.
+    pub history_share_percent: u8,
+    /// Most messages per second; 0 for no such pace.
+    pub messages_per_sec: u64,
+    /// Most bytes of records per second; 0 for no such pace.
+    pub bytes_per_sec: u64,
+    /// Longest wait before a backlog starts to drain on a new link; the wait is drawn at random.
+    pub drain_jitter_millis: u64,
+    /// Attempts after which a refused message goes into the poison lane.
+    pub attempts_max: u16,
+    /// First and last wait before a refused sender is tried again.
+    pub retry_millis: (u64, u64),
+    /// Places of one lane that may be read and not settled.
+    pub look_ahead_max: usize,
+    /// Senders that may wait at once.
+    pub senders_max: usize,
+    /// Bytes of one read.
+    pub read_bytes_max: usize,
+    /// For everything that looks random.
+    pub seed: u64,
+}
+
+/// Read this, offer every record, and say how far it went by [`Carrier::passed`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// The lane.
+    pub lane: LaneId,
+    /// First place.
+    pub from: Seq,
+    /// Most records.
+    pub messages_max: usize,
+    /// Most bytes.
+    pub bytes_max: usize,
+    index: usize,
+    wanted: Wanted,
+    trying: Option<Sender>,
+    sent: usize,
+}
+
+/// A place to move into the poison lane. It stays undelivered until [`Carrier::is_aside`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Aside {
+    /// Its lane.
+    pub lane: LaneId,
+    /// Its place.
+    pub seq: Seq,
+    /// How often it was tried.
+    pub attempts: u16,
+    /// Why it goes.
+    pub why: Refusal,
+}
+
+/// What was counted since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Publications sent, repeats included.
+    pub sent: u64,
+    /// Publications that the upstream took.
+    pub forwarded: u64,
+    /// Publications that it refused, repeats included.
+    pub refused: u64,
+    /// Messages that went aside.
+    pub aside: u64,
+}
+
+/// Everything about one uplink that needs no I/O.
+#[derive(Debug)]
+pub struct Carrier {
+    rules: Rules,
+    link: Option<Link>,
+    lanes: Vec<Lane>,
+    turns: Turns,
+    senders: Senders,
+    suspicion: Suspicion,
+    random: Random,
+    /// Nothing is sent before: the upstream refuses more senders than may wait.
+    resting_until: Instant,
+    rest: Backoff,
+    paces: [Option<Pace>; 2],
+    answers: Vec<Answer>,
+    asides: VecDeque<Aside>,
+    counts: Counts,
+}
+
+impl Carrier {
+    /// An uplink without lanes and without a link.
+    pub fn new(rules: Rules) -> Carrier {
+        Carrier {
+            link: None,
+            lanes: Vec::new(),
+            turns: Turns::new(rules.schedule),
+            senders: Senders::new(rules.senders_max, rules.retry_millis),
+            suspicion: Suspicion::default(),
+            random: Random(rules.seed),
+            resting_until: Instant::default(),
+            rest: Backoff::new(rules.retry_millis.0, rules.retry_millis.1),
+            paces: [Pace::new(rules.messages_per_sec), Pace::new(rules.bytes_per_sec)],
+            answers: Vec::new(),
+            asides: VecDeque::new(),
+            counts: Counts::default(),
+            rules,
+        }
+    }
+
+    /// Adds a lane with what is in it: the first place that is not delivered and the place the next record will get.
+    /// Lanes are added from the most urgent one on, before the first link.
+    pub fn add_lane(&mut self, lane: LaneId, priority: Priority, head: Seq, tail: Seq) {
+        let last = self.lanes.last().map(|lane| lane.priority);
+        assert!(last.is_none_or(|last| last <= priority), "lanes are added from the most urgent one on");
+        self.lanes.push(Lane::new(lane, priority, head, tail));
+        self.turns.add_lane();
+    }
+
+    /// The lane reaches up to here now.
+    pub fn grown(&mut self, lane: LaneId, tail: Seq) {
+        if let Some(lane) = self.lanes.iter_mut().find(|have| have.id == lane) {
+            lane.grow(tail);
+        }
+    }
+
+    /// A connection is there; its CONNECT is appended to `out`.
+    pub fn connected(&mut self, setup: LinkSetup, now: Now, out: &mut Vec<u8>) -> Result<(), LinkError> {
+        self.link = Some(Link::open(setup, now, out)?);
+        Ok(())
+    }
+
+    /// Takes every whole packet in `bytes`; returns how many bytes that were. After an error the link is over, and
+    /// [`Carrier::lost`] must follow.
+    pub fn read(&mut self, bytes: &[u8], now: Now, out: &mut Vec<u8>) -> Result<usize, LinkError> {
+        let Some(link) = &mut self.link else { return Ok(bytes.len()) };
+        let was = link.state();
+        let mut answers = std::mem::take(&mut self.answers);
+        let taken = link.read(bytes, &mut answers, now, out);
+        let (state, window) = (link.state(), link.window());
+        if was == LinkState::Greeting && state == LinkState::Up {
+            let jitter = self.random.next() % (self.rules.drain_jitter_millis + 1);
+            for lane in &mut self.lanes {
+                lane.link_is_up(self.rules.live_first, window, now.instant.plus_millis(jitter));
+            }
+        }
+        for answer in answers.drain(..) {
+            self.on_answer(answer, now.instant);
+        }
+        self.answers = answers;
+        taken
+    }
+
+    /// Time passed: keeps the link alive, or says that it is not.
+    pub fn tick(&mut self, now: Now, out: &mut Vec<u8>) -> Result<(), LinkError> {
+        self.link.as_mut().map_or(Ok(()), |link| link.tick(now, out))
+    }
+
+    /// Appends a goodbye to `out`.
+    pub fn close(&self, out: &mut Vec<u8>) {
+        if let Some(link) = &self.link {
+            link.close(out);
+        }
+    }
+
+    /// The link is gone. What was in flight is sent again on the next one.
+    ///
+    /// `by_peer`: the other side ended it, and had been sent everything; then it may have been a message's fault.
+    pub fn lost(&mut self, by_peer: bool, error: Option<&LinkError>, now: Instant) {
+        let Some(link) = self.link.take() else { return };
+        let said = match error {
+            Some(LinkError::Disconnected(reason)) => Some(*reason),
+            _ => None,
+        };
+        for lane in &mut self.lanes {
+            lane.rewind();
+        }
+        for (lane, seq) in self.senders.rewind() {
+            self.lanes[lane].stretch(seq).hold(seq);
+        }
+        let is_suspicious = by_peer && said.is_none_or(poison::is_about_a_message);
+        if let (true, Some(first)) = (is_suspicious, link.first_unanswered()) {
+            let stretch = self.lanes[first.sender.lane].stretch(first.seq);
+            let attempts = if self.suspicion.ended(link.inflight()) { stretch.failed(first.seq) } else { 0 };
+            if attempts >= self.rules.attempts_max {
+                self.move_aside(first, attempts, Refusal::EndsLink(said), now);
+            }
+        }
+    }
+
+    /// Whether publications may be sent.
+    pub fn is_up(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.state() == LinkState::Up)
+    }
+
+    /// Publications in flight.
+    pub fn inflight(&self) -> usize {
+        self.link.as_ref().map_or(0, Link::inflight)
+    }
+
+    /// Messages that are not delivered yet, over all lanes.
+    pub fn backlog(&self) -> u64 {
+        self.lanes.iter().map(Lane::backlog).sum()
+    }
+
+    /// Senders that wait because the upstream refuses their messages.
+    pub fn senders_waiting(&self) -> usize {
+        self.senders.len()
+    }
+
+    /// What was counted since the start.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// What to read next, if something may be sent now; `out_bytes` wait for the socket.
+    pub fn next_reading(&mut self, out_bytes: usize, now: Instant) -> Option<Reading> {
+        let link = self.link.as_ref().filter(|link| link.state() == LinkState::Up)?;
+        let window = self.suspicion.window(link.window());
+        let room = window.saturating_sub(link.inflight());
+        if room == 0 || out_bytes >= OUT_BYTES_MAX || now < self.resting_until {
+            return None;
+        }
+        let [messages, bytes] = &mut self.paces;
+        let room = room.min(messages.as_mut().map_or(usize::MAX, |pace| pace.left(now)));
+        let bytes_max = bytes.as_mut().map_or(usize::MAX, |pace| pace.left(now));
+        if room == 0 || bytes_max == 0 {
+            return None;
+        }
+        let bytes_max = bytes_max.min(OUT_BYTES_MAX).min(self.rules.read_bytes_max);
+        if let Some((sender, seq)) = self.next_try(now) {
+            return Some(self.reading(sender.lane, Wanted::one(seq, 1), 1, bytes_max, Some(sender)));
+        }
+        let rules = ReadRules {
+            now,
+            window,
+            unsettled_max: self.rules.look_ahead_max.max(window),
+            history_fits: out_bytes < HISTORY_BYTES_MAX,
+            history_share_percent: self.rules.history_share_percent,
+        };
+        let lanes = &self.lanes;
+        let (index, wanted) = self.turns.next(|lane| lanes[lane].to_read(&rules))?;
+        let batch = match self.rules.schedule {
+            _ if wanted.is_history => HISTORY_BATCH,
+            Schedule::Strict => usize::MAX,
+            Schedule::Weighted => WEIGHTED_BATCH,
+        };
+        Some(self.reading(index, wanted, room.min(batch), bytes_max, None))
+    }
+
+    /// One record of a reading, in order.
+    pub fn offer(
+        &mut self,
+        reading: &mut Reading,
+        seq: Seq,
+        record: &[u8],
+        expires: Option<Timestamp>,
+        now: Now,
+        out: &mut Vec<u8>,
+    ) {
+        let index = reading.index;
+        if reading.trying.is_some() && seq != reading.from || !self.lanes[index].stretch(seq).wants(seq) {
+            return;
+        }
+        let Ok(envelope) = Envelope::decode(record) else {
+            let about = Sending { sender: Sender { lane: index, client: 0 }, seq };
+            return self.move_aside(about, 0, Refusal::Unreadable, now.instant);
+        };
+        let sender = Sender { lane: index, client: hash(envelope.client_id) };
+        if self.senders.holds(sender, seq) {
+            return self.lanes[index].stretch(seq).hold(seq);
+        }
+        let about = Sending { sender, seq };
+        let stretch = self.lanes[index].stretch(seq);
+        let repeat = stretch.is_repeat(seq);
+        let Some(link) = &mut self.link else { return };
+        match link.send(about, &envelope, expires, repeat, now, out) {
+            Ok(()) => {
+                stretch.sent(seq);
+                reading.sent += 1;
+                self.counts.sent += 1;
+                let [messages, bytes] = &mut self.paces;
+                messages.iter_mut().for_each(|pace| pace.spent(1));
+                bytes.iter_mut().for_each(|pace| pace.spent(record.len()));
+            }
+            Err(why) => self.move_aside(about, 1, why, now.instant),
+        }
+    }
+
+    /// The reading went on to `next`: what it did not give before that has expired, or is gone.
+    pub fn passed(&mut self, reading: &Reading, next: Seq) {
+        let lane = &mut self.lanes[reading.index];
+        match reading.trying {
+            Some(sender) if lane.stretch(reading.from).waits(reading.from) => {
+                lane.stretch(reading.from).settle(reading.from);
+                self.senders.vanished(sender, reading.from);
+            }
+            Some(_) => {}
+            None => lane.passed(reading.from, next),
+        }
+        let priority = lane.priority;
+        lane.shared(&reading.wanted, reading.sent);
+        self.turns.sent(reading.index, priority, reading.sent);
+    }
+
+    /// Puts lanes that are delivered further than before on `delivered`, with the last delivered place.
+    pub fn delivered(&mut self, delivered: &mut Vec<(LaneId, Seq)>) {
+        delivered.extend(self.lanes.iter_mut().filter_map(|lane| Some((lane.id, lane.delivered()?))));
+    }
+
+    /// The next place to move into the poison lane.
+    pub fn next_aside(&mut self) -> Option<Aside> {
+        self.asides.pop_front()
+    }
+
+    /// This place is safe in the poison lane, or lost for good: its own lane goes on.
+    pub fn is_aside(&mut self, lane: LaneId, seq: Seq) {
+        if let Some(lane) = self.lanes.iter_mut().find(|have| have.id == lane) {
+            lane.stretch(seq).settle(seq);
+        }
+    }
+
+    /// Milliseconds until [`Carrier::next_reading`] may have something that it has not now, without any other event.
+    pub fn wait_millis(&self, now: Instant) -> Option<u64> {
+        if !self.is_up() {
+            return None;
+        }
+        let times = self.senders.next_due().into_iter().chain(self.lanes.iter().map(Lane::history_at));
+        let times = times.chain([self.resting_until]).filter(|at| *at > now);
+        // A little more, so that it has come then.
+        let first = times.min().map(|at| at.millis_since(now) + 1);
+        let has_room = self.suspicion.window(self.link.as_ref()?.window()) > self.inflight();
+        let paced = if has_room && self.backlog() > self.inflight() as u64 {
+            self.paces.iter().flatten().map(Pace::wait_millis).max().filter(|millis| *millis > 0)
+        } else {
+            None
+        };
+        first.into_iter().chain(paced).min()
+    }
+
+    fn reading(
+        &self,
+        index: usize,
+        wanted: Wanted,
+        room: usize,
+        bytes_max: usize,
+        trying: Option<Sender>,
+    ) -> Reading {
+        let messages_max = wanted.count.min(room);
+        let lane = self.lanes[index].id;
+        Reading { lane, from: wanted.from, messages_max, bytes_max, index, wanted, trying, sent: 0 }
+    }
+
+    /// A refused sender whose time has come; its oldest place waits to be sent then.
+    fn next_try(&mut self, now: Instant) -> Option<(Sender, Seq)> {
+        let lanes = &self.lanes;
+        let (sender, seq) = self.senders.try_next(now, |sender, seq| lanes[sender.lane].may_try(seq))?;
+        self.lanes[sender.lane].stretch(seq).release(seq);
+        Some((sender, seq))
+    }
+
+    fn on_answer(&mut self, Answer { about, reason }: Answer, now: Instant) {
+        let Sending { sender, seq } = about;
+        self.suspicion.answered();
+        let verdict = poison::judge(reason);
+        let lane = &mut self.lanes[sender.lane];
+        if verdict == Verdict::Taken {
+            self.counts.forwarded += 1;
+            self.rest.succeeded();
+            lane.stretch(seq).settle(seq);
+            if self.senders.len() > 0 {
+                for seq in self.senders.accepted(sender, seq) {
+                    lane.stretch(seq).release(seq);
+                }
+            }
+            return;
+        }
+        self.counts.refused += 1;
+        let attempts = lane.stretch(seq).failed(seq);
+        let is_final = match verdict {
+            Verdict::Taken | Verdict::Later => false,
+            Verdict::Perhaps => {
+                attempts >= self.rules.attempts_max || self.senders.is_convicted(sender, reason)
+            }
+            Verdict::Never => true,
+        };
+        if is_final {
+            return self.move_aside(about, attempts, Refusal::Answered(reason), now);
+        }
+        if self.senders.refused(sender, seq, now, &mut self.random) {
+            return lane.stretch(seq).hold(seq);
+        }
+        // So many senders are refused that it is not theirs: everything rests for a while.
+        lane.stretch(seq).release(seq);
+        if self.resting_until <= now {
+            self.resting_until = now.plus_millis(self.rest.failed(self.random.next()));
+        }
+    }
+
+    fn move_aside(&mut self, about: Sending, attempts: u16, why: Refusal, now: Instant) {
+        let Sending { sender, seq } = about;
+        let lane = &mut self.lanes[sender.lane];
+        lane.stretch(seq).set_aside(seq);
+        let reason = match why {
+            Refusal::Answered(reason) if poison::judge(reason) == Verdict::Perhaps => Some(reason),
+            _ => None,
+        };
+        self.senders.left(sender, seq, reason, now, &mut self.random);
+        self.suspicion.answered();
+        self.counts.aside += 1;
+        self.asides.push_back(Aside { lane: lane.id, seq, attempts, why });
+    }
+
+    /// What must always hold; for tests.
+    #[cfg(test)]
+    pub(super) fn invariants(&self) {
+        self.lanes.iter().for_each(Lane::invariants);
+        self.senders.invariants();
+        let look_ahead = self.rules.look_ahead_max;
+        let window = self.link.as_ref().map_or(0, Link::window);
+        assert!(self.inflight() <= window);
+        assert!(self.lanes.iter().all(|lane| lane.unsettled() <= look_ahead.max(usize::from(u16::MAX))));
+    }
+}
+
+fn hash(client_id: &str) -> u64 {
+    use std::hash::BuildHasher as _;
+    foldhash::fast::FixedState::with_seed(0).hash_one(client_id)
+}

@@ -1,0 +1,177 @@
+//! Senders whose messages the upstream does not take now: what waits for each, and when it is tried again.
+//!
+//! A sender is a client identifier within one lane. In: refusals, acceptances, time. Out: the one place to try next.
+//! Always: while a sender waits, at most one of its messages is tried, its oldest; so what had not been sent when it was
+//! refused keeps its order. Bound: `senders_max` senders, and places only of what its lane holds open.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use model::{Instant, Seq};
+use wire::ReasonCode;
+
+use super::Backoff;
+use super::random::Random;
+
+/// Who sent a message, as far as order is concerned: a lane by its index, and a hash of the client identifier. Two
+/// clients with one hash wait for each other, which harms nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Sender {
+    pub(super) lane: usize,
+    pub(super) client: u64,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    held: BTreeSet<Seq>,
+    backoff: Backoff,
+    due: Instant,
+    trying: Option<Seq>,
+    /// Why its last message went aside; its next one needs no more than one attempt with this answer.
+    convicted: Option<ReasonCode>,
+}
+
+/// All senders of one uplink that wait.
+#[derive(Debug)]
+pub(super) struct Senders {
+    waiting: BTreeMap<Sender, Waiting>,
+    senders_max: usize,
+    retry_millis: (u64, u64),
+}
+
+impl Senders {
+    pub(super) fn new(senders_max: usize, retry_millis: (u64, u64)) -> Senders {
+        Senders { waiting: BTreeMap::new(), senders_max, retry_millis }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether this place must wait for its sender; it is noted then.
+    pub(super) fn holds(&mut self, sender: Sender, seq: Seq) -> bool {
+        // Mostly nobody waits.
+        if self.waiting.is_empty() {
+            return false;
+        }
+        let Some(waiting) = self.waiting.get_mut(&sender) else { return false };
+        if waiting.trying == Some(seq) {
+            return false;
+        }
+        waiting.held.insert(seq);
+        true
+    }
+
+    /// Whether one answer of this kind is enough, because it was the last word on the sender's message before.
+    pub(super) fn is_convicted(&self, sender: Sender, reason: ReasonCode) -> bool {
+        self.waiting.get(&sender).is_some_and(|waiting| waiting.convicted == Some(reason))
+    }
+
+    /// The upstream refused this place for now. False if there is no room for one more sender that waits.
+    pub(super) fn refused(&mut self, sender: Sender, seq: Seq, now: Instant, random: &mut Random) -> bool {
+        let (min, max) = self.retry_millis;
+        let is_new = !self.waiting.contains_key(&sender);
+        if is_new && self.waiting.len() >= self.senders_max {
+            return false;
+        }
+        let waiting = self.waiting.entry(sender).or_insert_with(|| Waiting {
+            held: BTreeSet::new(),
+            backoff: Backoff::new(min, max),
+            due: Instant::default(),
+            trying: None,
+            convicted: None,
+        });
+        waiting.held.insert(seq);
+        // What was in flight beside the first one is no further failure.
+        if is_new || waiting.trying == Some(seq) {
+            waiting.trying = None;
+            waiting.due = now.plus_millis(waiting.backoff.failed(random.next()));
+        }
+        true
+    }
+
+    /// The upstream took this place: if that was the try, the places that may go on.
+    pub(super) fn accepted(&mut self, sender: Sender, seq: Seq) -> BTreeSet<Seq> {
+        if self.waiting.get(&sender).is_none_or(|waiting| waiting.trying != Some(seq)) {
+            return BTreeSet::new();
+        }
+        self.waiting.remove(&sender).map(|waiting| waiting.held).unwrap_or_default()
+    }
+
+    /// This place has left its lane with this answer. The sender's next one is tried after the shortest delay: slowly,
+    /// so that a mistake upstream does not empty whole lanes into the poison lane before somebody looks.
+    pub(super) fn left(
+        &mut self,
+        sender: Sender,
+        seq: Seq,
+        why: Option<ReasonCode>,
+        now: Instant,
+        random: &mut Random,
+    ) {
+        let Some(waiting) = self.waiting.get_mut(&sender) else { return };
+        waiting.held.remove(&seq);
+        if waiting.trying == Some(seq) {
+            waiting.trying = None;
+        }
+        if waiting.held.is_empty() {
+            self.waiting.remove(&sender);
+            return;
+        }
+        waiting.convicted = why;
+        waiting.backoff.succeeded();
+        waiting.due = now.plus_millis(waiting.backoff.failed(random.next()));
+    }
+
+    /// A sender whose time has come, and its oldest place, which may be sent now. `may` says whether nothing older of
+    /// that lane still waits to be sent again.
+    pub(super) fn try_next(
+        &mut self,
+        now: Instant,
+        may: impl Fn(Sender, Seq) -> bool,
+    ) -> Option<(Sender, Seq)> {
+        for (sender, waiting) in &mut self.waiting {
+            let Some(first) = waiting.held.first().copied() else { continue };
+            if waiting.trying.is_none() && waiting.due <= now && may(*sender, first) {
+                waiting.held.remove(&first);
+                waiting.trying = Some(first);
+                return Some((*sender, first));
+            }
+        }
+        None
+    }
+
+    /// The place that was to be tried is not there any more: the next one is tried at once.
+    pub(super) fn vanished(&mut self, sender: Sender, seq: Seq) {
+        let Some(waiting) = self.waiting.get_mut(&sender) else { return };
+        waiting.held.remove(&seq);
+        if waiting.trying == Some(seq) {
+            waiting.trying = None;
+        }
+        if waiting.held.is_empty() && waiting.trying.is_none() {
+            self.waiting.remove(&sender);
+        }
+    }
+
+    /// The link is lost: nothing is being tried. What was, is held again.
+    pub(super) fn rewind(&mut self) -> Vec<(usize, Seq)> {
+        let mut held = Vec::new();
+        for (sender, waiting) in &mut self.waiting {
+            if let Some(seq) = waiting.trying.take() {
+                waiting.held.insert(seq);
+                held.push((sender.lane, seq));
+            }
+        }
+        held
+    }
+
+    /// When somebody is to be tried next.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        let waits = |waiting: &&Waiting| waiting.trying.is_none() && !waiting.held.is_empty();
+        self.waiting.values().filter(waits).map(|waiting| waiting.due).min()
+    }
+
+    /// What must always hold; for tests.
+    #[cfg(test)]
+    pub(super) fn invariants(&self) {
+        assert!(self.waiting.len() <= self.senders_max);
+    }
+}

@@ -1,0 +1,257 @@
+//! A stretch of a lane: places that are sent in order, and those among them that are not settled yet.
+//!
+//! Knows: places. Never: records, senders, the link. In: what was sent, answered, held back. Out: the next places to
+//! read, and the first one that is not settled.
+//! Invariant: `open` ascends and holds exactly the places before `next` that are not settled (and a bounded rest that
+//! is); `again` holds exactly those of them that wait to be sent. What has expired takes no room.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use model::Seq;
+
+/// Settled places that may stay in the middle of `open` before it is tidied; above it they are at most half of it.
+const SETTLED_KEPT: usize = 64;
+
+/// How far an unsettled place is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Sent, not answered.
+    InFlight,
+    /// To be sent, again or at last.
+    Again,
+    /// Not sent, because its sender waits.
+    Held,
+    /// On its way to the poison lane.
+    Aside,
+    /// Done; only here because it is not at the front.
+    Settled,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    seq: Seq,
+    state: State,
+    attempts: u16,
+}
+
+/// Places from `start` to `end` (not included).
+#[derive(Debug)]
+pub(super) struct Stretch {
+    start: Seq,
+    /// The first place that was never read.
+    next: Seq,
+    end: Seq,
+    /// Places before this one may have reached the upstream.
+    sent_before: Seq,
+    open: VecDeque<Place>,
+    settled: usize,
+    again: BTreeSet<Seq>,
+    inflight: usize,
+}
+
+impl Stretch {
+    pub(super) fn new(start: Seq, end: Seq) -> Stretch {
+        Stretch {
+            start,
+            next: start,
+            end: end.max(start),
+            sent_before: start,
+            open: VecDeque::new(),
+            settled: 0,
+            again: BTreeSet::new(),
+            inflight: 0,
+        }
+    }
+
+    pub(super) fn start(&self) -> Seq {
+        self.start
+    }
+
+    pub(super) fn end(&self) -> Seq {
+        self.end
+    }
+
+    /// The first place that is not settled.
+    pub(super) fn head(&self) -> Seq {
+        self.open.front().map_or(self.next, |place| place.seq)
+    }
+
+    /// Whether nothing is left of it.
+    pub(super) fn is_done(&self) -> bool {
+        self.open.is_empty() && self.next == self.end
+    }
+
+    /// Places that are not settled, read or not.
+    pub(super) fn backlog(&self) -> u64 {
+        self.unsettled() as u64 + self.end.get() - self.next.get()
+    }
+
+    /// Places that were read and are not settled.
+    pub(super) fn unsettled(&self) -> usize {
+        self.open.len() - self.settled
+    }
+
+    pub(super) fn inflight(&self) -> usize {
+        self.inflight
+    }
+
+    /// It reaches up to here now.
+    pub(super) fn grow(&mut self, end: Seq) {
+        self.end = self.end.max(end);
+    }
+
+    /// The next places to read, and how many in a row: what must be sent again first, then what was never read, as long
+    /// as at most `unsettled_max` places are unsettled.
+    pub(super) fn to_read(&self, unsettled_max: usize) -> Option<(Seq, usize)> {
+        if let Some(first) = self.again.first() {
+            let row = self.again.iter().zip(first.get()..).take_while(|(seq, number)| seq.get() == *number);
+            return Some((*first, row.count()));
+        }
+        let room = unsettled_max.saturating_sub(self.unsettled());
+        let count = (self.end.get() - self.next.get()).min(room as u64) as usize;
+        (count > 0).then_some((self.next, count))
+    }
+
+    /// Whether this place waits to be sent.
+    pub(super) fn wants(&self, seq: Seq) -> bool {
+        seq >= self.next && seq < self.end || self.again.contains(&seq)
+    }
+
+    /// Whether this place, which was read before, waits to be sent again.
+    pub(super) fn waits(&self, seq: Seq) -> bool {
+        self.again.contains(&seq)
+    }
+
+    /// Whether something before this place waits to be sent again.
+    pub(super) fn waits_before(&self, seq: Seq) -> bool {
+        self.again.first().is_some_and(|first| *first < seq)
+    }
+
+    /// Whether this place may have reached the upstream before.
+    pub(super) fn is_repeat(&self, seq: Seq) -> bool {
+        seq < self.sent_before
+    }
+
+    /// The place is sent.
+    pub(super) fn sent(&mut self, seq: Seq) {
+        self.set(seq, State::InFlight);
+    }
+
+    /// The place is not sent now, because its sender waits.
+    pub(super) fn hold(&mut self, seq: Seq) {
+        self.set(seq, State::Held);
+    }
+
+    /// The place is to be sent again, or at last.
+    pub(super) fn release(&mut self, seq: Seq) {
+        self.set(seq, State::Again);
+    }
+
+    /// The place leaves for the poison lane; it is unsettled until it is there.
+    pub(super) fn set_aside(&mut self, seq: Seq) {
+        self.set(seq, State::Aside);
+    }
+
+    /// Counts an attempt that failed; how many there were.
+    pub(super) fn failed(&mut self, seq: Seq) -> u16 {
+        let Some(index) = self.index(seq) else { return 1 };
+        let place = &mut self.open[index];
+        place.attempts = place.attempts.saturating_add(1);
+        place.attempts
+    }
+
+    /// A read from `from` went on to `next`: what waited in between and was not given has expired or is gone.
+    pub(super) fn passed(&mut self, from: Seq, next: Seq) {
+        let gone: Vec<Seq> = self.again.range(from..next.max(from)).copied().collect();
+        for seq in gone {
+            self.settle(seq);
+        }
+        if from <= self.next {
+            self.next = self.next.max(next.min(self.end));
+        }
+    }
+
+    /// The place needs nothing any more. Says whether it was unsettled.
+    pub(super) fn settle(&mut self, seq: Seq) -> bool {
+        let Some(index) = self.index(seq) else { return false };
+        if self.open[index].state == State::Settled {
+            return false;
+        }
+        self.leave(index);
+        self.open[index].state = State::Settled;
+        self.settled += 1;
+        while self.open.front().is_some_and(|place| place.state == State::Settled) {
+            self.open.pop_front();
+            self.settled -= 1;
+        }
+        if self.settled > SETTLED_KEPT && self.settled * 2 > self.open.len() {
+            self.open.retain(|place| place.state != State::Settled);
+            self.settled = 0;
+        }
+        true
+    }
+
+    /// The link is lost: what was in flight is sent again.
+    pub(super) fn rewind(&mut self) {
+        if self.inflight > 0 {
+            self.sent_before = self.sent_before.max(self.next);
+        }
+        for place in self.open.iter_mut().filter(|place| place.state == State::InFlight) {
+            place.state = State::Again;
+            self.again.insert(place.seq);
+        }
+        self.inflight = 0;
+    }
+
+    fn set(&mut self, seq: Seq, state: State) {
+        if seq >= self.next {
+            assert!(seq < self.end, "only what is in the lane is read");
+            self.open.push_back(Place { seq, state, attempts: 0 });
+            self.next = seq.next();
+        } else if let Some(index) = self.index(seq) {
+            self.leave(index);
+            self.open[index].state = state;
+        } else {
+            return; // settled meanwhile
+        }
+        match state {
+            State::InFlight => self.inflight += 1,
+            State::Again => drop(self.again.insert(seq)),
+            State::Held | State::Aside | State::Settled => {}
+        }
+    }
+
+    /// What its old state counted, it counts no more.
+    fn leave(&mut self, index: usize) {
+        let place = self.open[index];
+        match place.state {
+            State::InFlight => self.inflight -= 1,
+            State::Again => drop(self.again.remove(&place.seq)),
+            State::Settled => self.settled -= 1,
+            State::Held | State::Aside => {}
+        }
+    }
+
+    fn index(&self, seq: Seq) -> Option<usize> {
+        // Mostly nothing is missing in between, so that the distance from the front is the index.
+        let distance = seq.get().checked_sub(self.open.front()?.seq.get())? as usize;
+        if self.open.get(distance).is_some_and(|place| place.seq == seq) {
+            return Some(distance);
+        }
+        self.open.binary_search_by_key(&seq, |place| place.seq).ok()
+    }
+
+    /// What must always hold; for tests.
+    #[cfg(test)]
+    pub(super) fn invariants(&self) {
+        let count = |state| self.open.iter().filter(|place| place.state == state).count();
+        assert!(self.start <= self.next && self.next <= self.end);
+        assert!(self.open.iter().zip(self.open.iter().skip(1)).all(|(a, b)| a.seq < b.seq));
+        assert!(self.open.back().is_none_or(|last| last.seq < self.next));
+        assert_eq!(count(State::InFlight), self.inflight);
+        assert_eq!(count(State::Settled), self.settled);
+        let again = self.open.iter().filter(|place| place.state == State::Again).map(|place| place.seq);
+        assert!(again.eq(self.again.iter().copied()));
+        assert!(self.open.front().is_none_or(|place| place.state != State::Settled));
+    }
+}

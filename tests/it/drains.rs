@@ -1,0 +1,87 @@
+//! How a backlog drains: shares of priorities, live messages first.
+
+use std::ops::Range;
+
+use harness::{Proxy, QOS_1, Received, Recorder, Router, Setup, Version, v5};
+
+fn texts(messages: &[Received]) -> Vec<&str> {
+    messages.iter().map(Received::text).collect()
+}
+
+/// A slow link (200 messages a second, 8 in flight) that is cut, with two routes of priorities 0 and 9.
+fn cut_off(upstream: &Recorder, settings: &[(&str, &str)]) -> (Router, Proxy) {
+    let network = Proxy::to(upstream.address());
+    network.cut();
+    let setup = Setup::new()
+        .uplink(network.address(), Version::V5)
+        .set("uplink.plant.window", 8)
+        .set("uplink.plant.pace_messages_per_sec", 200)
+        .set("routes.urgent.route", r#"FROM "urgent/#" INTO $upstream"#)
+        .set("routes.urgent.priority", 0)
+        .set("routes.other.route", r#"FROM "other/#" INTO $upstream"#)
+        .set("routes.other.priority", 9);
+    let setup = settings.iter().fold(setup, |setup, (key, value)| setup.set(key, value));
+    (setup.start(), network)
+}
+
+fn publish(router: &Router, topic: &str, range: Range<usize>) {
+    router.connect(&v5(topic)).publish_all(&format!("{topic}/a"), range.map(|number| number.to_string()));
+}
+
+fn numbers(record: &[Received], topic: &str) -> Vec<usize> {
+    let of_topic = record.iter().filter(|message| message.topic.starts_with(topic));
+    of_topic.map(|message| message.text().parse().expect("a number")).collect()
+}
+
+#[test]
+fn strict_sends_the_most_urgent_first_and_weighted_lets_nobody_starve() {
+    for (schedule, expected) in [("strict", 0), ("weighted", 2)] {
+        let upstream = Recorder::start();
+        let (router, network) = cut_off(&upstream, &[("uplink.plant.schedule", schedule)]);
+        publish(&router, "other", 0..100);
+        publish(&router, "urgent", 0..150);
+        network.mend();
+        let record = upstream.wait_for(250);
+        let early = numbers(&record[..140], "other").len();
+        assert!(early >= expected, "{schedule}: {early}");
+        assert!(early < 30, "{schedule}: {early}");
+        assert_eq!(early == 0, schedule == "strict");
+        assert_eq!(numbers(&record, "urgent"), (0..150).collect::<Vec<_>>());
+        assert_eq!(numbers(&record, "other"), (0..100).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn live_messages_pass_a_backlog_that_goes_on_beside_them() {
+    let upstream = Recorder::start();
+    let (router, network) = cut_off(&upstream, &[("uplink.plant.drain", "live-first")]);
+    publish(&router, "other", 0..300);
+    network.mend();
+    upstream.wait_for(20);
+    let mut publisher = router.connect(&v5("live"));
+    for number in 300..310 {
+        publisher.publish("other/a", number.to_string(), QOS_1);
+    }
+    let record = upstream.wait_for(310);
+    let place = |text: &str| texts(&record).iter().position(|it| *it == text).expect("it came");
+    assert!(place("309") < 200, "the last live one came as number {}", place("309"));
+    let (old, live): (Vec<_>, Vec<_>) =
+        numbers(&record, "other").into_iter().partition(|number| *number < 300);
+    assert_eq!(old, (0..300).collect::<Vec<_>>(), "what waited keeps its order");
+    assert_eq!(live, (300..310).collect::<Vec<_>>(), "and what came after it, too");
+}
+
+#[test]
+fn an_urgent_message_overtakes_a_backlog_that_drains_slowly() {
+    let upstream = Recorder::start();
+    let (router, network) = cut_off(&upstream, &[]);
+    publish(&router, "other", 0..300);
+    network.mend();
+    upstream.wait_for(20);
+    let before = upstream.record().len();
+    publish(&router, "urgent", 0..1);
+    let record = upstream.wait_for(301);
+    let place = record.iter().position(|message| message.topic == "urgent/a").expect("it came");
+    // What was in flight, a tenth of a second of pace, and the way through the disk on a busy machine.
+    assert!(place < before + 120, "{before} before, it came as number {place}");
+}
