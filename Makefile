@@ -17,7 +17,6 @@ TOOLS := $(CACHE)/tools
 PYTHON := $(CACHE)/python-test
 export MILLRACE_PYTHON := $(PYTHON)/bin/python
 CARGO_DENY_VERSION := 0.20.2
-RUMQTTD_VERSION := 0.20.0
 
 # What `make run` listens on and where it keeps its stores.
 GATEWAY_BIND ?= 127.0.0.1:1883
@@ -27,7 +26,7 @@ PURE := -p millrace-model -p millrace-wire -p millrace-routes -p millrace-broker
 LINKED := -p millrace-store -p millrace
 BINARIES := -p millrace -p millrace-loadgen -p millrace-powercut
 
-.PHONY: help run test bench peers guard crash sim fuzz lint fmt deny docs build setup setup-test release clean
+.PHONY: help run test bench guard crash sim fuzz lint fmt deny docs build setup setup-test release clean
 
 help: ## What can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -64,10 +63,6 @@ bench: setup-test build ## The comparison with mosquitto, durable throughput, ou
 	$(CARGO_TARGET_DIR)/release/bench restart
 	MILLRACE_BLESS=1 cargo test --locked --release -q -p millrace-tests --test tidy performance
 	cargo bench --locked -p millrace-bench
-
-peers: setup ## Other brokers that can be had as source: rumqttd (about 3 minutes); then `make bench ARGS='--peer configs/peers/rumqttd.toml'`
-	env -u ROCKSDB_LIB_DIR cargo install rumqttd --locked --version $(RUMQTTD_VERSION) --root $(TOOLS)
-	@echo "put $(TOOLS)/bin into the path"
 
 guard: setup-test build ## Instructions of the hot path, and hot rows beside a relay, judged by what is stored (about 2 minutes)
 	cargo build --locked --release -p millrace-bench
