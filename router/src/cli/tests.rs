@@ -97,13 +97,13 @@ fn check_prints_a_plan() {
 #[test]
 fn check_prints_every_mistake_and_ends_with_2() {
     let files = Files::new();
-    let config = files.add("c.toml", "shards = 'x'\nstore.pth = 'y'\n");
+    let config = files.add("c.toml", "shards = 'x'\nlog.levl = 'y'\n");
     let (exit, out, err) = run(&["check", "--config", &config]);
     assert_eq!((exit, out.as_str()), (Exit::BadConfig, ""));
     let expected = format!(
         "{config}:1: shards: is not allowed\n    found: \"x\"\n    allowed: a whole number from 0 to 64\n\
-         {config}:2: store.pth: is not a key\n    allowed: path, memtable_bytes, sync\n    \
-         hint: did you mean store.path?\n2 mistakes in the configuration\n"
+         {config}:2: log.levl: is not a key\n    allowed: level, format\n    \
+         hint: did you mean log.level?\n2 mistakes in the configuration\n"
     );
     assert_eq!(err, expected);
 }

@@ -322,7 +322,7 @@ fn values_of_the_wrong_type_are_refused() {
 fn a_table_in_place_of_a_value_is_refused_and_the_other_way_round() {
     refused("[shards]\ncount = 2", "shards", "a whole number", "");
     refused("store = 'here'", "store", "path, memtable_bytes, sync", "");
-    refused("uplink.url = 'mqtt://h'", "uplink.url", "kind, url, version", "uplink.NAME.url");
+    refused("uplink.url = 'mqtt://h'", "uplink.url", "kind, url", "uplink.NAME.url");
     refused("[[routes]]\nroute = 'x'", "routes", "a table", "");
 }
 
