@@ -24,6 +24,4 @@ pub use poison::{InvalidPoison, Poison, Refusal};
 pub use schedule::{Schedule, weight};
 
 #[cfg(test)]
-mod simulation;
-#[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! An uplink against an upstream that is played by hand.
 
+mod simulation;
+
 use std::num::NonZeroU16;
 
 use model::{Instant, LaneId, Now, Priority, Qos, Seq, Timestamp};

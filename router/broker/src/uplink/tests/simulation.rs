@@ -12,9 +12,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use model::{LaneId, Priority, Seq};
 use wire::ReasonCode;
 
-use super::random::Random;
-use super::tests::{Written, at, connack, puback, record, rules, seq, setup, take_written};
-use super::{Aside, Carrier, LinkError, LinkSetup, Rules, Schedule};
+use super::{Written, at, connack, puback, record, rules, seq, setup, take_written};
+use crate::uplink::random::Random;
+use crate::uplink::{Aside, Carrier, LinkError, LinkSetup, Rules, Schedule};
 
 const SEEDS: u64 = 600;
 const STEPS: usize = 400;
