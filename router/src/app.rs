@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use broker::access::ListenerAccess;
-use broker::{Plan, RetainedRecord, Setup, SinkPlan, StateSpace, StoredSessions, WhenFull, decode_retained};
+use broker::{Plan, RetainedRecord, Setup, SinkPlan, StateSpace, StoredSessions, decode_retained};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use model::{LaneId, Priority, ShardId};
 use store::CommitLog as _;
@@ -24,9 +24,13 @@ use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 use crate::access::{Verifier, VerifierSetup};
-use crate::clock::entropy;
+use crate::clock::{Clock, entropy};
 use crate::config::{Config, ConfigErrors, Durability};
-use crate::disk::{Disk, DiskState, Job, ReadJob, run_lane_reader, space_of};
+use crate::disk::budget::{Allowance, UplinkAllowance};
+use crate::disk::losses::Ledger;
+use crate::disk::space::{SpaceWatch, UplinkLane};
+use crate::disk::vanished::VanishedLanes;
+use crate::disk::{Disk, DiskState, Job, ReadJob, run_lane_reader, run_merger, space_of};
 use crate::http::Overview;
 use crate::levels::LevelBoard;
 use crate::mail::{Mail, Mailbox};
@@ -36,7 +40,7 @@ use crate::shard::{SessionAtStart, ShardSetup};
 use crate::telemetry::{ShardReport, start_logging};
 use crate::upstream::poison::{Command, DiskAccess, poison_lane_name};
 use crate::upstream::{Bell, LinkStatus, Tails, UplinkSetup};
-use crate::{config, control, http, net, shard, system, upstream};
+use crate::{control, http, net, shard, system, upstream};
 
 pub use crate::net::OpenError;
 
@@ -115,8 +119,7 @@ struct Router {
     mailboxes: Vec<Arc<Mailbox>>,
     shards: Vec<JoinHandle<()>>,
     upstream: JoinHandle<()>,
-    disk: JoinHandle<()>,
-    reader: JoinHandle<()>,
+    disk: DiskThreads,
     jobs: Sender<Job>,
     verifier: Verifier,
     stop_upstream: watch::Sender<bool>,
@@ -132,6 +135,7 @@ impl Router {
         let mut tails = Tails::default();
         let uplinks = uplinks(&config, &mut log, &mut tails)?;
         let plan = Arc::new(plan(&config, &log.reader()));
+        let disk_state = disk_state(&config, &mut log)?;
         log.commit().context("the lanes of the routes cannot be written")?;
         let sessions = stored_sessions(&config, &log)?;
         let retained = retained(&log)?;
@@ -147,11 +151,12 @@ impl Router {
         let mailboxes: Vec<_> = (0..config.shards)
             .map(|_| Arc::new(Mailbox::new(config.limits.handoff_batches_max as usize * config.shards)))
             .collect();
-        let overview = overview(&config, &log, &uplinks, doors, started);
+        let overview = overview(&config, &log, disk_state, &uplinks, doors, started);
         let (jobs, job_queue) = bounded(JOBS_MAX);
         let keeper_mailbox = Arc::new(Mailbox::new(1)); // for watermarks alone
         let boxes = mailboxes.iter().chain([&keeper_mailbox]).cloned().collect();
-        let (disk, reader) = start_disk(log, job_queue, boxes, tails, &overview)?;
+        let space = space_watch(&config, &uplinks);
+        let disk = start_disk(log, job_queue, boxes, (tails, space), &overview)?;
         let verifier = start_verifier(&config, &mailboxes)?;
         let stored = (sessions, retained);
         let shards = start_shards(&config, &plan, stored, &mailboxes, &jobs, &verifier, &overview)?;
@@ -170,7 +175,6 @@ impl Router {
             shards,
             upstream,
             disk,
-            reader,
             jobs,
             verifier,
             stop_upstream,
@@ -301,8 +305,11 @@ impl Router {
         if self.jobs.send(Job::Stop).is_err() {
             warn!("the disk thread ended early");
         }
-        join(self.disk, "disk");
-        join(self.reader, "lane reader");
+        let DiskThreads { disk, reader, merger, stop_merger } = self.disk;
+        drop(stop_merger);
+        join(disk, "disk");
+        join(merger, "merger");
+        join(reader, "lane reader");
         info!("stopped");
     }
 }
@@ -364,12 +371,7 @@ fn plan(config: &Config, reader: &store::Reader) -> Plan {
     let sinks = table.sinks().iter().map(|sink| match config.uplink(sink) {
         Some(uplink) => {
             let lanes = lanes_of(reader, &uplink.name);
-            let when_full = match uplink.when_full {
-                config::WhenFull::Refuse => WhenFull::Refuse,
-                config::WhenFull::DropOldest => WhenFull::DropOldest,
-                config::WhenFull::DropNewest => WhenFull::DropNewest,
-            };
-            SinkPlan::Lanes { uplink: number(&uplink.name), lanes, when_full }
+            SinkPlan::Lanes { uplink: number(&uplink.name), lanes, when_full: uplink.when_full.into() }
         }
         None => SinkPlan::Topic,
     });
@@ -448,17 +450,20 @@ struct SessionsAtStart {
 fn overview(
     config: &Config,
     log: &store::Log,
+    disk: DiskState,
     uplinks: &[UplinkSetup],
     doors: Vec<Arc<Door>>,
     started: Instant,
 ) -> Arc<Overview> {
+    disk.set_route_names(config.routes.iter().map(|route| route.spec.name.clone()));
     Arc::new(Overview {
         started,
         ready: AtomicBool::new(false),
         shards: (0..config.shards).map(|_| Arc::new(ShardReport::default())).collect(),
         uplinks: uplinks.iter().map(|setup| (setup.config.name.clone(), Arc::clone(&setup.status))).collect(),
-        disk: Arc::new(DiskState::default()),
+        disk: Arc::new(disk),
         levels: Arc::new(LevelBoard::new(uplinks.len())),
+        store_bytes_max: config.store.bytes_max,
         reader: log.reader(),
         doors,
         routes: Mutex::new(promises(config)),
@@ -466,21 +471,60 @@ fn overview(
     })
 }
 
+/// What the disk thread remembers from earlier runs.
+fn disk_state(config: &Config, log: &mut store::Log) -> anyhow::Result<DiskState> {
+    let ledger = Ledger::load(&log.reader(), config.limits.losses_max as usize)?;
+    let is_configured = |name: &str| config.uplinks.iter().any(|uplink| uplink.name == name);
+    let now = Clock::default().now().timestamp;
+    let vanished = VanishedLanes::load(log, is_configured, config.store.keep_vanished_secs, now)?;
+    Ok(DiskState::new(ledger, vanished))
+}
+
+/// Who watches the budgets.
+fn space_watch(config: &Config, uplinks: &[UplinkSetup]) -> SpaceWatch {
+    let allowance = Allowance {
+        bytes_max: config.store.bytes_max,
+        reserve_percent: config.store.reserve_percent,
+        options: config.store_options(),
+        uplinks: config
+            .uplinks
+            .iter()
+            .map(|uplink| UplinkAllowance { bytes_max: uplink.bytes_max, when_full: uplink.when_full.into() })
+            .collect(),
+    };
+    let lanes = uplinks.iter().enumerate().flat_map(|(uplink, setup)| {
+        setup.lanes.iter().map(move |&(lane, priority)| UplinkLane { uplink, priority, lane })
+    });
+    SpaceWatch::new(allowance, lanes.collect())
+}
+
+/// The threads that write, read and merge.
+struct DiskThreads {
+    disk: JoinHandle<()>,
+    reader: JoinHandle<()>,
+    merger: JoinHandle<()>,
+    /// The merger ends when this is gone.
+    stop_merger: Sender<()>,
+}
+
 fn start_disk(
     log: store::Log,
     job_queue: Receiver<Job>,
     mailboxes: Vec<Arc<Mailbox>>,
-    tails: Tails,
+    (tails, space): (Tails, SpaceWatch),
     overview: &Overview,
-) -> anyhow::Result<(JoinHandle<()>, JoinHandle<()>)> {
+) -> anyhow::Result<DiskThreads> {
     let (reads, read_queue) = bounded::<ReadJob>(READS_MAX);
     let lane_reader = log.reader();
     let state = Arc::clone(&overview.disk);
     let boxes = mailboxes.clone();
     let reader = thread("lane-reader", move || run_lane_reader(&lane_reader, &read_queue, &boxes, &state))?;
     let (state, levels) = (Arc::clone(&overview.disk), Arc::clone(&overview.levels));
-    let disk = Disk::new(log, job_queue, reads, mailboxes, Arc::new(tails), state, levels);
-    Ok((thread("disk", move || disk.run())?, reader))
+    let disk = Disk::new(log, job_queue, reads, mailboxes, Arc::new(tails), state, (levels, space));
+    let (stop_merger, stopped) = bounded(1);
+    let (lanes, state) = (overview.reader.clone(), Arc::clone(&overview.disk));
+    let merger = thread("merger", move || run_merger(&lanes, &stopped, &state))?;
+    Ok(DiskThreads { disk: thread("disk", move || disk.run())?, reader, merger, stop_merger })
 }
 
 fn start_shards(

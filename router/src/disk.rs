@@ -8,23 +8,35 @@
 //! (DESIGN §8, never 4). What they wrote is kept, the disk is tried again and again, and when it takes writes everything
 //! goes on where it stopped; see `unconfirmed`.
 
+pub(crate) mod budget;
+mod house;
+pub(crate) mod losses;
+mod reading;
+pub(crate) mod space;
 mod unconfirmed;
+pub(crate) mod vanished;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use broker::{AppendTray, Levels, Loss, Request, StateSpace, Write};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
-use model::{LaneId, Seq, ShardId, Ticket, Timestamp};
-use store::{CommitLog, ReadLimits, ReadOut, Space, StoreError};
-use tracing::{debug, error, info, warn};
+use model::{LaneId, Seq, ShardId, Ticket};
+use store::{CommitLog, Space, StoreError};
+use tracing::{error, info, warn};
 
+use self::losses::Ledger;
+use self::space::{Room, SpaceWatch};
 use self::unconfirmed::Unconfirmed;
+use self::vanished::VanishedLanes;
 use crate::clock::Clock;
 use crate::levels::LevelBoard;
 use crate::mail::{Mail, Mailbox};
 use crate::upstream::Tails;
+
+pub(crate) use self::losses::LOSS_BYTES_MAX;
+pub(crate) use self::reading::{ReadJob, run_lane_reader, run_merger};
 
 /// Where each kind of small durable state stands in the store; numbers are never given twice.
 pub(crate) const fn space_of(kind: StateSpace) -> Space {
@@ -38,9 +50,6 @@ pub(crate) const fn space_of(kind: StateSpace) -> Space {
     }
 }
 
-/// Most memory that one entry of the loss ledger takes.
-pub(crate) const LOSS_BYTES_MAX: usize = 640;
-
 /// How often delivered and expired data is given back, and cursors of an idle store are written.
 const HOUSEKEEPING: Duration = Duration::from_millis(200);
 
@@ -50,9 +59,6 @@ const RECLAIM_AGAIN: Duration = Duration::from_millis(10);
 /// When a disk that failed is tried again, at first and at last.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LAST: Duration = Duration::from_secs(15);
-
-/// How often whole files of delivered data are looked for.
-const TIDY: Duration = Duration::from_secs(60);
 
 /// A job for the disk thread.
 #[derive(Debug)]
@@ -94,6 +100,34 @@ pub(crate) struct DiskState {
     pub expired: AtomicU64,
     /// Messages given up because what is kept of them cannot be read.
     pub damaged: AtomicU64,
+    /// Ranges that were found damaged since the start, set aside as far as there was room. Above 0 is an alarm.
+    pub quarantined: AtomicU64,
+    /// Lost messages that the ledger had no room to note.
+    pub unnoted: AtomicU64,
+    /// How much room there is.
+    pub room: Room,
+    /// What was lost, and why.
+    pub ledger: Ledger,
+    /// Lanes that nobody leads to.
+    pub vanished: VanishedLanes,
+    /// Names of the routes, by number.
+    route_names: Mutex<Arc<[String]>>,
+}
+
+impl DiskState {
+    /// Of a store with this ledger and these lanes that nobody leads to.
+    pub(crate) fn new(ledger: Ledger, vanished: VanishedLanes) -> DiskState {
+        DiskState { ledger, vanished, ..DiskState::default() }
+    }
+
+    /// The routes were replaced.
+    pub(crate) fn set_route_names(&self, names: impl Iterator<Item = String>) {
+        *self.route_names.lock().unwrap_or_else(PoisonError::into_inner) = names.collect();
+    }
+
+    fn route_names(&self) -> Arc<[String]> {
+        Arc::clone(&self.route_names.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// The disk thread.
@@ -105,6 +139,10 @@ pub(crate) struct Disk {
     tails: Arc<Tails>,
     state: Arc<DiskState>,
     levels: Arc<LevelBoard>,
+    space: SpaceWatch,
+    /// The group that is being collected has entries of the ledger, and what came to nothing begins with this one.
+    has_entries: bool,
+    entries_from: u64,
     clock: Clock,
     /// What is not durable yet.
     unconfirmed: Unconfirmed,
@@ -136,8 +174,9 @@ impl Disk {
         mailboxes: Vec<Arc<Mailbox>>,
         tails: Arc<Tails>,
         state: Arc<DiskState>,
-        levels: Arc<LevelBoard>,
+        (levels, space): (Arc<LevelBoard>, SpaceWatch),
     ) -> Disk {
+        let entries_from = state.ledger.newest();
         let durable = vec![(Ticket(0), 0); mailboxes.len()];
         Disk {
             log,
@@ -147,6 +186,9 @@ impl Disk {
             tails,
             state,
             levels,
+            space,
+            has_entries: false,
+            entries_from,
             clock: Clock::default(),
             unconfirmed: Unconfirmed::default(),
             group_first: None,
@@ -174,6 +216,7 @@ impl Disk {
             }
             self.commit();
             self.retry_if_due();
+            self.watch_space();
             if housekeeping.elapsed() >= pause {
                 housekeeping = Instant::now();
                 self.keep_house();
@@ -203,7 +246,7 @@ impl Disk {
             }
             // After the group: a subscriber may acknowledge what is not written yet.
             Job::Advance(lanes) => self.advances.extend(lanes),
-            Job::Lost(losses) => note(&losses),
+            Job::Lost(losses) => self.enter_losses(losses),
             Job::Ask { shard, request } => self.after_commit.push((shard, request)),
             Job::Stop => self.stopping = true,
         }
@@ -270,6 +313,10 @@ impl Disk {
 
     fn write_group(&mut self) -> Result<(), StoreError> {
         let committed = self.log.commit()?;
+        self.space.appended(committed.bytes);
+        if std::mem::take(&mut self.has_entries) {
+            self.entries_from = self.state.ledger.newest();
+        }
         if committed.records > 0 {
             self.state.commits.fetch_add(1, Ordering::Relaxed);
             self.state.records.fetch_add(committed.records, Ordering::Relaxed);
@@ -327,6 +374,11 @@ impl Disk {
             self.after_commit.append(&mut self.removing);
         }
         self.unconfirmed.start_over();
+        if self.has_entries
+            && let Err(error) = self.state.ledger.stage_again(&mut self.log, self.entries_from)
+        {
+            return self.poison(&error);
+        }
         self.stage();
         self.commit();
     }
@@ -371,25 +423,6 @@ impl Disk {
         Ok((lane, state.head, state.tail))
     }
 
-    fn keep_house(&mut self) {
-        if self.is_poisoned() {
-            return;
-        }
-        match self.log.reclaim(self.clock.now().timestamp) {
-            Ok(reclaimed) => {
-                self.much_to_reclaim = reclaimed.more;
-                for lost in reclaimed.expired {
-                    self.state.expired.fetch_add(lost.messages(), Ordering::Relaxed);
-                    info!(lane = %lost.lane, from = %lost.from, up_to = %lost.up_to, "messages expired undelivered");
-                }
-            }
-            Err(error) => warn!(%error, "space was not given back"),
-        }
-        if let Err(error) = self.log.flush_cursors() {
-            warn!(%error, "positions were not written");
-        }
-    }
-
     fn poison(&mut self, cause: &StoreError) {
         if !self.state.poisoned.swap(true, Ordering::Relaxed) {
             error!(
@@ -422,13 +455,6 @@ impl Disk {
     }
 }
 
-/// Says what sinks did not get.
-fn note(losses: &[Loss]) {
-    for Loss { lane, reason, sender, count, bytes, .. } in losses {
-        debug!(%lane, ?reason, %sender, count, bytes, "messages were not taken for an uplink");
-    }
-}
-
 /// Puts one write into the group; the place of a record.
 fn write_one(log: &mut store::Log, write: &Write, bytes: &[u8]) -> Result<Option<(LaneId, Seq)>, StoreError> {
     match *write {
@@ -455,81 +481,4 @@ fn write_one(log: &mut store::Log, write: &Write, bytes: &[u8]) -> Result<Option
 /// The lane of a stored session.
 pub(crate) fn session_lane_name(client_id: &str) -> String {
     format!("s/{client_id}")
-}
-
-/// Read on in a session's lane.
-#[derive(Debug)]
-pub(crate) struct ReadJob {
-    shard: ShardId,
-    session: broker::SessionKey,
-    generation: u32,
-    lane: LaneId,
-    from: Seq,
-    bytes_max: u32,
-    expired_too: bool,
-}
-
-type ReadRecord = (Seq, Option<Timestamp>, Box<[u8]>);
-
-/// The thread that reads sessions' lanes, so that neither a shard nor the disk thread waits for old data. It also looks
-/// for whole files that can go, which may take a moment.
-pub(crate) fn run_lane_reader(
-    reader: &store::Reader,
-    jobs: &Receiver<ReadJob>,
-    mailboxes: &[Arc<Mailbox>],
-    state: &DiskState,
-) {
-    let clock = Clock::default();
-    let mut out = ReadOut::new();
-    let mut tidied = Instant::now();
-    loop {
-        if tidied.elapsed() >= TIDY {
-            tidied = Instant::now();
-            if let Err(error) = reader.tidy() {
-                warn!(%error, "space of delivered messages was not given back");
-            }
-        }
-        let job = match jobs.recv_timeout(TIDY) {
-            Ok(job) => job,
-            Err(RecvTimeoutError::Timeout) => continue,
-            Err(RecvTimeoutError::Disconnected) => return,
-        };
-        let Some((records, next, expired)) = read(reader, &job, &clock, &mut out, state) else { continue };
-        let mut mail =
-            Mail::LaneRead { session: job.session, generation: job.generation, records, next, expired };
-        while let Err(back) = mailboxes[usize::from(job.shard.0)].send(mail) {
-            mail = back;
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-}
-
-fn read(
-    reader: &store::Reader,
-    job: &ReadJob,
-    clock: &Clock,
-    out: &mut ReadOut,
-    state: &DiskState,
-) -> Option<(Vec<ReadRecord>, Seq, u64)> {
-    let limits = ReadLimits { bytes_max: job.bytes_max as usize, messages_max: 4_096 };
-    // At the beginning of time nothing has expired.
-    let now = if job.expired_too { Timestamp::default() } else { clock.now().timestamp };
-    match reader.read_lane(job.lane, job.from, limits, now, out) {
-        Ok(()) => {
-            let records =
-                out.records().map(|record| (record.seq, record.expires, record.bytes.into())).collect();
-            Some((records, out.next(), out.expired_messages()))
-        }
-        Err(StoreError::Damaged { lane, from, up_to }) => {
-            let places = up_to.get() - from.get() + 1;
-            state.damaged.fetch_add(places, Ordering::Relaxed);
-            error!(%lane, %from, %up_to, "stored messages are damaged; they are lost and counted, the rest goes on");
-            Some((Vec::new(), up_to.next(), 0))
-        }
-        Err(error) => {
-            // No answer: the session asks again when its client comes back, not in a loop.
-            error!(%error, lane = %job.lane, "a stored session's messages cannot be read");
-            None
-        }
-    }
 }

@@ -15,6 +15,8 @@ use axum::routing::get;
 use serde::Serialize;
 
 use crate::disk::DiskState;
+use crate::disk::losses::{Entry, Sum};
+use crate::disk::vanished::Vanished;
 use crate::levels::{LevelBoard, word_of};
 use crate::net::{CertificateInfo, Door};
 use crate::promises::RouteStatus;
@@ -35,6 +37,8 @@ pub(crate) struct Overview {
     pub disk: Arc<DiskState>,
     /// How much room there is.
     pub levels: Arc<LevelBoard>,
+    /// Most bytes that the store may take, if somebody said so.
+    pub store_bytes_max: Option<u64>,
     /// Lanes and sizes.
     pub reader: store::Reader,
     /// Every listener, in the order of the configuration.
@@ -44,6 +48,9 @@ pub(crate) struct Overview {
     /// Why the last reload changed nothing.
     pub reload_error: Mutex<Option<String>>,
 }
+
+/// Entries of the loss ledger in `/status`.
+const LOSSES_SHOWN: usize = 50;
 
 /// The answer to `/status`.
 #[derive(Debug, Serialize)]
@@ -64,6 +71,8 @@ pub(crate) struct Status {
     listeners: Vec<ListenerReport>,
     uplinks: Vec<UplinkReport>,
     lanes: Vec<LaneReport>,
+    vanished_lanes: Vec<Vanished>,
+    losses: LossesReport,
     store: StoreReport,
     routes: Vec<RouteStatus>,
     reload_error: Option<String>,
@@ -128,6 +137,27 @@ struct StoreReport {
     syncs: u64,
     expired: u64,
     damaged: u64,
+    /// Ranges found damaged since the start.
+    quarantined: u64,
+    bytes_max: Option<u64>,
+    /// Bytes that the file system still has.
+    bytes_free: u64,
+    device_bytes: u64,
+}
+
+/// What the loss ledger says, newest first.
+#[derive(Debug, Serialize)]
+struct LossesReport {
+    sums: Vec<LossSum>,
+    latest: Vec<Entry>,
+}
+
+#[derive(Debug, Serialize)]
+struct LossSum {
+    sink: String,
+    reason: String,
+    #[serde(flatten)]
+    sum: Sum,
 }
 
 impl Overview {
@@ -153,6 +183,8 @@ impl Overview {
             listeners: self.doors.iter().map(|door| listener_report(door)).collect(),
             uplinks: self.uplinks(),
             lanes: self.lanes(),
+            vanished_lanes: self.disk.vanished.list(),
+            losses: self.losses(),
             store: self.store(),
             routes: lock(&self.routes).clone(),
             reload_error: lock(&self.reload_error).clone(),
@@ -161,6 +193,7 @@ impl Overview {
 
     /// The routes were replaced.
     pub(crate) fn set_routes(&self, routes: Vec<RouteStatus>) {
+        self.disk.set_route_names(routes.iter().map(|route| route.name.clone()));
         *lock(&self.routes) = routes;
     }
 
@@ -202,6 +235,14 @@ impl Overview {
         reports
     }
 
+    fn losses(&self) -> LossesReport {
+        let sums = self.disk.ledger.sums().into_iter();
+        LossesReport {
+            sums: sums.map(|((sink, reason), sum)| LossSum { sink, reason, sum }).collect(),
+            latest: self.disk.ledger.latest(LOSSES_SHOWN),
+        }
+    }
+
     fn store(&self) -> StoreReport {
         let state = if self.disk.poisoned.load(Ordering::Relaxed) { "poisoned" } else { "ok" };
         let (expired, damaged) =
@@ -220,6 +261,10 @@ impl Overview {
                 syncs: stats.syncs,
                 expired,
                 damaged,
+                quarantined: self.disk.quarantined.load(Ordering::Relaxed),
+                bytes_max: self.store_bytes_max,
+                bytes_free: self.disk.room.free.load(Ordering::Relaxed),
+                device_bytes: stats.device_bytes,
             },
             Err(_) => StoreReport { state: "unreadable", room, expired, damaged, ..StoreReport::default() },
         }

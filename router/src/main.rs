@@ -45,6 +45,7 @@ fn run(cli: &Cli) -> anyhow::Result<Exit> {
         Command::Authz(args) => {
             cli::authz(args, config::environment(), &mut out, &mut err).context("output cannot be written")
         }
+        Command::Store(args) => cli::store(args, &mut out, &mut err).context("output cannot be written"),
         Command::Passwd(args) => cli::passwd(args, &mut std::io::stdin().lock(), &mut out, &mut err)
             .context("output cannot be written"),
         Command::Lanes(args) => control::lanes(args, &mut out, &mut err),

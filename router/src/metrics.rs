@@ -29,6 +29,12 @@ struct Name {
     name: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Lost {
+    sink: String,
+    reason: String,
+}
+
 /// The text of one scrape.
 pub(crate) fn encode(overview: &Overview) -> Result<String, std::fmt::Error> {
     let mut registry = Registry::with_prefix("millrace");
@@ -260,7 +266,36 @@ fn store(registry: &mut Registry, overview: &Overview) {
         "Messages lost to damage in the store",
         disk.damaged.load(Ordering::Relaxed),
     );
+    let lost = Family::<Lost, Counter>::default();
+    registry.register(
+        "lost_messages",
+        "Messages in the loss ledger, by sink and reason, since the store was made",
+        lost.clone(),
+    );
+    for ((sink, reason), sum) in disk.ledger.sums() {
+        lost.get_or_create(&Lost { sink, reason }).inc_by(sum.messages);
+    }
+    let quarantined = disk.quarantined.load(Ordering::Relaxed);
+    counter(
+        registry,
+        "store_quarantined",
+        "Ranges of messages that were found damaged and set aside",
+        quarantined,
+    );
+    let unnoted = disk.unnoted.load(Ordering::Relaxed);
+    counter(registry, "lost_messages_unnoted", "Lost messages that the loss ledger had no room for", unnoted);
+    gauge(
+        registry,
+        "store_free_bytes",
+        "Bytes that the file system still has",
+        disk.room.free.load(Ordering::Relaxed),
+    );
+    if let Some(bytes_max) = overview.store_bytes_max {
+        gauge(registry, "store_budget_bytes", "Most bytes that the store may take", bytes_max);
+    }
     if let Ok(stats) = overview.reader.stats() {
+        let help = "Bytes written to the device: write-ahead log, memory written out, merges";
+        counter(registry, "store_device_bytes", help, stats.device_bytes);
         gauge(registry, "store_disk_bytes", "Bytes that the store takes on disk", stats.disk_bytes);
         counter(registry, "store_records", "Records made durable", stats.records);
         counter(registry, "store_record_bytes", "Bytes of these records", stats.record_bytes);

@@ -26,6 +26,7 @@ mod scenarios;
 mod scripts;
 mod sessions;
 mod shards;
+mod space;
 mod stores;
 mod subscriptions;
 mod tls;

@@ -202,7 +202,7 @@ fn memory(config: &Config, out: &mut impl Write) -> io::Result<()> {
 }
 
 /// A length for people, rounded to three digits or so.
-fn bytes(count: u64) -> String {
+pub(super) fn bytes(count: u64) -> String {
     let (shift, name) = match count {
         0..1_048_576 => (10, "KiB"),
         1_048_576..1_073_741_824 => (20, "MiB"),

@@ -1,12 +1,13 @@
 //! The command line: what can be asked of `millrace`, and the commands that need no running router.
 //!
-//! Knows: subcommands, flags, exit codes. May use: `config`, `access`, `routes`, files named on the command line.
-//! Never: sockets, the store. In: arguments. Out: text on a writer, and an exit code.
+//! Knows: subcommands, flags, exit codes. May use: `config`, `access`, `routes`, files named on the command line, a store
+//! that nobody runs. Never: sockets. In: arguments. Out: text on a writer, and an exit code.
 
 mod authz;
 mod check;
 mod passwd;
 mod route;
+mod store;
 
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ pub use check::check;
 pub use passwd::passwd;
 pub use route::route;
 pub(crate) use route::sink_name;
+pub use store::store;
 
 /// What the process tells the one who started it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +71,68 @@ pub enum Command {
     Status(StatusArgs),
     /// Show lanes, and what no upstream wanted.
     Lanes(LanesArgs),
+    /// Look into a store that no router runs on, and mend it.
+    Store(StoreArgs),
+}
+
+/// `millrace store`.
+#[derive(Debug, Args)]
+pub struct StoreArgs {
+    /// What to do with it.
+    #[command(subcommand)]
+    pub command: StoreCommand,
+}
+
+/// What can be done with a store; `path` is what `store.path` says.
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Read everything and check every checksum; exit code 1 if something is wrong.
+    Verify {
+        /// The store.
+        path: PathBuf,
+    },
+    /// Show what it takes and what waits in its lanes.
+    Stats {
+        /// The store.
+        path: PathBuf,
+    },
+    /// Show the loss ledger: which messages are gone, why and when.
+    Losses {
+        /// The store.
+        path: PathBuf,
+    },
+    /// Merge its files, so that only what is alive takes space.
+    Compact {
+        /// The store.
+        path: PathBuf,
+    },
+    /// Write it anew with everything that can be read; damage is set aside. Needs as much free space as its messages have.
+    Repair {
+        /// The store.
+        path: PathBuf,
+    },
+    /// Write every waiting message as a JSON object with lane, place, times and the record in base64.
+    Export {
+        /// The store.
+        path: PathBuf,
+        /// Only the lane of this name.
+        #[arg(long, value_name = "NAME")]
+        lane: Option<String>,
+    },
+}
+
+impl StoreCommand {
+    /// The store that it is about.
+    fn path(&self) -> &std::path::Path {
+        match self {
+            StoreCommand::Verify { path }
+            | StoreCommand::Stats { path }
+            | StoreCommand::Losses { path }
+            | StoreCommand::Compact { path }
+            | StoreCommand::Repair { path }
+            | StoreCommand::Export { path, .. } => path,
+        }
+    }
 }
 
 /// Flags of `millrace run`.

@@ -17,6 +17,7 @@ fn run(arguments: &[&str]) -> (Exit, String, String) {
         Command::Authz(args) => authz(&args, std::iter::empty(), &mut out, &mut err),
         Command::Passwd(args) => passwd(&args, &mut &b""[..], &mut out, &mut err),
         Command::Run(_) | Command::Status(_) | Command::Lanes(_) => panic!("needs a router"),
+        Command::Store(args) => store(&args, &mut out, &mut err),
     };
     let text = |bytes| String::from_utf8(bytes).expect("text");
     (exit.expect("written"), text(out), text(err))

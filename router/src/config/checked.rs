@@ -387,6 +387,16 @@ impl fmt::Display for Durability {
     }
 }
 
+impl From<WhenFull> for broker::WhenFull {
+    fn from(policy: WhenFull) -> broker::WhenFull {
+        match policy {
+            WhenFull::Refuse => broker::WhenFull::Refuse,
+            WhenFull::DropOldest => broker::WhenFull::DropOldest,
+            WhenFull::DropNewest => broker::WhenFull::DropNewest,
+        }
+    }
+}
+
 impl fmt::Display for WhenFull {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -133,6 +133,7 @@ impl Store {
             open_files_max: if memtable_bytes < 8 << 20 { 64 } else { 256 },
             sorted_file_bytes: memtable_bytes.clamp(4 << 20, 32 << 20),
             commit_bytes_max: (memtable_bytes / 2).clamp(1 << 20, 16 << 20).max(record_bytes_max),
+            quarantine_bytes_max: limits.quarantine_bytes_max,
             ..store::Options::new(&self.path)
         }
     }

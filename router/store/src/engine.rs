@@ -11,6 +11,7 @@ use crate::{FORMAT_VERSION, home};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator,
     DBRecoveryMode, LogLevel, ReadOptions, WriteOptions,
+    statistics::{StatsLevel, Ticker},
 };
 use std::path::Path;
 
@@ -28,17 +29,21 @@ const MANIFEST_BYTES: usize = 4 << 20;
 /// An open database with the four families of `keys`.
 pub(crate) struct Engine {
     pub(crate) db: DB,
+    /// Kept for what RocksDB counts.
+    counting: Option<rocksdb::Options>,
 }
 
 impl Engine {
     /// Opens it for writing; makes it if `fresh`.
     pub(crate) fn open(options: &Options, path: &Path, fresh: bool) -> Result<Engine, OpenError> {
         let mut db_options = database_options(options);
+        db_options.enable_statistics();
+        db_options.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);
         db_options.create_if_missing(fresh);
         db_options.create_missing_column_families(fresh);
         let db = DB::open_cf_descriptors(&db_options, path, families(options))
             .map_err(|e| OpenError::from_engine(&options.path, e))?;
-        let engine = Engine { db };
+        let engine = Engine { db, counting: Some(db_options) };
         if fresh {
             let mut durable = WriteOptions::default();
             durable.set_sync(true);
@@ -57,9 +62,38 @@ impl Engine {
         let db =
             DB::open_cf_descriptors_read_only(&database_options(options), path, families(options), false)
                 .map_err(|e| OpenError::from_engine(&options.path, e))?;
-        let engine = Engine { db };
+        let engine = Engine { db, counting: None };
         engine.check_format(&options.path)?;
         Ok(engine)
+    }
+
+    /// Opens it for reading, whatever is missing or damaged in its sorted files: they are not looked at before they are
+    /// read.
+    pub(crate) fn open_damaged(options: &Options, path: &Path) -> Result<Engine, OpenError> {
+        let mut tolerant = database_options(options);
+        tolerant.set_paranoid_checks(false);
+        let db = DB::open_cf_descriptors_read_only(&tolerant, path, families(options), false)
+            .map_err(|e| OpenError::from_engine(&options.path, e))?;
+        let engine = Engine { db, counting: None };
+        engine.check_format(&options.path)?;
+        Ok(engine)
+    }
+
+    /// Makes a database of the sorted files and logs in a directory, and opens it for reading. What it lacks is missing
+    /// from the answer; so this is for blocks alone, which know themselves whether they are sound.
+    pub(crate) fn make_from_files(options: &Options, path: &Path) -> Result<Engine, rocksdb::Error> {
+        let mut how = database_options(options);
+        how.set_compression_type(DBCompressionType::Lz4);
+        DB::repair(&how, path)?;
+        let found = DB::list_cf(&how, path)?;
+        let families =
+            found.iter().map(|name| ColumnFamilyDescriptor::new(name, rocksdb::Options::default()));
+        let db = DB::open_cf_descriptors_read_only(&how, path, families, false)?;
+        match db.cf_handle(FAMILY_LOG) {
+            Some(_) => Ok(Engine { db, counting: None }),
+            None => DB::open_cf_descriptors_read_only(&how, path, self::families(options), false)
+                .map(|db| Engine { db, counting: None }),
+        }
     }
 
     /// One of the families of `keys`.
@@ -86,6 +120,12 @@ impl Engine {
     /// A number that RocksDB knows about one family; 0 where it does not.
     pub(crate) fn number(&self, family: &str, property: &rocksdb::properties::PropName) -> u64 {
         self.db.property_int_value_cf(self.family(family), property).ok().flatten().unwrap_or(0)
+    }
+
+    /// Bytes that RocksDB wrote since it was opened: write-ahead log, memory written out, merges.
+    pub(crate) fn device_bytes(&self) -> u64 {
+        let count = |ticker| self.counting.as_ref().map_or(0, |options| options.get_ticker_count(ticker));
+        count(Ticker::WalFileBytes) + count(Ticker::FlushWriteBytes) + count(Ticker::CompactWriteBytes)
     }
 
     /// The format is in the marker and in the database; a directory put together from two stores differs.

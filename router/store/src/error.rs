@@ -47,7 +47,7 @@ pub enum OpenError {
     },
     /// It is a store, but it cannot be read.
     #[error(
-        "the store at {} is damaged: {detail}; keep a copy of the directory, then restore a backup or start with an empty store.path",
+        "the store at {} is damaged: {detail}; keep a copy of the directory, then run `millrace store repair`, which keeps all that can be read, or start with an empty store.path",
         path.display()
     )]
     Corrupt {

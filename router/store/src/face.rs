@@ -48,11 +48,29 @@ impl Lost {
     }
 }
 
-/// What one call of [`CommitLog::reclaim`] did.
+/// Why places will never be given to a reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LossKind {
+    /// They had expired when a reader came to them.
+    Expired,
+    /// What is kept of them is damaged or missing.
+    Damaged,
+}
+
+/// What a reader came across and could not give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// Why.
+    pub kind: LossKind,
+    /// Which; the bytes of damaged places are 0, for nobody knows them.
+    pub lost: Lost,
+}
+
+/// What one call of [`CommitLog::expire`] found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reclaimed {
+pub struct Expired {
     /// What expired before it was delivered, in blocks that are wholly expired and at the head of their lane.
-    pub expired: Vec<Lost>,
+    pub lost: Vec<Lost>,
     /// Whether there was more to do than one call may: call again soon.
     pub more: bool,
 }
@@ -104,11 +122,16 @@ pub trait CommitLog {
     /// lane is empty; says what was lost, `None` if there was nothing. For the policy `drop-oldest`.
     fn drop_oldest(&mut self, lane: LaneId, bytes: u64) -> Result<Option<Lost>, StoreError>;
 
-    /// Gives back the space of what is delivered or expired. Bounded work per call; call it every 100 ms or so,
-    /// and again soon if it says `more`.
+    /// Moves cursors over what has expired at the heads of lanes, and says what that was. Like `advance` and
+    /// `drop_oldest` it is written with the next commit, so that an entry of a ledger can go with it. Bounded work per
+    /// call; call it every 100 ms or so, and again soon if it says `more`.
     ///
     /// A record that was read but not yet advanced over may be reported as expired, too.
-    fn reclaim(&mut self, now: Timestamp) -> Result<Reclaimed, StoreError>;
+    fn expire(&mut self, now: Timestamp) -> Result<Expired, StoreError>;
+
+    /// Gives back the space of what cursors have passed; says whether there was more to do than one call may. Bounded
+    /// work per call, like `expire`. `now` is for lanes with little to give back: they wait until it is worth a write.
+    fn reclaim(&mut self, now: Timestamp) -> Result<bool, StoreError>;
 
     /// Removes a lane with everything in it; what was collected for it is dropped. Its number is never used again.
     /// Readers lose it at once; durable with the next commit.

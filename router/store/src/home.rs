@@ -75,6 +75,7 @@ impl Home {
             return Err(OpenError::NewerFormat { path: root.to_owned(), found, supported: FORMAT_VERSION });
         }
         let home = Home { root: root.to_owned(), lock, unfinished: false };
+        crate::repair::finish_swap(root).map_err(|e| OpenError::from_io(root, e))?;
         if !home.engine_path().join(ENGINE_CURRENT).exists() {
             let detail = format!("its directory {ENGINE_DIRECTORY} is missing or empty");
             return Err(OpenError::Corrupt { path: root.to_owned(), detail });

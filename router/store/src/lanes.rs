@@ -45,6 +45,8 @@ pub(crate) struct Lane {
     tail: AtomicU64,
     /// Running sum of record bytes, as in `Block::bytes_before`, at `tail`.
     appended_bytes: AtomicU64,
+    /// Bytes of records that were deleted since the files that hold them were merged.
+    unmerged_bytes: AtomicU64,
     /// Whether `head` has moved since it was last handed to the writer.
     moved: AtomicBool,
     front: Mutex<Option<Front>>,
@@ -72,6 +74,7 @@ impl Lane {
             head: head.into(),
             tail: tail.into(),
             appended_bytes: appended_bytes.into(),
+            unmerged_bytes: 0.into(),
             moved: false.into(),
             front: Mutex::new(None),
         }
@@ -87,6 +90,21 @@ impl Lane {
 
     pub(crate) fn appended_bytes(&self) -> u64 {
         self.appended_bytes.load(Ordering::Acquire)
+    }
+
+    /// So many bytes of records were deleted.
+    pub(crate) fn release(&self, bytes: u64) {
+        self.unmerged_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// See [`Lane::release`].
+    pub(crate) fn unmerged_bytes(&self) -> u64 {
+        self.unmerged_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Somebody merges.
+    pub(crate) fn merged(&self) {
+        self.unmerged_bytes.store(0, Ordering::Relaxed);
     }
 
     /// After a commit: everything before `tail` is durable.

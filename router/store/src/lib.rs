@@ -20,17 +20,20 @@ mod keys;
 mod lanes;
 mod log;
 mod memory;
+mod notes;
 mod options;
+mod quarantine;
 mod read;
 mod record;
 mod recovery;
+mod repair;
 mod retention;
 mod staging;
 mod stats;
 
 pub use block::{BLOCK_BYTES_MAX, BLOCK_RECORDS_MAX};
 pub use error::{Fault, FaultKind, OpenError, StoreError};
-pub use face::{CommitLog, Committed, Lost, Reclaimed, Space, StateVisitor};
+pub use face::{CommitLog, Committed, Expired, Loss, LossKind, Lost, Space, StateVisitor};
 pub use home::FORMAT_VERSION;
 pub use inspect::{Inspection, LaneReport, VerifyReport};
 pub use keys::LANE_NAME_BYTES_MAX;
@@ -40,6 +43,8 @@ pub use memory::MemoryLog;
 pub use options::Options;
 pub use read::{ReadLimits, ReadOut, Reader, Record};
 pub use record::RECORD_OVERHEAD_BYTES;
+pub use repair::{Repaired, repair};
+pub use retention::Occupied;
 pub use stats::Stats;
 
 #[cfg(test)]

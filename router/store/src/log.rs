@@ -6,8 +6,8 @@
 //! Invariant: a tail is published only after the sync that made it true; after a failure nothing is published any more.
 
 use crate::engine::Engine;
-use crate::error::{Fault, OpenError, StoreError};
-use crate::face::{CommitLog, Committed, Lost, Reclaimed, Space, StateVisitor};
+use crate::error::{Fault, FaultKind, OpenError, StoreError};
+use crate::face::{CommitLog, Committed, Expired, Loss, LossKind, Lost, Space, StateVisitor};
 use crate::home::Home;
 use crate::keys::{self, FAMILY_LANES, FAMILY_LOG, FAMILY_STATE, KEY_NEXT_LANE, LANE_NAME_BYTES_MAX};
 use crate::lanes::{Lane, LaneState};
@@ -15,6 +15,7 @@ use crate::options::Options;
 use crate::read::{self, ReadLimits, ReadOut, Reader, Shared};
 use crate::record::RECORD_OVERHEAD_BYTES;
 use crate::recovery;
+use crate::repair;
 use crate::retention::Retention;
 use crate::staging::Staging;
 use crate::stats;
@@ -50,6 +51,7 @@ impl Log {
         let engine = Engine::open(options, &home.engine_path(), home.is_unfinished())?;
         let found = recovery::load(&engine, home.root())?;
         home.finish()?;
+        repair::clear_away(home.root()).map_err(|error| OpenError::from_io(home.root(), error))?;
         let shared = Shared::default();
         for lane in found.lanes {
             shared.lanes.insert(Arc::new(lane));
@@ -86,10 +88,22 @@ impl Log {
         self.poison.as_ref()
     }
 
+    /// What readers came across and could not give, since the last call, each place once; and how many messages more
+    /// there was no room to note. For the loss ledger.
+    pub fn take_losses(&mut self) -> (Vec<Loss>, u64) {
+        self.reader.shared.notes.take()
+    }
+
+    /// The parts of a range that no reader has come across: those are among [`Log::take_losses`] already.
+    pub fn not_noted(&self, lost: &Lost) -> Vec<Lost> {
+        self.reader.shared.notes.fresh(lost.from.get(), lost)
+    }
+
     /// After a failed write: closes the database and starts again from what the disk holds. Readers wait meanwhile.
     ///
     /// What was collected and not committed is gone; what a failed commit held may or may not be there. Places
     /// handed out for it may be used again if it is not. Cursors keep what was delivered.
+    /// Where bytes were not what was written, the store is first written anew (see `repair`), and what is lost is noted.
     /// A disk that still takes no writes is found by a small file of ours, before anything is closed: reading goes on.
     /// After an error the store stays poisoned, and it may be tried again; if opening failed, readers say `Closed`.
     pub fn try_recover(&mut self) -> Result<(), OpenError> {
@@ -100,6 +114,13 @@ impl Log {
         self.staging.clear();
         let shared = self.reader.shared.clone();
         shared.replace_engine(None);
+        if self.poison.as_ref().is_some_and(|fault| fault.kind == FaultKind::Corrupt) {
+            // A sorted file that RocksDB cannot merge would poison us again and again.
+            for (_, lost) in repair::rebuild(&self.options, &self.home)?.lost {
+                let range = (lost.from.get(), lost.up_to.get());
+                shared.notes.note(LossKind::Damaged, lost.lane, 1, range, 0);
+            }
+        }
         let engine = Engine::open(&self.options, &self.home.engine_path(), false)?;
         let found = recovery::load(&engine, self.home.root())?;
         recovery::refresh(found.lanes, &shared.lanes);
@@ -291,7 +312,11 @@ impl CommitLog for Log {
         self.give_up_oldest(lane, bytes)
     }
 
-    fn reclaim(&mut self, now: Timestamp) -> Result<Reclaimed, StoreError> {
+    fn expire(&mut self, now: Timestamp) -> Result<Expired, StoreError> {
+        self.pass_expired(now)
+    }
+
+    fn reclaim(&mut self, now: Timestamp) -> Result<bool, StoreError> {
         self.give_back_space(now)
     }
 
@@ -306,6 +331,7 @@ impl CommitLog for Log {
         self.staging.batch.delete_cf(family, keys::lane_head(lane));
         drop(engine);
         self.reader.shared.lanes.remove(lane);
+        self.reader.shared.notes.forget(lane);
         Ok(())
     }
 

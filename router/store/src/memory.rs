@@ -7,7 +7,7 @@
 
 use crate::block::{BLOCK_BYTES_MAX, BLOCK_RECORDS_MAX, HEADER_BYTES};
 use crate::error::{Fault, FaultKind, StoreError};
-use crate::face::{CommitLog, Committed, Lost, Reclaimed, Space, StateVisitor};
+use crate::face::{CommitLog, Committed, Expired, Lost, Space, StateVisitor};
 use crate::keys::LANE_NAME_BYTES_MAX;
 use crate::lanes::LaneState;
 use crate::read::{ReadLimits, ReadOut};
@@ -297,13 +297,18 @@ impl CommitLog for MemoryLog {
         }))
     }
 
-    fn reclaim(&mut self, now: Timestamp) -> Result<Reclaimed, StoreError> {
-        self.check_write()?;
+    fn expire(&mut self, now: Timestamp) -> Result<Expired, StoreError> {
+        self.check_poison()?;
         let ids: Vec<LaneId> = self.heads.keys().copied().collect();
-        let expired = ids
-            .into_iter()
-            .filter_map(|id| self.lose_blocks(id, |_, block| record::is_expired(block.expires_max, now)))
-            .collect();
+        let is_over = |_: u64, block: &Block| record::is_expired(block.expires_max, now);
+        Ok(Expired {
+            lost: ids.into_iter().filter_map(|id| self.lose_blocks(id, is_over)).collect(),
+            more: false,
+        })
+    }
+
+    fn reclaim(&mut self, _now: Timestamp) -> Result<bool, StoreError> {
+        self.check_write()?;
         for (id, lane) in &mut self.kept.lanes {
             let Some(&head) = self.heads.get(id) else { continue };
             let before = lane.blocks.len();
@@ -314,7 +319,7 @@ impl CommitLog for MemoryLog {
                 lane.head = head;
             }
         }
-        Ok(Reclaimed { expired, more: false })
+        Ok(false)
     }
 
     fn remove_lane(&mut self, lane: LaneId) -> Result<(), StoreError> {
@@ -353,12 +358,12 @@ impl CommitLog for MemoryLog {
         out.clear(from);
         for block in self.blocks(lane, from) {
             if record::is_expired(block.expires_max, now) {
-                out.skip_expired(block.first.max(from), block.last());
+                out.skip_expired(block.first.max(from), block.last(), block.bytes_from(from));
                 continue;
             }
             for (seq, entry) in block.from(from) {
                 if record::is_expired(entry.expires, now) {
-                    out.skip_expired(seq, seq);
+                    out.skip_expired(seq, seq, entry.bytes.len() as u64);
                 } else if out.is_full(limits, entry.bytes.len()) {
                     return Ok(());
                 } else {

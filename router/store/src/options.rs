@@ -32,6 +32,8 @@ pub struct Options {
     pub sorted_file_bytes: u64,
     /// Bytes that may be appended between two commits; also the largest record.
     pub commit_bytes_max: u64,
+    /// Bytes of damaged data that are set aside for inspection.
+    pub quarantine_bytes_max: u64,
 }
 
 impl Options {
@@ -47,6 +49,7 @@ impl Options {
             open_files_max: 256,
             sorted_file_bytes: 32 << 20,
             commit_bytes_max: 32 << 20,
+            quarantine_bytes_max: 16 << 20,
         }
     }
 

@@ -8,9 +8,10 @@
 use crate::block::Block;
 use crate::engine::Engine;
 use crate::error::{Fault, FaultKind, StoreError};
-use crate::face::{Space, StateVisitor};
+use crate::face::{LossKind, Space, StateVisitor};
 use crate::keys::{self, FAMILY_LOG, FAMILY_STATE};
 use crate::lanes::{Front, Lane, LaneState, LaneTable};
+use crate::notes::Notes;
 use crate::record::{self, RECORD_OVERHEAD_BYTES};
 use crate::stats::{Counters, Stats};
 use model::{LaneId, Seq, Timestamp};
@@ -36,6 +37,8 @@ pub struct ReadOut {
     bytes: Vec<u8>,
     entries: Vec<Entry>,
     expired: Vec<(Seq, Seq)>,
+    /// By entry of `expired`: bytes of the records, overhead included.
+    expired_bytes: Vec<u64>,
     next: Seq,
 }
 
@@ -63,7 +66,13 @@ pub struct Record<'o> {
 
 impl Default for ReadOut {
     fn default() -> Self {
-        ReadOut { bytes: Vec::new(), entries: Vec::new(), expired: Vec::new(), next: Seq::FIRST }
+        ReadOut {
+            bytes: Vec::new(),
+            entries: Vec::new(),
+            expired: Vec::new(),
+            expired_bytes: Vec::new(),
+            next: Seq::FIRST,
+        }
     }
 }
 
@@ -118,6 +127,7 @@ impl ReadOut {
         self.bytes.clear();
         self.entries.clear();
         self.expired.clear();
+        self.expired_bytes.clear();
         self.next = record::seq(next);
     }
 
@@ -136,11 +146,17 @@ impl ReadOut {
         self.next = record::seq(seq + 1);
     }
 
-    /// Notes that these places were skipped.
-    pub(crate) fn skip_expired(&mut self, first: u64, last: u64) {
-        match self.expired.last_mut() {
-            Some((_, end)) if end.get() + 1 == first => *end = record::seq(last),
-            _ => self.expired.push((record::seq(first), record::seq(last))),
+    /// Notes that these places were skipped, with the bytes of their records.
+    pub(crate) fn skip_expired(&mut self, first: u64, last: u64, bytes: u64) {
+        match (self.expired.last_mut(), self.expired_bytes.last_mut()) {
+            (Some((_, end)), Some(so_far)) if end.get() + 1 == first => {
+                *end = record::seq(last);
+                *so_far += bytes;
+            }
+            _ => {
+                self.expired.push((record::seq(first), record::seq(last)));
+                self.expired_bytes.push(bytes);
+            }
         }
         self.next = record::seq(last + 1);
     }
@@ -153,6 +169,7 @@ pub(crate) struct Shared {
     engine: RwLock<Option<Engine>>,
     pub(crate) lanes: LaneTable,
     pub(crate) counters: Counters,
+    pub(crate) notes: Notes,
 }
 
 /// The database, as long as it is held.
@@ -207,7 +224,21 @@ impl Reader {
         if from >= tail {
             return Ok(());
         }
-        walk(&engine, &lane, from, tail, limits, now, out)
+        let walked = walk(&engine, &lane, from, tail, limits, now, out);
+        self.note(&lane, out, &walked);
+        walked
+    }
+
+    /// Notes what this read could not give; free where there is nothing of the kind.
+    #[inline]
+    fn note(&self, lane: &Lane, out: &ReadOut, walked: &Result<(), StoreError>) {
+        let notes = &self.shared.notes;
+        for ((first, last), bytes) in out.expired.iter().zip(&out.expired_bytes) {
+            notes.note(LossKind::Expired, lane.id, lane.head(), (first.get(), last.get()), *bytes);
+        }
+        if let Err(StoreError::Damaged { from, up_to, .. }) = walked {
+            notes.note(LossKind::Damaged, lane.id, lane.head(), (from.get(), up_to.get()), 0);
+        }
     }
 
     /// As [`crate::CommitLog::advance`], and from any thread.
@@ -344,7 +375,7 @@ fn walk(
             return missing(lane, next, block.first - 1, out);
         }
         if block.is_expired(now) {
-            out.skip_expired(next, block.last);
+            out.skip_expired(next, block.last, block.record_bytes() - block.position(next).0);
             expired_blocks += 1;
             if expired_blocks == EXPIRED_BLOCKS_MAX {
                 return Ok(());
@@ -372,7 +403,7 @@ fn copy(
             continue;
         }
         if record::is_expired(record.expires(), now) && record.is_sound(block.lane, seq) {
-            out.skip_expired(seq, seq);
+            out.skip_expired(seq, seq, record.len() as u64);
         } else {
             if out.is_full(limits, record.len()) {
                 return Ok(ControlFlow::Break(()));

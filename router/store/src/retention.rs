@@ -11,17 +11,19 @@
 use crate::block::Block;
 use crate::engine::Engine;
 use crate::error::StoreError;
-use crate::face::{Lost, Reclaimed};
+use crate::face::{Expired, Lost};
 use crate::keys::{self, FAMILY_LANES, FAMILY_LOG};
 use crate::lanes::Lane;
 use crate::log::Log;
 use crate::read::{Reader, front_of};
 use crate::record;
+use crate::stats::sizes_on_disk;
 use model::{LaneId, Timestamp};
 use rocksdb::{BottommostLevelCompaction, CompactOptions, WriteBatch, properties};
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Up to so many blocks are deleted one by one.
 const SINGLE_DELETES_MAX: usize = 8;
@@ -29,6 +31,8 @@ const SINGLE_DELETES_MAX: usize = 8;
 const SMALL_DROP_MILLIS: u64 = 5_000;
 /// Lanes looked at per call, for delivered and for expired blocks each.
 const LANES_PER_CALL: usize = 64;
+/// Dead bytes of a lane that are worth a merge of their own.
+const MERGE_WORTH_BYTES: u64 = 256 << 10;
 /// Expired blocks per call.
 const EXPIRED_BLOCKS_PER_CALL: usize = 1_024;
 
@@ -43,6 +47,8 @@ pub(crate) struct Retention {
     /// Lanes removed in the commit that is being collected, and in earlier ones: their files may go.
     removing: Vec<LaneId>,
     removed: Vec<LaneId>,
+    /// Space is short.
+    pressed: bool,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -51,6 +57,9 @@ struct Dropped {
     below: u64,
     /// Running sum of record bytes up to which whole files are deleted.
     files_below_bytes: u64,
+    /// The same sum up to which the blocks are deleted, if that is known.
+    released_bytes: u64,
+    is_known: bool,
     /// When it was dropped last.
     at: Timestamp,
     queued: bool,
@@ -88,19 +97,30 @@ impl Retention {
 
 impl Log {
     /// [`crate::CommitLog::reclaim`].
-    pub(crate) fn give_back_space(&mut self, now: Timestamp) -> Result<Reclaimed, StoreError> {
+    pub(crate) fn give_back_space(&mut self, now: Timestamp) -> Result<bool, StoreError> {
         self.check_poison()?;
-        let mut reclaimed = Reclaimed::default();
-        self.expire(now, &mut reclaimed)?;
         let mut batch = WriteBatch::default();
         self.put_moved_heads(&mut batch)?;
         let files = self.drop_delivered(now, &mut batch)?;
-        reclaimed.more |= self.retention.due.len() > LANES_PER_CALL;
+        let more = self.retention.due.len() > LANES_PER_CALL;
         if !batch.is_empty() {
             self.write(batch, false)?;
         }
         self.drop_files(files)?;
-        Ok(reclaimed)
+        Ok(more)
+    }
+
+    /// While space is short whole files are looked for after little progress, which costs a sync each time.
+    pub fn press(&mut self, is_space_short: bool) {
+        self.retention.pressed = is_space_short;
+    }
+
+    /// [`crate::CommitLog::expire`].
+    pub(crate) fn pass_expired(&mut self, now: Timestamp) -> Result<Expired, StoreError> {
+        self.check_poison()?;
+        let mut expired = Expired::default();
+        self.expire_lanes(now, &mut expired)?;
+        Ok(expired)
     }
 
     /// [`crate::CommitLog::drop_oldest`].
@@ -129,6 +149,9 @@ impl Log {
             blocks.iter().for_each(|key| self.staging.batch.delete_cf(family, key));
         }
         self.retention.lanes.remove(&lane.id);
+        let front = front_of(&engine, lane)?.map_or(lane.appended_bytes(), |front| front.bytes_before);
+        let released = lane.appended_bytes().saturating_sub(front);
+        crate::stats::add(&self.reader.shared.counters.released_bytes, released);
         if lane.appended_bytes() >= self.options.sorted_file_bytes {
             self.retention.removing.push(lane.id);
         }
@@ -136,7 +159,7 @@ impl Log {
     }
 
     /// Moves heads over blocks that are wholly expired: the round goes on where the last call stopped.
-    fn expire(&mut self, now: Timestamp, reclaimed: &mut Reclaimed) -> Result<(), StoreError> {
+    fn expire_lanes(&mut self, now: Timestamp, found: &mut Expired) -> Result<(), StoreError> {
         if self.retention.round.is_empty() {
             self.retention.round = self.reader.shared.lanes.all();
         }
@@ -156,10 +179,10 @@ impl Log {
                 wanted
             })?;
             drop(engine);
-            reclaimed.expired.extend(self.pass(&lane, lost)?);
+            found.lost.extend(self.pass(&lane, lost)?);
             if blocks_left == 0 {
                 self.retention.round.push(lane);
-                reclaimed.more = true;
+                found.more = true;
                 break;
             }
         }
@@ -181,6 +204,10 @@ impl Log {
         batch: &mut WriteBatch,
     ) -> Result<Vec<(LaneId, u64)>, StoreError> {
         let mut files = Vec::new();
+        let files_worth_bytes = match self.retention.pressed {
+            true => self.options.sorted_file_bytes / 2,
+            false => 2 * self.options.sorted_file_bytes,
+        };
         let engine = self.reader.shared.engine()?;
         let family = engine.family(FAMILY_LOG);
         for _ in 0..self.retention.due.len().min(LANES_PER_CALL) {
@@ -208,7 +235,13 @@ impl Log {
             batch.put_cf(engine.family(FAMILY_LANES), keys::lane_head(id), head.to_be_bytes());
             let bytes_below =
                 front_of(&engine, &lane)?.map_or(lane.appended_bytes(), |front| front.bytes_before);
-            if bytes_below.saturating_sub(dropped.files_below_bytes) >= 2 * self.options.sorted_file_bytes {
+            if dropped.is_known {
+                let released = bytes_below.saturating_sub(dropped.released_bytes);
+                crate::stats::add(&self.reader.shared.counters.released_bytes, released);
+                lane.release(released);
+            }
+            (dropped.is_known, dropped.released_bytes) = (true, bytes_below);
+            if bytes_below.saturating_sub(dropped.files_below_bytes) >= files_worth_bytes {
                 dropped.files_below_bytes = bytes_below;
                 files.push((id, head));
             }
@@ -262,6 +295,61 @@ impl Reader {
         engine.db.compact_range_cf_opt(engine.family(FAMILY_LOG), None::<&[u8]>, None::<&[u8]>, &how);
         Ok(true)
     }
+}
+
+impl Reader {
+    /// Merges what holds the dead records of lanes, whatever else it holds, and says how many bytes of records that gives
+    /// back at most. For when space is short: unlike [`Reader::tidy`] it leaves files alone that are all alive. It blocks
+    /// for as long as that takes, and is meant for a thread that may wait.
+    pub fn merge_released(&self) -> Result<u64, StoreError> {
+        let counters = &self.shared.counters;
+        let before = counters.released_bytes.load(Ordering::Relaxed);
+        let engine = self.shared.engine()?;
+        let mut how = CompactOptions::default();
+        how.set_exclusive_manual_compaction(false);
+        how.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
+        // Lanes of which little is dead share the files in which they arrive, and are merged with them.
+        let worth_it = |lane: &&Arc<Lane>| lane.unmerged_bytes() >= MERGE_WORTH_BYTES;
+        for lane in self.shared.lanes.all().iter().filter(worth_it) {
+            lane.merged();
+            let (from, to) = (keys::lane_start(lane.id), raw_key(lane.id, lane.head()));
+            engine.db.compact_range_cf_opt(engine.family(FAMILY_LOG), Some(from), Some(to), &how);
+        }
+        let merged = before.saturating_sub(counters.merged_bytes.swap(before, Ordering::Relaxed));
+        Ok(merged)
+    }
+
+    /// Merges all sorted files of the log. It blocks for as long as that takes.
+    pub fn merge_all(&self) -> Result<(), StoreError> {
+        let engine = self.shared.engine()?;
+        let mut how = CompactOptions::default();
+        how.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
+        engine.db.compact_range_cf_opt(engine.family(FAMILY_LOG), None::<&[u8]>, None::<&[u8]>, &how);
+        Ok(())
+    }
+
+    /// Bytes of records that are deleted and that no [`Reader::merge_released`] has looked for yet.
+    pub fn unmerged_bytes(&self) -> u64 {
+        let counters = &self.shared.counters;
+        let merged = counters.merged_bytes.load(Ordering::Relaxed);
+        counters.released_bytes.load(Ordering::Relaxed).saturating_sub(merged)
+    }
+
+    /// What the directory of the store takes on the disk, and what of that is sorted files. Cost: a look at each file.
+    pub fn occupied(&self) -> Result<Occupied, StoreError> {
+        let engine = self.shared.engine()?;
+        let sorted_bytes = engine.number(FAMILY_LOG, properties::LIVE_SST_FILES_SIZE);
+        Ok(Occupied { bytes: sizes_on_disk(&engine).0, sorted_bytes })
+    }
+}
+
+/// What a store takes on the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Occupied {
+    /// Everything in its directory.
+    pub bytes: u64,
+    /// What of that is sorted files of the log.
+    pub sorted_bytes: u64,
 }
 
 /// Goes over the blocks of a lane from its head on, at most `blocks_max` of them, as long as `wanted` (given the bytes

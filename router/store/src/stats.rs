@@ -6,14 +6,17 @@
 use crate::engine::Engine;
 use crate::error::StoreError;
 use crate::keys::{FAMILY_LANES, FAMILY_LOG, FAMILY_META, FAMILY_STATE};
+use crate::quarantine::QUARANTINE;
 use crate::read::Shared;
 use rocksdb::properties;
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Numbers of one store. Sizes are as of now, the others count since the process opened it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Everything in the directory of RocksDB, in bytes.
+    /// What everything in the directory of the store takes on the disk, in bytes; files that were given more room than
+    /// they have filled count with that room.
     pub disk_bytes: u64,
     /// The part of it that is write-ahead log, files kept for reuse included.
     pub wal_bytes: u64,
@@ -39,6 +42,10 @@ pub struct Stats {
     pub syncs: u64,
     /// Bytes handed to the write-ahead log. Sorted files come on top; compare with what the disk says.
     pub written_bytes: u64,
+    /// Bytes of records whose blocks were deleted, because delivered, expired or given up.
+    pub released_bytes: u64,
+    /// Bytes that reached the device: write-ahead log, sorted files, merges. The manifest and the diary are not in it.
+    pub device_bytes: u64,
 }
 
 /// What is counted as it happens.
@@ -49,6 +56,9 @@ pub(crate) struct Counters {
     pub(crate) commits: AtomicU64,
     pub(crate) syncs: AtomicU64,
     pub(crate) written_bytes: AtomicU64,
+    pub(crate) released_bytes: AtomicU64,
+    /// What of them a merge has taken out of the sorted files.
+    pub(crate) merged_bytes: AtomicU64,
 }
 
 /// Adds to a counter that only one thread writes.
@@ -82,15 +92,23 @@ impl Stats {
             commits: count(&counters.commits),
             syncs: count(&counters.syncs),
             written_bytes: count(&counters.written_bytes),
+            released_bytes: count(&counters.released_bytes),
+            device_bytes: engine.device_bytes(),
         })
     }
 }
 
-/// All files, and those of the write-ahead log. A file that vanishes while we look counts as nothing.
-fn sizes_on_disk(engine: &Engine) -> (u64, u64) {
-    let Ok(entries) = std::fs::read_dir(engine.db.path()) else { return (0, 0) };
-    entries.filter_map(Result::ok).fold((0, 0), |(all, wal), entry| {
-        let bytes = entry.metadata().map_or(0, |metadata| metadata.len());
+/// What the files of the store take, and those of the write-ahead log. A file that vanishes while we look is nothing.
+pub(crate) fn sizes_on_disk(engine: &Engine) -> (u64, u64) {
+    let inner = engine.db.path();
+    let root = inner.parent().unwrap_or(inner);
+    let files =
+        [root.to_owned(), inner.to_owned(), root.join(QUARANTINE)].into_iter().filter_map(|directory| {
+            let entries = std::fs::read_dir(directory).ok()?;
+            Some(entries.filter_map(Result::ok))
+        });
+    files.flatten().fold((0, 0), |(all, wal), entry| {
+        let bytes = entry.metadata().map_or(0, |about| about.blocks() * 512);
         let is_wal = std::path::Path::new(&entry.file_name()).extension().is_some_and(|kind| kind == "log");
         (all + bytes, if is_wal { wal + bytes } else { wal })
     })

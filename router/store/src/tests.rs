@@ -9,6 +9,7 @@ mod kill;
 mod memory;
 mod model;
 mod poison;
+mod repair;
 mod space;
 mod threads;
 

@@ -140,13 +140,20 @@ fn expired_records_are_skipped_and_counted_and_whole_blocks_reclaimed() {
     let (after, expired) = read_all(&log, lane, seq(1), Timestamp(2_000)).unwrap();
     assert_eq!((after.len(), expired), (300, 300));
     assert_eq!(after[0].0, 301);
-    let reclaimed = log.reclaim(Timestamp(2_000)).unwrap();
-    assert!(!reclaimed.more);
-    let lost = reclaimed.expired[0];
+    let found = log.expire(Timestamp(2_000)).unwrap();
+    assert!(!found.more);
+    let lost = found.lost[0];
     // Whole blocks: the second one has records that never expire.
     assert_eq!((lost.from.get(), lost.up_to.get(), lost.bytes, lost.messages()), (1, 256, 256 * 64, 256));
     assert_eq!(log.lane_state(lane).unwrap().head.get(), 257);
-    assert_eq!(log.reclaim(Timestamp(2_000)).unwrap().expired, []);
+    assert_eq!(log.expire(Timestamp(2_000)).unwrap().lost, []);
+    // A reader has come across all of them; for the ledger each counts once.
+    let (noted, forgotten) = log.take_losses();
+    let places: Vec<_> =
+        noted.iter().map(|it| (it.lost.from.get(), it.lost.up_to.get(), it.lost.bytes)).collect();
+    assert_eq!((places, forgotten), (vec![(1, 300, 300 * 64)], 0));
+    assert_eq!(log.not_noted(&lost), []);
+    log.reclaim(Timestamp(2_000)).unwrap();
     log.reclaim(Timestamp(60_000)).unwrap();
     assert_eq!(log.blocks_on_disk(), 2);
 }

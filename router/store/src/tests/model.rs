@@ -233,8 +233,9 @@ fn run(steps: &[Step], log: &mut Box<dyn CommitLog>, mut reopen: impl FnMut(&mut
             }
             Step::Reclaim => {
                 let now = Timestamp(model.now);
-                let reclaimed = log.reclaim(now).unwrap();
-                reclaimed.expired.into_iter().for_each(|lost| model.check_lost(lost, Some(now)));
+                let expired = log.expire(now).unwrap();
+                expired.lost.into_iter().for_each(|lost| model.check_lost(lost, Some(now)));
+                log.reclaim(now).unwrap();
             }
             Step::Remove(lane) => {
                 let Some(gone) = model.lanes.remove(lane) else { continue };
@@ -353,7 +354,10 @@ impl CommitLog for Shared {
     fn drop_oldest(&mut self, lane: LaneId, bytes: u64) -> Result<Option<Lost>, StoreError> {
         self.0.borrow_mut().drop_oldest(lane, bytes)
     }
-    fn reclaim(&mut self, now: Timestamp) -> Result<crate::Reclaimed, StoreError> {
+    fn expire(&mut self, now: Timestamp) -> Result<crate::Expired, StoreError> {
+        self.0.borrow_mut().expire(now)
+    }
+    fn reclaim(&mut self, now: Timestamp) -> Result<bool, StoreError> {
         self.0.borrow_mut().reclaim(now)
     }
     fn remove_lane(&mut self, lane: LaneId) -> Result<(), StoreError> {

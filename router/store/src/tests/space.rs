@@ -20,7 +20,8 @@ fn fill(log: &mut Log, lanes: &[LaneId], bytes_each: usize, expires: Option<Time
 }
 
 fn settle(log: &mut Log, now: Timestamp) {
-    while log.reclaim(now).unwrap().more {}
+    while log.expire(now).unwrap().more {}
+    while log.reclaim(now).unwrap() {}
     let reader = log.reader();
     while reader.tidy().unwrap() {}
 }

@@ -1,0 +1,155 @@
+//! What the disk thread does between groups: what expired, what readers could not read, what a budget gives up, what
+//! nobody wants any more; each with its entry in the ledger, in the same commit.
+//!
+//! In:  the time, the store's notes, the budget's verdict. Out: space, levels for the shards, entries.
+//! Invariant: a loss and its entry are written together; a loss that could not be written is written after the recovery.
+
+use std::sync::atomic::Ordering;
+
+use broker::{Loss, LossReason};
+use store::{CommitLog as _, LossKind, StoreError};
+use tracing::{error, info, warn};
+
+use super::Disk;
+use super::losses::{Entry, Reason, cut};
+
+impl Disk {
+    /// Everything that is due.
+    pub(super) fn keep_house(&mut self) {
+        if self.is_poisoned() {
+            return;
+        }
+        if let Err(error) = self.try_keep_house() {
+            match error {
+                StoreError::Poisoned(_) => self.poison(&error),
+                _ => warn!(%error, "space was not given back"),
+            }
+        }
+    }
+
+    fn try_keep_house(&mut self) -> Result<(), StoreError> {
+        let now = self.clock.now().timestamp;
+        self.enter_notes()?;
+        let expired = self.log.expire(now)?;
+        for lost in &expired.lost {
+            self.state.expired.fetch_add(lost.messages(), Ordering::Relaxed);
+            info!(lane = %lost.lane, from = %lost.from, up_to = %lost.up_to, "messages expired undelivered");
+            for part in self.log.not_noted(lost) {
+                self.enter_range(Reason::Expired, &part)?;
+            }
+        }
+        self.remove_vanished(now)?;
+        if self.has_entries {
+            self.write_group()?;
+        }
+        self.much_to_reclaim = self.log.reclaim(now)? | expired.more;
+        self.log.flush_cursors()
+    }
+
+    /// Looks at the space, tells the shards, and gives up what a policy gives up.
+    pub(super) fn watch_space(&mut self) {
+        if !self.space.is_due() {
+            return;
+        }
+        let reader = self.log.reader();
+        let verdict = self.space.look(&reader, &self.state.room);
+        self.tell_levels(|levels| {
+            levels.store = verdict.store;
+            levels.uplinks = verdict.uplinks.as_slice().into();
+        });
+        self.log.press(verdict.merge);
+        if self.is_poisoned() || verdict.drops.is_empty() {
+            return;
+        }
+        for (at, bytes) in verdict.drops {
+            let lane = self.space.lane(at);
+            let dropped = self.log.drop_oldest(lane, bytes).and_then(|lost| match lost {
+                Some(lost) => self.enter_range(Reason::DropOldest, &lost),
+                None => Ok(()),
+            });
+            if let Err(error) = dropped {
+                return self.poison(&error);
+            }
+        }
+        self.keep_house();
+    }
+
+    /// What sinks did not get.
+    pub(super) fn enter_losses(&mut self, losses: Vec<Loss>) {
+        for loss in losses {
+            let lane = self
+                .log
+                .lane_state(loss.lane)
+                .map_or_else(|_| loss.lane.to_string(), |it| it.name.to_string());
+            let routes = self.state.route_names();
+            let entry = Entry {
+                lane: cut(&lane),
+                route: routes.get(loss.route.0 as usize).map(|name| cut(name)),
+                sender: Some(cut(&loss.sender)).filter(|sender| !sender.is_empty()),
+                reason: match loss.reason {
+                    LossReason::SinkFull => Reason::SinkFull,
+                    LossReason::StoreFails => Reason::StoreFails,
+                },
+                places: None,
+                messages: loss.count,
+                bytes: loss.bytes,
+                first_ms: loss.from.0,
+                last_ms: loss.up_to.0,
+            };
+            // While the store is poisoned the entry waits in memory, like everything else.
+            if let Err(error) = self.enter(entry)
+                && !matches!(error, StoreError::Poisoned(_))
+            {
+                warn!(%error, "an entry of the loss ledger was not written");
+            }
+        }
+    }
+
+    /// What readers came across.
+    fn enter_notes(&mut self) -> Result<(), StoreError> {
+        let (losses, forgotten) = self.log.take_losses();
+        if forgotten > 0 {
+            warn!(
+                messages = forgotten,
+                "more was lost at once than the loss ledger has room for; they are counted only"
+            );
+            self.state.unnoted.fetch_add(forgotten, Ordering::Relaxed);
+        }
+        for loss in losses {
+            let reason = match loss.kind {
+                LossKind::Expired => Reason::Expired,
+                LossKind::Damaged => {
+                    self.set_aside(&loss.lost);
+                    Reason::Damaged
+                }
+            };
+            self.enter_range(reason, &loss.lost)?;
+        }
+        Ok(())
+    }
+
+    fn set_aside(&self, lost: &store::Lost) {
+        self.state.quarantined.fetch_add(1, Ordering::Relaxed);
+        match self.log.set_aside(lost) {
+            Ok(bytes) => error!(
+                lane = %lost.lane, from = %lost.from, up_to = %lost.up_to, bytes,
+                "stored messages are damaged: they are set aside in quarantine and stand in the loss ledger, the rest goes on; \
+                 look at the disk"
+            ),
+            Err(error) => {
+                error!(%error, lane = %lost.lane, from = %lost.from, up_to = %lost.up_to, "damaged messages could not be set aside")
+            }
+        }
+    }
+
+    fn enter_range(&mut self, reason: Reason, lost: &store::Lost) -> Result<(), StoreError> {
+        let lane =
+            self.log.lane_state(lost.lane).map_or_else(|_| lost.lane.to_string(), |it| it.name.to_string());
+        self.enter(Entry::range(&lane, reason, lost, self.clock.now().timestamp))
+    }
+
+    pub(super) fn enter(&mut self, entry: Entry) -> Result<(), StoreError> {
+        self.has_entries = true;
+        self.state.ledger.add(&mut self.log, entry)
+    }
+}

@@ -1,0 +1,440 @@
+//! The loss ledger: what is gone that somebody may look for, as ranges, with why and when.
+//!
+//! Knows: entries, their bytes in `Space(6)`, and the bounds. Never: decides what is lost.
+//! In:  losses from housekeeping, readers, shards and uplinks. Out: entries for the next commit; lists and sums to read.
+//! Invariant: at most `limits.losses_max` entries of at most [`LOSS_BYTES_MAX`] bytes; above it the oldest are forgotten,
+//! and the sums by sink and reason still hold them.
+//!
+//! In the store: key `e` and the entry's number (u64, big endian), value as [`Entry::encode`] writes it; key `s`, a zero
+//! byte, sink, a zero byte and reason, value the messages and bytes so far (u64 each, little endian).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::ControlFlow;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use model::{Seq, Timestamp};
+use serde::Serialize;
+use store::{CommitLog, Space, StoreError};
+
+/// Where the ledger stands in the store.
+pub(crate) const SPACE: Space = Space(6);
+/// Most memory that one entry takes.
+pub(crate) const LOSS_BYTES_MAX: usize = 640;
+/// Longest name of a lane, a route or a sender that an entry keeps; the rest is cut.
+const NAME_BYTES_MAX: usize = 120;
+/// Losses of the same kind within this time of the last one are one entry.
+const MERGE_MILLIS: u64 = 60_000;
+/// Sinks and reasons whose sums are kept apart; more than that are summed up as `other`.
+const SUMS_MAX: usize = 1_024;
+const VERSION: u8 = 1;
+
+/// Why messages are gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub(crate) enum Reason {
+    /// Their time to live was over.
+    Expired = 1,
+    /// The sink's budget was used up, and its policy gives up the oldest.
+    DropOldest = 2,
+    /// The same, and its policy gives up the newest.
+    SinkFull = 3,
+    /// The store took no writes, and memory was used up.
+    StoreFails = 4,
+    /// What was kept of them is damaged or missing.
+    Damaged = 5,
+    /// Their uplink was not configured for longer than `store.keep_vanished_secs`.
+    Vanished = 6,
+    /// Somebody dropped them from the poison lane.
+    PoisonDropped = 7,
+    /// The upstream can never take them.
+    Impossible = 8,
+}
+
+impl Reason {
+    /// As in metrics.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Reason::Expired => "expired",
+            Reason::DropOldest => "drop_oldest",
+            Reason::SinkFull => "sink_full",
+            Reason::StoreFails => "store_fails",
+            Reason::Damaged => "damaged",
+            Reason::Vanished => "vanished",
+            Reason::PoisonDropped => "poison_dropped",
+            Reason::Impossible => "impossible",
+        }
+    }
+
+    fn from_u8(number: u8) -> Option<Reason> {
+        use Reason::*;
+        [Expired, DropOldest, SinkFull, StoreFails, Damaged, Vanished, PoisonDropped, Impossible]
+            .into_iter()
+            .find(|reason| *reason as u8 == number)
+    }
+}
+
+/// One entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Entry {
+    /// Name of the lane.
+    pub lane: String,
+    /// Name of the route, where it is known.
+    pub route: Option<String>,
+    /// Client identifier of the sender, or of the first of several, where it is known.
+    pub sender: Option<String>,
+    /// Why.
+    pub reason: Reason,
+    /// First and last place in the lane; `None` if they never had one.
+    pub places: Option<(u64, u64)>,
+    /// How many messages.
+    pub messages: u64,
+    /// Their bytes as records, before compression; 0 where nobody knows them.
+    pub bytes: u64,
+    /// When the first and the last of them were given up, Unix ms.
+    pub first_ms: u64,
+    /// See `first_ms`.
+    pub last_ms: u64,
+}
+
+/// The sums of one sink and reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Sum {
+    /// Messages.
+    pub messages: u64,
+    /// Bytes, as far as known.
+    pub bytes: u64,
+}
+
+/// What can be read of the ledger.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Contents {
+    /// Oldest first.
+    pub entries: VecDeque<(u64, Entry)>,
+    /// By sink and reason, of all times.
+    pub sums: BTreeMap<(String, String), Sum>,
+    /// Entries that made room for newer ones since the start.
+    pub forgotten: u64,
+}
+
+/// The ledger: written by the disk thread, read by everybody.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    contents: Mutex<Contents>,
+    entries_max: usize,
+}
+
+impl Entry {
+    /// A range of places of a lane.
+    pub(crate) fn range(lane: &str, reason: Reason, lost: &store::Lost, now: Timestamp) -> Entry {
+        Entry {
+            lane: cut(lane),
+            route: None,
+            sender: None,
+            reason,
+            places: Some((lost.from.get(), lost.up_to.get())),
+            messages: lost.messages(),
+            bytes: lost.bytes,
+            first_ms: now.0,
+            last_ms: now.0,
+        }
+    }
+
+    /// The sink that a lane belongs to, for sums: an uplink, or all sessions together.
+    fn sink(&self) -> String {
+        sink_of(&self.lane)
+    }
+
+    /// Whether `next` may become part of this entry.
+    fn takes(&self, next: &Entry) -> bool {
+        let touches = match (self.places, next.places) {
+            (Some((_, last)), Some((first, _))) => Seq::new(last).map(Seq::next).map(Seq::get) == Some(first),
+            (None, None) => true,
+            _ => false,
+        };
+        touches
+            && (&self.lane, &self.route, &self.sender, self.reason)
+                == (&next.lane, &next.route, &next.sender, next.reason)
+            && next.last_ms.saturating_sub(self.first_ms) < MERGE_MILLIS
+    }
+
+    fn absorb(&mut self, next: &Entry) {
+        self.places = self.places.zip(next.places).map(|((first, _), (_, last))| (first, last));
+        self.messages += next.messages;
+        self.bytes += next.bytes;
+        self.last_ms = next.last_ms;
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![VERSION, self.reason as u8];
+        let (first, last) = self.places.unwrap_or_default();
+        for number in [first, last, self.messages, self.bytes, self.first_ms, self.last_ms] {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        for text in [Some(&self.lane), self.route.as_ref(), self.sender.as_ref()] {
+            let text = text.map_or("", |text| text.as_str());
+            bytes.push(text.len() as u8); // cut to less than 256
+            bytes.extend_from_slice(text.as_bytes());
+        }
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Entry> {
+        let (&[VERSION, reason], mut rest) = bytes.split_first_chunk::<2>()? else { return None };
+        let mut number = || {
+            let (number, behind) = rest.split_first_chunk::<8>()?;
+            rest = behind;
+            Some(u64::from_le_bytes(*number))
+        };
+        let [first, last, messages, bytes, first_ms, last_ms] =
+            [number()?, number()?, number()?, number()?, number()?, number()?];
+        let mut text = || {
+            let (&len, behind) = rest.split_first()?;
+            let (text, behind) = behind.split_at_checked(usize::from(len))?;
+            rest = behind;
+            Some(String::from_utf8_lossy(text).into_owned())
+        };
+        let [lane, route, sender] = [text()?, text()?, text()?];
+        Some(Entry {
+            lane,
+            route: Some(route).filter(|it| !it.is_empty()),
+            sender: Some(sender).filter(|it| !it.is_empty()),
+            reason: Reason::from_u8(reason)?,
+            places: (first > 0).then_some((first, last)),
+            messages,
+            bytes,
+            first_ms,
+            last_ms,
+        })
+    }
+}
+
+impl Ledger {
+    /// Reads what the store has of it. An entry that cannot be read is left out: the ledger must not stop a start.
+    pub(crate) fn load(reader: &store::Reader, entries_max: usize) -> Result<Ledger, StoreError> {
+        let mut contents = Contents::default();
+        reader.state_scan(SPACE, b"", &mut |key, value| {
+            match key.split_first() {
+                Some((b'e', number)) => {
+                    let number = number.try_into().map(u64::from_be_bytes);
+                    if let (Ok(number), Some(entry)) = (number, Entry::decode(value)) {
+                        contents.entries.push_back((number, entry));
+                    }
+                }
+                Some((b's', names)) => {
+                    let mut names = names.split(|byte| *byte == 0).skip(1).map(String::from_utf8_lossy);
+                    let sum = value.split_first_chunk::<8>().and_then(|(messages, rest)| {
+                        let bytes = rest.first_chunk::<8>()?;
+                        Some(Sum {
+                            messages: u64::from_le_bytes(*messages),
+                            bytes: u64::from_le_bytes(*bytes),
+                        })
+                    });
+                    if let (Some(sink), Some(reason), Some(sum)) = (names.next(), names.next(), sum) {
+                        contents.sums.insert((sink.into_owned(), reason.into_owned()), sum);
+                    }
+                }
+                _ => {}
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(Ledger { contents: Mutex::new(contents), entries_max: entries_max.max(1) })
+    }
+
+    /// Adds an entry and puts it into the group that is being collected. After an error it still stands in memory, and
+    /// goes with [`Ledger::stage_again`].
+    pub(crate) fn add(&self, log: &mut store::Log, entry: Entry) -> Result<(), StoreError> {
+        let mut contents = self.lock();
+        let (sum_at, sum) = contents.sum_of(entry.sink(), entry.reason);
+        sum.messages += entry.messages;
+        sum.bytes += entry.bytes;
+        let sum = sum.encode();
+        let (number, encoded) = match contents.entries.back_mut() {
+            Some((number, last)) if last.takes(&entry) => {
+                last.absorb(&entry);
+                (*number, last.encode())
+            }
+            last => {
+                let number = last.map_or(0, |(number, _)| *number + 1);
+                let encoded = entry.encode();
+                contents.entries.push_back((number, entry));
+                (number, encoded)
+            }
+        };
+        let put = log.state_put(SPACE, &sum_at, &sum);
+        put.and_then(|()| log.state_put(SPACE, &entry_key(number), &encoded))?;
+        while contents.entries.len() > self.entries_max {
+            if let Some((oldest, _)) = contents.entries.pop_front() {
+                contents.forgotten += 1;
+                log.state_delete(SPACE, &entry_key(oldest))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// After a group that came to nothing: what was put into it is put into the next one.
+    pub(crate) fn stage_again(&self, log: &mut store::Log, since: u64) -> Result<(), StoreError> {
+        let contents = self.lock();
+        for (number, entry) in contents.entries.iter().rev().take_while(|(number, _)| *number >= since) {
+            log.state_put(SPACE, &entry_key(*number), &entry.encode())?;
+        }
+        for ((sink, reason), sum) in &contents.sums {
+            log.state_put(SPACE, &sum_key(sink, reason), &sum.encode())?;
+        }
+        Ok(())
+    }
+
+    /// The number of the newest entry.
+    pub(crate) fn newest(&self) -> u64 {
+        self.lock().entries.back().map_or(0, |(number, _)| *number)
+    }
+
+    /// Everything, as of now.
+    pub(crate) fn contents(&self) -> Contents {
+        self.lock().clone()
+    }
+
+    /// The newest entries, newest first.
+    pub(crate) fn latest(&self, count: usize) -> Vec<Entry> {
+        self.lock().entries.iter().rev().take(count).map(|(_, entry)| entry.clone()).collect()
+    }
+
+    /// The sums by sink and reason.
+    pub(crate) fn sums(&self) -> BTreeMap<(String, String), Sum> {
+        self.lock().sums.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Contents> {
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Contents {
+    /// The sum that this belongs to, with its key in the store.
+    fn sum_of(&mut self, sink: String, reason: Reason) -> (Vec<u8>, &mut Sum) {
+        let mut key = (sink, reason.as_str().to_owned());
+        if self.sums.len() >= SUMS_MAX && !self.sums.contains_key(&key) {
+            key.0 = "other".to_owned();
+        }
+        let in_store = sum_key(&key.0, &key.1);
+        (in_store, self.sums.entry(key).or_default())
+    }
+}
+
+/// The uplink of a lane, or `sessions`.
+pub(crate) fn sink_of(lane: &str) -> String {
+    match lane.split_once('/') {
+        Some(("u" | "p", rest)) => rest.split('/').next().unwrap_or(rest).to_owned(),
+        Some(("s", _)) => "sessions".to_owned(),
+        _ => "other".to_owned(),
+    }
+}
+
+/// Text that fits into an entry.
+pub(crate) fn cut(text: &str) -> String {
+    let end = (0..=NAME_BYTES_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    text[..end.unwrap_or(0)].to_owned()
+}
+
+impl Sum {
+    fn encode(&self) -> Vec<u8> {
+        [self.messages.to_le_bytes(), self.bytes.to_le_bytes()].concat()
+    }
+}
+
+fn sum_key(sink: &str, reason: &str) -> Vec<u8> {
+    [b"s\0", sink.as_bytes(), b"\0", reason.as_bytes()].concat()
+}
+
+fn entry_key(number: u64) -> Vec<u8> {
+    [b"e".as_slice(), &number.to_be_bytes()].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lost(from: u64, up_to: u64) -> store::Lost {
+        let seq = |place| Seq::new(place).expect("places start at 1");
+        store::Lost {
+            lane: model::LaneId(1),
+            from: seq(from),
+            up_to: seq(up_to),
+            bytes: 10 * (up_to - from + 1),
+        }
+    }
+
+    fn entry(from: u64, up_to: u64, millis: u64) -> Entry {
+        Entry::range("u/plant/5", Reason::Expired, &lost(from, up_to), Timestamp(millis))
+    }
+
+    fn open(directory: &tempfile::TempDir) -> store::Log {
+        store::Log::open(&store::Options::small(directory.path().join("store"))).expect("a store")
+    }
+
+    fn kept(ledger: &Ledger) -> Vec<(u64, u64)> {
+        ledger.contents().entries.iter().filter_map(|(_, entry)| entry.places).collect()
+    }
+
+    #[test]
+    fn an_entry_is_read_back() {
+        let whole = Entry {
+            route: Some("alarms".to_owned()),
+            sender: Some("press7".to_owned()),
+            places: None,
+            reason: Reason::SinkFull,
+            ..entry(3, 9, 1_000)
+        };
+        for entry in [entry(3, 9, 1_000), whole] {
+            assert_eq!(Entry::decode(&entry.encode()), Some(entry.clone()));
+            assert!(entry.encode().len() + 64 <= LOSS_BYTES_MAX);
+        }
+        let encoded = entry(1, 2, 3).encode();
+        for end in 0..encoded.len() {
+            assert_eq!(Entry::decode(&encoded[..end]), None);
+        }
+    }
+
+    #[test]
+    fn long_names_are_cut_between_characters() {
+        let name = "ä".repeat(200);
+        let cut = cut(&name);
+        assert!(cut.len() <= NAME_BYTES_MAX && name.starts_with(&cut) && cut.len() > NAME_BYTES_MAX - 2);
+    }
+
+    #[test]
+    fn what_goes_on_is_one_entry_for_a_minute() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut log = open(&directory);
+        let ledger = Ledger::load(&log.reader(), 100).expect("readable");
+        for one in [entry(1, 10, 0), entry(11, 20, 30_000), entry(21, 30, 60_000), entry(41, 50, 60_001)] {
+            ledger.add(&mut log, one).expect("the disk takes it");
+        }
+        assert_eq!(kept(&ledger), [(1, 20), (21, 30), (41, 50)]);
+        log.commit().expect("the disk takes it");
+        let read = Ledger::load(&log.reader(), 100).expect("readable");
+        assert_eq!(read.contents().entries, ledger.contents().entries);
+        let sum = Sum { messages: 40, bytes: 400 };
+        assert_eq!(read.sums(), BTreeMap::from([(("plant".to_owned(), "expired".to_owned()), sum)]));
+    }
+
+    #[test]
+    fn the_oldest_make_room_and_the_sums_stay() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut log = open(&directory);
+        let ledger = Ledger::load(&log.reader(), 16).expect("readable");
+        for number in 1..=100 {
+            ledger.add(&mut log, entry(2 * number, 2 * number, 0)).expect("the disk takes it");
+        }
+        log.commit().expect("the disk takes it");
+        let read = Ledger::load(&log.reader(), 16).expect("readable");
+        assert_eq!(kept(&read), (85..=100).map(|number| (2 * number, 2 * number)).collect::<Vec<_>>());
+        assert_eq!(
+            (ledger.contents().forgotten, ledger.sums().values().map(|sum| sum.messages).sum()),
+            (84, 100)
+        );
+        // Numbers go on where they were.
+        read.add(&mut log, entry(999, 999, 0)).expect("the disk takes it");
+        assert_eq!(read.newest(), 100);
+    }
+}

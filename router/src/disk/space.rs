@@ -1,0 +1,172 @@
+//! The disk thread's look at space: what the store takes, what waits for whom, what the file system still has.
+//!
+//! In:  the store, its file system, and what was appended between two looks. Out: numbers for `budget`, and its verdict
+//! for the disk thread to publish and to act on. Cost: a look at each file once a second, at each lane of an
+//! uplink a few times a second.
+//! Invariant: what is appended between two looks counts at once, so that a budget is not overrun by a fast publisher.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use broker::Level;
+use model::{LaneId, Priority};
+use store::Reader;
+use tracing::{info, warn};
+
+use super::budget::{Allowance, Budget, Measured, Verdict, Waiting};
+
+/// How often the files are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often the verdict is renewed, whatever was appended.
+const JUDGE: Duration = Duration::from_millis(200);
+
+/// What was seen last; written by the disk thread, read by everybody.
+#[derive(Debug, Default)]
+pub(crate) struct Room {
+    /// Bytes on the disk, as last seen, and what was appended since.
+    pub occupied: AtomicU64,
+    /// Bytes that the file system still has, as last seen.
+    pub free: AtomicU64,
+    /// Merging is wanted.
+    pub merge: AtomicBool,
+    /// Merges that were done because space was short.
+    pub merges: AtomicU64,
+}
+
+/// A lane of an uplink.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct UplinkLane {
+    /// The uplink, counted as in the configuration.
+    pub uplink: usize,
+    /// What goes through it.
+    pub priority: Priority,
+    /// Its number.
+    pub lane: LaneId,
+}
+
+/// Looks and judges, for the disk thread.
+pub(crate) struct SpaceWatch {
+    budget: Budget,
+    lanes: Vec<UplinkLane>,
+    path: PathBuf,
+    measured: Measured,
+    merges: u64,
+    looked: Option<Instant>,
+    judged: Instant,
+    /// Bytes appended since the files were looked at, and since the last verdict.
+    appended: u64,
+    unjudged: u64,
+    waiting: Vec<Waiting>,
+    last: Level,
+}
+
+impl SpaceWatch {
+    /// Nothing is seen yet.
+    pub(crate) fn new(allowance: Allowance, lanes: Vec<UplinkLane>) -> SpaceWatch {
+        let path = allowance.options.path.clone();
+        SpaceWatch {
+            budget: Budget::new(allowance),
+            lanes,
+            path,
+            measured: Measured::default(),
+            merges: 0,
+            looked: None,
+            judged: Instant::now(),
+            appended: 0,
+            unjudged: 0,
+            waiting: Vec::new(),
+            last: Level::Roomy,
+        }
+    }
+
+    /// So many bytes were written.
+    pub(crate) fn appended(&mut self, bytes: u64) {
+        self.appended += bytes;
+        self.unjudged += bytes;
+    }
+
+    /// Whether it is time for [`SpaceWatch::look`].
+    pub(crate) fn is_due(&self) -> bool {
+        self.unjudged >= self.budget.judge_every_bytes() || self.judged.elapsed() >= JUDGE
+    }
+
+    /// Looks and judges. What `drops` of the verdict count are the lanes given to [`SpaceWatch::new`].
+    pub(crate) fn look(&mut self, reader: &Reader, room: &Room) -> Verdict {
+        self.judged = Instant::now();
+        self.unjudged = 0;
+        let merges = room.merges.load(Ordering::Relaxed);
+        if self.looked.is_none_or(|at| at.elapsed() >= LOOK) || merges != self.merges {
+            (self.looked, self.merges) = (Some(Instant::now()), merges);
+            self.measure(reader);
+            room.free.store(self.measured.free.unwrap_or(0), Ordering::Relaxed);
+        }
+        let appended = self.appended;
+        let measured = Measured {
+            occupied: self.measured.occupied + appended,
+            free: self.measured.free.map(|free| free.saturating_sub(appended)),
+            released: reader.unmerged_bytes(),
+            ..self.measured
+        };
+        room.occupied.store(measured.occupied, Ordering::Relaxed);
+        self.waiting.clear();
+        if self.budget.needs_lanes() {
+            self.waiting.extend(self.lanes.iter().map(|it| Waiting {
+                uplink: it.uplink,
+                priority: it.priority,
+                bytes: reader.lane_state(it.lane).map_or(0, |state| state.bytes),
+            }));
+        }
+        let verdict = self.budget.judge(measured, &self.waiting);
+        self.report(verdict.store, &measured);
+        room.merge.store(verdict.merge, Ordering::Relaxed);
+        verdict
+    }
+
+    /// The lane that a drop of the verdict counts.
+    pub(crate) fn lane(&self, at: usize) -> LaneId {
+        self.lanes[at].lane
+    }
+
+    fn measure(&mut self, reader: &Reader) {
+        // While the store recovers nobody can look; what was seen last stands.
+        if let Ok(occupied) = reader.occupied() {
+            self.measured.occupied = occupied.bytes;
+            self.measured.sorted = occupied.sorted_bytes;
+            self.appended = 0;
+        }
+        (self.measured.free, self.measured.inodes_free) = left_on(&self.path);
+    }
+
+    fn report(&mut self, level: Level, measured: &Measured) {
+        if level == self.last {
+            return;
+        }
+        let (occupied, free) = (measured.occupied, measured.free.unwrap_or(0));
+        match level {
+            Level::Roomy => info!(occupied, free, "the store has room again"),
+            Level::FullForOrdinary => {
+                warn!(occupied, free, "the store is full but for the reserve of priorities 0 to 2")
+            }
+            Level::FullForUrgent => warn!(
+                occupied,
+                free,
+                "the store is full: what cannot be dropped is refused until messages are delivered or space is freed"
+            ),
+        }
+        self.last = level;
+    }
+}
+
+/// Bytes and inodes that a file system still gives to us; `None` where it does not say.
+fn left_on(path: &Path) -> (Option<u64>, Option<u64>) {
+    match nix::sys::statvfs::statvfs(path) {
+        Ok(about) => {
+            let bytes = about.blocks_available() * about.fragment_size();
+            // Some file systems make inodes as they need them, and say 0 of 0.
+            let inodes = (about.files() > 0).then(|| about.files_available());
+            (Some(bytes), inodes)
+        }
+        Err(_) => (None, None),
+    }
+}

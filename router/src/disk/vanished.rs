@@ -1,0 +1,116 @@
+//! Lanes whose uplink is not configured any more: kept for a while, shown, then removed.
+//!
+//! Knows: when each of them was first missed (`Space(7)`: key the lane's name, value Unix ms, u64 little endian).
+//! In:  the uplinks of a start, the time. Out: lanes to remove, and a list for people.
+//! Invariant: what is configured again within `store.keep_vanished_secs` goes on where it was, and is forgotten here.
+
+use std::sync::{Mutex, PoisonError};
+
+use model::{LaneId, Timestamp};
+use serde::Serialize;
+use store::{CommitLog, Space, StoreError};
+use tracing::{info, warn};
+
+use super::Disk;
+use super::losses::{Entry, Reason};
+
+/// Where the times stand in the store.
+pub(crate) const SPACE: Space = Space(7);
+
+/// One lane that nobody leads to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Vanished {
+    /// Its name.
+    pub lane: String,
+    /// Messages in it.
+    pub messages: u64,
+    /// When it is removed, Unix ms.
+    pub removed_at_ms: u64,
+    #[serde(skip)]
+    id: LaneId,
+}
+
+/// All of them, for everybody to read.
+#[derive(Debug, Default)]
+pub(crate) struct VanishedLanes {
+    list: Mutex<Vec<Vanished>>,
+}
+
+impl VanishedLanes {
+    /// Compares the lanes of the store with the uplinks of this start; notes what is new with the next commit.
+    pub(crate) fn load(
+        log: &mut store::Log,
+        is_configured: impl Fn(&str) -> bool,
+        keep_secs: u64,
+        now: Timestamp,
+    ) -> Result<VanishedLanes, StoreError> {
+        let mut list = Vec::new();
+        for lane in log.lanes()? {
+            let Some(uplink) = uplink_of(&lane.name) else { continue };
+            let noted = log.state_get(SPACE, lane.name.as_bytes())?;
+            if is_configured(uplink) {
+                if noted.is_some() {
+                    info!(lane = %lane.name, messages = lane.messages(), "the uplink of this lane is back");
+                    log.state_delete(SPACE, lane.name.as_bytes())?;
+                }
+                continue;
+            }
+            let since = match noted.as_deref().map(<[u8; 8]>::try_from) {
+                Some(Ok(bytes)) => u64::from_le_bytes(bytes),
+                _ => {
+                    log.state_put(SPACE, lane.name.as_bytes(), &now.0.to_le_bytes())?;
+                    now.0
+                }
+            };
+            if lane.messages() > 0 {
+                let messages = lane.messages();
+                warn!(lane = %lane.name, messages, "no uplink is configured for this lane; its messages are kept for a while");
+            }
+            list.push(Vanished {
+                lane: lane.name.to_string(),
+                messages: lane.messages(),
+                removed_at_ms: since.saturating_add(keep_secs.saturating_mul(1_000)),
+                id: lane.id,
+            });
+        }
+        Ok(VanishedLanes { list: Mutex::new(list) })
+    }
+
+    /// Those with messages.
+    pub(crate) fn list(&self) -> Vec<Vanished> {
+        let list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        list.iter().filter(|it| it.messages > 0).cloned().collect()
+    }
+
+    /// Takes one out whose time is over.
+    fn take_due(&self, now: Timestamp) -> Option<Vanished> {
+        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = list.iter().position(|it| it.removed_at_ms <= now.0)?;
+        Some(list.swap_remove(at))
+    }
+}
+
+impl Disk {
+    /// Removes at most one lane whose time is over: the deletion and its entry go with one commit.
+    pub(super) fn remove_vanished(&mut self, now: Timestamp) -> Result<(), StoreError> {
+        let Some(gone) = self.state.vanished.take_due(now) else { return Ok(()) };
+        let Ok(state) = self.log.lane_state(gone.id) else { return Ok(()) };
+        if state.messages() > 0
+            && let Some(last) = model::Seq::new(state.tail.get() - 1)
+        {
+            warn!(lane = %gone.lane, messages = state.messages(), "nobody configured its uplink again: the lane is removed");
+            let lost = store::Lost { lane: gone.id, from: state.head, up_to: last, bytes: state.bytes };
+            self.enter(Entry::range(&gone.lane, Reason::Vanished, &lost, now))?;
+        }
+        self.log.remove_lane(gone.id)?;
+        self.log.state_delete(SPACE, gone.lane.as_bytes())?;
+        self.has_entries = true;
+        Ok(())
+    }
+}
+
+/// The uplink that a lane's name speaks of, if it is one of an uplink: `u/NAME/PRIORITY` or `p/NAME`.
+fn uplink_of(lane: &str) -> Option<&str> {
+    let rest = lane.strip_prefix("u/").or_else(|| lane.strip_prefix("p/"))?;
+    rest.split('/').next()
+}
