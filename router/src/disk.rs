@@ -13,6 +13,7 @@ mod house;
 pub(crate) mod losses;
 mod reading;
 pub(crate) mod space;
+mod spaces;
 mod unconfirmed;
 pub(crate) mod vanished;
 
@@ -20,10 +21,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use broker::{AppendTray, Levels, Loss, Request, StateSpace, Write};
+use broker::{AppendTray, Levels, Loss, Request, Write};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use model::{LaneId, Seq, ShardId, Ticket};
-use store::{CommitLog, Space, StoreError};
+use store::{CommitLog, StoreError};
 use tracing::{error, info, warn};
 
 use self::losses::Ledger;
@@ -37,18 +38,7 @@ use crate::upstream::Tails;
 
 pub(crate) use self::losses::LOSS_BYTES_MAX;
 pub(crate) use self::reading::{ReadJob, run_lane_reader, run_merger};
-
-/// Where each kind of small durable state stands in the store; numbers are never given twice.
-pub(crate) const fn space_of(kind: StateSpace) -> Space {
-    match kind {
-        StateSpace::Sessions => Space(1),
-        StateSpace::Retained => Space(2),
-        StateSpace::Subscriptions => Space(3),
-        StateSpace::Received => Space(4),
-        StateSpace::Marks => Space(5),
-        StateSpace::Poison => Space(7), // 6 is the loss ledger
-    }
-}
+pub(crate) use self::spaces::space_of;
 
 /// How often delivered and expired data is given back, and cursors of an idle store are written.
 const HOUSEKEEPING: Duration = Duration::from_millis(200);

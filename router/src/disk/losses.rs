@@ -1,6 +1,6 @@
 //! The loss ledger: what is gone that somebody may look for, as ranges, with why and when.
 //!
-//! Knows: entries, their bytes in `Space(6)`, and the bounds. Never: decides what is lost.
+//! Knows: entries, their bytes in the store, and the bounds. Never: decides what is lost.
 //! In:  losses from housekeeping, readers, shards and uplinks. Out: entries for the next commit; lists and sums to read.
 //! Invariant: at most `limits.losses_max` entries of at most [`LOSS_BYTES_MAX`] bytes; above it the oldest are forgotten,
 //! and the sums by sink and reason still hold them.
@@ -14,10 +14,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use model::{Seq, Timestamp};
 use serde::Serialize;
-use store::{CommitLog, Space, StoreError};
+use store::{CommitLog, StoreError};
 
-/// Where the ledger stands in the store.
-pub(crate) const SPACE: Space = Space(6);
+use super::spaces::LOSSES;
+
 /// Most memory that one entry takes.
 pub(crate) const LOSS_BYTES_MAX: usize = 640;
 /// Longest name of a lane, a route or a sender that an entry keeps; the rest is cut.
@@ -213,7 +213,7 @@ impl Ledger {
     /// Reads what the store has of it. An entry that cannot be read is left out: the ledger must not stop a start.
     pub(crate) fn load(reader: &store::Reader, entries_max: usize) -> Result<Ledger, StoreError> {
         let mut contents = Contents::default();
-        reader.state_scan(SPACE, b"", &mut |key, value| {
+        reader.state_scan(LOSSES, b"", &mut |key, value| {
             match key.split_first() {
                 Some((b'e', number)) => {
                     let number = number.try_into().map(u64::from_be_bytes);
@@ -261,12 +261,12 @@ impl Ledger {
                 (number, encoded)
             }
         };
-        let put = log.state_put(SPACE, &sum_at, &sum);
-        put.and_then(|()| log.state_put(SPACE, &entry_key(number), &encoded))?;
+        let put = log.state_put(LOSSES, &sum_at, &sum);
+        put.and_then(|()| log.state_put(LOSSES, &entry_key(number), &encoded))?;
         while contents.entries.len() > self.entries_max {
             if let Some((oldest, _)) = contents.entries.pop_front() {
                 contents.forgotten += 1;
-                log.state_delete(SPACE, &entry_key(oldest))?;
+                log.state_delete(LOSSES, &entry_key(oldest))?;
             }
         }
         Ok(())
@@ -276,10 +276,10 @@ impl Ledger {
     pub(crate) fn stage_again(&self, log: &mut store::Log, since: u64) -> Result<(), StoreError> {
         let contents = self.lock();
         for (number, entry) in contents.entries.iter().rev().take_while(|(number, _)| *number >= since) {
-            log.state_put(SPACE, &entry_key(*number), &entry.encode())?;
+            log.state_put(LOSSES, &entry_key(*number), &entry.encode())?;
         }
         for ((sink, reason), sum) in &contents.sums {
-            log.state_put(SPACE, &sum_key(sink, reason), &sum.encode())?;
+            log.state_put(LOSSES, &sum_key(sink, reason), &sum.encode())?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Lanes whose uplink is not configured any more: kept for a while, shown, then removed.
 //!
-//! Knows: when each of them was first missed (`Space(7)`: key the lane's name, value Unix ms, u64 little endian).
+//! Knows: when each of them was first missed (key the lane's name, value Unix ms, u64 little endian).
 //! In:  the uplinks of a start, the time. Out: lanes to remove, and a list for people.
 //! Invariant: what is configured again within `store.keep_vanished_secs` goes on where it was, and is forgotten here.
 
@@ -8,14 +8,12 @@ use std::sync::{Mutex, PoisonError};
 
 use model::{LaneId, Timestamp};
 use serde::Serialize;
-use store::{CommitLog, Space, StoreError};
+use store::{CommitLog, StoreError};
 use tracing::{info, warn};
 
 use super::Disk;
 use super::losses::{Entry, Reason};
-
-/// Where the times stand in the store.
-pub(crate) const SPACE: Space = Space(7);
+use super::spaces::VANISHED;
 
 /// One lane that nobody leads to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -47,18 +45,18 @@ impl VanishedLanes {
         let mut list = Vec::new();
         for lane in log.lanes()? {
             let Some(uplink) = uplink_of(&lane.name) else { continue };
-            let noted = log.state_get(SPACE, lane.name.as_bytes())?;
+            let noted = log.state_get(VANISHED, lane.name.as_bytes())?;
             if is_configured(uplink) {
                 if noted.is_some() {
                     info!(lane = %lane.name, messages = lane.messages(), "the uplink of this lane is back");
-                    log.state_delete(SPACE, lane.name.as_bytes())?;
+                    log.state_delete(VANISHED, lane.name.as_bytes())?;
                 }
                 continue;
             }
             let since = match noted.as_deref().map(<[u8; 8]>::try_from) {
                 Some(Ok(bytes)) => u64::from_le_bytes(bytes),
                 _ => {
-                    log.state_put(SPACE, lane.name.as_bytes(), &now.0.to_le_bytes())?;
+                    log.state_put(VANISHED, lane.name.as_bytes(), &now.0.to_le_bytes())?;
                     now.0
                 }
             };
@@ -103,7 +101,7 @@ impl Disk {
             self.enter(Entry::range(&gone.lane, Reason::Vanished, &lost, now))?;
         }
         self.log.remove_lane(gone.id)?;
-        self.log.state_delete(SPACE, gone.lane.as_bytes())?;
+        self.log.state_delete(VANISHED, gone.lane.as_bytes())?;
         self.has_entries = true;
         Ok(())
     }
