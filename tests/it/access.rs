@@ -128,7 +128,8 @@ fn a_reload_of_users_and_rules_drops_only_those_it_means() {
     for user in ["stays", "goes", "changes"] {
         files.user(user, "x", &[]);
     }
-    let setup = files.setup();
+    // One shard: others hear of a reload a moment later.
+    let setup = files.setup().shards(1);
     files.acl("allow all #\n");
     let mut router = setup.start();
     let client = |user: &str| router.connect(&as_user(v5(user), user, "x"));

@@ -97,7 +97,9 @@ fn what_is_aside_survives_a_crash() {
         .iter()
         .find(|lane| lane["name"] == "p/plant")
         .cloned();
-    assert_eq!(poison.map(|lane| lane["backlog"].clone()), Some(1.into()));
+    // Once, or twice: its place in the lane that it came from may not have been written down before the crash.
+    let aside = poison.and_then(|lane| lane["backlog"].as_u64());
+    assert!(matches!(aside, Some(1 | 2)), "{aside:?}");
 }
 
 #[test]
