@@ -94,7 +94,7 @@ fn tear(next: &Path, real: &Path, chaos: &mut Chaos) -> io::Result<()> {
         if entry.file_type()?.is_dir() {
             fs::create_dir_all(&target)?;
             tear(&target, &entry.path(), chaos)?;
-        } else if target.exists() || chaos.below(2) == 0 {
+        } else if entry.file_type()?.is_file() && (target.exists() || chaos.below(2) == 0) {
             let synced = fs::read(&target).unwrap_or_default();
             fs::write(&target, torn(synced, &fs::read(entry.path())?, chaos))?;
         }
