@@ -603,7 +603,7 @@ pub(super) static CONTROL_PATH: Key = key(
     "control.path",
     Allowed::Text,
     Default::Derived("`control.sock` in `store.path`"),
-    "Unix socket at which `millrace lanes` and `millrace status` speak to the running router. Only the user that runs it \
+    "Unix socket at which `millrace lanes` speaks to the running router. Only the user that runs it \
      may connect. `off` for none.",
 );
 
