@@ -5,6 +5,7 @@
 //! is missing on the machine makes a test pass.
 
 mod access;
+mod budgets;
 mod commands;
 mod configuration;
 mod connections;

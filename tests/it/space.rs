@@ -12,7 +12,7 @@ use serde_json::Value;
 const ROUTE: &str = r#"FROM "factory/#" INTO $upstream"#;
 
 /// A small store with an uplink that is cut off.
-fn cut_off(recorder: &Recorder) -> (Proxy, Setup) {
+pub(crate) fn cut_off(recorder: &Recorder) -> (Proxy, Setup) {
     let proxy = Proxy::to(recorder.address());
     proxy.cut();
     let setup = Setup::new()
@@ -31,7 +31,7 @@ fn publish(router: &Router, numbers: std::ops::Range<usize>) {
 }
 
 /// A kilobyte that the store cannot compress, another one for each number.
-fn padding(number: usize) -> String {
+pub(crate) fn padding(number: usize) -> String {
     let mut state = number as u64 ^ 0x9E37_79B9_7F4A_7C15;
     let letter = || {
         state ^= state << 13;
@@ -42,18 +42,18 @@ fn padding(number: usize) -> String {
     std::iter::repeat_with(letter).take(1_000).collect()
 }
 
-fn number(text: &str) -> usize {
+pub(crate) fn number(text: &str) -> usize {
     text.split(' ').next().and_then(|number| number.parse().ok()).expect("a number comes first")
 }
 
 /// Messages that the ledger has for this reason.
-fn lost(status: &Value, reason: &str) -> u64 {
+pub(crate) fn lost(status: &Value, reason: &str) -> u64 {
     let sums = status["losses"]["sums"].as_array().into_iter().flatten();
     sums.filter(|sum| sum["reason"] == reason).filter_map(|sum| sum["messages"].as_u64()).sum()
 }
 
 /// What a directory takes on the disk, as `du` counts.
-fn disk_usage(directory: &Path) -> u64 {
+pub(crate) fn disk_usage(directory: &Path) -> u64 {
     let entries = fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
     let sizes = entries.map(|entry| match entry.metadata() {
         Ok(about) if about.is_dir() => disk_usage(&entry.path()),
@@ -146,7 +146,7 @@ impl Drop for SmallDisk {
     }
 }
 
-fn level(router: &Router) -> String {
+pub(crate) fn level(router: &Router) -> String {
     router.status()["store"]["room"].as_str().unwrap_or_default().to_owned()
 }
 

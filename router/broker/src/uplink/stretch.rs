@@ -255,3 +255,33 @@ impl Stretch {
         assert!(self.open.front().is_none_or(|place| place.state != State::Settled));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::seq;
+    use super::*;
+
+    /// A budget that drops the oldest leaves a hole in front of the reader, as large as an outage was long.
+    #[test]
+    fn a_jump_over_millions_of_places_takes_no_room() {
+        const LEFT: u64 = 10_000_001;
+        let mut stretch = Stretch::new(seq(1), seq(LEFT + 10));
+        (1..=3).for_each(|place| stretch.sent(seq(place)));
+        stretch.hold(seq(2));
+        stretch.release(seq(3));
+        // The store gives the first place that is left, whatever is asked for.
+        stretch.passed(seq(3), seq(LEFT));
+        assert_eq!(stretch.to_read(50), Some((seq(4), 48)));
+        stretch.passed(seq(4), seq(LEFT));
+        stretch.invariants();
+        assert_eq!(stretch.to_read(50), Some((seq(LEFT), 10)));
+        assert_eq!((stretch.unsettled(), stretch.backlog()), (2, 12), "in flight, and held");
+        assert!(stretch.open.capacity() <= 8, "{}", stretch.open.capacity());
+        stretch.settle(seq(1));
+        assert_eq!(stretch.head(), seq(2), "what is held is not delivered");
+        stretch.release(seq(2));
+        stretch.passed(seq(2), seq(LEFT));
+        stretch.invariants();
+        assert_eq!((stretch.head(), stretch.backlog()), (seq(LEFT), 10));
+    }
+}
