@@ -36,7 +36,7 @@ use crate::levels::LevelBoard;
 use crate::mail::{Mail, Mailbox};
 use crate::upstream::Tails;
 
-pub(crate) use self::losses::LOSS_BYTES_MAX;
+pub(crate) use self::losses::{Dropped, LOSS_BYTES_MAX};
 pub(crate) use self::reading::{ReadJob, run_lane_reader, run_merger};
 pub(crate) use self::spaces::space_of;
 
@@ -59,6 +59,15 @@ pub(crate) enum Job {
         shard: ShardId,
         /// What.
         tray: AppendTray,
+    },
+    /// The same for a tray that drops messages from a poison lane; the ledger has them in the same group.
+    Drop {
+        /// Whose.
+        shard: ShardId,
+        /// What.
+        tray: AppendTray,
+        /// Which messages.
+        dropped: Vec<Dropped>,
     },
     /// These lanes are delivered up to here.
     Advance(Vec<(LaneId, Seq)>),
@@ -233,6 +242,11 @@ impl Disk {
             Job::Append { shard, tray } => {
                 self.unconfirmed.push(shard, tray);
                 self.stage();
+            }
+            Job::Drop { shard, tray, dropped } => {
+                self.unconfirmed.push(shard, tray);
+                self.stage();
+                self.enter_dropped(&dropped);
             }
             // After the group: a subscriber may acknowledge what is not written yet.
             Job::Advance(lanes) => self.advances.extend(lanes),

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use harness::{QOS_1, ReasonCode, Received, Recorder, Router, Setup, Version, run, until, v5};
 
+use crate::space::lost;
+
 fn gateway(upstream: &Recorder) -> Setup {
     Setup::new()
         .uplink(upstream.address(), Version::V5)
@@ -127,6 +129,12 @@ fn lanes(router: &Router, arguments: &[&str]) -> (Option<i32>, String) {
     (finished.code, finished.out + &finished.err)
 }
 
+/// Entries of the loss ledger for what was dropped from poison lanes.
+fn poison_drops(status: &serde_json::Value) -> impl Iterator<Item = &serde_json::Value> {
+    let entries = status["losses"]["latest"].as_array().into_iter().flatten();
+    entries.filter(|entry| entry["reason"] == "poison_dropped")
+}
+
 /// A router with three messages in its poison lane: bad0, bad1, bad2.
 fn with_poison(upstream: &Recorder) -> Router {
     upstream.refuse("bad", Some(ReasonCode::TOPIC_NAME_INVALID));
@@ -184,6 +192,16 @@ fn what_is_done_with_in_the_middle_stays_so_after_a_restart() {
     assert!(said.contains("no router runs on this store"), "{said}");
     assert_eq!(lanes(&router, &["poison", "drop", "plant", "1"]), (Some(0), "1 dropped\n".to_owned()));
     router.start_again();
+    // One was dropped before the kill, one without a router.
+    let status = router.status();
+    assert_eq!(lost(&status, "poison_dropped"), 2);
+    let mut entered: Vec<_> = poison_drops(&status).map(|it| it["places"].to_string()).collect();
+    entered.sort();
+    assert_eq!(entered, ["[1,1]", "[2,2]"]);
+    assert!(
+        poison_drops(&status).all(|it| it["lane"] == "p/plant" && it["sender"] == "publisher"),
+        "{status:#}"
+    );
     let (_, list) = lanes(&router, &["poison", "list"]);
     assert_eq!(places(&list), ["plant 3"]);
 }
@@ -200,6 +218,10 @@ fn the_poison_lane_has_a_bound() {
     assert_eq!(list.lines().count(), 5, "{list}");
     assert!(list.contains("plant 200:"), "the oldest went: {list}");
     assert_eq!(router.number("/uplinks/0/dropped"), 195);
+    let status = router.status();
+    assert_eq!(lost(&status, "poison_dropped"), 195);
+    let places: Vec<_> = poison_drops(&status).map(|it| it["places"].clone()).collect();
+    assert_eq!(places, [serde_json::json!([1, 195])]);
 }
 
 #[test]

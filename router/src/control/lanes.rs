@@ -3,21 +3,23 @@
 //! A running router is asked through its control socket. Without one the store is opened: to look (nothing changes), or
 //! to drop; sending again takes a running router. In: arguments. Out: lines for a tired operator.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use broker::{AppendTray, Write as Change};
-use model::Seq;
+use model::{LaneId, Seq};
 use serde::de::DeserializeOwned;
-use store::{CommitLog as _, Inspection, Log, OpenError};
+use store::{CommitLog as _, Inspection, Log, OpenError, ReadOut};
 
 use super::client;
 use super::report::{self, LISTED_MAX, LaneReport, PoisonList, PoisonReport};
 use crate::cli::{Exit, LanesArgs, LanesCommand, PoisonCommand};
 use crate::config;
+use crate::disk::losses::{Entry, Ledger};
 use crate::disk::space_of;
-use crate::upstream::poison::{places, poison_lane_name, settle};
+use crate::upstream::poison::{dropped_one, note_dropped, places, poison_lane_name, settle};
 
 /// Where to look.
 struct Target {
@@ -150,6 +152,8 @@ fn drop_offline(target: &Target, which: &crate::cli::Which) -> anyhow::Result<u6
         }
         chosen = wanted.into_iter().collect();
     }
+    // While they can still be read.
+    enter_dropped(&mut log, lane, &name, &chosen)?;
     let (mut tray, head) = (AppendTray::default(), log.lane_state(lane)?.head);
     settle(lane, head, crate::upstream::poison::done_places(&reader, lane)?, &chosen, &mut tray);
     let mut bytes = &tray.bytes[..];
@@ -172,6 +176,18 @@ fn drop_offline(target: &Target, which: &crate::cli::Which) -> anyhow::Result<u6
     log.commit()?;
     log.close()?;
     Ok(chosen.len() as u64)
+}
+
+/// What is dropped stands in the ledger, in the same commit. A running router forgets the oldest entries for it.
+fn enter_dropped(log: &mut Log, lane: LaneId, name: &str, chosen: &BTreeSet<Seq>) -> anyhow::Result<()> {
+    let (reader, mut out, mut dropped) = (log.reader(), ReadOut::new(), Vec::new());
+    chosen.iter().for_each(|seq| note_dropped(&mut dropped, dropped_one(&reader, lane, *seq, &mut out)));
+    let ledger = Ledger::load(&reader, usize::MAX)?;
+    let now = crate::clock::Clock::default().now().timestamp;
+    for dropped in &dropped {
+        ledger.add(log, Entry::dropped(name, dropped, now))?;
+    }
+    Ok(())
 }
 
 fn write_lanes(lanes: &[LaneReport], out: &mut impl Write) -> anyhow::Result<()> {

@@ -7,11 +7,12 @@
 use std::sync::atomic::Ordering;
 
 use broker::{Loss, LossReason};
+use model::LaneId;
 use store::{CommitLog as _, LossKind, StoreError};
 use tracing::{error, info, warn};
 
 use super::Disk;
-use super::losses::{Entry, Reason, cut};
+use super::losses::{Dropped, Entry, Reason, cut};
 
 impl Disk {
     /// Everything that is due.
@@ -77,10 +78,7 @@ impl Disk {
     /// What sinks did not get.
     pub(super) fn enter_losses(&mut self, losses: Vec<Loss>) {
         for loss in losses {
-            let lane = self
-                .log
-                .lane_state(loss.lane)
-                .map_or_else(|_| loss.lane.to_string(), |it| it.name.to_string());
+            let lane = self.lane_name(loss.lane);
             let routes = self.state.route_names();
             let entry = Entry {
                 lane: cut(&lane),
@@ -96,12 +94,24 @@ impl Disk {
                 first_ms: loss.from.0,
                 last_ms: loss.up_to.0,
             };
-            // While the store is poisoned the entry waits in memory, like everything else.
-            if let Err(error) = self.enter(entry)
-                && !matches!(error, StoreError::Poisoned(_))
-            {
-                warn!(%error, "an entry of the loss ledger was not written");
-            }
+            self.enter_or_keep(entry);
+        }
+    }
+
+    /// What is dropped from a poison lane by what was staged just before.
+    pub(super) fn enter_dropped(&mut self, dropped: &[Dropped]) {
+        let now = self.clock.now().timestamp;
+        for dropped in dropped {
+            self.enter_or_keep(Entry::dropped(&self.lane_name(dropped.lost.lane), dropped, now));
+        }
+    }
+
+    /// While the store is poisoned the entry waits in memory, like everything else.
+    fn enter_or_keep(&mut self, entry: Entry) {
+        if let Err(error) = self.enter(entry)
+            && !matches!(error, StoreError::Poisoned(_))
+        {
+            warn!(%error, "an entry of the loss ledger was not written");
         }
     }
 
@@ -143,13 +153,24 @@ impl Disk {
     }
 
     fn enter_range(&mut self, reason: Reason, lost: &store::Lost) -> Result<(), StoreError> {
-        let lane =
-            self.log.lane_state(lost.lane).map_or_else(|_| lost.lane.to_string(), |it| it.name.to_string());
+        let lane = self.lane_name(lost.lane);
         self.enter(Entry::range(&lane, reason, lost, self.clock.now().timestamp))
     }
 
     pub(super) fn enter(&mut self, entry: Entry) -> Result<(), StoreError> {
         self.has_entries = true;
-        self.state.ledger.add(&mut self.log, entry)
+        match self.state.ledger.add(&mut self.log, entry) {
+            // It goes with the next group.
+            Err(StoreError::CommitFull { .. }) => {
+                self.write_group()?;
+                self.has_entries = true;
+                self.state.ledger.stage_again(&mut self.log, self.entries_from)
+            }
+            result => result,
+        }
+    }
+
+    fn lane_name(&self, lane: LaneId) -> String {
+        self.log.lane_state(lane).map_or_else(|_| lane.to_string(), |it| it.name.to_string())
     }
 }

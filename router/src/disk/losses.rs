@@ -45,7 +45,7 @@ pub(crate) enum Reason {
     Damaged = 5,
     /// Their uplink was not configured for longer than `store.keep_vanished_secs`.
     Vanished = 6,
-    /// Somebody dropped them from the poison lane.
+    /// They were dropped from the poison lane: by somebody, or because it was full.
     PoisonDropped = 7,
     /// The upstream can never take them.
     Impossible = 8,
@@ -97,6 +97,15 @@ pub(crate) struct Entry {
     pub last_ms: u64,
 }
 
+/// Messages in a row that are dropped from a poison lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Dropped {
+    /// Their places there.
+    pub lost: store::Lost,
+    /// Client identifier of their sender, if they have the same one.
+    pub sender: Option<String>,
+}
+
 /// The sums of one sink and reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Sum {
@@ -138,6 +147,12 @@ impl Entry {
             first_ms: now.0,
             last_ms: now.0,
         }
+    }
+
+    /// What was dropped from a poison lane.
+    pub(crate) fn dropped(lane: &str, dropped: &Dropped, now: Timestamp) -> Entry {
+        let sender = dropped.sender.as_deref().map(cut);
+        Entry { sender, ..Entry::range(lane, Reason::PoisonDropped, &dropped.lost, now) }
     }
 
     /// The sink that a lane belongs to, for sums: an uplink, or all sessions together.

@@ -5,7 +5,8 @@
 //! Always: a message is durable in its poison lane before its own place counts as delivered, and durable in its own lane
 //! again before its place here does (one tray). A place in the middle of a poison lane that is done with is noted in
 //! the small durable state until the head passes it.
-//! Bound: `poison_messages_max` and `poison_bytes_max` of each uplink; above them the oldest goes, counted.
+//! Bound: `poison_messages_max` and `poison_bytes_max` of each uplink; above them the oldest goes. Whatever goes
+//! stands in the loss ledger, written together.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use broker::uplink::{Aside, Poison};
-use broker::{AppendTray, StateSpace, Write};
+use broker::{AppendTray, Envelope, StateSpace, Write};
 use crossbeam::channel::{Sender, TrySendError};
 use model::{LaneId, Seq, ShardId, Ticket, Timestamp};
 use store::{ReadLimits, ReadOut, Reader, StoreError};
@@ -24,7 +25,7 @@ use tracing::warn;
 
 use super::LinkStatus;
 use crate::clock::Clock;
-use crate::disk::{Job, space_of};
+use crate::disk::{Dropped, Job, space_of};
 use crate::mail::Mailbox;
 
 /// Messages that one tray moves; the next ones wait for it.
@@ -165,9 +166,9 @@ impl Keeper {
                 appends.bytes.extend_from_slice(&bytes);
             }
         }
-        self.make_room(index, &mut appends);
+        let dropped = self.make_room(index, &mut appends);
         let moved = appends.writes.iter().filter(|write| matches!(write, Write::Record { .. })).count();
-        self.write(appends).await;
+        self.write(appends, dropped).await;
         status.poisoned.fetch_add(moved as u64, std::sync::atomic::Ordering::Relaxed);
         let mut shared = tray.borrow_mut();
         shared.done.extend(done);
@@ -196,31 +197,34 @@ impl Keeper {
         true
     }
 
-    /// Drops the oldest messages of a poison lane that is too large with what `appends` brings.
-    fn make_room(&mut self, index: usize, appends: &mut AppendTray) {
+    /// Drops the oldest messages of a poison lane that is too large with what `appends` brings; which ones, for the
+    /// ledger.
+    fn make_room(&mut self, index: usize, appends: &mut AppendTray) -> Vec<Dropped> {
         let lane = &self.lanes[index].0;
-        let Ok(state) = self.disk.reader.lane_state(lane.lane) else { return };
+        let Ok(state) = self.disk.reader.lane_state(lane.lane) else { return Vec::new() };
         let messages = state.messages() + appends.writes.len() as u64;
         let mut bytes = state.bytes + appends.bytes.len() as u64;
         let mut too_many = messages.saturating_sub(lane.messages_max);
-        let (mut next, mut dropped) = (state.head, 0);
+        let gone = done_places(&self.disk.reader, lane.lane).unwrap_or_default();
+        let (mut next, mut dropped) = (state.head, Vec::new());
         while next < state.tail && (too_many > 0 || bytes > lane.bytes_max) {
-            let size = read_one(&self.disk.reader, lane.lane, next, &mut self.records)
-                .map_or(0, |it| it.bytes.len());
-            bytes = bytes.saturating_sub((size + store::RECORD_OVERHEAD_BYTES) as u64);
+            let one = dropped_one(&self.disk.reader, lane.lane, next, &mut self.records);
+            bytes = bytes.saturating_sub(one.lost.bytes);
             too_many = too_many.saturating_sub(1);
-            dropped += 1;
+            if !gone.contains(&next) {
+                note_dropped(&mut dropped, one);
+            }
             next = next.next();
         }
-        if dropped == 0 {
-            return;
+        if next == state.head {
+            return dropped;
         }
-        let gone = done_places(&self.disk.reader, lane.lane).unwrap_or_default();
-        let dropped = dropped - gone.range(..next).count() as u64;
-        lane.status.poison_dropped.fetch_add(dropped, std::sync::atomic::Ordering::Relaxed);
-        warn!(uplink = %lane.uplink, dropped, "the poison lane is full; its oldest messages are dropped");
+        let count: u64 = dropped.iter().map(|it| it.lost.messages()).sum();
+        lane.status.poison_dropped.fetch_add(count, std::sync::atomic::Ordering::Relaxed);
+        warn!(uplink = %lane.uplink, dropped = count, "the poison lane is full; its oldest messages are dropped");
         let places = (state.head.get()..next.get()).filter_map(Seq::new).collect();
         settle(lane.lane, state.head, gone, &places, appends);
+        dropped
     }
 
     async fn obey(&mut self, command: &Command) -> Result<u64, String> {
@@ -244,10 +248,14 @@ impl Keeper {
         let mut rest = all.into_iter().peekable();
         while rest.peek().is_some() {
             let mut appends = AppendTray::default();
-            let mut done = BTreeSet::new();
+            let (mut done, mut dropped) = (BTreeSet::new(), Vec::new());
             for seq in rest.by_ref() {
-                if command.action == Action::Retry {
-                    self.put_back(lane, seq, &mut appends)?;
+                match command.action {
+                    Action::Retry => self.put_back(lane, seq, &mut appends)?,
+                    Action::Drop => {
+                        let one = dropped_one(&self.disk.reader, lane, seq, &mut self.records);
+                        note_dropped(&mut dropped, one);
+                    }
                 }
                 done.insert(seq);
                 if done.len() >= TRAY_MESSAGES_MAX || appends.bytes.len() >= TRAY_BYTES_MAX {
@@ -257,7 +265,7 @@ impl Keeper {
             let state = self.disk.reader.lane_state(lane).map_err(clear)?;
             let gone = done_places(&self.disk.reader, lane).map_err(clear)?;
             settle(lane, state.head, gone, &done, &mut appends);
-            self.write(appends).await;
+            self.write(appends, dropped).await;
             count += done.len() as u64;
             let counter = match command.action {
                 Action::Retry => &status.poison_retried,
@@ -287,14 +295,16 @@ impl Keeper {
         Ok(())
     }
 
-    /// Returns once it is durable. With a disk that fails that is when it works again.
-    async fn write(&mut self, mut appends: AppendTray) {
+    /// Returns once it is durable, with what it drops in the ledger. With a disk that fails that is when it works again.
+    async fn write(&mut self, mut appends: AppendTray, dropped: Vec<Dropped>) {
         if appends.is_empty() {
             return;
         }
         self.last = Ticket(self.last.0 + appends.writes.len() as u64);
         appends.last = self.last;
-        let mut job = Job::Append { shard: self.disk.shard, tray: appends };
+        let (shard, tray) = (self.disk.shard, appends);
+        let mut job =
+            if dropped.is_empty() { Job::Append { shard, tray } } else { Job::Drop { shard, tray, dropped } };
         while let Err(refused) = self.disk.jobs.try_send(job) {
             match refused {
                 TrySendError::Full(back) => job = back,
@@ -324,6 +334,29 @@ pub(crate) fn read_one<'o>(
     // At the beginning of time nothing has expired.
     reader.read_lane(lane, seq, limits, Timestamp::default(), out).ok()?;
     out.records().next().filter(|record| record.seq == seq)
+}
+
+/// A message of a poison lane that is dropped, as the ledger has it. One that cannot be read counts, too.
+pub(crate) fn dropped_one(reader: &Reader, lane: LaneId, seq: Seq, out: &mut ReadOut) -> Dropped {
+    let record = read_one(reader, lane, seq, out).map_or(&[][..], |record| record.bytes);
+    let envelope = Poison::decode(record).ok().and_then(|poison| Envelope::decode(poison.record).ok());
+    let bytes = (record.len() + store::RECORD_OVERHEAD_BYTES) as u64;
+    Dropped {
+        lost: store::Lost { lane, from: seq, up_to: seq, bytes },
+        sender: envelope.map(|it| it.client_id.to_owned()),
+    }
+}
+
+/// Adds a message behind the others: one range, as long as nothing is missing in between.
+pub(crate) fn note_dropped(dropped: &mut Vec<Dropped>, next: Dropped) {
+    match dropped.last_mut() {
+        Some(last) if last.lost.up_to.next() == next.lost.from => {
+            last.lost.up_to = next.lost.up_to;
+            last.lost.bytes += next.lost.bytes;
+            last.sender = last.sender.take().filter(|sender| next.sender.as_ref() == Some(sender));
+        }
+        _ => dropped.push(next),
+    }
 }
 
 /// The places of a poison lane that hold a message.
