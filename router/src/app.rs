@@ -485,6 +485,7 @@ fn space_watch(config: &Config, uplinks: &[UplinkSetup]) -> SpaceWatch {
     let allowance = Allowance {
         bytes_max: config.store.bytes_max,
         reserve_percent: config.store.reserve_percent,
+        unwritten_bytes_max: u64::from(config.limits.commit_bytes_max) * config.shards as u64,
         options: config.store_options(),
         uplinks: config
             .uplinks

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use broker::{AppendTray, Levels, Loss, Request, Write};
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use model::{LaneId, Seq, ShardId, Ticket};
 use store::{CommitLog, StoreError};
 use tracing::{error, info, warn};
@@ -226,14 +226,13 @@ impl Disk {
         }
     }
 
-    /// Takes this job and everything that came meanwhile.
+    /// Takes this job and everything that came meanwhile. Under load that has no end: budgets are looked at in between.
     fn collect(&mut self, first: Job) {
         self.take(first);
-        loop {
-            match self.jobs.try_recv() {
-                Ok(job) => self.take(job),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
-            }
+        while !self.space.is_due()
+            && let Ok(job) = self.jobs.try_recv()
+        {
+            self.take(job);
         }
     }
 

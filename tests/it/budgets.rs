@@ -11,7 +11,7 @@ use harness::{
     v5, within,
 };
 
-use crate::space::{cut_off, disk_usage, level, lost, number, padding};
+use crate::space::{cut_off, disk_usage, letters, level, lost, number};
 
 /// A little less than a large packet; so few of them fill a small sink.
 const LARGE: usize = 8_000;
@@ -110,14 +110,14 @@ struct Told {
     stop: AtomicBool,
 }
 
-/// Publishes kilobytes in bursts until told to stop; the numbers that were accepted. Whoever is not told waits.
+/// Publishes in bursts until told to stop; the numbers that were accepted. Whoever is not told waits.
 fn publish_at_full_speed(
     router: &Router,
     connect: &harness::Connect,
-    first: usize,
+    (first, len): (usize, usize),
     told: &Told,
 ) -> Vec<usize> {
-    const BURST: usize = 500;
+    const BURST: usize = 200;
     let mut client = router.connect(connect);
     let connection = client.connection();
     let mut accepted = Vec::new();
@@ -127,7 +127,7 @@ fn publish_at_full_speed(
         }
         let id = |place: usize| NonZeroU16::new(place as u16 + 1);
         for place in 0..BURST {
-            let payload = format!("{} {}", burst + place, padding(burst + place));
+            let payload = format!("{} {}", burst + place, letters(burst + place, len));
             let sent =
                 connection.publish(&OutgoingPublish { packet_id: id(place), ..for_the_uplink(&payload) });
             sent.expect("the connection takes it");
@@ -157,6 +157,18 @@ fn publish_at_full_speed(
 
 #[test]
 fn the_budget_of_a_store_holds_with_publishers_at_full_speed_and_nothing_accepted_is_lost() {
+    expect_a_budget_to_hold(1_000);
+}
+
+/// A disk thread that took everything there was before it looked at the space would never look.
+#[test]
+fn the_budget_of_a_store_holds_when_more_comes_than_the_disk_can_write() {
+    expect_a_budget_to_hold(40_000);
+}
+
+/// Publishes messages of so many bytes into a store that fills up, and again when its uplink is back.
+#[track_caller]
+fn expect_a_budget_to_hold(len: usize) {
     const BYTES_MAX: u64 = 64 << 20;
     let recorder = Recorder::start();
     let (proxy, setup) = cut_off(&recorder);
@@ -174,13 +186,15 @@ fn the_budget_of_a_store_holds_with_publishers_at_full_speed_and_nothing_accepte
             until_when().then_some(())
         });
     };
-    let clients = [v5("a"), v5("b"), v5("c"), v3("d")];
+    let clients = [v5("a"), v5("b"), v5("c"), v5("d"), v5("e"), v3("f")];
     let accepted: Vec<usize> = std::thread::scope(|scope| {
         let (router, told) = (&router, &told);
         let publishers: Vec<_> = clients
             .iter()
             .zip((0..).step_by(10_000_000))
-            .map(|(connect, first)| scope.spawn(move || publish_at_full_speed(router, connect, first, told)))
+            .map(|(connect, first)| {
+                scope.spawn(move || publish_at_full_speed(router, connect, (first, len), told))
+            })
             .collect();
         look(&|| told.refused.load(Ordering::Relaxed) > 0, "publishers to be refused");
         look(&|| router.number("/withheld") == 1, "the one that cannot be told to wait");
@@ -189,7 +203,7 @@ fn the_budget_of_a_store_holds_with_publishers_at_full_speed_and_nothing_accepte
         look(&|| full.elapsed() > Duration::from_secs(3), "time to pass");
         let before = told.accepted.load(Ordering::Relaxed);
         proxy.mend();
-        let after = before + 10_000;
+        let after = before + 10_000_000 / len;
         look(&|| told.accepted.load(Ordering::Relaxed) > after, "publishers to go on");
         told.stop.store(true, Ordering::Relaxed);
         publishers.into_iter().flat_map(|it| it.join().expect("a publisher ends well")).collect()

@@ -31,7 +31,12 @@ fn publish(router: &Router, numbers: std::ops::Range<usize>) {
 }
 
 /// A kilobyte that the store cannot compress, another one for each number.
-pub(crate) fn padding(number: usize) -> String {
+fn padding(number: usize) -> String {
+    letters(number, 1_000)
+}
+
+/// So many of them.
+pub(crate) fn letters(number: usize, count: usize) -> String {
     let mut state = number as u64 ^ 0x9E37_79B9_7F4A_7C15;
     let letter = || {
         state ^= state << 13;
@@ -39,7 +44,7 @@ pub(crate) fn padding(number: usize) -> String {
         state ^= state << 17;
         char::from(b'A' + (state % 58) as u8)
     };
-    std::iter::repeat_with(letter).take(1_000).collect()
+    std::iter::repeat_with(letter).take(count).collect()
 }
 
 pub(crate) fn number(text: &str) -> usize {

@@ -57,6 +57,17 @@ pub(super) fn check(judge: &mut Judge<'_>, store: &Store, uplinks: &[Uplink], li
     }
 }
 
+/// What one shard may append before it waits for the disk: all of them a sixty-fourth of the store's budget at most. What
+/// they have appended when they hear that the store is full is written all the same.
+pub(super) fn commit_bytes_max(store: &Store, shards: usize, limits: &Limits) -> u32 {
+    let part = store.bytes_max.unwrap_or(u64::MAX) / 64 / shards.max(1) as u64;
+    let part = u32::try_from(part).unwrap_or(u32::MAX).max(COMMIT_BYTES_MIN);
+    limits.commit_bytes_max.min(part)
+}
+
+/// Less would make a sync of every few messages.
+const COMMIT_BYTES_MIN: u32 = 64 << 10;
+
 /// What a store takes that is not messages.
 struct Needs {
     /// Write-ahead log, quarantine, and what merging takes for a while.

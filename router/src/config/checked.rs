@@ -214,7 +214,7 @@ impl Config {
     /// `Err` holds every mistake, not the first one: of reading, of single keys, of keys together, of routes.
     pub fn check(raw: &Raw, host: &Host) -> Result<Config, ConfigErrors> {
         let mut judge = Judge::new(raw);
-        let limits = schema::limits(|key| judge.integer(key, "").unwrap_or_default());
+        let mut limits = schema::limits(|key| judge.integer(key, "").unwrap_or_default());
         let shards = match judge.integer(&schema::SHARDS, "").unwrap_or_default() {
             0 => host.cores.max(1),
             count => count as usize,
@@ -232,6 +232,7 @@ impl Config {
         let uplinks: Vec<_> =
             names.iter().filter_map(|name| check_uplink(&mut judge, name, &limits, host)).collect();
         budgets::check(&mut judge, &store, &uplinks, &limits);
+        limits.commit_bytes_max = budgets::commit_bytes_max(&store, shards, &limits);
         let names = judge.names(&["routes"]);
         let routes: Vec<_> = names.iter().filter_map(|name| routing::check_route(&mut judge, name)).collect();
         let log = check_log(&mut judge);

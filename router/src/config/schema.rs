@@ -718,7 +718,8 @@ limits! {
         "Publications that one client may have waiting for the disk (our Receive Maximum).";
     commit_bytes_max: u32 = 65_536..=4_294_967_295,
         "Bytes appended by one shard and not yet durable; above it the shard stops reading sockets, or, \
-         while the store takes no writes, those whose next packet needs the disk.";
+         while the store takes no writes, those whose next packet needs the disk. With `store.bytes_max`, all shards \
+         together at most a sixty-fourth of it.";
     withheld_bytes_max: u32 = 0..=1_048_576,
         "Bytes read behind a packet that waits for room on the disk, to find PINGREQ and acknowledgements there.";
     handoff_batches_max: u32 = 1..=1_000_000, "Batches on their way from one shard to another.";

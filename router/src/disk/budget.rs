@@ -17,6 +17,8 @@ pub(crate) struct Allowance {
     pub bytes_max: Option<u64>,
     /// Part of every budget that is for urgent messages only, in percent.
     pub reserve_percent: u8,
+    /// What shards may have appended that is not written yet.
+    pub unwritten_bytes_max: u64,
     /// What the store needs beside messages.
     pub options: store::Options,
     /// By uplink.
@@ -135,7 +137,12 @@ impl Budget {
         if self.allowance.bytes_max != Some(ceiling) {
             reserve = reserve.min(FREE_RESERVE_MAX);
         }
-        let urgent_at = ceiling.saturating_sub(self.allowance.options.merging_bytes_max(measured.sorted));
+        let mut beside = self.allowance.options.merging_bytes_max(measured.sorted);
+        if self.allowance.bytes_max == Some(ceiling) {
+            // What comes between two looks, and after the shards were told.
+            beside += self.judge_every_bytes() + self.allowance.unwritten_bytes_max;
+        }
+        let urgent_at = ceiling.saturating_sub(beside);
         Marks { ordinary_at: urgent_at.saturating_sub(reserve), urgent_at }
     }
 
@@ -248,7 +255,14 @@ mod tests {
     fn budget(bytes_max: Option<u64>, uplinks: &[(Option<u64>, WhenFull)]) -> Budget {
         let uplinks =
             uplinks.iter().map(|&(bytes_max, when_full)| UplinkAllowance { bytes_max, when_full }).collect();
-        Budget::new(Allowance { bytes_max, reserve_percent: 10, options: options(), uplinks })
+        let unwritten_bytes_max = 2 * MIB;
+        Budget::new(Allowance {
+            bytes_max,
+            reserve_percent: 10,
+            unwritten_bytes_max,
+            options: options(),
+            uplinks,
+        })
     }
 
     fn occupied(mib: u64) -> Measured {
@@ -263,16 +277,16 @@ mod tests {
     #[test]
     fn a_store_fills_in_two_steps_and_leaves_room_for_merging() {
         let mut budget = budget(Some(200 * MIB), &[]);
-        // 10 MiB are for merging, 20 MiB for urgent messages.
+        // 10 MiB are for merging, 5.1 MiB for what nobody has looked at yet, 20 MiB for urgent messages.
         let level = |budget: &mut Budget, mib| budget.judge(occupied(mib), &[]).store;
-        assert_eq!(level(&mut budget, 169), Level::Roomy);
-        assert_eq!(level(&mut budget, 170), Level::FullForOrdinary);
-        assert_eq!(level(&mut budget, 189), Level::FullForOrdinary);
-        assert_eq!(level(&mut budget, 190), Level::FullForUrgent);
-        assert_eq!(level(&mut budget, 187), Level::FullForUrgent, "a little less is not yet room");
-        assert_eq!(level(&mut budget, 186), Level::FullForOrdinary);
-        assert_eq!(level(&mut budget, 168), Level::FullForOrdinary);
-        assert_eq!(level(&mut budget, 166), Level::Roomy);
+        assert_eq!(level(&mut budget, 164), Level::Roomy);
+        assert_eq!(level(&mut budget, 165), Level::FullForOrdinary);
+        assert_eq!(level(&mut budget, 184), Level::FullForOrdinary);
+        assert_eq!(level(&mut budget, 185), Level::FullForUrgent);
+        assert_eq!(level(&mut budget, 182), Level::FullForUrgent, "a little less is not yet room");
+        assert_eq!(level(&mut budget, 181), Level::FullForOrdinary);
+        assert_eq!(level(&mut budget, 162), Level::FullForOrdinary);
+        assert_eq!(level(&mut budget, 161), Level::Roomy);
     }
 
     #[test]
@@ -331,7 +345,7 @@ mod tests {
     #[test]
     fn a_full_store_takes_from_those_who_drop_and_waits_for_the_merge() {
         let uplinks = [(None, WhenFull::DropOldest), (None, WhenFull::Refuse)];
-        let mut budget = budget(Some(210 * MIB), &uplinks);
+        let mut budget = budget(Some(216 * MIB), &uplinks);
         // Ordinary messages are refused from 179 MiB on; dropping begins at seven eighths of that.
         let waiting = [lane(0, 5, 50), lane(1, 9, 100)];
         let now = occupied(160);

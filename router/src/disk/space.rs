@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use super::budget::{Allowance, Budget, Measured, Verdict, Waiting};
 
-/// How often the files are looked at.
+/// How often the files are looked at, if not much is appended.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often the verdict is renewed, whatever was appended.
 const JUDGE: Duration = Duration::from_millis(200);
@@ -96,7 +96,8 @@ impl SpaceWatch {
         self.judged = Instant::now();
         self.unjudged = 0;
         let merges = room.merges.load(Ordering::Relaxed);
-        if self.looked.is_none_or(|at| at.elapsed() >= LOOK) || merges != self.merges {
+        let is_much = self.appended >= 4 * self.budget.judge_every_bytes();
+        if is_much || self.looked.is_none_or(|at| at.elapsed() >= LOOK) || merges != self.merges {
             (self.looked, self.merges) = (Some(Instant::now()), merges);
             self.measure(reader);
             room.free.store(self.measured.free.unwrap_or(0), Ordering::Relaxed);
