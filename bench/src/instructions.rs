@@ -26,6 +26,9 @@ const PAYLOAD: [u8; 256] = [0x5A; 256];
 const ROUTES: usize = 100;
 const PACKET_BYTES_MAX: u32 = 1 << 20;
 
+/// A step that is none of ours: it moves only with the machine, the C library or the compiler, and then nothing is judged.
+const YARDSTICK: &str = "yardstick";
+
 /// A step: its name, how often it runs at least, and what may be added before it counts as slower.
 pub(crate) struct Step {
     pub(crate) name: &'static str,
@@ -38,6 +41,7 @@ pub(crate) struct Step {
 
 /// The hot path in steps: first what is inside, then whole publications, from the bytes of one socket to those of others.
 pub(crate) const STEPS: &[Step] = &[
+    Step { name: YARDSTICK, times: 5_000, units: 1, allowance: 0.01, run: yardstick },
     Step { name: "decode", times: 20_000, units: 1, allowance: 0.03, run: decode },
     Step { name: "match", times: 5_000, units: 1, allowance: 0.03, run: matching },
     // RocksDB's own threads run beside it.
@@ -52,6 +56,31 @@ pub(crate) const STEPS: &[Step] = &[
 pub(crate) fn work(name: &str, times: u64) -> anyhow::Result<()> {
     let step = STEPS.iter().find(|step| step.name == name).context("there is no such step")?;
     (step.run)(times)
+}
+
+/// What the standard library and the C library take to copy, to sort into a map and to write numbers.
+fn yardstick(times: u64) -> anyhow::Result<()> {
+    use std::fmt::Write as _;
+    let (mut bytes, mut text, mut map) = (Vec::new(), String::new(), BTreeMap::new());
+    for number in 0..times {
+        bytes.clear();
+        text.clear();
+        for size in [16, 64, PAYLOAD.len()] {
+            bytes.extend_from_slice(black_box(&PAYLOAD[..size]));
+        }
+        write!(text, "{}", black_box(number % 1_000 + 1_000))?;
+        map.insert(number % 64, bytes.len() + text.len());
+    }
+    black_box(map.len());
+    Ok(())
+}
+
+/// Whether the counts can be compared with the stored ones: the yardstick is as long as it was.
+pub(crate) fn is_comparable(found: &Baseline, baseline: &Baseline) -> bool {
+    match (found.get(YARDSTICK), baseline.get(YARDSTICK)) {
+        (Some(now), Some(before)) => (now / before - 1.0).abs() <= 0.01,
+        _ => true,
+    }
 }
 
 fn decode(times: u64) -> anyhow::Result<()> {
@@ -178,9 +207,18 @@ mod tests {
     #[test]
     fn a_step_may_grow_by_its_allowance_only() {
         let baseline = Baseline::from([("decode".to_owned(), 100.0)]);
-        let more = |found: f64| judge(&STEPS[0], found, &baseline).1;
+        let decode = STEPS.iter().find(|step| step.name == "decode").unwrap();
+        let more = |found: f64| judge(decode, found, &baseline).1;
         assert_eq!((more(102.0), more(104.0), more(50.0)), (false, true, false));
-        assert!(judge(&STEPS[1], 1.0, &baseline).0.ends_with("no baseline yet"));
+        assert!(judge(&STEPS[2], 1.0, &baseline).0.ends_with("no baseline yet"));
+    }
+
+    #[test]
+    fn counts_of_another_machine_are_not_judged() {
+        let with = |length: f64| Baseline::from([(YARDSTICK.to_owned(), length)]);
+        assert!(is_comparable(&with(100.0), &with(100.5)));
+        assert!(!is_comparable(&with(100.0), &with(103.0)) && !is_comparable(&with(100.0), &with(97.0)));
+        assert!(is_comparable(&with(100.0), &Baseline::new()));
     }
 
     #[test]

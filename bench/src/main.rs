@@ -275,6 +275,12 @@ fn count_instructions(file: &Path, bless: bool) -> anyhow::Result<ExitCode> {
     if bless {
         std::fs::write(file, serde_json::to_string_pretty(&found)? + "\n")?;
     }
+    if more && !instructions::is_comparable(&found, &baseline) {
+        println!(
+            "not judged: the yardstick has another length here, so the machine, the C library or the compiler differ"
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
     Ok(if more { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 
