@@ -6,6 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use base64ct::{Base64, Encoding as _};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
@@ -28,12 +29,12 @@ pub(crate) fn client_config(name: &str, settings: &UplinkTls) -> Result<ClientCo
     } else {
         &[&rustls::version::TLS13]
     };
-    let verifier = verifier(&section, settings, &provider)?;
+    let demands = demands(&section, settings, &provider)?;
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(versions)
         .expect("the provider speaks both versions")
         .dangerous()
-        .with_custom_certificate_verifier(verifier);
+        .with_custom_certificate_verifier(Arc::new(demands));
     let Some((cert, key)) = &settings.cert else { return Ok(builder.with_no_client_auth()) };
     let at_key = |problem| CertificateError::new(&section, "key", key, problem);
     let chain =
@@ -46,22 +47,19 @@ pub(crate) fn client_config(name: &str, settings: &UplinkTls) -> Result<ClientCo
     })
 }
 
-fn verifier(
+fn demands(
     section: &str,
     settings: &UplinkTls,
     provider: &Arc<CryptoProvider>,
-) -> Result<Arc<dyn ServerCertVerifier>, CertificateError> {
-    if settings.insecure {
-        return Ok(Arc::new(Anybody(Arc::clone(provider))));
-    }
-    let roots = Arc::new(roots(section, settings)?);
-    let chain = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider))
-        .build()
-        .expect("there is an authority, and no revocation list");
-    if settings.pins.is_empty() {
-        return Ok(chain);
-    }
-    Ok(Arc::new(Pinned { chain, pins: settings.pins.clone() }))
+) -> Result<Demands, CertificateError> {
+    let chain = if settings.insecure {
+        None
+    } else {
+        let roots = Arc::new(roots(section, settings)?);
+        let chain = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider)).build();
+        Some(chain.expect("there is an authority, and no revocation list"))
+    };
+    Ok(Demands { chain, pins: settings.pins.clone(), provider: Arc::clone(provider) })
 }
 
 /// The authorities that are believed; at least one.
@@ -86,11 +84,14 @@ fn roots(section: &str, settings: &UplinkTls) -> Result<RootCertStore, Certifica
     Ok(roots)
 }
 
-/// Everything that is demanded otherwise, and one of these keys.
+/// What is demanded of the other end besides that it has the key of its certificate.
 #[derive(Debug)]
-struct Pinned {
-    chain: Arc<WebPkiServerVerifier>,
+struct Demands {
+    /// A chain to an authority, for the right name, today; `None` believes everybody.
+    chain: Option<Arc<WebPkiServerVerifier>>,
+    /// One of these keys; empty is any.
     pins: Vec<[u8; 32]>,
+    provider: Arc<CryptoProvider>,
 }
 
 /// The key of the other end is not pinned.
@@ -105,7 +106,20 @@ impl fmt::Display for NotPinned {
 
 impl std::error::Error for NotPinned {}
 
-impl ServerCertVerifier for Pinned {
+impl Demands {
+    fn check_pins(&self, end_entity: &CertificateDer<'_>) -> Result<(), Error> {
+        let (_, certificate) = X509Certificate::from_der(end_entity)
+            .map_err(|_| Error::InvalidCertificate(rustls::CertificateError::BadEncoding))?;
+        let key: [u8; 32] = Sha256::digest(certificate.public_key().raw).into();
+        if self.pins.contains(&key) {
+            return Ok(());
+        }
+        let why = rustls::OtherError(Arc::new(NotPinned(format!("sha256/{}", Base64::encode_string(&key)))));
+        Err(Error::InvalidCertificate(rustls::CertificateError::Other(why)))
+    }
+}
+
+impl ServerCertVerifier for Demands {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -114,56 +128,12 @@ impl ServerCertVerifier for Pinned {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let verified =
-            self.chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
-        let (_, certificate) = X509Certificate::from_der(end_entity)
-            .map_err(|_| Error::InvalidCertificate(rustls::CertificateError::BadEncoding))?;
-        let key: [u8; 32] = Sha256::digest(certificate.public_key().raw).into();
-        if self.pins.contains(&key) {
-            return Ok(verified);
+        if let Some(chain) = &self.chain {
+            chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
         }
-        use base64ct::{Base64, Encoding as _};
-        let why = NotPinned(format!("sha256/{}", Base64::encode_string(&key)));
-        let why = rustls::OtherError(Arc::new(why));
-        Err(Error::InvalidCertificate(rustls::CertificateError::Other(why)))
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
-    }
-}
-
-/// Believes every certificate; that the other end has its key is still demanded.
-#[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
+        if !self.pins.is_empty() {
+            self.check_pins(end_entity)?;
+        }
         Ok(ServerCertVerified::assertion())
     }
 
@@ -173,7 +143,7 @@ impl ServerCertVerifier for Anybody {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -182,11 +152,11 @@ impl ServerCertVerifier for Anybody {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 

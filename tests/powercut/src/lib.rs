@@ -123,6 +123,12 @@ pub unsafe extern "C" fn close(fd: c_int) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn write(fd: c_int, bytes: *const libc::c_void, len: size_t) -> ssize_t {
     let written = call!(libc::SYS_write, fd, bytes, len) as ssize_t;
+    note_written(fd, written);
+    written
+}
+
+/// Lets the bookkeeping see what was written at the place where the file stands.
+fn note_written(fd: c_int, written: ssize_t) {
     if written > 0 {
         // The place behind what was written: also right for a file that is appended to.
         let end = call!(libc::SYS_lseek, fd, 0, libc::SEEK_CUR);
@@ -130,7 +136,6 @@ pub unsafe extern "C" fn write(fd: c_int, bytes: *const libc::c_void, len: size_
             with_disk(|disk| disk.written(fd, (end - written as c_long) as u64, written as u64));
         }
     }
-    written
 }
 
 macro_rules! writes_at {
@@ -154,12 +159,7 @@ writes_at!(pwrite, pwrite64);
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn writev(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t {
     let written = call!(libc::SYS_writev, fd, parts, count) as ssize_t;
-    if written > 0 {
-        let end = call!(libc::SYS_lseek, fd, 0, libc::SEEK_CUR);
-        if end >= 0 {
-            with_disk(|disk| disk.written(fd, (end - written as c_long) as u64, written as u64));
-        }
-    }
+    note_written(fd, written);
     written
 }
 
