@@ -34,6 +34,19 @@ pub struct Envelope<'a> {
 pub struct InvalidEnvelope;
 
 impl<'a> Envelope<'a> {
+    /// What a client published, as it came.
+    #[inline]
+    pub(crate) fn of(publish: &wire::Publish<'a>, client_id: &'a str) -> Envelope<'a> {
+        Envelope {
+            topic: publish.topic,
+            client_id,
+            qos: publish.qos,
+            retain: publish.retain,
+            properties: publish.properties.block(),
+            payload: publish.payload,
+        }
+    }
+
     /// Appends the record to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.reserve(self.encoded_len());

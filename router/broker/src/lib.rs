@@ -21,6 +21,7 @@ mod heads;
 mod offers;
 mod outbox;
 mod plan;
+mod random;
 mod retained;
 mod runs;
 mod saving;

@@ -38,14 +38,13 @@ impl Broker {
             will,
         };
         let client_id = &session.client_id;
-        append(&mut self.appended_bytes, effects, |bytes| {
-            put(
-                bytes,
-                StateSpace::Sessions,
-                |key| key.extend_from_slice(client_id.as_bytes()),
-                |value| encode_session(value, parts),
-            )
-        })
+        put(
+            &mut self.appended_bytes,
+            effects,
+            StateSpace::Sessions,
+            |key| key.extend_from_slice(client_id.as_bytes()),
+            |value| encode_session(value, parts),
+        )
     }
 
     /// Writes down a subscription.
@@ -58,14 +57,13 @@ impl Broker {
         let Some(client_id) = self.owner_on_disk(key) else { return Ticket(0) };
         let subscriptions = &self.sessions[key.0 as usize].subscriptions;
         let Some(options) = subscriptions.get(filter).copied() else { return Ticket(0) };
-        append(&mut self.appended_bytes, effects, |bytes| {
-            put(
-                bytes,
-                StateSpace::Subscriptions,
-                |key| subscription_key(key, &client_id, filter),
-                |value| encode_subscription(value, &options),
-            )
-        })
+        put(
+            &mut self.appended_bytes,
+            effects,
+            StateSpace::Subscriptions,
+            |key| subscription_key(key, &client_id, filter),
+            |value| encode_subscription(value, &options),
+        )
     }
 
     /// Takes a subscription that is gone from the disk.
@@ -87,9 +85,8 @@ impl Broker {
         effects: &mut Effects,
     ) -> Ticket {
         let Some(client_id) = self.owner_on_disk(key) else { return Ticket(0) };
-        append(&mut self.appended_bytes, effects, |bytes| {
-            put(bytes, StateSpace::Received, |key| received_key(key, &client_id, packet_id), |_| {})
-        })
+        let space = StateSpace::Received;
+        put(&mut self.appended_bytes, effects, space, |key| received_key(key, &client_id, packet_id), |_| {})
     }
 
     /// Writes down that it is released.
@@ -113,9 +110,9 @@ impl Broker {
     ) -> Ticket {
         let Some(client_id) = self.owner_on_disk(key) else { return Ticket(0) };
         let Some(value) = encode_mark(mark) else { return Ticket(0) };
-        append(&mut self.appended_bytes, effects, |bytes| {
-            put(bytes, StateSpace::Marks, |key| mark_key(key, &client_id, seq), |out| out.push(value))
-        })
+        let space = StateSpace::Marks;
+        let write = |out: &mut Vec<u8>| out.push(value);
+        put(&mut self.appended_bytes, effects, space, |key| mark_key(key, &client_id, seq), write)
     }
 
     /// Takes the marks of messages that the lane's head has moved over from the disk: first the head, so that what is
@@ -193,16 +190,20 @@ impl Broker {
     }
 }
 
+/// Puts a value under a key of the small durable state.
 fn put(
-    bytes: &mut Vec<u8>,
+    appended_bytes: &mut u64,
+    effects: &mut Effects,
     space: StateSpace,
     key: impl FnOnce(&mut Vec<u8>),
     value: impl FnOnce(&mut Vec<u8>),
-) -> Write {
-    let start = bytes.len();
-    key(bytes);
-    let key_len = bytes.len() - start;
-    value(bytes);
-    let len = bytes.len() - start - key_len;
-    Write::Put { space, key_len: key_len as u32, len: len as u32 }
+) -> Ticket {
+    append(appended_bytes, effects, |bytes| {
+        let start = bytes.len();
+        key(bytes);
+        let key_len = bytes.len() - start;
+        value(bytes);
+        let len = bytes.len() - start - key_len;
+        Write::Put { space, key_len: key_len as u32, len: len as u32 }
+    })
 }

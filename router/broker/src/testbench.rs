@@ -15,6 +15,7 @@ use wire::{
 
 use crate::access::{Access, Verdict};
 use crate::envelope::Envelope;
+use crate::random::Random;
 use crate::sessions::record::decode_head;
 use crate::{
     AppendTray, Authentication, Broker, Denial, Effects, Event, Levels, Loss, Offers, Peer, Plan, RecordRead,
@@ -815,6 +816,17 @@ impl Bench {
         let pairs =
             (0..self.mail.len()).flat_map(|to| (0..self.mail.len() + ANSWERS).map(move |from| (to, from)));
         pairs.filter(|(to, from)| !self.mail[*to][*from].is_empty()).collect()
+    }
+
+    /// Delivers a few letters, as chance has it.
+    pub(crate) fn deliver_some_mail(&mut self, random: &mut Random) {
+        for _ in 0..4 {
+            let letters = self.letters();
+            if !letters.is_empty() {
+                let (to, from) = letters[random.below(letters.len())];
+                self.deliver_mail(to, from);
+            }
+        }
     }
 
     pub(crate) fn jobs(&self) -> usize {

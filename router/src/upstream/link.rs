@@ -43,33 +43,8 @@ enum Ended {
     Stopped,
 }
 
-/// Carries until told to stop. `tray` leads to the keeper of poison lanes, which `wake_keeper` wakes.
-pub(super) async fn run(
-    setup: UplinkSetup,
-    reader: Reader,
-    limits: Limits,
-    tray: SharedTray,
-    wake_keeper: Rc<Notify>,
-    stop: watch::Receiver<bool>,
-) {
-    let mut backoff = backoff(&setup.config);
-    let mut uplink = Uplink::new(setup, reader, limits, tray, wake_keeper, stop);
-    loop {
-        let started = Instant::now();
-        let ended = uplink.carry().await;
-        if matches!(ended, Ended::Stopped) {
-            return;
-        }
-        if started.elapsed() >= LASTING {
-            backoff.succeeded();
-        }
-        if uplink.wait(&mut backoff, &ended).await {
-            return;
-        }
-    }
-}
-
-struct Uplink {
+/// One uplink at work.
+pub(super) struct Uplink {
     setup: UplinkSetup,
     name: Rc<str>,
     reader: Reader,
@@ -85,7 +60,8 @@ struct Uplink {
 }
 
 impl Uplink {
-    fn new(
+    /// `tray` leads to the keeper of poison lanes, which `wake_keeper` wakes.
+    pub(super) fn new(
         setup: UplinkSetup,
         reader: Reader,
         limits: Limits,
@@ -115,6 +91,24 @@ impl Uplink {
             out: Vec::new(),
             tray,
             wake_keeper,
+        }
+    }
+
+    /// Carries until told to stop.
+    pub(super) async fn run(mut self) {
+        let mut backoff = backoff(&self.setup.config);
+        loop {
+            let started = Instant::now();
+            let ended = self.carry().await;
+            if matches!(ended, Ended::Stopped) {
+                return;
+            }
+            if started.elapsed() >= LASTING {
+                backoff.succeeded();
+            }
+            if self.wait(&mut backoff, &ended).await {
+                return;
+            }
         }
     }
 

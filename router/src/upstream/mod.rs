@@ -67,7 +67,8 @@ pub(crate) fn run(
             lanes.push((lane, Rc::clone(&tray), Arc::clone(&setup.bell)));
             let (reader, limits, wake, stop) =
                 (disk.reader.clone(), limits.clone(), Rc::clone(&wake_keeper), stop.clone());
-            links.push(tokio::task::spawn_local(link::run(setup, reader, limits, tray, wake, stop)));
+            let link = link::Uplink::new(setup, reader, limits, tray, wake, stop);
+            links.push(tokio::task::spawn_local(link.run()));
         }
         let keeper = tokio::task::spawn_local(Keeper::new(disk, lanes, commands).run(wake_keeper));
         let mut stop = stop;

@@ -21,6 +21,17 @@ fn options(directory: &tempfile::TempDir) -> Options {
     Options { commit_bytes_max: 8 << 20, ..Options::small(directory.path().join("store")) }
 }
 
+/// One whose sorted files and write-ahead log are small, so that little data has many of them.
+fn small(directory: &tempfile::TempDir) -> Options {
+    Options {
+        memtable_bytes: 1 << 20,
+        sorted_file_bytes: 1 << 20,
+        wal_bytes_max: 4 << 20,
+        sync: false,
+        ..options(directory)
+    }
+}
+
 fn open(directory: &tempfile::TempDir) -> Log {
     Log::open(&options(directory)).unwrap()
 }

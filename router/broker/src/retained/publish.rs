@@ -34,15 +34,7 @@ impl Broker {
         if !publish.retain || version == Protocol::V3 || publish.qos == Qos::AtMostOnce {
             return false;
         }
-        let envelope = Envelope {
-            topic: publish.topic,
-            client_id: "",
-            qos: publish.qos,
-            retain: true,
-            properties: publish.properties.block(),
-            payload: publish.payload,
-        };
-        let refuses = !self.retained.fits(&envelope, &self.setup.limits);
+        let refuses = !self.retained.fits(&Envelope::of(publish, ""), &self.setup.limits);
         self.counters.retained_refused += u64::from(refuses);
         refuses
     }

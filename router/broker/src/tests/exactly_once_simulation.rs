@@ -15,8 +15,9 @@ use std::num::NonZeroU16;
 use model::{Limits, Qos};
 use wire::{AckKind, Connect, ReasonCode, Version};
 
-use super::simulation::{Order, Random, number, replay};
+use super::simulation::{Order, number, replay};
 use crate::StateSpace;
+use crate::random::Random;
 use crate::sessions::record::received_key;
 use crate::testbench::{Bench, Got, Seen};
 
@@ -325,13 +326,7 @@ impl World {
     }
 
     fn mail(&mut self) {
-        for _ in 0..4 {
-            let letters = self.bench.letters();
-            if !letters.is_empty() {
-                let (to, from) = letters[self.random.below(letters.len())];
-                self.bench.deliver_mail(to, from);
-            }
-        }
+        self.bench.deliver_some_mail(&mut self.random);
     }
 
     fn crash(&mut self) {

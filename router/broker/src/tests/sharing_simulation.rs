@@ -10,8 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use model::{Limits, Qos};
 use wire::{ReasonCode, Version};
 
-use super::simulation::{Random, replay};
+use super::simulation::replay;
 use crate::Plan;
+use crate::random::Random;
 use crate::testbench::{Bench, Seen};
 
 const SEEDS: u64 = 150;
@@ -154,13 +155,7 @@ impl World {
     }
 
     fn mail(&mut self) {
-        for _ in 0..4 {
-            let letters = self.bench.letters();
-            if !letters.is_empty() {
-                let (to, from) = letters[self.random.below(letters.len())];
-                self.bench.deliver_mail(to, from);
-            }
-        }
+        self.bench.deliver_some_mail(&mut self.random);
     }
 
     fn crash(&mut self) {

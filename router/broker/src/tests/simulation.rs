@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use model::{LaneId, Limits, Qos};
 use wire::{AckKind, ReasonCode, Version};
 
+use crate::random::Random;
 use crate::testbench::{Bench, Got, Seen};
 use crate::{Durability, Level, Levels, SinkPlan, WhenFull};
 
@@ -28,22 +29,6 @@ const KEPT: [&str; 4] = ["kept/0", "kept/1", "kept/2", "kept/all"];
 const EXPIRING: &str = "expires ";
 /// The uplink of `super::routing::plan` has its default lane here.
 const UPLINK: LaneId = LaneId(2);
-
-/// SplitMix64: enough for choosing.
-pub(super) struct Random(pub(super) u64);
-
-impl Random {
-    pub(super) fn below(&mut self, count: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((mixed ^ mixed >> 31) % count as u64) as usize
-    }
-
-    pub(super) fn one_in(&mut self, count: usize) -> bool {
-        self.below(count) == 0
-    }
-}
 
 /// A message that a publisher sent and has neither PUBACK nor PUBREC for.
 struct Sent {
@@ -382,13 +367,7 @@ impl World {
         if self.random.one_in(2) {
             self.bench.walk_step();
         }
-        for _ in 0..4 {
-            let letters = self.bench.letters();
-            if !letters.is_empty() {
-                let (to, from) = letters[self.random.below(letters.len())];
-                self.bench.deliver_mail(to, from);
-            }
-        }
+        self.bench.deliver_some_mail(&mut self.random);
     }
 
     fn crash(&mut self) {

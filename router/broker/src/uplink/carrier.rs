@@ -15,12 +15,12 @@ use super::lanes::{Lane, ReadRules, Wanted};
 use super::link::{Answer, Link, Sending};
 use super::pace::Pace;
 use super::poison::{self, Refusal, Verdict};
-use super::random::Random;
 use super::schedule::{Turns, WEIGHTED_BATCH};
 use super::senders::{Sender, Senders};
 use super::suspicion::Suspicion;
 use super::{Backoff, LinkError, LinkSetup, LinkState, Schedule};
 use crate::envelope::Envelope;
+use crate::random::Random;
 
 /// Bytes that may wait for the socket before more is read: what is written cannot be overtaken any more.
 const OUT_BYTES_MAX: usize = 64 << 10;

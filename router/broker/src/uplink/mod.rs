@@ -11,7 +11,6 @@ mod lanes;
 mod link;
 mod pace;
 mod poison;
-mod random;
 mod schedule;
 mod senders;
 mod stretch;

@@ -10,7 +10,7 @@ use model::{Instant, Seq};
 use wire::ReasonCode;
 
 use super::Backoff;
-use super::random::Random;
+use crate::random::Random;
 
 /// Who sent a message, as far as order is concerned: a lane by its index, and a hash of the client identifier. Two
 /// clients with one hash wait for each other, which harms nobody.

@@ -7,16 +7,6 @@ use std::path::PathBuf;
 
 const NOW: Timestamp = Timestamp(1_000);
 
-fn small(directory: &tempfile::TempDir) -> Options {
-    Options {
-        memtable_bytes: 1 << 20,
-        sorted_file_bytes: 1 << 20,
-        wal_bytes_max: 4 << 20,
-        sync: false,
-        ..options(directory)
-    }
-}
-
 /// A closed store with two lanes of 6 000 records of a kilobyte, mostly in sorted files, and a value of state.
 fn filled(directory: &tempfile::TempDir) -> [LaneId; 2] {
     let mut log = Log::open(&small(directory)).unwrap();

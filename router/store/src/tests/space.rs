@@ -26,16 +26,6 @@ fn settle(log: &mut Log, now: Timestamp) {
     while reader.tidy().unwrap() {}
 }
 
-fn small(directory: &tempfile::TempDir) -> Options {
-    Options {
-        memtable_bytes: 1 << 20,
-        sorted_file_bytes: 1 << 20,
-        wal_bytes_max: 4 << 20,
-        sync: false,
-        ..options(directory)
-    }
-}
-
 #[test]
 fn delivered_expired_and_removed_lanes_leave_nothing_behind() {
     let directory = tempfile::tempdir().unwrap();

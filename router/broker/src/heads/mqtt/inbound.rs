@@ -235,14 +235,7 @@ impl Broker {
         let session = &self.sessions[key.0 as usize];
         let (client_id, user) = (std::rc::Rc::clone(&session.client_id), session.owner.clone());
         let publication = Publication {
-            envelope: Envelope {
-                topic: publish.topic,
-                client_id: &client_id,
-                qos: publish.qos,
-                retain: publish.retain,
-                properties: publish.properties.block(),
-                payload: publish.payload,
-            },
+            envelope: Envelope::of(publish, &client_id),
             user: user.as_deref().unwrap_or_default(),
             expires: publish
                 .properties

@@ -101,14 +101,7 @@ impl Broker {
         let session = &self.sessions[key.0 as usize];
         let is_written_down = publish.retain || publish.qos == Qos::ExactlyOnce && session.is_stored();
         let (client_id, user) = (std::rc::Rc::clone(&session.client_id), session.owner.clone());
-        let envelope = Envelope {
-            topic: publish.topic,
-            client_id: &client_id,
-            qos: publish.qos,
-            retain: publish.retain,
-            properties: publish.properties.block(),
-            payload: publish.payload,
-        };
+        let envelope = Envelope::of(publish, &client_id);
         let user = user.as_deref().unwrap_or_default();
         let needs = self.needs_of(&Publication { envelope, user, expires: None, now });
         if needs.refused && publish.qos != Qos::AtMostOnce {

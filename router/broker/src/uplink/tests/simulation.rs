@@ -13,7 +13,7 @@ use model::{LaneId, Priority, Seq};
 use wire::ReasonCode;
 
 use super::{Written, at, connack, puback, record, rules, seq, setup, take_written};
-use crate::uplink::random::Random;
+use crate::random::Random;
 use crate::uplink::{Aside, Carrier, LinkError, LinkSetup, Rules, Schedule};
 
 const SEEDS: u64 = 600;
