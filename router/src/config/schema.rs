@@ -178,6 +178,14 @@ pub(super) static LISTENER_PATH: Key = key(
     "For `ws` and `wss` the only path of a URL that is served; for `unix` the file of the socket. A socket that \
      was left behind and that nobody answers at makes room, any other file does not.",
 );
+pub(super) static LISTENER_ORIGINS: Key = key(
+    "listener.*.origins",
+    Allowed::Text,
+    Default::Derived("pages of any origin"),
+    "Web pages that may connect by `ws` and `wss`, as their browser names them in `Origin`: `https://panel.plant.example`, \
+     several with spaces between. Clients that send no `Origin`, as programs do, are not asked. Without it every page \
+     that somebody near the gateway opens may try, so write it where clients may be anonymous.",
+);
 pub(super) static LISTENER_MODE: Key = key(
     "listener.*.mode",
     Allowed::FileMode,
@@ -758,6 +766,7 @@ static SERVICE_KEYS: &[&Key] = &[
     &LISTENER_PROXY_PROTOCOL,
     &LISTENER_PROXY_TRUST_CN,
     &LISTENER_PATH,
+    &LISTENER_ORIGINS,
     &LISTENER_MODE,
     &LISTENER_CERT,
     &LISTENER_KEY,
