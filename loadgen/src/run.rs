@@ -327,7 +327,13 @@ pub struct Interval {
 /// A worker thread, from its first connection to its last.
 fn work(shared: Arc<Shared>, counters: Arc<Counters>, timings: Arc<Timings>, thread: u32) {
     let started = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let both = started.and_then(|runtime| Ok((runtime, Worker::new(shared.clone(), counters, timings)?)));
+    let both = started.and_then(|runtime| {
+        let worker = {
+            let _on_it = runtime.enter();
+            Worker::new(shared.clone(), counters, timings)?
+        };
+        Ok((runtime, worker))
+    });
     let (runtime, worker) = match both {
         Ok(both) => both,
         Err(error) => return shared.note_error(format!("cannot start a worker thread: {error}")),
