@@ -94,6 +94,7 @@ pub fn write(out: &mut impl Write, comment: &str, intervals: &[Interval]) -> std
     let mut serializer = V2DeflateSerializer::new();
     let mut log = IntervalLogWriterBuilder::new()
         .add_comment(comment)
+        .add_comment("[Histogram log format version 1.3]")
         .with_start_time(time(start))
         .with_base_time(time(start))
         .with_max_value_divisor(1_000.0)
