@@ -92,7 +92,8 @@ fn intervals_plot(lines: &[crate::compare::Line]) -> String {
         let x = place(mark);
         let (top, bottom) = (TOP - 8.0, height - 22.0);
         write!(out, "<line class=grid x1={x:.1} x2={x:.1} y1={top} y2={bottom} />").ok();
-        write!(out, "<text text-anchor=middle x={x:.1} y={}>{mark:+.0} %</text>", height - 6.0).ok();
+        let name = if mark == 0.0 { "no change".to_owned() } else { format!("{mark:+.0} %") };
+        write!(out, "<text text-anchor=middle x={x:.1} y={}>{name}</text>", height - 6.0).ok();
     }
     for (at, (line, (low, high))) in known.into_iter().enumerate() {
         let y = TOP + ROW * (at as f64 + 0.5);
