@@ -110,6 +110,17 @@ struct UplinkReport {
     reconnects: u64,
     refused: u64,
     waiting_senders: u64,
+    /// Messages that may be in flight now.
+    window: u64,
+    /// Shortest round trip to an acknowledgement, microseconds; 0 before the first.
+    delay_micros: u64,
+    /// Whether the upstream wants less than the link could carry.
+    throttled: bool,
+    /// How often it said or showed so.
+    throttles: u64,
+    /// Days until the other end's certificate ends.
+    certificate_days: Option<i64>,
+    clock_jumps: u64,
     poisoned: u64,
     dropped: u64,
     last_error: Option<String>,
@@ -313,6 +324,15 @@ fn uplink_report(name: &str, status: &LinkStatus, room: &'static str) -> UplinkR
         reconnects: load(&status.connects).saturating_sub(1),
         refused: load(&status.refused),
         waiting_senders: load(&status.waiting_senders),
+        window: load(&status.window),
+        delay_micros: load(&status.delay_micros),
+        throttled: status.throttled.load(Ordering::Relaxed),
+        throttles: load(&status.throttles),
+        certificate_days: status
+            .has_certificate
+            .load(Ordering::Relaxed)
+            .then(|| status.certificate_days.load(Ordering::Relaxed)),
+        clock_jumps: load(&status.clock_jumps),
         poisoned: load(&status.poisoned),
         dropped: load(&status.poison_dropped) + load(&status.dropped_expired) + load(&status.dropped_damaged),
         last_error,

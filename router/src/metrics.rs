@@ -162,6 +162,7 @@ fn listeners(registry: &mut Registry, overview: &Overview) {
 }
 
 fn uplinks(registry: &mut Registry, overview: &Overview) {
+    uplink_pace(registry, overview);
     let up = Family::<Name, Gauge>::default();
     registry.register("uplink_up", "1 while the uplink is connected", up.clone());
     let inflight = Family::<Name, Gauge>::default();
@@ -209,10 +210,47 @@ fn uplinks(registry: &mut Registry, overview: &Overview) {
             .inc_by(status.poison_dropped.load(Ordering::Relaxed));
         let label = Name { name: name.clone() };
         full.get_or_create(&label).set(levels.uplink(number) as i64);
-        up.get_or_create(&label).set(i64::from(status.get().0 == crate::upstream::UplinkState::Up));
+        up.get_or_create(&label).set(i64::from(status.get().0.is_up()));
         inflight.get_or_create(&label).set(status.inflight.load(Ordering::Relaxed) as i64);
         forwarded.get_or_create(&label).inc_by(status.forwarded.load(Ordering::Relaxed));
         connects.get_or_create(&label).inc_by(status.connects.load(Ordering::Relaxed));
+    }
+}
+
+/// What an uplink's link can carry, and what keeps watch over it.
+fn uplink_pace(registry: &mut Registry, overview: &Overview) {
+    let gauges = [
+        ("uplink_window", "Messages that may be in flight now"),
+        ("uplink_delay_micros", "Shortest round trip to an acknowledgement, microseconds"),
+        ("uplink_throttled", "1 while the upstream wants less than the link could carry"),
+        ("uplink_certificate_days", "Days until the certificate of the other end ends, where it has one"),
+    ];
+    let gauges = gauges.map(|(name, help)| {
+        let family = Family::<Name, Gauge>::default();
+        registry.register(name, help, family.clone());
+        family
+    });
+    let counters = [
+        ("uplink_throttles", "Signs of throttling by the upstream"),
+        ("uplink_clock_jumps", "Jumps of the wall clock that the uplink noticed"),
+    ];
+    let counters = counters.map(|(name, help)| {
+        let family = Family::<Name, Counter>::default();
+        registry.register(name, help, family.clone());
+        family
+    });
+    for (name, status) in &overview.uplinks {
+        let label = Name { name: name.clone() };
+        let [window, delay, throttled, certificate] = &gauges;
+        window.get_or_create(&label).set(status.window.load(Ordering::Relaxed) as i64);
+        delay.get_or_create(&label).set(status.delay_micros.load(Ordering::Relaxed) as i64);
+        throttled.get_or_create(&label).set(status.throttled.load(Ordering::Relaxed).into());
+        if status.has_certificate.load(Ordering::Relaxed) {
+            certificate.get_or_create(&label).set(status.certificate_days.load(Ordering::Relaxed));
+        }
+        let [throttles, jumps] = &counters;
+        throttles.get_or_create(&label).inc_by(status.throttles.load(Ordering::Relaxed));
+        jumps.get_or_create(&label).inc_by(status.clock_jumps.load(Ordering::Relaxed));
     }
 }
 

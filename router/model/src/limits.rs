@@ -153,7 +153,7 @@ impl Limits {
         body_depth_max: 64,
         body_elements_bytes_max: 4 << 20,
         route_keys_max: 100_000,
-        uplink_inflight_max: 1_024,
+        uplink_inflight_max: 4_096,
         uplink_read_bytes_max: 4 << 20,
         uplink_look_ahead_max: 4_096,
         uplink_waiting_senders_max: 256,

@@ -19,6 +19,7 @@ use super::errors::{ConfigError, ConfigErrors};
 use super::forwarding::Forwarding;
 use super::judge::Judge;
 use super::listeners::{Listener, check_listeners};
+use super::pacing::Pacing;
 use super::raw::Raw;
 use super::routing;
 use super::schema;
@@ -125,6 +126,8 @@ pub struct Uplink {
     pub pace_messages_per_sec: Option<NonZeroU32>,
     /// Whose turn it is, and what becomes of what the other end refuses.
     pub forwarding: Forwarding,
+    /// How much it may ask of its link, and how long it waits for it.
+    pub pacing: Pacing,
     /// Most bytes of messages that wait for it; `None` is as many as the store takes.
     pub bytes_max: Option<u64>,
     /// What happens when there is no room.
@@ -529,6 +532,7 @@ fn check_uplink(judge: &mut Judge<'_>, name: &str, limits: &Limits, host: &Host)
         backoff_max_millis: backoff_max_millis?,
         pace_messages_per_sec: NonZeroU32::new(pace),
         forwarding: Forwarding::check(judge, name)?,
+        pacing: Pacing::check(judge, name, window.unwrap_or(limits.uplink_inflight_max))?,
         bytes_max: bytes_max.filter(|bytes| *bytes > 0),
         when_full,
     })

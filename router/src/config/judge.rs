@@ -300,6 +300,7 @@ fn judge_text(allowed: &Allowed, text: &str) -> Result<(), Option<String>> {
         Allowed::FileMode => u32::from_str_radix(text, 8).is_ok_and(|mode| mode <= 0o777),
         Allowed::TopicPrefix => !text.contains(['+', '#', '\0']),
         Allowed::LogFilter => text.split(',').all(is_log_directive),
+        Allowed::Fitting { judge, .. } => return judge(text),
         Allowed::Integer { .. } | Allowed::Boolean | Allowed::Rules => false,
     };
     if fits { Ok(()) } else { Err(None) }

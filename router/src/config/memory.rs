@@ -106,8 +106,14 @@ impl Config {
             holder(
                 "places of refused senders",
                 uplinks * model::Priority::all().count() as u64,
-                "lanes × limits.uplink_look_ahead_max × 64",
-                u64::from(limits.uplink_look_ahead_max) * 64,
+                "lanes × the larger of limits.uplink_look_ahead_max and limits.uplink_inflight_max × 64",
+                u64::from(limits.uplink_look_ahead_max.max(limits.uplink_inflight_max.into())) * 64,
+            ),
+            holder(
+                "messages in flight to upstreams",
+                uplinks,
+                "uplinks × limits.uplink_inflight_max × 96",
+                u64::from(limits.uplink_inflight_max) * 96,
             ),
         ]
     }

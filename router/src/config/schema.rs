@@ -5,6 +5,8 @@
 
 use model::Limits;
 
+use super::pacing;
+
 /// One key.
 #[derive(Debug)]
 pub(super) struct Key {
@@ -49,6 +51,8 @@ pub(super) enum Allowed {
     Rules,
     /// A level, or several per part of the program.
     LogFilter,
+    /// Text of a form of its own; `judge` gives a hint if it does not fit.
+    Fitting { takes: &'static str, judge: fn(&str) -> Result<(), Option<String>> },
 }
 
 /// What holds if nobody writes a key.
@@ -101,19 +105,20 @@ impl Allowed {
             Allowed::LogFilter => {
                 "off, error, warn, info, debug or trace; or several, as in info,millrace=debug".to_owned()
             }
+            Allowed::Fitting { takes, .. } => takes.to_owned(),
         }
     }
 }
 
-const fn key(path: &'static str, allowed: Allowed, default: Default, doc: &'static str) -> Key {
+pub(super) const fn key(path: &'static str, allowed: Allowed, default: Default, doc: &'static str) -> Key {
     Key { path, allowed, default, doc }
 }
 
-const fn integer(path: &'static str, min: u64, max: u64, default: u64, doc: &'static str) -> Key {
+pub(super) const fn integer(path: &'static str, min: u64, max: u64, default: u64, doc: &'static str) -> Key {
     key(path, Allowed::Integer { min, max }, Default::Integer(default), doc)
 }
 
-const fn words(
+pub(super) const fn words(
     path: &'static str,
     values: &'static [&'static str],
     default: &'static str,
@@ -498,8 +503,8 @@ pub(super) static UPLINK_WINDOW: Key = key(
     "uplink.*.window",
     Allowed::Integer { min: 1, max: 65_535 },
     Default::Derived("limits.uplink_inflight_max"),
-    "Messages on their way that the other end has not acknowledged yet. Not more than \
-     `limits.uplink_inflight_max`.",
+    "Most messages on their way that the other end has not acknowledged yet; how many of them are used follows round trip \
+     and rate (`router/docs/bad-networks.md`). Not more than `limits.uplink_inflight_max`.",
 );
 pub(super) static UPLINK_TOPIC_PREFIX: Key = key(
     "uplink.*.topic_prefix",
@@ -810,11 +815,17 @@ static SERVICE_KEYS: &[&Key] = &[
     &UPLINK_PASSWORD,
     &UPLINK_KEEP_ALIVE_SECS,
     &UPLINK_WINDOW,
+    &pacing::WINDOW_MIN,
     &UPLINK_TOPIC_PREFIX,
     &UPLINK_BACKOFF_MIN_MS,
     &UPLINK_BACKOFF_MAX_MS,
+    &pacing::CONNECT_TIMEOUT_SECS,
+    &pacing::ACK_TIMEOUT_SECS,
     &UPLINK_PACE,
     &UPLINK_PACE_BYTES,
+    &pacing::HOURS,
+    &pacing::HOURS_UTC_OFFSET,
+    &pacing::HOURS_ALWAYS,
     &UPLINK_SCHEDULE,
     &UPLINK_DRAIN,
     &UPLINK_HISTORY_SHARE,

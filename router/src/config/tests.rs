@@ -455,6 +455,13 @@ fn an_uplink_is_complete_without_anything_but_its_url() {
             poison_messages_max: 10_000,
             poison_bytes_max: 64 << 20,
         },
+        pacing: Pacing {
+            window_min: 4,
+            connect_timeout_secs: 15,
+            ack_timeout_secs: 60,
+            hours: Hours::default(),
+            hours_always: None,
+        },
         bytes_max: None,
         when_full: WhenFull::Refuse,
     };
@@ -462,11 +469,40 @@ fn an_uplink_is_complete_without_anything_but_its_url() {
 }
 
 #[test]
+fn hours_and_the_window_of_an_uplink_are_judged() {
+    let config = good(
+        "uplink.a = { url = 'mqtts://h', hours = '22:00-06:00', hours_utc_offset = '+02:00', hours_always = 1, window = 3 }",
+        &[],
+        &[],
+    );
+    let pacing = &config.uplinks[0].pacing;
+    assert_eq!(pacing.hours.to_string(), "22:00-06:00 UTC+02:00");
+    assert_eq!(pacing.hours_always, model::Priority::new(1).ok());
+    assert_eq!(pacing.window_min, 3, "the default follows a smaller window");
+    // 120 pings an hour: request and answer with what IP, TCP and TLS add, and the acknowledgement of TCP.
+    assert_eq!(config.uplinks[0].idle_bytes_per_hour(), 120 * (76 + 76 + 52));
+    refused("uplink.a = { url = 'mqtt://h', hours = '22-6' }", "uplink.a.hours", "22:00-06:00", "");
+    refused("uplink.a = { url = 'mqtt://h', hours_always = 1 }", "uplink.a.hours_always", "", "add hours");
+    refused(
+        "uplink.a = { url = 'mqtt://h', hours = '08:00-09:00', hours_utc_offset = 'CET' }",
+        "uplink.a.hours_utc_offset",
+        "+01:00",
+        "write the offset",
+    );
+    refused(
+        "uplink.a = { url = 'mqtt://h', window = 10, window_min = 20 }",
+        "uplink.a.window_min",
+        "from 1 to 10",
+        "",
+    );
+}
+
+#[test]
 fn keys_of_an_uplink_that_do_not_go_together_are_refused() {
     refused("uplink.a = { kind = 'mqtt' }", "uplink.a.url", "mqtt://HOST:PORT", "");
     refused("uplink.a = { url = 'mqtt://h', password = 'p' }", "uplink.a.password", "", "add uplink.a.user");
     refused(
-        "uplink.a = { url = 'mqtt://h', window = 2000 }",
+        "uplink.a = { url = 'mqtt://h', window = 5000 }",
         "uplink.a.window",
         "from 1 to 1024",
         "raise limits.uplink_inflight_max",

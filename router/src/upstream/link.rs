@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use broker::uplink::{Backoff, Carrier, LinkError, Reading};
+use broker::uplink::{Backoff, Carrier, ClockWatch, LinkError, Reading};
 use model::{LaneId, Limits, Seq};
 use store::{ReadLimits, ReadOut, Reader, StoreError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, WriteHalf};
@@ -15,7 +15,7 @@ use tracing::{debug, error, info, warn};
 
 use super::poison::SharedTray;
 use super::transport::{self, ConnectError, Patience, Stream};
-use super::{UplinkSetup, UplinkState, backoff, link_setup, rules};
+use super::{UplinkSetup, UplinkState, backoff, link_setup, rules, watchdogs};
 use crate::clock::{Clock, entropy};
 
 /// How long the goodbye may take.
@@ -24,6 +24,11 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 const LASTING: Duration = Duration::from_secs(10);
 /// Time between looks at keep-alive and at what else time brings.
 const TICK: Duration = Duration::from_millis(250);
+/// How long a connection outlives the hours of its link with nothing to do.
+const LINGER_MILLIS: u64 = 5_000;
+/// Time between looks at whether the hours have come.
+const HOURS_LOOK: Duration = Duration::from_secs(1);
+
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
@@ -41,6 +46,8 @@ enum Ended {
     Store(#[from] StoreError),
     #[error("the router stops")]
     Stopped,
+    #[error("the hours of this link are over")]
+    OutOfHours,
 }
 
 /// One uplink at work.
@@ -57,6 +64,10 @@ pub(super) struct Uplink {
     out: Vec<u8>,
     tray: SharedTray,
     wake_keeper: Rc<Notify>,
+    clocks: ClockWatch,
+    next_tick: model::Instant,
+    /// Outside its hours, with nothing to send, since then.
+    useless_since: Option<model::Instant>,
 }
 
 impl Uplink {
@@ -91,6 +102,9 @@ impl Uplink {
             out: Vec::new(),
             tray,
             wake_keeper,
+            clocks: ClockWatch::default(),
+            next_tick: model::Instant::default(),
+            useless_since: None,
         }
     }
 
@@ -98,10 +112,18 @@ impl Uplink {
     pub(super) async fn run(mut self) {
         let mut backoff = backoff(&self.setup.config);
         loop {
+            if self.rest().await {
+                return;
+            }
             let started = Instant::now();
             let ended = self.carry().await;
-            if matches!(ended, Ended::Stopped) {
-                return;
+            match ended {
+                Ended::Stopped => return,
+                Ended::OutOfHours => {
+                    info!(uplink = %self.name, "the hours of this link are over; messages wait in their lanes");
+                    continue;
+                }
+                _ => {}
             }
             if started.elapsed() >= LASTING {
                 backoff.succeeded();
@@ -127,7 +149,12 @@ impl Uplink {
             Ended::Link(error) => (false, Some(error)),
             _ => (false, None),
         };
-        self.carrier.lost(by_peer, error, self.clock.now().instant);
+        let now = self.clock.now().instant;
+        if matches!(ended, Ended::Closed | Ended::Reset) {
+            self.carrier.cut_off(now);
+        }
+        self.carrier.lost(by_peer, error, now);
+        self.report();
         self.keep_positions();
         ended
     }
@@ -143,6 +170,9 @@ impl Uplink {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            if self.clock.now().instant >= self.next_tick {
+                self.on_tick()?;
+            }
             self.fill()?;
             let wait = self.carrier.wait_millis(self.clock.now().instant).map(Duration::from_millis);
             tokio::select! {
@@ -163,11 +193,83 @@ impl Uplink {
                 }
                 () = self.setup.bell.wait() => self.look_at_tails()?,
                 () = tokio::time::sleep(wait.unwrap_or(TICK)), if wait.is_some() => {}
-                _ = tick.tick() => {
-                    self.carrier.tick(self.clock.now(), &mut self.out)?;
-                    self.look_at_tails()?;
-                }
+                // Under load it would never be its turn here.
+                _ = tick.tick() => {}
             }
+            if self
+                .useless_since
+                .is_some_and(|since| self.clock.now().instant.millis_since(since) > LINGER_MILLIS)
+            {
+                self.carrier.close(&mut self.out);
+                self.say_goodbye(&mut writer).await;
+                return Err(Ended::OutOfHours);
+            }
+        }
+    }
+
+    /// What time brings: keep-alive, hours, a clock that was set.
+    fn on_tick(&mut self) -> Result<(), Ended> {
+        let now = self.clock.now();
+        self.next_tick = now.instant.plus_millis(TICK.as_millis() as u64);
+        if let Some(millis) = self.clocks.look(now) {
+            self.setup.status.clock_jumps.fetch_add(1, Ordering::Relaxed);
+            warn!(uplink = %self.name, jump_ms = millis, "the wall clock jumped; the connection is probed");
+            self.carrier.probe(now, &mut self.out);
+        }
+        let is_open = self.look_at_hours();
+        let is_useless = !is_open && self.carrier.inflight() == 0 && !self.carrier.has_something_to_go();
+        self.useless_since = if is_useless { self.useless_since.or(Some(now.instant)) } else { None };
+        self.carrier.tick(now, &mut self.out)?;
+        self.look_at_tails()?;
+        self.report();
+        Ok(())
+    }
+
+    /// Whether the link may be used for everything now; the carrier is told.
+    fn look_at_hours(&mut self) -> bool {
+        let pacing = &self.setup.config.pacing;
+        let is_open = pacing.hours.is_open(self.clock.now().timestamp);
+        self.carrier.set_open(is_open, pacing.hours_always);
+        is_open
+    }
+
+    /// Waits for the hours of a metered link, or for something that may go at any hour; whether the router stops.
+    async fn rest(&mut self) -> bool {
+        self.useless_since = None;
+        while !self.look_at_hours() {
+            if let Err(error) = self.look_at_tails() {
+                warn!(%error, uplink = %self.name, "lanes cannot be looked at");
+            }
+            if self.carrier.has_something_to_go() {
+                return false;
+            }
+            self.setup.status.set(UplinkState::Resting, None);
+            tokio::select! {
+                () = stopped(&mut self.stop) => return true,
+                () = self.setup.bell.wait() => {}
+                () = tokio::time::sleep(HOURS_LOOK) => {}
+            }
+        }
+        false
+    }
+
+    /// What people may see of the pace.
+    fn report(&mut self) {
+        let (pressure, status) = (self.carrier.pressure(), &self.setup.status);
+        status.window.store(pressure.window as u64, Ordering::Relaxed);
+        status.delay_micros.store(pressure.delay_micros, Ordering::Relaxed);
+        status.throttles.store(pressure.throttles, Ordering::Relaxed);
+        let was = status.throttled.swap(pressure.is_throttled, Ordering::Relaxed);
+        if was != pressure.is_throttled {
+            let window = pressure.window;
+            if pressure.is_throttled {
+                warn!(uplink = %self.name, window, "the upstream wants less; nothing is lost, messages wait in their lanes");
+            } else {
+                info!(uplink = %self.name, window, "the upstream takes everything again");
+            }
+        }
+        if self.carrier.is_up() {
+            status.set(if pressure.is_throttled { UplinkState::Throttled } else { UplinkState::Up }, None);
         }
     }
 
@@ -176,16 +278,48 @@ impl Uplink {
         if config.transport.tls.as_ref().is_some_and(|tls| tls.insecure) {
             warn!(uplink = %self.name, "insecure: whoever answers is believed, and everybody on the way can read and change everything");
         }
+        let patience = Patience::of_secs(config.pacing.connect_timeout_secs);
         tokio::select! {
             () = stopped(&mut self.stop) => Err(Ended::Stopped),
-            connected = transport::connect(&self.name, &config.transport, Patience::default()) => Ok(connected?),
+            connected = transport::connect(&self.name, &config.transport, patience) => {
+                let stream = connected?;
+                watchdogs::watch_socket(stream.tcp(), config.keep_alive_secs);
+                self.look_at_certificates(&stream);
+                Ok(stream)
+            }
+        }
+    }
+
+    /// Notes when the other end's certificate ends, and warns before it or ours does.
+    fn look_at_certificates(&self, stream: &Stream) {
+        let Some(tls) = &self.setup.config.transport.tls else { return };
+        let status = &self.setup.status;
+        let days = stream.certificate_days();
+        status.has_certificate.store(days.is_some(), Ordering::Relaxed);
+        status.certificate_days.store(days.unwrap_or_default(), Ordering::Relaxed);
+        let theirs = days.and_then(watchdogs::warning);
+        let ours = watchdogs::own_certificate(tls, &self.name).map(|notice| notice.text);
+        for text in theirs.into_iter().chain(ours) {
+            warn!(uplink = %self.name, "{text}");
         }
     }
 
     fn broken(&self, error: &std::io::Error) -> Ended {
         match error.kind() {
             ErrorKind::ConnectionReset => Ended::Reset,
-            _ => Ended::Socket(transport::said(error, &self.name)),
+            ErrorKind::TimedOut => Ended::Socket(
+                "what was sent does not arrive any more: the other end, or the way to it, is gone without a word".to_owned(),
+            ),
+            _ => {
+                let said = transport::said(error, &self.name);
+                // A refusal of our certificate comes with the first bytes in TLS 1.3.
+                let tls = self.setup.config.transport.tls.as_ref();
+                let own = tls.and_then(|tls| watchdogs::own_certificate(tls, &self.name));
+                Ended::Socket(match own.filter(|notice| notice.is_over) {
+                    Some(notice) => format!("{said}; {}", notice.text),
+                    None => said,
+                })
+            }
         }
     }
 
@@ -277,6 +411,7 @@ impl Uplink {
     fn on_up(&mut self) {
         self.setup.status.connects.fetch_add(1, Ordering::Relaxed);
         self.setup.status.set(UplinkState::Up, None);
+        self.report();
         info!(uplink = %self.name, backlog = self.carrier.backlog(), "uplink is up");
     }
 

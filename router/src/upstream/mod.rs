@@ -10,6 +10,7 @@ mod status;
 mod tails;
 mod transport;
 mod trust;
+mod watchdogs;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -94,6 +95,7 @@ fn rules(config: &Uplink, limits: &Limits) -> Rules {
         messages_per_sec: config.pace_messages_per_sec.map_or(0, |pace| pace.get().into()),
         bytes_per_sec: forwarding.pace_bytes_per_sec,
         drain_jitter_millis: forwarding.drain_jitter_millis,
+        window: (config.pacing.window_min.into(), config.window.min(limits.uplink_inflight_max).into()),
         attempts_max: forwarding.attempts_max,
         retry_millis: (config.backoff_min_millis, config.backoff_max_millis),
         look_ahead_max: limits.uplink_look_ahead_max as usize,
@@ -113,6 +115,8 @@ fn link_setup(config: &Uplink, limits: &Limits) -> LinkSetup {
         user: config.user.clone(),
         password: config.password.as_ref().map(|password| password.reveal().as_bytes().to_vec()),
         keep_alive_secs: config.keep_alive_secs,
+        greeting_millis: config.pacing.connect_timeout_secs * 1_000,
+        answer_millis: config.pacing.ack_timeout_secs * 1_000,
         topic_prefix: config.topic_prefix.clone(),
         inflight_max: config.window.min(limits.uplink_inflight_max),
         packet_bytes_max: limits.packet_bytes_max,

@@ -1,6 +1,6 @@
 //! What people may see of an uplink.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// How an uplink is.
@@ -11,16 +11,27 @@ pub(crate) enum UplinkState {
     Connecting,
     /// Connected; publications flow.
     Up,
+    /// Connected; the upstream wants less than there is.
+    Throttled,
+    /// Not connected, outside the hours of a metered link.
+    Resting,
     /// Waiting before the next attempt.
     Waiting,
 }
 
 impl UplinkState {
+    /// Whether publications can leave.
+    pub(crate) const fn is_up(self) -> bool {
+        matches!(self, UplinkState::Up | UplinkState::Throttled)
+    }
+
     /// One word for status and metrics.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             UplinkState::Connecting => "connecting",
             UplinkState::Up => "up",
+            UplinkState::Throttled => "throttled",
+            UplinkState::Resting => "resting",
             UplinkState::Waiting => "down",
         }
     }
@@ -30,6 +41,20 @@ impl UplinkState {
 #[derive(Debug, Default)]
 pub(crate) struct LinkStatus {
     state: Mutex<(UplinkState, Option<String>)>,
+    /// Publications that may be in flight now.
+    pub window: AtomicU64,
+    /// Shortest round trip to the upstream's acknowledgement, microseconds.
+    pub delay_micros: AtomicU64,
+    /// Signs of throttling.
+    pub throttles: AtomicU64,
+    /// Whether the upstream wants less than the link could carry, connected or not.
+    pub throttled: AtomicBool,
+    /// Whether `certificate_days` says something.
+    pub has_certificate: AtomicBool,
+    /// Days until the other end's certificate ends, as of the last connection.
+    pub certificate_days: AtomicI64,
+    /// Jumps of the wall clock.
+    pub clock_jumps: AtomicU64,
     /// Publications acknowledged by the upstream.
     pub forwarded: AtomicU64,
     /// Publications sent, repeats included.
@@ -59,12 +84,12 @@ impl LinkStatus {
     pub(crate) fn set(&self, state: UplinkState, error: Option<String>) {
         let mut current = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let error = match (state, error) {
-            (UplinkState::Up, _) => None,
+            (state, _) if state.is_up() || state == UplinkState::Resting => None,
             (_, None) => current.1.take(),
             (_, error) => error,
         };
         *current = (state, error);
-        if state != UplinkState::Up {
+        if !state.is_up() {
             self.inflight.store(0, Ordering::Relaxed);
         }
     }

@@ -21,7 +21,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tower_service::Service;
 
-use super::trust;
+use super::{trust, watchdogs};
 use crate::config::{Proxy, ProxyKind, Transport, UplinkTls};
 use crate::net::CertificateError;
 
@@ -36,16 +36,25 @@ pub(super) struct Patience {
     pub proxy: Duration,
     /// Until both sides of TLS know one another.
     pub tls: Duration,
+    /// How names become addresses.
+    pub resolve: Resolve,
 }
 
-impl Default for Patience {
-    fn default() -> Patience {
-        Patience {
-            lookup: Duration::from_secs(10),
-            connect: Duration::from_secs(10),
-            proxy: Duration::from_secs(15),
-            tls: Duration::from_secs(15),
-        }
+/// How names become addresses: anew for every attempt, so that a name that moved is followed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Resolve {
+    /// As this machine does.
+    System,
+    /// As a test says.
+    #[cfg(test)]
+    By(fn(&str, u16) -> io::Result<Vec<SocketAddr>>),
+}
+
+impl Patience {
+    /// So many seconds for each step.
+    pub(super) fn of_secs(secs: u64) -> Patience {
+        let step = Duration::from_secs(secs);
+        Patience { lookup: step, connect: step, proxy: step, tls: step, resolve: Resolve::System }
     }
 }
 
@@ -78,6 +87,24 @@ pub(super) enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+impl Stream {
+    /// The socket below.
+    pub(super) fn tcp(&self) -> &TcpStream {
+        match self {
+            Stream::Plain(stream) => stream,
+            Stream::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
+    /// Days until the other end's certificate ends.
+    pub(super) fn certificate_days(&self) -> Option<i64> {
+        match self {
+            Stream::Plain(_) => None,
+            Stream::Tls(stream) => watchdogs::days_left(stream.get_ref().1.peer_certificates()?.first()?),
+        }
+    }
+}
+
 /// Connects the uplink `name`.
 pub(super) async fn connect(
     name: &str,
@@ -100,7 +127,7 @@ pub(super) async fn connect(
 /// Connects to the first address of `host` that takes it. Each has its share of the time, so that one that swallows
 /// everything does not hide the others.
 async fn dial(host: &str, port: u16, patience: Patience) -> Result<TcpStream, ConnectError> {
-    let addresses = look_up(host, port, patience.lookup).await?;
+    let addresses = look_up(host, port, patience.lookup, patience.resolve).await?;
     let share = patience.connect / addresses.len() as u32;
     let mut problem = String::new();
     for address in addresses {
@@ -122,13 +149,26 @@ async fn dial(host: &str, port: u16, patience: Patience) -> Result<TcpStream, Co
     Err(ConnectError::Tcp { host: host.to_owned(), port, problem })
 }
 
-async fn look_up(host: &str, port: u16, patience: Duration) -> Result<Vec<SocketAddr>, ConnectError> {
+async fn look_up(
+    host: &str,
+    port: u16,
+    patience: Duration,
+    resolve: Resolve,
+) -> Result<Vec<SocketAddr>, ConnectError> {
     let failed = |problem: String| ConnectError::Lookup { host: host.to_owned(), problem };
-    let found = timeout(patience, tokio::net::lookup_host((host, port)))
+    let asked = async {
+        match resolve {
+            Resolve::System => {
+                tokio::net::lookup_host((host, port)).await.map(|it| it.take(ADDRESSES_MAX).collect())
+            }
+            #[cfg(test)]
+            Resolve::By(resolve) => resolve(host, port),
+        }
+    };
+    let addresses: Vec<_> = timeout(patience, asked)
         .await
         .map_err(|_| failed(format!("no answer within {} s", patience.as_secs())))?
         .map_err(|error| failed(error.to_string()))?;
-    let addresses: Vec<_> = found.take(ADDRESSES_MAX).collect();
     if addresses.is_empty() {
         Err(failed("it exists, but without an address".to_owned()))
     } else {

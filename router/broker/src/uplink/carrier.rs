@@ -18,6 +18,7 @@ use super::poison::{self, Refusal, Verdict};
 use super::schedule::{Turns, WEIGHTED_BATCH};
 use super::senders::{Sender, Senders};
 use super::suspicion::Suspicion;
+use super::window::{Pressure, Window};
 use super::{Backoff, LinkError, LinkSetup, LinkState, Schedule};
 use crate::envelope::Envelope;
 use crate::random::Random;
@@ -28,6 +29,11 @@ const OUT_BYTES_MAX: usize = 64 << 10;
 const HISTORY_BYTES_MAX: usize = 16 << 10;
 /// Messages of one read of history, so that live ones come in between.
 const HISTORY_BATCH: usize = 64;
+/// A link that the other side ends within so many milliseconds, with so much in flight, was ended in a burst.
+const SOON_MILLIS: u64 = 10_000;
+const CUT_BURST: usize = 16;
+/// Refusals for a quota in a row that mean the link and not a sender.
+const QUOTA_RUN: u32 = 8;
 
 /// How an uplink carries.
 #[derive(Clone, Debug)]
@@ -44,6 +50,8 @@ pub struct Rules {
     pub bytes_per_sec: u64,
     /// Longest wait before a backlog starts to drain on a new link; the wait is drawn at random.
     pub drain_jitter_millis: u64,
+    /// Fewest and most publications in flight; between them the link's own pace decides.
+    pub window: (usize, usize),
     /// Attempts after which a refused message goes into the poison lane.
     pub attempts_max: u16,
     /// First and last wait before a refused sender is tried again.
@@ -110,6 +118,14 @@ pub struct Carrier {
     turns: Turns,
     senders: Senders,
     suspicion: Suspicion,
+    window: Window,
+    /// Links in a row that the other side ended in the middle of a burst.
+    cut_bursts: u32,
+    /// Answers in a row that are about a quota.
+    quota_run: u32,
+    up_at: Instant,
+    /// The least urgent lanes that may go now; `None` for none.
+    only: Option<Priority>,
     random: Random,
     /// Nothing is sent before: the upstream refuses more senders than may wait.
     resting_until: Instant,
@@ -129,6 +145,11 @@ impl Carrier {
             turns: Turns::new(rules.schedule),
             senders: Senders::new(rules.senders_max, rules.retry_millis),
             suspicion: Suspicion::default(),
+            window: Window::new(rules.window.0, rules.window.1),
+            cut_bursts: 0,
+            quota_run: 0,
+            up_at: Instant::default(),
+            only: Some(Priority::DEFAULT),
             random: Random(rules.seed),
             resting_until: Instant::default(),
             rest: Backoff::new(rules.retry_millis.0, rules.retry_millis.1),
@@ -159,6 +180,7 @@ impl Carrier {
     /// A connection is there; its CONNECT is appended to `out`.
     pub fn connected(&mut self, setup: LinkSetup, now: Now, out: &mut Vec<u8>) -> Result<(), LinkError> {
         self.link = Some(Link::open(setup, now, out)?);
+        self.window.begin(now.instant);
         Ok(())
     }
 
@@ -169,12 +191,17 @@ impl Carrier {
         let was = link.state();
         let mut answers = std::mem::take(&mut self.answers);
         let taken = link.read(bytes, &mut answers, now, out);
-        let (state, window) = (link.state(), link.window());
+        let (state, window) = (link.state(), link.window().min(self.window.size()));
         if was == LinkState::Greeting && state == LinkState::Up {
+            self.up_at = now.instant;
             let jitter = self.random.next() % (self.rules.drain_jitter_millis + 1);
             for lane in &mut self.lanes {
                 lane.link_is_up(self.rules.live_first, window, now.instant.plus_millis(jitter));
             }
+        }
+        if !answers.is_empty() {
+            answers.iter().for_each(|answer| self.window.answered(answer.number));
+            self.window.settle(now.instant);
         }
         for answer in answers.drain(..) {
             self.on_answer(answer, now.instant);
@@ -185,7 +212,55 @@ impl Carrier {
 
     /// Time passed: keeps the link alive, or says that it is not.
     pub fn tick(&mut self, now: Now, out: &mut Vec<u8>) -> Result<(), LinkError> {
+        self.window.tick(now.instant);
         self.link.as_mut().map_or(Ok(()), |link| link.tick(now, out))
+    }
+
+    /// Whether the link may be used for everything; if not, only for messages as urgent as `always`, if any.
+    pub fn set_open(&mut self, is_open: bool, always: Option<Priority>) {
+        self.only = match (is_open, always) {
+            (true, _) => Some(Priority::DEFAULT),
+            (false, always) => always,
+        };
+    }
+
+    /// Whether something waits that may go now, were there a link.
+    pub fn has_something_to_go(&self) -> bool {
+        self.lanes.iter().any(|lane| goes(self.only, lane) && lane.backlog() > 0)
+    }
+
+    /// Asks the upstream whether it is there: something happened that it may not have survived.
+    pub fn probe(&mut self, now: Now, out: &mut Vec<u8>) {
+        if let Some(link) = &mut self.link {
+            link.probe(now, out);
+        }
+    }
+
+    /// The upstream says, by whatever means of its own, that it wants less.
+    pub fn throttle(&mut self, now: Instant) {
+        self.window.throttle(self.inflight(), now);
+    }
+
+    /// The other side has ended the link without a word. Soon after it came up, with much in flight, and not for the first
+    /// time, that is what an upstream does which wants less and cannot say so. Call before [`Carrier::lost`].
+    pub fn cut_off(&mut self, now: Instant) {
+        let inflight = self.inflight();
+        let is_burst = self.is_up() && inflight >= CUT_BURST && inflight * 2 >= self.window.size();
+        if !is_burst || now.millis_since(self.up_at) > SOON_MILLIS {
+            self.cut_bursts = 0;
+            return;
+        }
+        self.cut_bursts += 1;
+        if self.cut_bursts >= 2 {
+            self.window.throttle(inflight, now);
+        }
+    }
+
+    /// What the link can carry, as far as is known.
+    pub fn pressure(&self) -> Pressure {
+        let pressure = self.window.pressure();
+        let most = self.link.as_ref().map_or(usize::MAX, Link::window);
+        Pressure { window: pressure.window.min(most), ..pressure }
     }
 
     /// Appends a goodbye to `out`.
@@ -204,6 +279,10 @@ impl Carrier {
             Some(LinkError::Disconnected(reason)) => Some(*reason),
             _ => None,
         };
+        if matches!(error, Some(LinkError::Refused(reason) | LinkError::Disconnected(reason)) if poison::is_throttling(*reason))
+        {
+            self.window.throttle(link.inflight(), now);
+        }
         for lane in &mut self.lanes {
             lane.rewind();
         }
@@ -248,8 +327,9 @@ impl Carrier {
     /// What to read next, if something may be sent now; `out_bytes` wait for the socket.
     pub fn next_reading(&mut self, out_bytes: usize, now: Instant) -> Option<Reading> {
         let link = self.link.as_ref().filter(|link| link.state() == LinkState::Up)?;
-        let window = self.suspicion.window(link.window());
-        let room = window.saturating_sub(link.inflight());
+        let window = self.suspicion.window(link.window()).min(self.window.size());
+        let inflight = link.inflight();
+        let room = window.saturating_sub(inflight);
         if room == 0 || out_bytes >= OUT_BYTES_MAX || now < self.resting_until {
             return None;
         }
@@ -270,8 +350,13 @@ impl Carrier {
             history_fits: out_bytes < HISTORY_BYTES_MAX,
             history_share_percent: self.rules.history_share_percent,
         };
-        let lanes = &self.lanes;
-        let (index, wanted) = self.turns.next(|lane| lanes[lane].to_read(&rules))?;
+        let (lanes, only) = (&self.lanes, self.only);
+        let Some((index, wanted)) =
+            self.turns.next(|lane| Some(&lanes[lane]).filter(|lane| goes(only, lane))?.to_read(&rules))
+        else {
+            self.window.ran_dry(inflight);
+            return None;
+        };
         let batch = match self.rules.schedule {
             _ if wanted.is_history => HISTORY_BATCH,
             Schedule::Strict => usize::MAX,
@@ -311,6 +396,7 @@ impl Carrier {
                 stretch.sent(seq);
                 reading.sent += 1;
                 self.counts.sent += 1;
+                self.window.sent(now.instant);
                 let [messages, bytes] = &mut self.paces;
                 messages.iter_mut().for_each(|pace| pace.spent(1));
                 bytes.iter_mut().for_each(|pace| pace.spent(record.len()));
@@ -361,7 +447,8 @@ impl Carrier {
         let times = times.chain([self.resting_until]).filter(|at| *at > now);
         // A little more, so that it has come then.
         let first = times.min().map(|at| at.millis_since(now) + 1);
-        let has_room = self.suspicion.window(self.link.as_ref()?.window()) > self.inflight();
+        let window = self.suspicion.window(self.link.as_ref()?.window()).min(self.window.size());
+        let has_room = window > self.inflight();
         let paced = if has_room && self.backlog() > self.inflight() as u64 {
             self.paces.iter().flatten().map(Pace::wait_millis).max().filter(|millis| *millis > 0)
         } else {
@@ -385,19 +472,21 @@ impl Carrier {
 
     /// A refused sender whose time has come; its oldest place waits to be sent then.
     fn next_try(&mut self, now: Instant) -> Option<(Sender, Seq)> {
-        let lanes = &self.lanes;
-        let (sender, seq) = self.senders.try_next(now, |sender, seq| lanes[sender.lane].may_try(seq))?;
+        let (lanes, only) = (&self.lanes, self.only);
+        let may = |sender: Sender, seq| goes(only, &lanes[sender.lane]) && lanes[sender.lane].may_try(seq);
+        let (sender, seq) = self.senders.try_next(now, may)?;
         self.lanes[sender.lane].stretch(seq).release(seq);
         Some((sender, seq))
     }
 
-    fn on_answer(&mut self, Answer { about, reason }: Answer, now: Instant) {
+    fn on_answer(&mut self, Answer { about, reason, .. }: Answer, now: Instant) {
         let Sending { sender, seq } = about;
         self.suspicion.answered();
         let verdict = poison::judge(reason);
         let lane = &mut self.lanes[sender.lane];
         if verdict == Verdict::Taken {
             self.counts.forwarded += 1;
+            self.quota_run = 0;
             self.rest.succeeded();
             lane.stretch(seq).settle(seq);
             if self.senders.len() > 0 {
@@ -408,6 +497,11 @@ impl Carrier {
             return;
         }
         self.counts.refused += 1;
+        // One sender's quota is its own; many refusals without a message taken in between are the whole link's.
+        self.quota_run = if poison::is_throttling(reason) { self.quota_run.saturating_add(1) } else { 0 };
+        if self.quota_run >= QUOTA_RUN {
+            self.window.throttle(self.link.as_ref().map_or(0, Link::inflight), now);
+        }
         let attempts = lane.stretch(seq).failed(seq);
         let is_final = match verdict {
             Verdict::Taken | Verdict::Later => false,
@@ -451,8 +545,14 @@ impl Carrier {
         let look_ahead = self.rules.look_ahead_max;
         let window = self.link.as_ref().map_or(0, Link::window);
         assert!(self.inflight() <= window);
+        self.window.invariants();
         assert!(self.lanes.iter().all(|lane| lane.unsettled() <= look_ahead.max(usize::from(u16::MAX))));
     }
+}
+
+/// Whether a lane may be sent now, if only lanes as urgent as `only` may.
+fn goes(only: Option<Priority>, lane: &Lane) -> bool {
+    only.is_some_and(|only| lane.priority <= only)
 }
 
 fn hash(client_id: &str) -> u64 {

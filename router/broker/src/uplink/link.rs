@@ -15,6 +15,8 @@ use super::senders::Sender;
 use crate::envelope::Envelope;
 
 const RING: u32 = 65_535;
+/// How long anything may take to come after a PINGREQ, if keep-alive allows as much.
+const PING_MILLIS: u64 = 20_000;
 
 /// How a link presents itself and how much it may have under way.
 #[derive(Clone, Debug)]
@@ -29,6 +31,10 @@ pub struct LinkSetup {
     pub password: Option<Vec<u8>>,
     /// Keep-alive in seconds; 0 for none.
     pub keep_alive_secs: u16,
+    /// How long the answer to CONNECT may take.
+    pub greeting_millis: u64,
+    /// How long nothing in flight may be answered; 0 for ever.
+    pub answer_millis: u64,
     /// Put before every topic.
     pub topic_prefix: String,
     /// Publications that may be unacknowledged.
@@ -61,9 +67,29 @@ pub enum LinkError {
     /// Its bytes are no packets.
     #[error("the upstream sent a malformed packet: {0}")]
     Malformed(#[from] wire::Malformed),
-    /// Nothing came for one and a half keep-alive periods.
+    /// Nothing came for one and a half keep-alive periods, or after a PINGREQ.
     #[error("the upstream is silent")]
     Silent,
+    /// The connection is there, the answer to CONNECT does not come.
+    #[error(
+        "the upstream took the connection and does not answer CONNECT within {} s; is it an MQTT broker, and well?",
+        .millis.div_ceil(1_000)
+    )]
+    NotGreeted {
+        /// So long was waited.
+        millis: u64,
+    },
+    /// It answers pings, and no publication.
+    #[error(
+        "the upstream is there, and has acknowledged nothing for {} s with {inflight} messages in flight",
+        .millis.div_ceil(1_000)
+    )]
+    Unanswered {
+        /// So long was waited.
+        millis: u64,
+        /// Publications in flight.
+        inflight: usize,
+    },
 }
 
 /// A publication in flight.
@@ -82,6 +108,8 @@ pub(super) struct Answer {
     pub(super) about: Sending,
     /// What.
     pub(super) reason: ReasonCode,
+    /// How many had been sent on this link before it.
+    pub(super) number: u64,
 }
 
 /// One connection to an upstream.
@@ -93,11 +121,18 @@ pub(super) struct Link {
     inflight: VecDeque<Option<Sending>>,
     /// Ring position of the first publication in flight.
     first: u32,
+    /// Publications that have left the ring.
+    gone: u64,
     window: usize,
     packet_bytes_max: usize,
     keep_alive_millis: u64,
+    opened_at: Instant,
     wrote_at: Instant,
     heard_at: Instant,
+    /// A PINGREQ that nothing came after yet.
+    pinged_at: Option<Instant>,
+    /// When something in flight was last answered, or went there with nothing else.
+    moved_at: Instant,
     topic: String,
 }
 
@@ -118,11 +153,15 @@ impl Link {
             state: LinkState::Greeting,
             inflight: VecDeque::new(),
             first: 0,
+            gone: 0,
             window: usize::from(setup.inflight_max),
             packet_bytes_max: usize::MAX,
             keep_alive_millis: u64::from(setup.keep_alive_secs) * 1_000,
+            opened_at: now.instant,
             wrote_at: now.instant,
             heard_at: now.instant,
+            pinged_at: None,
+            moved_at: now.instant,
             topic: String::new(),
             setup,
         })
@@ -163,11 +202,12 @@ impl Link {
         out: &mut Vec<u8>,
     ) -> Result<usize, LinkError> {
         self.heard_at = now.instant;
+        self.pinged_at = None;
         let mut taken = 0;
         while let Some(frame) = wire::split(&bytes[taken..], self.setup.packet_bytes_max)? {
             taken += frame.total_len();
             match wire::decode(frame, self.setup.version)? {
-                Packet::PubAck(ack) => answers.extend(self.on_puback(ack.packet_id, ack.reason)),
+                Packet::PubAck(ack) => answers.extend(self.on_puback(ack.packet_id, ack.reason, now)),
                 Packet::ConnAck(ack) => self.on_connack(&ack)?,
                 Packet::PingResp => {}
                 Packet::Disconnect(disconnect) => return Err(LinkError::Disconnected(disconnect.reason)),
@@ -201,6 +241,9 @@ impl Link {
             out.truncate(start);
             return Err(Refusal::TooLarge { bytes_max: self.bytes_max() });
         }
+        if self.inflight.is_empty() {
+            self.moved_at = now.instant;
+        }
         self.inflight.push_back(Some(about));
         self.wrote_at = now.instant;
         Ok(())
@@ -208,20 +251,40 @@ impl Link {
 
     /// Time passed: keeps the connection alive, or says that it is not.
     pub(super) fn tick(&mut self, now: Now, out: &mut Vec<u8>) -> Result<(), LinkError> {
+        let since = |at: Instant| now.instant.millis_since(at);
+        if self.state == LinkState::Greeting && since(self.opened_at) > self.setup.greeting_millis {
+            return Err(LinkError::NotGreeted { millis: self.setup.greeting_millis });
+        }
+        let millis = self.setup.answer_millis;
+        if millis > 0 && !self.inflight.is_empty() && since(self.moved_at) > millis {
+            return Err(LinkError::Unanswered { millis, inflight: self.inflight.len() });
+        }
+        let ping_millis =
+            if self.keep_alive_millis == 0 { PING_MILLIS } else { self.keep_alive_millis.min(PING_MILLIS) };
+        if self.pinged_at.is_some_and(|at| since(at) > ping_millis) {
+            return Err(LinkError::Silent);
+        }
         if self.keep_alive_millis == 0 {
             return Ok(());
         }
-        if now.instant.millis_since(self.heard_at) > self.keep_alive_millis * 3 / 2 {
+        if since(self.heard_at) > self.keep_alive_millis * 3 / 2 {
             return Err(LinkError::Silent);
         }
         // At half the period, so that one lost round trip does not end the link. Silence of the other side is probed
         // too: a half-open connection swallows what we write.
-        let quiet = now.instant.millis_since(self.wrote_at.min(self.heard_at));
-        if self.state == LinkState::Up && quiet >= self.keep_alive_millis / 2 {
-            wire::encode_pingreq(out);
-            self.wrote_at = now.instant;
+        if since(self.wrote_at.min(self.heard_at)) >= self.keep_alive_millis / 2 && self.pinged_at.is_none() {
+            self.probe(now, out);
         }
         Ok(())
+    }
+
+    /// Asks the upstream whether it is there; if nothing comes back soon, [`Link::tick`] says that it is not.
+    pub(super) fn probe(&mut self, now: Now, out: &mut Vec<u8>) {
+        if self.state == LinkState::Up {
+            wire::encode_pingreq(out);
+            self.wrote_at = now.instant;
+            self.pinged_at.get_or_insert(now.instant);
+        }
     }
 
     /// Appends a goodbye to `out`.
@@ -277,14 +340,17 @@ impl Link {
         Ok(())
     }
 
-    fn on_puback(&mut self, packet_id: NonZeroU16, reason: ReasonCode) -> Option<Answer> {
+    fn on_puback(&mut self, packet_id: NonZeroU16, reason: ReasonCode, now: Now) -> Option<Answer> {
         let index = (u32::from(packet_id.get() - 1) + RING - self.first) % RING;
         // A late repeat of an answer changes nothing.
         let about = self.inflight.get_mut(index as usize)?.take()?;
+        let number = self.gone + u64::from(index);
+        self.moved_at = now.instant;
         while self.inflight.front() == Some(&None) {
             self.inflight.pop_front();
             self.first = (self.first + 1) % RING;
+            self.gone += 1;
         }
-        Some(Answer { about, reason })
+        Some(Answer { about, reason, number })
     }
 }

@@ -7,6 +7,7 @@
 
 mod backoff;
 mod carrier;
+mod clocks;
 mod lanes;
 mod link;
 mod pace;
@@ -15,12 +16,15 @@ mod schedule;
 mod senders;
 mod stretch;
 mod suspicion;
+mod window;
 
 pub use backoff::Backoff;
 pub use carrier::{Aside, Carrier, Counts, Reading, Rules};
+pub use clocks::ClockWatch;
 pub use link::{LinkError, LinkSetup, LinkState};
 pub use poison::{InvalidPoison, Poison, Refusal};
 pub use schedule::{Schedule, weight};
+pub use window::Pressure;
 
 #[cfg(test)]
 mod tests;

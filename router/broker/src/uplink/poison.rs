@@ -134,12 +134,25 @@ pub(super) enum Verdict {
 pub(super) fn judge(answer: ReasonCode) -> Verdict {
     match answer {
         _ if !answer.is_error() => Verdict::Taken,
-        ReasonCode::QUOTA_EXCEEDED | ReasonCode::PACKET_IDENTIFIER_IN_USE => Verdict::Later,
+        ReasonCode::QUOTA_EXCEEDED
+        | ReasonCode::MESSAGE_RATE_TOO_HIGH
+        | ReasonCode::PACKET_IDENTIFIER_IN_USE => Verdict::Later,
         ReasonCode::TOPIC_NAME_INVALID
         | ReasonCode::PAYLOAD_FORMAT_INVALID
         | ReasonCode::PACKET_TOO_LARGE => Verdict::Never,
         _ => Verdict::Perhaps,
     }
+}
+
+/// Whether the upstream wants less with this: fewer messages, or fewer connections.
+pub(super) fn is_throttling(reason: ReasonCode) -> bool {
+    matches!(
+        reason,
+        ReasonCode::QUOTA_EXCEEDED
+            | ReasonCode::MESSAGE_RATE_TOO_HIGH
+            | ReasonCode::CONNECTION_RATE_EXCEEDED
+            | ReasonCode::SERVER_BUSY
+    )
 }
 
 /// Whether an end of the connection with this reason may be about what was in flight.
