@@ -7,6 +7,7 @@
 mod access;
 mod budgets;
 mod commands;
+mod compression;
 mod configuration;
 mod connections;
 mod drains;

@@ -20,6 +20,7 @@ use super::forwarding::Forwarding;
 use super::judge::Judge;
 use super::listeners::{Listener, check_listeners};
 use super::pacing::Pacing;
+use super::packing::Compression;
 use super::raw::Raw;
 use super::routing;
 use super::schema;
@@ -128,6 +129,8 @@ pub struct Uplink {
     pub forwarding: Forwarding,
     /// How much it may ask of its link, and how long it waits for it.
     pub pacing: Pacing,
+    /// How payloads are packed, if they are.
+    pub compression: Option<Compression>,
     /// Most bytes of messages that wait for it; `None` is as many as the store takes.
     pub bytes_max: Option<u64>,
     /// What happens when there is no room.
@@ -533,6 +536,7 @@ fn check_uplink(judge: &mut Judge<'_>, name: &str, limits: &Limits, host: &Host)
         pace_messages_per_sec: NonZeroU32::new(pace),
         forwarding: Forwarding::check(judge, name)?,
         pacing: Pacing::check(judge, name, window.unwrap_or(limits.uplink_inflight_max))?,
+        compression: Compression::check(judge, name, version),
         bytes_max: bytes_max.filter(|bytes| *bytes > 0),
         when_full,
     })

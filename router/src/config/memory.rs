@@ -110,6 +110,18 @@ impl Config {
                 u64::from(limits.uplink_look_ahead_max.max(limits.uplink_inflight_max.into())) * 64,
             ),
             holder(
+                "packing messages",
+                self.uplinks.iter().filter(|uplink| uplink.compression.is_some()).count() as u64,
+                "uplinks with compression × 16 MiB and a dictionary of 8 MiB",
+                24 << 20,
+            ),
+            holder(
+                "unpacking messages",
+                self.listeners.iter().filter(|it| it.decompression.is_some()).count() as u64,
+                "listeners with accept_zstd × a dictionary of 8 MiB",
+                8 << 20,
+            ),
+            holder(
                 "messages in flight to upstreams",
                 uplinks,
                 "uplinks × limits.uplink_inflight_max × 96",

@@ -5,7 +5,7 @@
 
 use model::Limits;
 
-use super::pacing;
+use super::{pacing, packing};
 
 /// One key.
 #[derive(Debug)]
@@ -760,6 +760,8 @@ static SERVICE_KEYS: &[&Key] = &[
     &LISTENER_CONNECTIONS_MAX,
     &LISTENER_ANONYMOUS,
     &LISTENER_PACKET_BYTES_MAX,
+    &packing::ACCEPT_ZSTD,
+    &packing::ZSTD_DICTIONARY,
     &LISTENER_PROXY_PROTOCOL,
     &LISTENER_PROXY_TRUST_CN,
     &LISTENER_PATH,
@@ -817,6 +819,9 @@ static SERVICE_KEYS: &[&Key] = &[
     &UPLINK_WINDOW,
     &pacing::WINDOW_MIN,
     &UPLINK_TOPIC_PREFIX,
+    &packing::COMPRESSION,
+    &packing::COMPRESSION_LEVEL,
+    &packing::COMPRESSION_DICTIONARY,
     &UPLINK_BACKOFF_MIN_MS,
     &UPLINK_BACKOFF_MAX_MS,
     &pacing::CONNECT_TIMEOUT_SECS,

@@ -462,6 +462,7 @@ fn an_uplink_is_complete_without_anything_but_its_url() {
             hours: Hours::default(),
             hours_always: None,
         },
+        compression: None,
         bytes_max: None,
         when_full: WhenFull::Refuse,
     };
@@ -495,6 +496,27 @@ fn hours_and_the_window_of_an_uplink_are_judged() {
         "from 1 to 10",
         "",
     );
+}
+
+#[test]
+fn compression_is_judged_on_both_sides() {
+    let config = good(
+        "uplink.a = { url = 'mqtt://h', compression = 'zstd', compression_dictionary = 'd' }\n\
+         listener.tcp = { accept_zstd = true, zstd_dictionary = 'd' }",
+        &[],
+        &[],
+    );
+    let packed = config.uplinks[0].compression.as_ref().expect("it is on");
+    assert_eq!((packed.level, packed.dictionary.as_deref()), (3, Some("d".as_ref())));
+    let unpacked = config.listeners[0].decompression.as_ref().expect("it is on");
+    assert_eq!(unpacked.dictionary.as_deref(), Some("d".as_ref()));
+    for (text, key) in [
+        ("uplink.a = { url = 'mqtt://h', compression = 'zstd', version = '3.1.1' }", "uplink.a.compression"),
+        ("uplink.a = { url = 'mqtt://h', compression_level = 5 }", "uplink.a.compression_level"),
+        ("listener.tcp.zstd_dictionary = 'd'", "listener.tcp.zstd_dictionary"),
+    ] {
+        refused(text, key, "", "");
+    }
 }
 
 #[test]

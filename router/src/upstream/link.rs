@@ -17,6 +17,8 @@ use super::poison::SharedTray;
 use super::transport::{self, ConnectError, Patience, Stream};
 use super::{UplinkSetup, UplinkState, backoff, link_setup, rules, watchdogs};
 use crate::clock::{Clock, entropy};
+use crate::net::CertificateError;
+use crate::packing::{self, Packer};
 
 /// How long the goodbye may take.
 const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -60,6 +62,7 @@ pub(super) struct Uplink {
     clock: Clock,
     carrier: Carrier,
     records: ReadOut,
+    packer: Option<Packer>,
     delivered: Vec<(LaneId, Seq)>,
     out: Vec<u8>,
     tray: SharedTray,
@@ -98,6 +101,7 @@ impl Uplink {
             clock: Clock::default(),
             carrier,
             records: ReadOut::new(),
+            packer: None,
             delivered: Vec::new(),
             out: Vec::new(),
             tray,
@@ -161,6 +165,7 @@ impl Uplink {
 
     async fn try_carry(&mut self) -> Result<std::convert::Infallible, Ended> {
         let stream = self.connect().await?;
+        self.packer = self.packer()?;
         let (mut reader, mut writer) = tokio::io::split(stream);
         let link = link_setup(&self.setup.config, &self.limits);
         self.carrier.connected(link, self.clock.now(), &mut self.out)?;
@@ -290,6 +295,19 @@ impl Uplink {
         }
     }
 
+    /// What packs the messages of a new connection.
+    fn packer(&self) -> Result<Option<Packer>, ConnectError> {
+        let Some(settings) = &self.setup.config.compression else { return Ok(None) };
+        let dictionary = match &settings.dictionary {
+            None => Vec::new(),
+            Some(path) => packing::read_dictionary(path).map_err(|problem| {
+                let section = format!("uplink.{}", self.name);
+                CertificateError::new(&section, "compression_dictionary", path, problem)
+            })?,
+        };
+        Ok(Some(Packer::new(settings.level, &dictionary)))
+    }
+
     /// Notes when the other end's certificate ends, and warns before it or ours does.
     fn look_at_certificates(&self, stream: &Stream) {
         let Some(tls) = &self.setup.config.transport.tls else { return };
@@ -358,6 +376,7 @@ impl Uplink {
         let read = self.reader.read_lane(reading.lane, reading.from, limits, now.timestamp, &mut records);
         for record in records.records() {
             let (seq, bytes, expires) = (record.seq, record.bytes, record.expires);
+            let bytes = self.packer.as_mut().map_or(bytes, |packer| packer.pack(bytes));
             self.carrier.offer(&mut reading, seq, bytes, expires, now, &mut self.out);
         }
         let next = records.next();
