@@ -60,6 +60,7 @@ bench: setup-test build ## The comparison with mosquitto, durable throughput, ou
 	$(CARGO_TARGET_DIR)/release/bench idle
 	$(CARGO_TARGET_DIR)/release/bench retained
 	$(CARGO_TARGET_DIR)/release/bench forward --rounds 3
+	$(CARGO_TARGET_DIR)/release/bench uplink
 	$(CARGO_TARGET_DIR)/release/bench restart
 	MILLRACE_BLESS=1 cargo test --locked --release -q -p millrace-tests --test tidy performance
 	cargo bench --locked -p millrace-bench
