@@ -267,7 +267,9 @@ fn packet_socket(interface: &str) -> io::Result<OwnedFd> {
         .and_then(|it| it.address)
         .ok_or_else(|| io::Error::other(format!("the interface {interface} is not there")))?;
     let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)?;
-    setsockopt(&fd, sockopt::RcvBufForce, &SOCKET_BYTES)?;
+    // Beyond the system's bound only for the real root; in a user namespace as much as everybody gets.
+    setsockopt(&fd, sockopt::RcvBufForce, &SOCKET_BYTES)
+        .or_else(|_| setsockopt(&fd, sockopt::RcvBuf, &SOCKET_BYTES))?;
     setsockopt(&fd, sockopt::ReceiveTimeout, &LOOK)?;
     bind(fd.as_raw_fd(), &address)?;
     Ok(fd)
