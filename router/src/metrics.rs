@@ -2,7 +2,7 @@
 //!
 //! In: numbers as last published. Out: text. The names are a contract: `millrace_` first, unit last.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -13,6 +13,7 @@ use prometheus_client::registry::Registry;
 use crate::http::Overview;
 use crate::net::{CertificateInfo, Refusal};
 use crate::telemetry::total;
+use crate::upstream::LinkStatus;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Reason {
@@ -199,7 +200,64 @@ fn uplinks(registry: &mut Registry, overview: &Overview) {
         "Messages dropped from the poison lane",
         poison_dropped.clone(),
     );
+    let more: [(_, fn(&LinkStatus) -> &AtomicU64); 9] = [
+        (of_uplinks(registry, "uplink_failovers", "How often another address was taken"), |it| &it.failovers),
+        (
+            of_uplinks(
+                registry,
+                "uplink_missing_fields",
+                "Messages moved aside because a template needs what they have not",
+            ),
+            |it| &it.missing_fields,
+        ),
+        (
+            of_uplinks(
+                registry,
+                "uplink_properties_dropped",
+                "Messages sent without their properties, in MQTT 3.1.1",
+            ),
+            |it| &it.poorer,
+        ),
+        (
+            of_uplinks(registry, "uplink_own", "Messages from an upstream that were not sent back there"),
+            |it| &it.own,
+        ),
+        (of_uplinks(registry, "uplink_inbound", "Messages from an upstream published here"), |it| {
+            &it.inbound
+        }),
+        (
+            of_uplinks(
+                registry,
+                "uplink_inbound_loops",
+                "Messages from an upstream that this gateway had sent itself",
+            ),
+            |it| &it.inbound_loops,
+        ),
+        (
+            of_uplinks(registry, "uplink_inbound_unmapped", "Messages from an upstream that no entry is for"),
+            |it| &it.inbound_unmapped,
+        ),
+        (
+            of_uplinks(
+                registry,
+                "uplink_inbound_refused",
+                "Messages from an upstream that this router refuses",
+            ),
+            |it| &it.inbound_refused,
+        ),
+        (
+            of_uplinks(
+                registry,
+                "uplink_inbound_unroomed",
+                "Messages from an upstream that this router had no room for",
+            ),
+            |it| &it.inbound_unroomed,
+        ),
+    ];
     for (number, (name, status)) in (0..).zip(&overview.uplinks) {
+        for (family, of) in &more {
+            family.get_or_create(&Name { name: name.clone() }).inc_by(of(status).load(Ordering::Relaxed));
+        }
         waiting
             .get_or_create(&Name { name: name.clone() })
             .set(status.waiting_senders.load(Ordering::Relaxed) as i64);
@@ -252,6 +310,13 @@ fn uplink_pace(registry: &mut Registry, overview: &Overview) {
         throttles.get_or_create(&label).inc_by(status.throttles.load(Ordering::Relaxed));
         jumps.get_or_create(&label).inc_by(status.clock_jumps.load(Ordering::Relaxed));
     }
+}
+
+/// One more counter that each uplink has.
+fn of_uplinks(registry: &mut Registry, name: &str, help: &str) -> Family<Name, Counter> {
+    let family = Family::<Name, Counter>::default();
+    registry.register(name, help, family.clone());
+    family
 }
 
 fn lanes(registry: &mut Registry, overview: &Overview) {

@@ -17,7 +17,11 @@ fn plant() -> Router {
 }
 
 fn gateway(address: std::net::SocketAddr) -> Setup {
-    Setup::new().uplink(address, Version::V5).set("uplink.plant.compression", "zstd").set("routes.all", ROUTE)
+    Setup::new()
+        .uplink(address, Version::V5)
+        .set("uplink.plant.compression", "zstd")
+        .set("uplink.plant.id_property", "")
+        .set("routes.all", ROUTE)
 }
 
 #[test]

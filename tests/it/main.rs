@@ -36,6 +36,7 @@ mod subscriptions;
 mod tls;
 mod uplink;
 mod uplink_tls;
+mod uplink_topics;
 mod watchdogs;
 mod websocket;
 mod wills;

@@ -104,6 +104,13 @@ impl Config {
                 u64::from(limits.uplink_read_bytes_max),
             ),
             holder(
+                "links of identities at IoT Hubs",
+                self.uplinks.iter().filter(|uplink| uplink.hub.is_some()).count() as u64
+                    * u64::from(limits.uplink_links_max),
+                "links × limits.packet_bytes_max and what waits for a socket",
+                u64::from(limits.packet_bytes_max) + crate::upstream::LINK_BYTES_MAX,
+            ),
+            holder(
                 "places of refused senders",
                 uplinks * model::Priority::all().count() as u64,
                 "lanes × the larger of limits.uplink_look_ahead_max and limits.uplink_inflight_max × 64",

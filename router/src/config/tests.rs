@@ -11,6 +11,7 @@ use crate::config::schema::Allowed;
 
 mod budgets;
 mod listeners;
+mod topics;
 mod transport;
 
 /// A file with this text, and the flags that name it.
@@ -367,6 +368,8 @@ fn urls_of_uplinks_are_taken_apart() {
         ("mqtt://[fe80::1]:77", "fe80::1", 77),
         ("mqtts://cloud", "cloud", 8883),
         ("mqtts://cloud:443", "cloud", 443),
+        ("wss://cloud", "cloud", 443),
+        ("ws://cloud:8080/broker/mqtt", "cloud", 8080),
     ] {
         let config = good(&format!("uplink.a.url = '{url}'"), &[], &[]);
         assert_eq!(
@@ -377,7 +380,7 @@ fn urls_of_uplinks_are_taken_apart() {
     }
     for (url, hint) in [
         ("cloud:1883", "write mqtt://cloud:1883"),
-        ("wss://cloud", "wss:// is not available in this version"),
+        ("wss://cloud/a b", "a path has no spaces"),
         ("http://cloud", ""),
         ("mqtt://me:secret@cloud", "user and password have keys of their own"),
         ("mqtt://cloud/topic", "nothing may follow the port"),
@@ -434,7 +437,10 @@ fn an_uplink_is_complete_without_anything_but_its_url() {
     let expected = Uplink {
         name: "cloud".to_owned(),
         kind: UplinkKind::Mqtt,
-        transport: Transport { host: "h".to_owned(), port: 1883, tls: None, proxy: None },
+        hub: None,
+        transport: Transport { host: "h".to_owned(), port: 1883, tls: None, websocket: None, proxy: None },
+        failover: Failover { transports: Vec::new(), attempts: 3, return_secs: 300 },
+        required: false,
         version: MqttVersion::V5,
         client_id: "millrace-gate7-cloud".to_owned(),
         user: None,
@@ -442,6 +448,14 @@ fn an_uplink_is_complete_without_anything_but_its_url() {
         keep_alive_secs: 60,
         window: model::Limits::DEFAULT.uplink_inflight_max,
         topic_prefix: String::new(),
+        topics: Topics {
+            entries: Vec::new(),
+            inbound: Vec::new(),
+            qos: Some(model::Qos::AtLeastOnce),
+            keeps_retain: true,
+            properties: Properties::Drop,
+            id_property: Some("millrace-id".to_owned()),
+        },
         backoff_min_millis: 500,
         backoff_max_millis: 60_000,
         pace_messages_per_sec: None,
@@ -526,7 +540,7 @@ fn keys_of_an_uplink_that_do_not_go_together_are_refused() {
     refused(
         "uplink.a = { url = 'mqtt://h', window = 5000 }",
         "uplink.a.window",
-        "from 1 to 1024",
+        "from 1 to 4096",
         "raise limits.uplink_inflight_max",
     );
     refused(

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use broker::uplink::Counts;
+
 /// How an uplink is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum UplinkState {
@@ -77,6 +79,30 @@ pub(crate) struct LinkStatus {
     pub dropped_expired: AtomicU64,
     /// Messages lost because the store cannot read them.
     pub dropped_damaged: AtomicU64,
+    /// Messages moved into the poison lane because their topic there needs something that they do not have.
+    pub missing_fields: AtomicU64,
+    /// Messages that had come from there, and were not sent back.
+    pub own: AtomicU64,
+    /// Messages that were sent without their properties.
+    pub poorer: AtomicU64,
+    /// Messages from there that were published here.
+    pub inbound: AtomicU64,
+    /// Messages from there that this gateway had sent itself.
+    pub inbound_loops: AtomicU64,
+    /// Messages from there that no entry is for.
+    pub inbound_unmapped: AtomicU64,
+    /// Messages from there that our own broker refuses.
+    pub inbound_refused: AtomicU64,
+    /// Messages from there that our own broker had no room for; they come again.
+    pub inbound_unroomed: AtomicU64,
+    /// Links that are up, where identities have their own.
+    pub links: AtomicU64,
+    /// How often another address was taken.
+    pub failovers: AtomicU64,
+    /// The address in use, or tried.
+    target: Mutex<String>,
+    /// What does not work although the uplink is up.
+    warning: Mutex<Option<String>>,
 }
 
 impl LinkStatus {
@@ -91,6 +117,46 @@ impl LinkStatus {
         *current = (state, error);
         if !state.is_up() {
             self.inflight.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes the address in use.
+    pub(crate) fn set_target(&self, target: String) {
+        *self.target.lock().unwrap_or_else(PoisonError::into_inner) = target;
+    }
+
+    /// The address in use.
+    pub(crate) fn target(&self) -> String {
+        self.target.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes what does not work although the uplink is up, or that all does.
+    pub(crate) fn set_warning(&self, warning: Option<String>) {
+        *self.warning.lock().unwrap_or_else(PoisonError::into_inner) = warning;
+    }
+
+    /// What does not work although the uplink is up.
+    pub(crate) fn warning(&self) -> Option<String> {
+        self.warning.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Publishes what the core has counted.
+    pub(crate) fn set_counts(&self, counts: &Counts) {
+        let inbound = &counts.inbound;
+        for (place, count) in [
+            (&self.sent, counts.sent),
+            (&self.forwarded, counts.forwarded),
+            (&self.refused, counts.refused),
+            (&self.missing_fields, counts.missing_fields),
+            (&self.own, counts.own),
+            (&self.poorer, counts.poorer),
+            (&self.inbound, inbound.published),
+            (&self.inbound_loops, inbound.loops),
+            (&self.inbound_unmapped, inbound.unmapped),
+            (&self.inbound_refused, inbound.refused),
+            (&self.inbound_unroomed, inbound.unroomed),
+        ] {
+            place.store(count, Ordering::Relaxed);
         }
     }
 

@@ -1,4 +1,4 @@
-//! How an uplink's connection comes about: name, TCP, proxy, TLS; each step bounded in time, with a sentence of its own.
+//! How an uplink's connection comes about: name, TCP, proxy, TLS, WebSocket; each step bounded in time, with a sentence of its own.
 //!
 //! In: where to and what lies between. Out: a stream of bytes, or why there is none and what to do. Never: MQTT.
 
@@ -21,6 +21,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tower_service::Service;
 
+use super::websocket::{self, WebSocket};
 use super::{trust, watchdogs};
 use crate::config::{Proxy, ProxyKind, Transport, UplinkTls};
 use crate::net::CertificateError;
@@ -76,6 +77,8 @@ pub(super) enum ConnectError {
     Files(#[from] CertificateError),
     #[error("TLS with {host}:{port} fails: {problem}")]
     Tls { host: String, port: u16, problem: String },
+    #[error("WebSocket with {host}:{port} fails: {problem}")]
+    WebSocket { host: String, port: u16, problem: String },
 }
 
 /// A connection to the other end, or to where it can be reached.
@@ -85,6 +88,8 @@ pub(super) enum Stream {
     Plain(TcpStream),
     /// TLS over it.
     Tls(Box<TlsStream<TcpStream>>),
+    /// WebSocket over one of these.
+    Ws(Box<WebSocket>),
 }
 
 impl Stream {
@@ -93,6 +98,7 @@ impl Stream {
         match self {
             Stream::Plain(stream) => stream,
             Stream::Tls(stream) => stream.get_ref().0,
+            Stream::Ws(stream) => stream.stream().tcp(),
         }
     }
 
@@ -100,6 +106,7 @@ impl Stream {
     pub(super) fn certificate_days(&self) -> Option<i64> {
         match self {
             Stream::Plain(_) => None,
+            Stream::Ws(stream) => stream.stream().certificate_days(),
             Stream::Tls(stream) => watchdogs::days_left(stream.get_ref().1.peer_certificates()?.first()?),
         }
     }
@@ -118,9 +125,19 @@ pub(super) async fn connect(
             through(proxy, to_proxy, transport, patience.proxy).await?
         }
     };
-    match &transport.tls {
-        None => Ok(Stream::Plain(tcp)),
-        Some(tls) => shake_hands(name, transport, tls, tcp, patience.tls).await,
+    let stream = match &transport.tls {
+        None => Stream::Plain(tcp),
+        Some(tls) => shake_hands(name, transport, tls, tcp, patience.tls).await?,
+    };
+    let Some(path) = &transport.websocket else { return Ok(stream) };
+    let failed = |problem: String| ConnectError::WebSocket {
+        host: transport.host.clone(),
+        port: transport.port,
+        problem,
+    };
+    match timeout(patience.tls, websocket::upgrade(stream, &transport.authority(), path)).await {
+        Ok(upgraded) => Ok(Stream::Ws(Box::new(upgraded.map_err(failed)?))),
+        Err(_) => Err(failed(format!("no answer within {} s", patience.tls.as_secs()))),
     }
 }
 
@@ -284,6 +301,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Stream::Plain(stream) => Pin::new(stream).poll_read(cx, out),
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, out),
+            Stream::Ws(stream) => Pin::new(&mut **stream).poll_read(cx, out),
         }
     }
 }
@@ -293,6 +311,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Ws(stream) => Pin::new(&mut **stream).poll_write(cx, bytes),
         }
     }
 
@@ -300,6 +319,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Ws(stream) => Pin::new(&mut **stream).poll_flush(cx),
         }
     }
 
@@ -307,6 +327,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Ws(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
         }
     }
 }

@@ -7,21 +7,27 @@
 //! Bounds: `window` publications in flight, `look_ahead_max` places of a lane read and not settled, `senders_max` senders
 //! that wait.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use model::{Instant, LaneId, Now, Priority, Seq, Timestamp};
 
+use super::dialect::Outgoing;
+use super::inbound::{InboundCounts, LocalError};
 use super::lanes::{Lane, ReadRules, Wanted};
-use super::link::{Answer, Link, Sending};
+use super::link::{Answer, Link, Sending, Sent};
 use super::pace::Pace;
 use super::poison::{self, Refusal, Verdict};
+use super::pool::Pool;
 use super::schedule::{Turns, WEIGHTED_BATCH};
 use super::senders::{Sender, Senders};
 use super::suspicion::Suspicion;
 use super::window::{Pressure, Window};
-use super::{Backoff, LinkError, LinkSetup, LinkState, Schedule};
+use super::{Backoff, Dialect, LinkError, LinkSetup, LinkState, Schedule};
 use crate::envelope::Envelope;
 use crate::random::Random;
+
+mod pooled;
 
 /// Bytes that may wait for the socket before more is read: what is written cannot be overtaken any more.
 const OUT_BYTES_MAX: usize = 64 << 10;
@@ -62,6 +68,8 @@ pub struct Rules {
     pub senders_max: usize,
     /// Bytes of one read.
     pub read_bytes_max: usize,
+    /// Client identifier of what comes from there, if anything does.
+    pub identity: Option<String>,
     /// For everything that looks random.
     pub seed: u64,
 }
@@ -81,6 +89,8 @@ pub struct Reading {
     wanted: Wanted,
     trying: Option<Sender>,
     sent: usize,
+    /// With a pool: from here on nothing was taken, and the lane waits.
+    blocked: Option<Seq>,
 }
 
 /// A place to move into the poison lane. It stays undelivered until [`Carrier::is_aside`].
@@ -107,6 +117,14 @@ pub struct Counts {
     pub refused: u64,
     /// Messages that went aside.
     pub aside: u64,
+    /// Of these, messages whose topic there needs something that they do not have.
+    pub missing_fields: u64,
+    /// Messages that came from here as the uplink's own, and were not sent back.
+    pub own: u64,
+    /// Messages that were sent without their properties, for which 3.1.1 has no place.
+    pub poorer: u64,
+    /// What came from there.
+    pub inbound: InboundCounts,
 }
 
 /// Everything about one uplink that needs no I/O.
@@ -114,6 +132,11 @@ pub struct Counts {
 pub struct Carrier {
     rules: Rules,
     link: Option<Link>,
+    /// Instead of the link, where identities have their own.
+    pool: Option<Pool>,
+    dialect: Option<Arc<dyn Dialect>>,
+    /// With a pool: lanes whose next message waits for room on its link.
+    blocked: BTreeSet<usize>,
     lanes: Vec<Lane>,
     turns: Turns,
     senders: Senders,
@@ -141,6 +164,9 @@ impl Carrier {
     pub fn new(rules: Rules) -> Carrier {
         Carrier {
             link: None,
+            pool: None,
+            dialect: None,
+            blocked: BTreeSet::new(),
             lanes: Vec::new(),
             turns: Turns::new(rules.schedule),
             senders: Senders::new(rules.senders_max, rules.retry_millis),
@@ -274,6 +300,7 @@ impl Carrier {
     ///
     /// `by_peer`: the other side ended it, and had been sent everything; then it may have been a message's fault.
     pub fn lost(&mut self, by_peer: bool, error: Option<&LinkError>, now: Instant) {
+        self.counts = self.counts();
         let Some(link) = self.link.take() else { return };
         let said = match error {
             Some(LinkError::Disconnected(reason)) => Some(*reason),
@@ -306,7 +333,8 @@ impl Carrier {
 
     /// Publications in flight.
     pub fn inflight(&self) -> usize {
-        self.link.as_ref().map_or(0, Link::inflight)
+        let of_pool = self.pool.as_ref().map_or(0, Pool::inflight);
+        self.link.as_ref().map_or(of_pool, Link::inflight)
     }
 
     /// Messages that are not delivered yet, over all lanes.
@@ -321,11 +349,50 @@ impl Carrier {
 
     /// What was counted since the start.
     pub fn counts(&self) -> Counts {
-        self.counts
+        let of_pool = self.pool.as_ref().map_or(0, Pool::poorer);
+        let Some(link) = &self.link else {
+            return Counts { poorer: self.counts.poorer + of_pool, ..self.counts };
+        };
+        Counts {
+            poorer: self.counts.poorer + link.poorer(),
+            inbound: self.counts.inbound.plus(link.inbound_counts()),
+            ..self.counts
+        }
+    }
+
+    /// Takes every whole packet of our own broker, where what comes from upstream is published; how many bytes that were.
+    /// After an error the link is over.
+    pub fn read_local(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<usize, LocalError> {
+        self.link.as_mut().map_or(Ok(bytes.len()), |link| link.read_local(bytes, out))
+    }
+
+    /// Bytes for our own broker.
+    pub fn local_bytes(&self) -> &[u8] {
+        self.link.as_ref().map_or(&[], Link::local_bytes)
+    }
+
+    /// So many of them are on their way.
+    pub fn wrote_local(&mut self, len: usize) {
+        if let Some(link) = &mut self.link {
+            link.wrote_local(len);
+        }
+    }
+
+    /// Whether so much waits for our own broker that nothing should be read from upstream.
+    pub fn is_inbound_full(&self) -> bool {
+        self.link.as_ref().is_some_and(Link::is_inbound_full)
+    }
+
+    /// Filters that the upstream has refused since the last time, and why.
+    pub fn take_unsubscribed(&mut self) -> Vec<(String, wire::ReasonCode)> {
+        self.link.as_mut().map(Link::take_unsubscribed).unwrap_or_default()
     }
 
     /// What to read next, if something may be sent now; `out_bytes` wait for the socket.
     pub fn next_reading(&mut self, out_bytes: usize, now: Instant) -> Option<Reading> {
+        if self.pool.is_some() {
+            return self.next_pooled(now);
+        }
         let link = self.link.as_ref().filter(|link| link.state() == LinkState::Up)?;
         let window = self.suspicion.window(link.window()).min(self.window.size());
         let inflight = link.inflight();
@@ -376,6 +443,9 @@ impl Carrier {
         out: &mut Vec<u8>,
     ) {
         let index = reading.index;
+        if reading.blocked.is_some() {
+            return;
+        }
         if reading.trying.is_some() && seq != reading.from || !self.lanes[index].stretch(seq).wants(seq) {
             return;
         }
@@ -384,6 +454,17 @@ impl Carrier {
             return self.move_aside(about, 0, Refusal::Unreadable, now.instant);
         };
         let sender = Sender { lane: index, client: hash(envelope.client_id) };
+        // What came from there does not go back there: two bridges would send it round and round.
+        if self.rules.identity.as_deref().is_some_and(|identity| identity == envelope.client_id) {
+            let stretch = self.lanes[index].stretch(seq);
+            stretch.sent(seq);
+            stretch.settle(seq);
+            self.counts.own += 1;
+            return;
+        }
+        if self.pool.is_some() {
+            return self.offer_pooled(reading, &envelope, (index, seq), expires, record.len(), now);
+        }
         if self.senders.holds(sender, seq) {
             return self.lanes[index].stretch(seq).hold(seq);
         }
@@ -391,23 +472,42 @@ impl Carrier {
         let stretch = self.lanes[index].stretch(seq);
         let repeat = stretch.is_repeat(seq);
         let Some(link) = &mut self.link else { return };
-        match link.send(about, &envelope, expires, repeat, now, out) {
-            Ok(()) => {
-                stretch.sent(seq);
-                reading.sent += 1;
-                self.counts.sent += 1;
-                self.window.sent(now.instant);
-                let [messages, bytes] = &mut self.paces;
-                messages.iter_mut().for_each(|pace| pace.spent(1));
-                bytes.iter_mut().for_each(|pace| pace.spent(record.len()));
-            }
+        let message = Outgoing { envelope: &envelope, lane: reading.lane, seq, expires };
+        match link.send(about, &message, repeat, now, out) {
+            Ok(sent) => self.sent(reading, (index, seq), record.len(), sent == Sent::Gone, now.instant),
             Err(why) => self.move_aside(about, 1, why, now.instant),
         }
+    }
+
+    /// A record went to a link; `gone`: for good.
+    fn sent(
+        &mut self,
+        reading: &mut Reading,
+        (index, seq): (usize, Seq),
+        len: usize,
+        gone: bool,
+        now: Instant,
+    ) {
+        let stretch = self.lanes[index].stretch(seq);
+        stretch.sent(seq);
+        if gone {
+            stretch.settle(seq);
+            self.counts.forwarded += 1;
+        }
+        reading.sent += 1;
+        self.counts.sent += 1;
+        if !gone && self.pool.is_none() {
+            self.window.sent(now);
+        }
+        let [messages, bytes] = &mut self.paces;
+        messages.iter_mut().for_each(|pace| pace.spent(1));
+        bytes.iter_mut().for_each(|pace| pace.spent(len));
     }
 
     /// The reading went on to `next`: what it did not give before that has expired, or is gone.
     pub fn passed(&mut self, reading: &Reading, next: Seq) {
         let lane = &mut self.lanes[reading.index];
+        let next = reading.blocked.map_or(next, |blocked| next.min(blocked));
         match reading.trying {
             Some(sender) if lane.stretch(reading.from).waits(reading.from) => {
                 lane.stretch(reading.from).settle(reading.from);
@@ -440,14 +540,16 @@ impl Carrier {
 
     /// Milliseconds until [`Carrier::next_reading`] may have something that it has not now, without any other event.
     pub fn wait_millis(&self, now: Instant) -> Option<u64> {
-        if !self.is_up() {
+        if !self.is_up() && self.pool.is_none() {
             return None;
         }
         let times = self.senders.next_due().into_iter().chain(self.lanes.iter().map(Lane::history_at));
         let times = times.chain([self.resting_until]).filter(|at| *at > now);
         // A little more, so that it has come then.
         let first = times.min().map(|at| at.millis_since(now) + 1);
-        let window = self.suspicion.window(self.link.as_ref()?.window()).min(self.window.size());
+        let own = self.window.size();
+        let window =
+            self.link.as_ref().map_or(usize::MAX, |link| self.suspicion.window(link.window()).min(own));
         let has_room = window > self.inflight();
         let paced = if has_room && self.backlog() > self.inflight() as u64 {
             self.paces.iter().flatten().map(Pace::wait_millis).max().filter(|millis| *millis > 0)
@@ -467,7 +569,8 @@ impl Carrier {
     ) -> Reading {
         let messages_max = wanted.count.min(room);
         let lane = self.lanes[index].id;
-        Reading { lane, from: wanted.from, messages_max, bytes_max, index, wanted, trying, sent: 0 }
+        let from = wanted.from;
+        Reading { lane, from, messages_max, bytes_max, index, wanted, trying, sent: 0, blocked: None }
     }
 
     /// A refused sender whose time has come; its oldest place waits to be sent then.
@@ -534,6 +637,7 @@ impl Carrier {
         self.senders.left(sender, seq, reason, now, &mut self.random);
         self.suspicion.answered();
         self.counts.aside += 1;
+        self.counts.missing_fields += u64::from(matches!(why, Refusal::MissingField { .. }));
         self.asides.push_back(Aside { lane: lane.id, seq, attempts, why });
     }
 
@@ -544,7 +648,7 @@ impl Carrier {
         self.senders.invariants();
         let look_ahead = self.rules.look_ahead_max;
         let window = self.link.as_ref().map_or(0, Link::window);
-        assert!(self.inflight() <= window);
+        assert!(self.inflight() <= window || self.pool.is_some());
         self.window.invariants();
         assert!(self.lanes.iter().all(|lane| lane.unsettled() <= look_ahead.max(usize::from(u16::MAX))));
     }
@@ -555,7 +659,7 @@ fn goes(only: Option<Priority>, lane: &Lane) -> bool {
     only.is_some_and(|only| lane.priority <= only)
 }
 
-fn hash(client_id: &str) -> u64 {
+pub(super) fn hash(client_id: &str) -> u64 {
     use std::hash::BuildHasher as _;
     foldhash::fast::FixedState::with_seed(0).hash_one(client_id)
 }

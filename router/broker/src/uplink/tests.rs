@@ -1,5 +1,6 @@
 //! An uplink against an upstream that is played by hand.
 
+mod pooled;
 mod simulation;
 
 use std::num::NonZeroU16;
@@ -30,9 +31,24 @@ pub(super) fn setup(inflight_max: u16) -> LinkSetup {
         keep_alive_secs: 10,
         greeting_millis: 15_000,
         answer_millis: 60_000,
-        topic_prefix: "site/1/".into(),
+        dialect: std::sync::Arc::new(mapping()),
+        inbound: None,
         inflight_max,
         packet_bytes_max: 1 << 16,
+    }
+}
+
+pub(super) fn mapping() -> Mapping {
+    Mapping {
+        version: Version::V5,
+        prefix: "site/1/".into(),
+        entries: Vec::new(),
+        qos: None,
+        keeps_retain: true,
+        gateway: "gw".into(),
+        origin: Origin::new("gw", 1),
+        id_property: Some("id".into()),
+        packing: None,
     }
 }
 
@@ -50,6 +66,7 @@ pub(super) fn rules() -> Rules {
         look_ahead_max: 50,
         senders_max: 4,
         read_bytes_max: 1 << 16,
+        identity: Some("from-upstream".into()),
         seed: 7,
     }
 }

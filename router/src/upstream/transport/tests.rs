@@ -93,7 +93,7 @@ fn tls(trust: &Trust) -> UplinkTls {
 }
 
 fn to(port: u16, tls: Option<UplinkTls>) -> Transport {
-    Transport { host: "127.0.0.1".to_owned(), port, tls, proxy: None }
+    Transport { host: "127.0.0.1".to_owned(), port, tls, websocket: None, proxy: None }
 }
 
 /// Answers `hello` to everybody who gets through; the port.
