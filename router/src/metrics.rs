@@ -200,7 +200,7 @@ fn uplinks(registry: &mut Registry, overview: &Overview) {
         "Messages dropped from the poison lane",
         poison_dropped.clone(),
     );
-    let more: [(_, fn(&LinkStatus) -> &AtomicU64); 9] = [
+    let more: [(_, CountOf); 9] = [
         (of_uplinks(registry, "uplink_failovers", "How often another address was taken"), |it| &it.failovers),
         (
             of_uplinks(
@@ -311,6 +311,9 @@ fn uplink_pace(registry: &mut Registry, overview: &Overview) {
         jumps.get_or_create(&label).inc_by(status.clock_jumps.load(Ordering::Relaxed));
     }
 }
+
+/// Where a count stands.
+type CountOf = fn(&LinkStatus) -> &AtomicU64;
 
 /// One more counter that each uplink has.
 fn of_uplinks(registry: &mut Registry, name: &str, help: &str) -> Family<Name, Counter> {

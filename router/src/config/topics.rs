@@ -121,8 +121,11 @@ fn refuse_loops(
     }
 }
 
+/// Filter, template, options.
+type Parts<'t> = (String, Template, Vec<(&'t str, &'t str)>);
+
 /// `FILTER -> TEMPLATE OPTION…`, or `FILTER OPTION…` that leaves the topic as it is.
-fn split(text: &str) -> Result<(String, Template, Vec<(&str, &str)>), String> {
+fn split(text: &str) -> Result<Parts<'_>, String> {
     let (filter, rest) = match text.split_once("->") {
         Some((filter, rest)) => (filter.trim(), rest.trim()),
         None => match text.trim().split_once(char::is_whitespace) {
