@@ -14,6 +14,9 @@ use super::judge::{BETWEEN_NAMES, Judge};
 use super::packing;
 use super::schema::{self, Key, kinds};
 
+/// The module of a gateway that may connect on behalf of its children (`reference/edgehub.md` §5.6).
+const EDGE_HUB: &str = "$edgeHub";
+
 /// An IoT Hub and who connects to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IotHub {
@@ -111,6 +114,15 @@ pub(super) fn check(judge: &mut Judge<'_>, name: &str) -> Option<IotHub> {
         judge.complain(&kinds::UPLINK_SHARED_ACCESS_KEY, name, |error| ConfigError {
             problem: "is missing: without a key or a certificate the hub lets nobody in".to_owned(),
             hint: Some("write connection_string, shared_access_key, or cert and key".to_owned()),
+            ..error
+        });
+    }
+    if on_behalf_of && id.module_id() != Some(EDGE_HUB) {
+        let found = id.to_string();
+        judge.complain(&kinds::UPLINK_CHILDREN, name, |error| ConfigError {
+            problem: format!("is for the module {EDGE_HUB} of a gateway alone: with another token the hub lets nobody in on behalf of others"),
+            found: Some(format!("\"on-behalf-of\", and this uplink connects as {found}")),
+            hint: Some(format!("connect as module {EDGE_HUB}, or give each child its own identity")),
             ..error
         });
     }

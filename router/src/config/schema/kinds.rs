@@ -121,7 +121,7 @@ pub(in crate::config) static UPLINK_CHILDREN: Key = words(
     "own",
     "`iothub`: what becomes of messages of other devices and modules. `own`: those with an `identity` here have a link with \
      their own key or certificate, others go to the poison lane. `on-behalf-of`: others have a link with this gateway's \
-     token, as edgeHub does it; they must be its children in the hub.",
+     token, as edgeHub does it: for the module `$edgeHub` of a gateway; they must be its children in the hub.",
 );
 pub(in crate::config) static UPLINK_IDENTITY_KEY: Key = key(
     "uplink.*.identity.*.shared_access_key",

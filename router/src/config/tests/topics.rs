@@ -155,6 +155,12 @@ fn what_an_iot_hub_leaves_no_choice_about_and_what_is_missing_is_told() {
         &["is no connection string", "What"],
     );
     complains(&format!("{V5}uplink.a.device = 'd'"), "uplink.a.device", &["is for kind = \"iothub\""]);
+    complains(
+        &hub(&format!("{key}, children = 'on-behalf-of'")),
+        "uplink.c.children",
+        &["module $edgeHub", "connects as d"],
+    );
+    good(&hub(&format!("{key}, module = '$edgeHub', children = 'on-behalf-of'")), &[], &[]);
     let child = hub(&format!("{key}, identity = {{ d1 = {{ cert = 'c' }} }}"));
     complains(
         &child,

@@ -17,12 +17,14 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
+use wire::ReasonCode;
 
 use super::super::iothub::{Access, Keyring};
 use super::super::transport::{self, ConnectError, Patience};
 use super::super::watchdogs;
 use super::{GOODBYE_TIMEOUT, QUIET, TICK, Uplink, push, stopped};
 use crate::clock::entropy;
+use crate::upstream::sentences::with_advice;
 use crate::upstream::{UplinkState, link_setup};
 
 /// How far the wall clock may go another way than time itself before tokens are made anew.
@@ -173,10 +175,14 @@ impl Shared {
     fn advice(&self, identity: &str, over: &Over) -> String {
         let core = self.core.borrow();
         match over {
-            Over::Link(error @ LinkError::Refused(_)) => {
+            Over::Link(
+                error
+                @ LinkError::Refused(ReasonCode::NOT_AUTHORIZED | ReasonCode::BAD_USER_NAME_OR_PASSWORD),
+            ) => {
                 let now = core.clock.now().timestamp.0 / 1_000;
                 format!("{error}; {}", self.keyring.advice(identity, &core.name, now))
             }
+            Over::Link(error) => with_advice(error, &core.name),
             over => over.to_string(),
         }
     }
