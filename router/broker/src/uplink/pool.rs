@@ -212,7 +212,7 @@ impl Pool {
         let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
         member.out.clear();
         member.link = Some(Link::open(setup, now, &mut member.out)?);
-        member.answered_at = now.instant;
+        (member.answered_at, member.used_at) = (now.instant, now.instant);
         Ok(())
     }
 
@@ -237,7 +237,7 @@ impl Pool {
         if is_new {
             member.backoff.succeeded();
             member.refusals = 0;
-            member.answered_at = now.instant;
+            (member.answered_at, member.used_at) = (now.instant, now.instant);
         }
         Ok((taken, is_new))
     }
@@ -265,6 +265,13 @@ impl Pool {
             return Err(LinkError::Unanswered { millis, inflight: link.inflight() });
         }
         link.tick(now, &mut member.out)
+    }
+
+    /// Messages wait for this link.
+    pub(super) fn want(&mut self, id: u64) {
+        if let Some(member) = self.members.get_mut(&id) {
+            member.is_wanted = true;
+        }
     }
 
     /// Whether a link has been of no use for so long that it is to be closed. The own one never is.

@@ -132,6 +132,11 @@ impl Senders {
         held
     }
 
+    /// Whether something of this client waits.
+    pub(super) fn waits(&self, client: u64) -> bool {
+        self.clients().any(|waits| waits == client)
+    }
+
     /// Clients with something that waits.
     pub(super) fn clients(&self) -> impl Iterator<Item = u64> {
         self.waiting.keys().map(|sender| sender.client)

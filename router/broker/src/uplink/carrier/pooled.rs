@@ -85,7 +85,9 @@ impl Carrier {
 
     /// Whether a link has been of no use for so long that it is to be closed.
     pub fn is_idle(&self, identity: &str, now: Instant) -> bool {
-        self.pool.as_ref().is_none_or(|pool| pool.is_idle(hash(identity), now))
+        let id = hash(identity);
+        // What waits for it has not had its turn yet.
+        self.pool.as_ref().is_none_or(|pool| pool.is_idle(id, now)) && !self.senders.waits(id)
     }
 
     /// Nothing new is sent over a link; whether nothing is in flight.
@@ -123,6 +125,11 @@ impl Carrier {
         }
         for seq_of in self.senders.rewind_client(id) {
             self.lanes[seq_of.0].stretch(seq_of.1).hold(seq_of.1);
+        }
+        if self.senders.waits(id)
+            && let Some(pool) = &mut self.pool
+        {
+            pool.want(id);
         }
         if left.is_condemned {
             // What waits is looked at again, and goes aside.

@@ -240,6 +240,47 @@ fn while_not_even_we_get_in_nobody_else_is_condemned() {
 }
 
 #[test]
+fn a_link_that_messages_have_waited_for_is_not_idle_when_it_comes_up() {
+    let mut pool = Pool::new(PoolRules { links_max: 2, ..pool_rules() });
+    pool.publish("a");
+    pool.publish("b");
+    let opens = pool.opens();
+    let (first, other) = if opens.contains(&"a".to_owned()) { ("a", "b") } else { ("b", "a") };
+    pool.up("gw", 8);
+    pool.pass(100_000);
+    pool.carrier.link_connected(first, setup(8), at(pool.now)).expect("opens");
+    pool.carrier.take_out(first, &mut Vec::new());
+    pool.pass(90_000);
+    assert!(!pool.carrier.is_idle(first, at(pool.now).instant), "its message waits");
+    pool.up(first, 8);
+    assert_eq!(pool.sent(first).len(), 1);
+    pool.take_all(first);
+    assert!(!pool.carrier.is_idle(first, at(pool.now + 1_000).instant));
+    pool.pass(5_000);
+    assert!(pool.carrier.is_idle(first, at(pool.now).instant));
+    pool.carrier.link_lost(first, false, false, None, at(pool.now).instant);
+    assert_eq!(pool.opens(), [other]);
+}
+
+#[test]
+fn a_link_that_is_made_anew_while_messages_wait_is_opened_again() {
+    let mut pool = Pool::new(pool_rules());
+    pool.publish("a");
+    pool.opens();
+    pool.up("a", 8);
+    assert_eq!(pool.sent("a"), ["a1"]);
+    pool.publish("a");
+    assert!(!pool.carrier.rest("a"), "something is in flight");
+    pool.fill();
+    pool.carrier.link_lost("a", false, false, None, at(pool.now).instant);
+    assert_eq!(pool.opens(), ["a"]);
+    pool.up("a", 8);
+    assert_eq!(pool.sent("a"), ["a1 again"]);
+    pool.take_all("a");
+    assert_eq!(pool.sent("a"), ["a2"]);
+}
+
+#[test]
 fn idle_links_are_closed_and_make_room_for_those_that_wait() {
     let mut pool = Pool::new(PoolRules { links_max: 2, ..pool_rules() });
     pool.publish("a");
