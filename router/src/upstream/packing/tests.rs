@@ -1,3 +1,5 @@
+//! Properties in 3.1.1: there and back.
+
 use broker::Envelope;
 use model::{LaneId, Qos, Seq};
 

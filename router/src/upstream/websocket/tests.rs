@@ -1,3 +1,5 @@
+//! WebSocket against a server of tungstenite's.
+
 use tokio::net::{TcpListener, TcpStream};
 use tungstenite::Message;
 use tungstenite::handshake::server::{Request, Response as Answer};

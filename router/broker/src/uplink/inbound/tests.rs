@@ -1,3 +1,5 @@
+//! What comes from an upstream, with both sides played by hand.
+
 use wire::{BlockBuilder, ConnAck};
 
 use super::*;

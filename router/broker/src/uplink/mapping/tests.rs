@@ -1,3 +1,5 @@
+//! What messages look like at an MQTT broker.
+
 use model::{LaneId, Seq};
 
 use super::*;

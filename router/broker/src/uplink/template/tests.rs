@@ -1,3 +1,5 @@
+//! Topics with holes: how they are filled, and what is wrong with some.
+
 use model::Qos;
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! How identities get into IoT Hub, and what is said where they do not.
+
 use super::*;
 use crate::config::{Child, Secret};
 

@@ -1,3 +1,5 @@
+//! What messages look like to IoT Hub.
+
 use model::{LaneId, Qos, Seq, Timestamp};
 
 use super::*;
