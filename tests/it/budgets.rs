@@ -58,19 +58,19 @@ fn a_full_uplink_refuses_5_0_lets_3_1_1_wait_and_goes_on_when_the_upstream_is_ba
     assert_eq!(subscriber.message().text(), "for those who are here", "nobody got what was refused");
 
     let mut device = router.connect(&v3("device"));
-    let waits = device.send(&for_the_uplink("from the device")).expect("an identifier");
+    let waits = device.send(&for_the_uplink(&format!("from the device {large}"))).expect("an identifier");
     router.wait_for("/withheld", 1);
     device.ping();
     publisher.publish("local", "others do not notice", QOS_1);
 
     proxy.mend();
     device.await_ack(waits);
-    assert_eq!(subscriber.message().text(), "from the device");
+    assert!(subscriber.message().text().starts_with("from the device"));
     until("room again", || {
         (publisher.reason_of(&for_the_uplink("again")) == ReasonCode::SUCCESS).then_some(())
     });
     let arrived = recorder.wait_for(accepted + 2);
-    assert_eq!(arrived.iter().filter(|it| it.text() == "from the device").count(), 1);
+    assert_eq!(arrived.iter().filter(|it| it.text().starts_with("from the device")).count(), 1);
     assert_eq!(arrived.iter().filter(|it| it.text() == large).count(), accepted);
     // Shards say how many wait a moment later.
     until("nobody to wait", || (router.number("/withheld") == 0).then_some(()));

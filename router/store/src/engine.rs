@@ -94,8 +94,11 @@ impl Engine {
         let db = DB::open_cf_descriptors(&tolerant, path, families(options))
             .map_err(|e| OpenError::from_engine(&options.path, e))?;
         let engine = Engine { db, counting: None };
-        engine.check_format(&options.path)?;
-        Ok(engine)
+        match engine.check_format(&options.path) {
+            // The log that is lost had it; the marker beside the database has said that the format is known.
+            Ok(()) | Err(OpenError::Corrupt { .. }) => Ok(engine),
+            Err(error) => Err(error),
+        }
     }
 
     /// Makes a database of the sorted files and logs in a directory, and opens it for reading. What it lacks is missing

@@ -71,7 +71,7 @@ pub(crate) fn rebuild(options: &Options, home: &Home) -> Result<Repaired, OpenEr
     {
         let old = match &repaired.lost_log {
             None => Engine::open_damaged(options, &home.engine_path())?,
-            Some(_) => Engine::open_without_logs(options, &copy_files(home).map_err(io)?)?,
+            Some(_) => open_copy(options, home)?,
         };
         let new = Engine::open(options, &new_path, true)?;
         let copied = Copy { options, old: &old, new: &new, repaired: &mut repaired, files: None }.run();
@@ -112,15 +112,41 @@ fn lost_log(options: &Options, home: &Home) -> Result<Option<String>, OpenError>
     })
 }
 
-/// Makes the copy.
-fn copy_files(home: &Home) -> std::io::Result<PathBuf> {
+/// Opens a copy with all logs that are there. RocksDB does not get over every damage in one: then the copy is made anew
+/// without the log that stands in the way, or, where several do, without any; sorted files are there in any case.
+fn open_copy(options: &Options, home: &Home) -> Result<Engine, OpenError> {
+    let io = |error| OpenError::from_io(home.root(), error);
+    let mut logs = Vec::new();
+    for entry in fs::read_dir(home.engine_path()).map_err(io)? {
+        let name = entry.map_err(io)?.file_name();
+        if Path::new(&name).extension().is_some_and(|kind| kind == "log") {
+            logs.push(name);
+        }
+    }
+    logs.sort();
+    let one_missing = logs.iter().map(std::slice::from_ref);
+    let mut last = None;
+    for left_out in std::iter::once(&[][..]).chain(one_missing).chain([&logs[..]]) {
+        match Engine::open_without_logs(options, &copy_files(home, left_out).map_err(io)?) {
+            Err(error @ OpenError::Corrupt { .. }) => last = Some(error),
+            result => return result,
+        }
+    }
+    Err(last.expect("there is always a first attempt"))
+}
+
+/// Makes the copy, anew if there is one.
+fn copy_files(home: &Home, left_out: &[std::ffi::OsString]) -> std::io::Result<PathBuf> {
     let copy = home.root().join(COPY);
+    if copy.exists() {
+        fs::remove_dir_all(&copy)?;
+    }
     fs::create_dir(&copy)?;
     for entry in fs::read_dir(home.engine_path())? {
         let path = entry?.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
         // Its lock, and its diary of the first letters LOG.
-        if name.starts_with("LO") || !path.is_file() {
+        if name.starts_with("LO") || !path.is_file() || left_out.iter().any(|it| it == name) {
             continue;
         }
         match name.ends_with(".sst") {
