@@ -45,7 +45,7 @@ fn what_is_not_available_yet_is_refused_and_not_passed_over() {
         ("session.durability", "memory"),
         ("routes.a", r#"{ route = 'FROM /* INTO topic "x"', durability = "spill" }"#),
         ("uplink.plant", r#"{ url = "mqtt://127.0.0.1", kind = "kafka" }"#),
-        ("uplink.plant.url", "wss://127.0.0.1"),
+        ("uplink.plant.url", "amqp://127.0.0.1"),
     ] {
         let log = expect_refusal(&Setup::new().set(key, value), &[]);
         assert!(log.contains(key.split('.').next().unwrap_or(key)), "{key}:\n{log}");

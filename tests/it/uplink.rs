@@ -313,6 +313,8 @@ fn an_uplink_of_a_router_to_itself_is_no_endless_loop_for_other_topics() {
     let first = Recorder::start();
     let network = Proxy::to(first.address());
     let router = gateway(network.address()).set("uplink.plant.topic_prefix", "mirror/").start();
+    // A connection that is only being made would survive the cut.
+    until("the uplink to be up", || (router.status()["uplinks"][0]["state"] == "up").then_some(()));
     network.point_at(router.address());
     network.cut();
     network.mend();

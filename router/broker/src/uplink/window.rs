@@ -260,8 +260,9 @@ impl Window {
         }
         let round = if self.delay() == u64::MAX { 0 } else { self.delay() };
         self.rises_at = Instant(now.0 + RECOVERY.max(round));
-        let ceiling = ceiling + (ceiling / 8).max(1);
         let is_remembered = self.signed_at.is_some_and(|at| now.0.saturating_sub(at.0) < REMEMBERED);
+        // Carefully at first; when no sign has come for a while, so fast that a link with little to do is soon seen as well.
+        let ceiling = ceiling + if is_remembered { (ceiling / 8).max(1) } else { ceiling };
         self.ceiling = Some(ceiling.min(self.max)).filter(|_| ceiling < self.size || is_remembered);
     }
 
