@@ -135,6 +135,7 @@ setup: $(ROCKSDB_LIB_DIR)/librocksdb.a
 setup-test: setup $(PYTHON)/requirements.txt
 	@packaging/install-packages mosquitto mosquitto_sub -- mosquitto mosquitto-clients "the peer and the foreign clients of the tests"
 	@packaging/install-packages ip unshare -- iproute2 util-linux "emulated networks of the tests"
+	@packaging/install-packages mkfs.ext4 e2fsck losetup mount prlimit -- e2fsprogs mount util-linux "file systems that fail, for the tests"
 
 $(PYTHON)/requirements.txt: tests/it/paho/requirements.txt
 	@packaging/install-packages python3 '/usr/lib/python3*/ensurepip/__init__.py' -- python3 python3-venv "Python and its environment for the foreign client of the tests"
