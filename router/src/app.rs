@@ -31,6 +31,7 @@ use crate::disk::losses::Ledger;
 use crate::disk::space::{SpaceWatch, UplinkLane};
 use crate::disk::vanished::VanishedLanes;
 use crate::disk::{Disk, DiskState, Job, ReadJob, run_lane_reader, run_merger, space_of};
+use crate::fronts::{FrontBoard, LaneFront};
 use crate::http::Overview;
 use crate::levels::LevelBoard;
 use crate::mail::{Mail, Mailbox};
@@ -39,7 +40,7 @@ use crate::promises::promises;
 use crate::shard::{SessionAtStart, ShardSetup};
 use crate::telemetry::{ShardReport, start_logging};
 use crate::upstream::poison::{Command, DiskAccess, poison_lane_name};
-use crate::upstream::{Bell, LinkStatus, Tails, UplinkSetup};
+use crate::upstream::{Bell, LinkStatus, Source, Tails, UplinkSetup};
 use crate::{control, http, net, shard, system, upstream};
 
 pub use crate::net::OpenError;
@@ -151,12 +152,14 @@ impl Router {
         let mailboxes: Vec<_> = (0..config.shards)
             .map(|_| Arc::new(Mailbox::new(config.limits.handoff_batches_max as usize * config.shards)))
             .collect();
-        let overview = overview(&config, &log, disk_state, &uplinks, doors, started);
         let (jobs, job_queue) = bounded(JOBS_MAX);
+        let fronts = fronts(&uplinks, &log, &jobs)?;
+        let overview = overview(&config, &log, disk_state, (&uplinks[..], &fronts), doors, started);
         let keeper_mailbox = Arc::new(Mailbox::new(1)); // for watermarks alone
         let boxes = mailboxes.iter().chain([&keeper_mailbox]).cloned().collect();
-        let space = space_watch(&config, &uplinks);
-        let disk = start_disk(log, job_queue, boxes, (tails, space), &overview)?;
+        let space = space_watch(&config, &uplinks, &fronts);
+        let of_fronts = (Arc::clone(&fronts), config.limits.spill_bytes_max);
+        let disk = start_disk(log, job_queue, boxes, (tails, space, of_fronts), &overview)?;
         let verifier = start_verifier(&config, &mailboxes)?;
         let stored = (sessions, retained);
         let shards = start_shards(&config, &plan, stored, &mailboxes, &jobs, &verifier, &overview)?;
@@ -166,7 +169,7 @@ impl Router {
             shard: ShardId(config.shards as u16),
             jobs: jobs.clone(),
             mailbox: keeper_mailbox,
-            reader: overview.reader.clone(),
+            source: Source::new(overview.reader.clone(), fronts),
         };
         let upstream = start_upstream(uplinks, access, command_queue, &config, stop)?;
 
@@ -364,6 +367,19 @@ fn uplinks(config: &Config, log: &mut store::Log, tails: &mut Tails) -> anyhow::
     Ok(setups)
 }
 
+/// A front for each lane of an uplink: a reload may lead a `spill` route to any of them.
+fn fronts(uplinks: &[UplinkSetup], log: &store::Log, jobs: &Sender<Job>) -> anyhow::Result<Arc<FrontBoard>> {
+    let mut lanes = Vec::new();
+    for (number, setup) in uplinks.iter().enumerate() {
+        for &(lane, _) in &setup.lanes {
+            let state = log.lane_state(lane)?;
+            let after_millis = setup.config.forwarding.spill_after_millis;
+            lanes.push(LaneFront::new((lane, number), (state.head, state.tail), after_millis));
+        }
+    }
+    Ok(Arc::new(FrontBoard::new(lanes, jobs.clone())))
+}
+
 fn plan(config: &Config, reader: &store::Reader) -> Plan {
     let table = Arc::clone(&config.table);
     let number =
@@ -378,6 +394,7 @@ fn plan(config: &Config, reader: &store::Reader) -> Plan {
     let sinks = sinks.collect();
     let durabilities = config.routes.iter().map(|route| match route.durability {
         Durability::Disk => broker::Durability::Disk,
+        Durability::Spill => broker::Durability::Spill,
         Durability::Memory => broker::Durability::Memory,
     });
     Plan { sinks, durabilities: durabilities.collect(), table, ttl_millis: None }
@@ -451,7 +468,7 @@ fn overview(
     config: &Config,
     log: &store::Log,
     disk: DiskState,
-    uplinks: &[UplinkSetup],
+    (uplinks, fronts): (&[UplinkSetup], &Arc<FrontBoard>),
     doors: Vec<Arc<Door>>,
     started: Instant,
 ) -> Arc<Overview> {
@@ -462,6 +479,7 @@ fn overview(
         shards: (0..config.shards).map(|_| Arc::new(ShardReport::default())).collect(),
         uplinks: uplinks.iter().map(|setup| (setup.config.name.clone(), Arc::clone(&setup.status))).collect(),
         disk: Arc::new(disk),
+        fronts: Arc::clone(fronts),
         levels: Arc::new(LevelBoard::new(uplinks.len())),
         store_bytes_max: config.store.bytes_max,
         reader: log.reader(),
@@ -481,7 +499,7 @@ fn disk_state(config: &Config, log: &mut store::Log) -> anyhow::Result<DiskState
 }
 
 /// Who watches the budgets.
-fn space_watch(config: &Config, uplinks: &[UplinkSetup]) -> SpaceWatch {
+fn space_watch(config: &Config, uplinks: &[UplinkSetup], fronts: &Arc<FrontBoard>) -> SpaceWatch {
     let allowance = Allowance {
         bytes_max: config.store.bytes_max,
         reserve_percent: config.store.reserve_percent,
@@ -496,7 +514,7 @@ fn space_watch(config: &Config, uplinks: &[UplinkSetup]) -> SpaceWatch {
     let lanes = uplinks.iter().enumerate().flat_map(|(uplink, setup)| {
         setup.lanes.iter().map(move |&(lane, priority)| UplinkLane { uplink, priority, lane })
     });
-    SpaceWatch::new(allowance, lanes.collect())
+    SpaceWatch::new(allowance, lanes.collect(), Arc::clone(fronts))
 }
 
 /// The threads that write, read and merge.
@@ -512,7 +530,7 @@ fn start_disk(
     log: store::Log,
     job_queue: Receiver<Job>,
     mailboxes: Vec<Arc<Mailbox>>,
-    (tails, space): (Tails, SpaceWatch),
+    (tails, space, fronts): (Tails, SpaceWatch, (Arc<FrontBoard>, u64)),
     overview: &Overview,
 ) -> anyhow::Result<DiskThreads> {
     let (reads, read_queue) = bounded::<ReadJob>(READS_MAX);
@@ -521,7 +539,8 @@ fn start_disk(
     let boxes = mailboxes.clone();
     let reader = thread("lane-reader", move || run_lane_reader(&lane_reader, &read_queue, &boxes, &state))?;
     let (state, levels) = (Arc::clone(&overview.disk), Arc::clone(&overview.levels));
-    let disk = Disk::new(log, job_queue, reads, mailboxes, Arc::new(tails), state, (levels, space));
+    let tails = Arc::new(tails);
+    let disk = Disk::new(log, job_queue, reads, mailboxes, tails, state, (levels, space), fronts);
     let (stop_merger, stopped) = bounded(1);
     let (lanes, state) = (overview.reader.clone(), Arc::clone(&overview.disk));
     let merger = thread("merger", move || run_merger(&lanes, &stopped, &state))?;

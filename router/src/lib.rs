@@ -11,6 +11,7 @@ mod clock;
 pub mod config;
 pub mod control;
 mod disk;
+mod fronts;
 mod http;
 mod levels;
 mod mail;

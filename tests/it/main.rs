@@ -28,6 +28,7 @@ mod scripts;
 mod sessions;
 mod shards;
 mod space;
+mod spill;
 mod stores;
 mod subscriptions;
 mod tls;

@@ -64,6 +64,9 @@ impl Disk {
         }
         for (at, bytes) in verdict.drops {
             let lane = self.space.lane(at);
+            if let Err(error) = self.write_front_to_drop(lane, bytes) {
+                return self.poison(&error);
+            }
             let dropped = self.log.drop_oldest(lane, bytes).and_then(|lost| match lost {
                 Some(lost) => self.enter_range(Reason::DropOldest, &lost),
                 None => Ok(()),
@@ -107,7 +110,7 @@ impl Disk {
     }
 
     /// While the store is poisoned the entry waits in memory, like everything else.
-    fn enter_or_keep(&mut self, entry: Entry) {
+    pub(super) fn enter_or_keep(&mut self, entry: Entry) {
         if let Err(error) = self.enter(entry)
             && !matches!(error, StoreError::Poisoned(_))
         {
@@ -170,7 +173,7 @@ impl Disk {
         }
     }
 
-    fn lane_name(&self, lane: LaneId) -> String {
+    pub(super) fn lane_name(&self, lane: LaneId) -> String {
         self.log.lane_state(lane).map_or_else(|_| lane.to_string(), |it| it.name.to_string())
     }
 }

@@ -6,6 +6,7 @@
 //! Invariant: what is appended between two looks counts at once, so that a budget is not overrun by a fast publisher.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use store::Reader;
 use tracing::{info, warn};
 
 use super::budget::{Allowance, Budget, Measured, Verdict, Waiting};
+use crate::fronts::FrontBoard;
 
 /// How often the files are looked at, if not much is appended.
 const LOOK: Duration = Duration::from_secs(1);
@@ -49,6 +51,7 @@ pub(crate) struct UplinkLane {
 pub(crate) struct SpaceWatch {
     budget: Budget,
     lanes: Vec<UplinkLane>,
+    fronts: Arc<FrontBoard>,
     path: PathBuf,
     measured: Measured,
     merges: u64,
@@ -63,11 +66,12 @@ pub(crate) struct SpaceWatch {
 
 impl SpaceWatch {
     /// Nothing is seen yet.
-    pub(crate) fn new(allowance: Allowance, lanes: Vec<UplinkLane>) -> SpaceWatch {
+    pub(crate) fn new(allowance: Allowance, lanes: Vec<UplinkLane>, fronts: Arc<FrontBoard>) -> SpaceWatch {
         let path = allowance.options.path.clone();
         SpaceWatch {
             budget: Budget::new(allowance),
             lanes,
+            fronts,
             path,
             measured: Measured::default(),
             merges: 0,
@@ -115,7 +119,9 @@ impl SpaceWatch {
             self.waiting.extend(self.lanes.iter().map(|it| Waiting {
                 uplink: it.uplink,
                 priority: it.priority,
-                bytes: reader.lane_state(it.lane).map_or(0, |state| state.bytes),
+                // What is only in memory counts, too: it may have to be written at any moment.
+                bytes: reader.lane_state(it.lane).map_or(0, |state| state.bytes)
+                    + self.fronts.record_bytes(it.lane),
             }));
         }
         let verdict = self.budget.judge(measured, &self.waiting);

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use broker::uplink::{Backoff, Carrier, LinkError, Reading};
 use model::{LaneId, Limits, Seq};
-use store::{ReadLimits, ReadOut, Reader, StoreError};
+use store::{ReadLimits, ReadOut, StoreError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, WriteHalf};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
 
 use super::poison::SharedTray;
+use super::source::Source;
 use super::transport::{self, ConnectError, Patience, Stream};
 use super::{UplinkSetup, UplinkState, backoff, link_setup, rules};
 use crate::clock::{Clock, entropy};
@@ -47,7 +48,7 @@ enum Ended {
 pub(super) struct Uplink {
     setup: UplinkSetup,
     name: Rc<str>,
-    reader: Reader,
+    source: Source,
     limits: Limits,
     stop: watch::Receiver<bool>,
     clock: Clock,
@@ -63,7 +64,7 @@ impl Uplink {
     /// `tray` leads to the keeper of poison lanes, which `wake_keeper` wakes.
     pub(super) fn new(
         setup: UplinkSetup,
-        reader: Reader,
+        source: Source,
         limits: Limits,
         tray: SharedTray,
         wake_keeper: Rc<Notify>,
@@ -71,8 +72,8 @@ impl Uplink {
     ) -> Uplink {
         let mut carrier = Carrier::new(rules(&setup.config, &limits));
         for (lane, priority) in &setup.lanes {
-            match reader.lane_state(*lane) {
-                Ok(state) => carrier.add_lane(*lane, *priority, state.head, state.tail),
+            match source.bounds(*lane) {
+                Ok((head, tail)) => carrier.add_lane(*lane, *priority, head, tail),
                 Err(error) => {
                     error!(%error, %lane, "a lane cannot be read; its messages stay where they are")
                 }
@@ -81,7 +82,7 @@ impl Uplink {
         Uplink {
             name: setup.config.name.as_str().into(),
             setup,
-            reader,
+            source,
             limits,
             stop,
             clock: Clock::default(),
@@ -129,6 +130,7 @@ impl Uplink {
         };
         self.carrier.lost(by_peer, error, self.clock.now().instant);
         self.keep_positions();
+        self.source.set_link(self.setup.lanes.iter().map(|(lane, _)| *lane), false);
         ended
     }
 
@@ -221,7 +223,7 @@ impl Uplink {
         let now = self.clock.now();
         let limits = ReadLimits { messages_max: reading.messages_max, bytes_max: reading.bytes_max };
         let mut records = std::mem::take(&mut self.records);
-        let read = self.reader.read_lane(reading.lane, reading.from, limits, now.timestamp, &mut records);
+        let read = self.source.read_lane(reading.lane, reading.from, limits, now.timestamp, &mut records);
         for record in records.records() {
             let (seq, bytes, expires) = (record.seq, record.bytes, record.expires);
             self.carrier.offer(&mut reading, seq, bytes, expires, now, &mut self.out);
@@ -277,13 +279,14 @@ impl Uplink {
     fn on_up(&mut self) {
         self.setup.status.connects.fetch_add(1, Ordering::Relaxed);
         self.setup.status.set(UplinkState::Up, None);
+        self.source.set_link(self.setup.lanes.iter().map(|(lane, _)| *lane), true);
         info!(uplink = %self.name, backlog = self.carrier.backlog(), "uplink is up");
     }
 
     fn look_at_tails(&mut self) -> Result<(), Ended> {
         for (lane, _) in &self.setup.lanes {
-            let state = self.reader.lane_state(*lane)?;
-            self.carrier.grown(*lane, state.tail);
+            let (_, tail) = self.source.bounds(*lane)?;
+            self.carrier.grown(*lane, tail);
         }
         Ok(())
     }
@@ -293,7 +296,7 @@ impl Uplink {
         self.hear_of_poison();
         self.carrier.delivered(&mut self.delivered);
         for (lane, up_to) in self.delivered.drain(..) {
-            if let Err(error) = self.reader.advance(lane, up_to) {
+            if let Err(error) = self.source.advance(lane, up_to) {
                 warn!(%error, uplink = %self.name, "position not kept; messages may be sent again after a restart");
             }
         }

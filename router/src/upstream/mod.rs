@@ -6,6 +6,7 @@
 
 mod link;
 pub(crate) mod poison;
+mod source;
 mod status;
 mod tails;
 mod transport;
@@ -23,6 +24,7 @@ use self::poison::{Command, DiskAccess, Keeper, PoisonLane};
 use crate::clock::entropy;
 use crate::config::{MqttVersion, Uplink};
 
+pub(crate) use source::Source;
 pub(crate) use status::{LinkStatus, UplinkState};
 pub(crate) use tails::{Bell, Tails};
 pub(crate) use trust::client_config;
@@ -65,9 +67,9 @@ pub(crate) fn run(
                 status: Arc::clone(&setup.status),
             };
             lanes.push((lane, Rc::clone(&tray), Arc::clone(&setup.bell)));
-            let (reader, limits, wake, stop) =
-                (disk.reader.clone(), limits.clone(), Rc::clone(&wake_keeper), stop.clone());
-            let link = link::Uplink::new(setup, reader, limits, tray, wake, stop);
+            let (source, limits, wake, stop) =
+                (disk.source.clone(), limits.clone(), Rc::clone(&wake_keeper), stop.clone());
+            let link = link::Uplink::new(setup, source, limits, tray, wake, stop);
             links.push(tokio::task::spawn_local(link.run()));
         }
         let keeper = tokio::task::spawn_local(Keeper::new(disk, lanes, commands).run(wake_keeper));
