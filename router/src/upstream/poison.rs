@@ -18,7 +18,7 @@ use std::time::Duration;
 use broker::uplink::{Aside, Poison};
 use broker::{AppendTray, Envelope, StateSpace, Write};
 use crossbeam::channel::{Sender, TrySendError};
-use model::{LaneId, Seq, ShardId, Ticket, Timestamp};
+use model::{LaneId, Seq, ShardId, SpillTicket, Ticket, Timestamp};
 use store::{ReadLimits, ReadOut, Reader, StoreError};
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
@@ -162,7 +162,7 @@ impl Keeper {
                 warn!(%uplink, lane = %aside.lane, %seq, attempts = aside.attempts, %why, "message moved into the poison lane");
                 let (lane, enqueued) = (self.lanes[index].0.lane, self.clock.now().timestamp);
                 let len = bytes.len() as u32;
-                appends.writes.push(Write::Record { lane, len, enqueued, expires: None });
+                appends.writes.push(Write::Record { lane, len, enqueued, expires: None, spill: SpillTicket(0) });
                 appends.bytes.extend_from_slice(&bytes);
             }
         }
@@ -295,7 +295,7 @@ impl Keeper {
         }
         let len = poison.record.len() as u32;
         let (enqueued, expires) = (poison.enqueued, poison.expires);
-        appends.writes.push(Write::Record { lane: poison.lane, len, enqueued, expires });
+        appends.writes.push(Write::Record { lane: poison.lane, len, enqueued, expires, spill: SpillTicket(0) });
         appends.bytes.extend_from_slice(poison.record);
         Ok(())
     }
