@@ -15,7 +15,7 @@ use serde::Serialize;
 use tempfile::TempDir;
 
 use crate::child::{Child, free_port};
-use crate::peers::Peer;
+use crate::peers::{Peer, Readiness};
 
 /// Routes on topics of their own: what a table costs a message that it does not concern.
 const ROUTES_ELSEWHERE: u32 = 90;
@@ -98,6 +98,12 @@ pub(crate) enum Routes {
     AllDurable,
     /// One that takes everything upstream, to a broker at this address. mosquitto does the same by a bridge, persistence on.
     Forward(SocketAddr),
+    /// The same with what is live before what waited.
+    Drain(SocketAddr),
+    /// The same with this durability.
+    Durability(&'static str, SocketAddr),
+    /// Everything into the lane of an uplink that is down and gives up its oldest beyond 256 MiB.
+    Overloaded,
 }
 
 /// Where the binaries are, and what can be chosen about them.
@@ -231,13 +237,20 @@ impl Binaries {
     }
 
     /// Kills Millrace and starts it on what it has left; how many seconds that took, to the ready file.
-    pub(crate) fn kill_and_start(&self, running: Running) -> anyhow::Result<(Running, f64)> {
+    /// `between` may change what it has left.
+    pub(crate) fn kill_and_start(
+        &self,
+        running: Running,
+        routes: Routes,
+        between: impl FnOnce(&Path) -> anyhow::Result<()>,
+    ) -> anyhow::Result<(Running, f64)> {
         let Running { mut child, folder, .. } = running;
         child.kill();
         drop(child);
         std::fs::remove_file(folder.path().join(READY))?;
+        between(folder.path())?;
         let started = Instant::now();
-        let running = self.start_millrace(&self.millrace, folder, Routes::AllDurable)?;
+        let running = self.start_millrace(&self.millrace, folder, routes)?;
         Ok((running, started.elapsed().as_secs_f64()))
     }
 
@@ -246,23 +259,34 @@ impl Binaries {
             bail!("mosquitto is not installed: run `make bench`, which installs it");
         };
         let config = folder.path().join("mosquitto.conf");
-        at_free_port(folder, |port, folder| {
-            let listener = format!("listener {port} {}\n", Ipv4Addr::LOCALHOST);
-            std::fs::write(&config, listener + &mosquitto_settings(folder, routes))?;
-            let arguments = ["-c".to_owned(), text(&config)];
-            Child::start("mosquitto", mosquitto, &arguments, folder.join("log"))
-        })
+        at_free_port(
+            folder,
+            |port, folder| {
+                let listener = format!("listener {port} {}\n", Ipv4Addr::LOCALHOST);
+                std::fs::write(&config, listener + &mosquitto_settings(folder, routes))?;
+                let arguments = ["-c".to_owned(), text(&config)];
+                Child::start("mosquitto", mosquitto, &arguments, folder.join("log"))
+            },
+            Child::accepts,
+        )
     }
 
     fn start_foreign(&self, system: System, folder: TempDir) -> anyhow::Result<Running> {
         let known = self.foreign.iter().find(|(known, _)| *known == system);
         let (_, peer) = known.context("nobody named this peer: --peer")?;
-        at_free_port(folder, |port, folder| {
-            let placed = peer.place(port, folder)?;
-            let program = find_program(&placed.program)
-                .with_context(|| format!("{}: {} is not installed", peer.name, placed.program))?;
-            Child::start(system.name(), &program, &placed.arguments, folder.join("log"))
-        })
+        at_free_port(
+            folder,
+            |port, folder| {
+                let placed = peer.place(port, folder)?;
+                let program = find_program(&placed.program)
+                    .with_context(|| format!("{}: {} is not installed", peer.name, placed.program))?;
+                Child::start(system.name(), &program, &placed.arguments, folder.join("log"))
+            },
+            |child, address| match peer.ready {
+                Readiness::Connack => child.answers(address, Duration::from_secs(peer.ready_secs)),
+                Readiness::Port => child.accepts(address),
+            },
+        )
     }
 }
 
@@ -270,15 +294,17 @@ impl Binaries {
 fn at_free_port(
     folder: TempDir,
     start: impl Fn(u16, &Path) -> anyhow::Result<Child>,
+    ready: impl Fn(&mut Child, SocketAddr) -> anyhow::Result<()>,
 ) -> anyhow::Result<Running> {
     let mut attempt = 0;
     loop {
         attempt += 1;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let mut child = start(address.port(), folder.path())?;
-        match child.accepts(address) {
+        match ready(&mut child, address) {
             Ok(()) => return Ok(Running { child, address, http: None, folder }),
-            Err(error) if attempt == PORT_ATTEMPTS => return Err(error),
+            // It runs and is not ready: another port would not help.
+            Err(error) if attempt == PORT_ATTEMPTS || child.check().is_ok() => return Err(error),
             Err(_) => {}
         }
     }
@@ -351,6 +377,19 @@ fn millrace_config(shards: u32, store: &Path, routes: Routes) -> String {
             "[uplink.plant]\nurl = \"mqtt://{upstream}\"\nbackoff_max_ms = 1000\n\
              [routes]\nall = 'FROM /messages/* INTO $upstream'\n"
         );
+    } else if let Routes::Drain(upstream) = routes {
+        config += &format!(
+            "[uplink.plant]\nurl = \"mqtt://{upstream}\"\nbackoff_min_ms = 50\nbackoff_max_ms = 100\ndrain = \"live-first\"\n\
+             [routes]\nall = 'FROM /messages/* INTO $upstream'\n"
+        );
+    } else if let Routes::Durability(durability, upstream) = routes {
+        config += &format!(
+            "[uplink.plant]\nurl = \"mqtt://{upstream}\"\n\
+             [routes.all]\nroute = 'FROM /messages/* INTO $upstream'\ndurability = \"{durability}\"\n"
+        );
+    } else if routes == Routes::Overloaded {
+        config += "[uplink.cloud]\nurl = \"mqtt://127.0.0.1:9\"\nbytes_max = 268435456\nwhen_full = \"drop-oldest\"\n\
+                   [routes]\nall = 'FROM /messages/* INTO $upstream'\n";
     } else if routes != Routes::None {
         // Port 9, discard: nobody listens there, so messages stay in their lanes.
         config += "[uplink.cloud]\nurl = \"mqtt://127.0.0.1:9\"\n[routes]\n";
@@ -359,7 +398,11 @@ fn millrace_config(shards: u32, store: &Path, routes: Routes) -> String {
         writeln!(config, "r{number} = '{text}'").expect("writing to memory cannot fail");
     };
     match routes {
-        Routes::None | Routes::Forward(_) => {}
+        Routes::None
+        | Routes::Forward(_)
+        | Routes::Drain(_)
+        | Routes::Durability(..)
+        | Routes::Overloaded => {}
         Routes::Hundred => {
             for number in 0..ROUTES_ELSEWHERE {
                 route(

@@ -2,14 +2,17 @@
 //!
 //! Knows: arguments, where results go, exit codes. May use: every other file. Never: figures of its own.
 //! Exit codes: 0 measured, all promises kept · 1 a promise of MQTT was broken · 2 it could not be measured.
-//! Reading order: `rows` (the questions), `compare`, `guard`, `instructions`, `decisions`, `durable`, `idle`, `retained`, `forward`, `restart`,
+//! Reading order: `rows` (the questions), `compare`, `guard`, `instructions`, `decisions`, `durable`, `idle`, `retained`, `forward`,
+//! `backlog`, `restart`, `drain`, `wear`, `soak`,
 //! `contestants`, `peers`, `load`, `relay`, `stats`,
 //! `machine`, `child`, `page`.
 
+mod backlog;
 mod child;
 mod compare;
 mod contestants;
 mod decisions;
+mod drain;
 mod durable;
 mod forward;
 mod guard;
@@ -23,7 +26,9 @@ mod relay;
 mod restart;
 mod retained;
 mod rows;
+mod soak;
 mod stats;
+mod wear;
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -80,7 +85,7 @@ enum Command {
         #[command(flatten)]
         common: Common,
         /// Publishers. Repeatable.
-        #[arg(long, value_name = "COUNT", default_values_t = [1, 10, 100])]
+        #[arg(long, value_name = "COUNT", default_values_t = [1, 10, 100, 1_000])]
         publishers: Vec<u32>,
         /// Messages of one publisher under way.
         #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_535))]
@@ -118,11 +123,32 @@ enum Command {
         #[command(flatten)]
         common: Common,
         /// Payload bytes that wait, in MiB. Repeatable.
-        #[arg(long, value_name = "MIB", default_values_t = [16, 1_024])]
+        #[arg(long, value_name = "MIB", default_values_t = [16, 1_024, 10_240])]
         backlog: Vec<u64>,
     },
-    /// Hot rows beside a raw relay, judged by a stored baseline of ratios: exit code 1 if one is clearly slower.
-    /// mosquitto, if it is there, is measured once and printed.
+    /// How fast a backlog leaves, and what live messages notice of it; writes drain.md and drain.json.
+    Drain {
+        #[command(flatten)]
+        common: Common,
+        /// Messages that wait.
+        #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(10_000..=100_000_000))]
+        messages: u64,
+    },
+    /// Bytes written to the disk per accepted byte, by durability, upstream there and away; writes wear.md and wear.json.
+    Wear {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Memory under overload: exit code 1 if it is not flat; writes soak.md and soak.json.
+    Soak {
+        #[command(flatten)]
+        common: Common,
+        /// How long.
+        #[arg(long, default_value_t = 60.0)]
+        minutes: f64,
+    },
+    /// Hot rows beside a raw relay and mosquitto, judged by a stored baseline of ratios: exit code 1 if one is clearly
+    /// slower.
     Guard {
         #[command(flatten)]
         common: Common,
@@ -172,7 +198,7 @@ struct Common {
     /// Length of one measured run, after one second of warm-up.
     #[arg(long, value_name = "SECS", default_value_t = 2.0)]
     seconds: f64,
-    /// Folder for the results [default: bench/results/DATE-COMMIT].
+    /// Folder for the results [default: $MILLRACE_RESULTS, as `make bench` has it, or bench/results/DATE-COMMIT].
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
     /// The millrace binary [default: beside this one].
@@ -231,6 +257,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             if common.rounds < guard::ROUNDS_MIN {
                 bail!("--rounds {}: a median is known from {} rounds on", common.rounds, guard::ROUNDS_MIN);
             }
+            if binaries.mosquitto.is_none() {
+                bail!("mosquitto is not installed: run `make guard`, which installs it");
+            }
             with_interrupt(|interrupted| guard(common, baseline, bless, binaries, interrupted))
         }
         Command::Durable { common, publishers, window } => {
@@ -252,6 +281,32 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Restart { common, backlog } => {
             let binaries = common.binaries(None)?;
             with_interrupt(|interrupted| restart(common, backlog, binaries, interrupted))
+        }
+        Command::Drain { common, messages } => {
+            let binaries = common.binaries(None)?;
+            with_interrupt(|interrupted| async move {
+                let table = drain::run(messages, &binaries, common.rounds, || interrupted.get()).await?;
+                common.finish_table(&binaries, table)
+            })
+        }
+        Command::Wear { common } => {
+            let binaries = common.binaries(None)?;
+            with_interrupt(|interrupted| async move {
+                let table = wear::run(&binaries, common.rounds, common.seconds, || interrupted.get()).await?;
+                common.finish_table(&binaries, table)
+            })
+        }
+        Command::Soak { common, minutes } => {
+            let binaries = common.binaries(None)?;
+            if !(0.1..=100_000.0).contains(&minutes) {
+                bail!("--minutes {minutes}: from 0.1 to 100000 are possible");
+            }
+            with_interrupt(|interrupted| async move {
+                let soaked = soak::run(minutes, &binaries, || interrupted.get()).await?;
+                let is_flat = soaked.as_ref().is_some_and(|it| it.is_flat);
+                common.finish_table(&binaries, soaked.map(|it| it.table))?;
+                Ok(if is_flat { ExitCode::SUCCESS } else { ExitCode::from(1) })
+            })
         }
         Command::Retained { common, topics } => {
             let binaries = common.binaries(None)?;
@@ -361,13 +416,15 @@ async fn compare(
 ) -> anyhow::Result<ExitCode> {
     let (facts, settings) = common.begin(&binaries);
     let plan = (common.rounds, Times::measured(common.seconds));
+    let whole = rows.len() == ROWS.len();
     let findings = find(rows, |row| Contest::of(row, &binaries), plan, &binaries, &interrupted).await?;
-    let broken: Vec<String> = findings.iter().flat_map(compare::Finding::broken).collect();
+    let broken: Vec<String> = findings.iter().flat_map(compare::Finding::broken_by_us).collect();
     let (page, json) = match binaries.before {
         Some(_) => ("before-after.md", "before-after.json"),
         None => ("README.md", "results.json"),
     };
-    common.finish(Results { compare: &findings, ..common.results(&facts, &settings) }, page, json)?;
+    let whole = whole && findings.len() == ROWS.len();
+    common.finish(Results { whole, compare: &findings, ..common.results(&facts, &settings) }, page, json)?;
     Ok(if broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
@@ -381,20 +438,20 @@ async fn guard(
     let (facts, _) = common.begin(&binaries);
     let rows = chosen(&guard::ROWS.map(str::to_owned), false)?;
     let times = Times { warmup_secs: common.seconds.min(0.5), measured_secs: common.seconds };
-    if binaries.mosquitto.is_some() {
-        let contest = |_| Contest::with(&[System::Mosquitto]);
-        find(rows.clone(), contest, (guard::MOSQUITTO_ROUNDS, times), &binaries, &interrupted).await?;
-    }
     let contest = |_| guard::contest();
     let findings = find(rows, contest, (common.rounds, times), &binaries, &interrupted).await?;
-    let broken: Vec<String> = findings.iter().flat_map(compare::Finding::broken).collect();
+    let broken: Vec<String> = findings.iter().flat_map(compare::Finding::broken_by_us).collect();
     broken.iter().for_each(|broken| println!("BROKEN {broken}"));
     if bless && !interrupted.get() {
-        guard::Baseline::of(&findings, facts.line())?.store(&file)?;
+        guard::Baseline::of(&findings, &facts)?.store(&file)?;
         println!("written to {}", file.display());
         return Ok(ExitCode::SUCCESS);
     }
-    let lines = guard::Baseline::load(&file)?.judge(&findings);
+    let baseline = guard::Baseline::load(&file)?;
+    if !baseline.is_of(&facts) {
+        println!("the baseline is of another machine ({}): twice the allowance", baseline.machine);
+    }
+    let lines = baseline.judge(&findings, &facts);
     lines.iter().for_each(|line| println!("{}", line.text()));
     let slower = lines.iter().any(|line| line.slower);
     Ok(if slower || !broken.is_empty() { ExitCode::from(1) } else { ExitCode::SUCCESS })
@@ -555,13 +612,26 @@ impl Common {
             settings,
             rounds,
             seconds,
+            whole: false,
             compare: &[],
             durable: None,
             idle: &[],
             retained: &[],
             forward: &[],
             restart: &[],
+            tables: &[],
         }
+    }
+
+    /// Tells what was found, and writes it.
+    fn finish_table(&self, binaries: &Binaries, table: Option<page::Table>) -> anyhow::Result<ExitCode> {
+        let (facts, settings) = self.begin(binaries);
+        let tables: Vec<_> = table.into_iter().collect();
+        tables.iter().for_each(|table| println!("{}", table.text()));
+        let name = tables.first().map_or("", |table| &table.title);
+        let results = Results { tables: &tables, ..self.results(&facts, &settings) };
+        self.finish(results, &format!("{name}.md"), &format!("{name}.json"))?;
+        Ok(ExitCode::SUCCESS)
     }
 
     fn finish(&self, results: Results<'_>, readme: &str, json: &str) -> anyhow::Result<()> {
@@ -570,7 +640,10 @@ impl Common {
         }
         let folder = match &self.out {
             Some(folder) => folder.clone(),
-            None => machine::source_root().join("bench/results").join(results.facts.folder()),
+            None => match std::env::var_os("MILLRACE_RESULTS") {
+                Some(folder) => machine::source_root().join(folder),
+                None => machine::source_root().join("bench/results").join(results.facts.folder()),
+            },
         };
         results.write_to(&folder, json, readme)?;
         println!("written to {}", folder.join(readme).display());

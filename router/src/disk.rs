@@ -13,6 +13,7 @@ mod fronts;
 mod house;
 pub(crate) mod losses;
 mod reading;
+pub(crate) mod reports;
 pub(crate) mod space;
 mod spaces;
 mod unconfirmed;
@@ -246,6 +247,7 @@ impl Disk {
     fn collect(&mut self, first: Job) {
         self.take(first);
         while !self.space.is_due()
+            && !self.space.wants_room()
             && let Ok(job) = self.jobs.try_recv()
         {
             self.take(job);
@@ -294,7 +296,7 @@ impl Disk {
             let staged_bytes = self.log.staged_bytes();
             if staged_bytes > 0
                 && staged_bytes + self.unconfirmed.tray_ahead() > self.log.commit_bytes_max()
-                && let Err(error) = self.write_group()
+                && let Err(error) = self.make_room().and_then(|()| self.write_group())
             {
                 return self.poison(&error);
             }
@@ -326,7 +328,7 @@ impl Disk {
             self.poison(&error);
         }
         if !self.is_poisoned()
-            && let Err(error) = self.write_group()
+            && let Err(error) = self.make_room().and_then(|()| self.write_group())
         {
             self.poison(&error);
         }
@@ -362,6 +364,7 @@ impl Disk {
         self.group_first = None;
         self.removing.clear();
         while let Some(kept) = self.unconfirmed.confirmed() {
+            self.space.confirmed(&kept.tray);
             let (ticket, bytes) = &mut self.durable[usize::from(kept.shard.0)];
             *ticket = kept.tray.last;
             *bytes += kept.tray.bytes.len() as u64;

@@ -20,9 +20,12 @@ use crate::access::{Access, Verdict};
 use crate::front::Safe;
 use crate::random::Random;
 use crate::{
-    AppendTray, Authentication, Broker, Denial, Effects, Event, Levels, Loss, Offers, Peer, Plan, RecordRead,
-    Request, Setup, StoredSessions,
+    AppendTray, Authentication, Broker, Denial, Effects, Event, Level, Levels, Loss, Offers, Peer, Plan,
+    RecordRead, Request, RoomSetup, Rooms, Setup, StoredSessions, Write,
 };
+
+/// What a record of the store has beside its bytes.
+pub(crate) const RECORD_OVERHEAD: u64 = 10;
 
 /// What a client was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,6 +125,11 @@ pub(crate) struct Bench {
     pub(crate) limits: Arc<Limits>,
     pub(crate) plan: Arc<Plan>,
     pub(crate) offers: Arc<Offers>,
+    /// What the one uplink may take, and what waits for it.
+    pub(crate) bound: Option<RoomSetup>,
+    pub(crate) rooms: Arc<Rooms>,
+    /// Bytes of records for the uplink that are written since the start.
+    written: u64,
     /// Who the edge says comes next.
     pub(crate) peer: Peer,
     pub(crate) access: Arc<Access>,
@@ -164,6 +172,9 @@ impl Bench {
             limits: Arc::new(limits),
             plan: Arc::new(plan),
             offers: Arc::default(),
+            bound: None,
+            rooms: Arc::default(),
+            written: 0,
             peer: Peer::default(),
             access: Arc::new(Access::open(true)),
             authentications: VecDeque::new(),
@@ -183,6 +194,9 @@ impl Bench {
     fn start(&mut self) {
         let shards = self.mail.len();
         let home_seed = 11;
+        self.rooms = Arc::new(Rooms::new([self.bound], shards as u16, 200, RECORD_OVERHEAD));
+        self.written = 0;
+        self.look_at_room();
         for shard in 0..shards {
             let mut broker = Broker::new(Setup {
                 shard: ShardId(shard as u16),
@@ -191,6 +205,7 @@ impl Bench {
                 access: Arc::clone(&self.access),
                 plan: Arc::clone(&self.plan),
                 offers: Arc::clone(&self.offers),
+                rooms: Arc::clone(&self.rooms),
                 seed: 7 + shard as u64,
                 home_seed,
             });
@@ -223,7 +238,20 @@ impl Bench {
 
     /// The process dies and starts again: what was not durable is gone, and every connection.
     pub(crate) fn crash(&mut self) {
-        self.disk.jobs.clear();
+        self.crash_behind(0);
+    }
+
+    /// As `crash`, but the disk has the first writes that wait for it, and nobody has heard of that.
+    pub(crate) fn crash_behind(&mut self, written: usize) {
+        for job in std::mem::take(&mut self.disk.jobs).into_iter().take(written) {
+            match job {
+                Job::Append { shard, tray } => self.disk.apply(shard, &tray),
+                Job::Advance(advances) => {
+                    advances.into_iter().for_each(|(lane, up_to)| self.disk.advance(lane, up_to));
+                }
+                Job::Ask { .. } => break,
+            }
+        }
         let durable = std::mem::take(&mut self.disk.durable_heads);
         for (lane, head) in &mut self.disk.heads {
             *head = durable.get(lane).copied().unwrap_or(Seq::FIRST);
@@ -631,6 +659,14 @@ impl Bench {
         match job {
             Job::Append { shard, tray } => {
                 self.disk.apply(shard, &tray);
+                let for_uplink = |write: &Write| match write {
+                    Write::Record { lane, len, .. } if self.disk.is_of_uplink(*lane) => {
+                        u64::from(*len) + RECORD_OVERHEAD
+                    }
+                    _ => 0,
+                };
+                self.written += tray.writes.iter().map(for_uplink).sum::<u64>();
+                self.look_at_room();
                 self.disk.bytes[shard] += tray.bytes.len() as u64;
                 self.disk.synced[shard] = tray.last;
                 self.say_durable(shard);
@@ -657,6 +693,7 @@ impl Bench {
     /// The upstream takes up to `count` messages of a lane, and the shards hear of it.
     pub(crate) fn upstream_takes(&mut self, lane: LaneId, count: usize) {
         self.disk.deliver(lane, count);
+        self.look_at_room();
         (0..self.mail.len()).for_each(|shard| self.say_durable(shard));
     }
 
@@ -664,6 +701,52 @@ impl Bench {
     pub(crate) fn write_front(&mut self, lane: LaneId) {
         self.disk.write_front(lane);
         (0..self.mail.len()).for_each(|shard| self.say_durable(shard));
+    }
+
+    /// The disk thread looks how much lies in the lanes of the uplink.
+    fn look_at_room(&mut self) {
+        self.rooms.set_written(0, self.disk.waits_for_uplink(), self.written);
+    }
+
+    /// The uplink may take no more than this, from the next start on.
+    pub(crate) fn bind(&mut self, bytes_max: u64, reserve_bytes: u64) {
+        self.bound = Some(RoomSetup { bytes_max, reserve_bytes, only_counts: false });
+        self.disk.fails = false;
+        self.settle();
+        self.crash();
+        self.settle();
+    }
+
+    /// The upstream takes all that waits for it; who found no room may try again.
+    pub(crate) fn drain_uplink(&mut self) {
+        for lane in
+            ["urgent", "default"].iter().filter_map(|name| self.disk.find_lane(name)).collect::<Vec<_>>()
+        {
+            self.upstream_takes(lane, usize::MAX);
+            self.disk.durable_heads.insert(lane, self.disk.heads[&lane]);
+        }
+        self.look_at_room();
+        if self.rooms.take_missed(0) > 0 {
+            let full = Levels { uplinks: [Level::FullForOrdinary].into(), ..Levels::default() };
+            self.say_levels(full);
+            self.say_levels(Levels::default());
+        }
+    }
+
+    /// Bytes that wait for the uplink, written or not, overhead included.
+    pub(crate) fn waits_for_uplink(&self) -> u64 {
+        let trays = self.disk.jobs.iter().filter_map(|job| match job {
+            Job::Append { tray, .. } => Some(tray),
+            _ => None,
+        });
+        let trays = trays.chain(self.effects.iter().map(|effects| &effects.appends));
+        let unwritten = trays.flat_map(|tray| &tray.writes).map(|write| match write {
+            Write::Record { lane, len, .. } if self.disk.is_of_uplink(*lane) => {
+                u64::from(*len) + RECORD_OVERHEAD
+            }
+            _ => 0,
+        });
+        self.disk.waits_for_uplink() + unwritten.sum::<u64>()
     }
 
     /// Shard 0 is told what the broker says of itself.

@@ -28,6 +28,8 @@ pub struct Listener {
     pub tls: Option<Tls>,
     /// The path that WebSocket clients must ask for; any if not set.
     pub path: Option<String>,
+    /// Origins of the web pages that may connect by WebSocket, in lower case; any if empty.
+    pub origins: Vec<String>,
     /// Whether a proxy announces each client.
     pub proxy_protocol: bool,
     /// Whether the proxy is believed about the name in a client's certificate.
@@ -246,6 +248,7 @@ fn check_listener(judge: &mut Judge<'_>, name: &str, limits: &Limits) -> Option<
             ..error
         });
     }
+    let origins = if kind.is_websocket() { origins(judge, name) } else { Vec::new() };
     let proxy_protocol = judge.boolean(&schema::LISTENER_PROXY_PROTOCOL, name).unwrap_or_default();
     let proxy_trust_cn = judge.boolean(&schema::LISTENER_PROXY_TRUST_CN, name).unwrap_or_default();
     if proxy_trust_cn && !proxy_protocol {
@@ -267,12 +270,32 @@ fn check_listener(judge: &mut Judge<'_>, name: &str, limits: &Limits) -> Option<
         bind,
         tls,
         path,
+        origins,
         proxy_protocol,
         proxy_trust_cn,
         connections_max,
         anonymous: judge.boolean(&schema::LISTENER_ANONYMOUS, name),
         packet_bytes_max,
     })
+}
+
+/// Origins as browsers send them (RFC 6454 §6.2): scheme and host, no path, a port only where it is not the scheme's own.
+fn origins(judge: &mut Judge<'_>, name: &str) -> Vec<String> {
+    let text = judge.text(&schema::LISTENER_ORIGINS, name).unwrap_or_default();
+    let origins: Vec<_> = text.split_ascii_whitespace().map(str::to_ascii_lowercase).collect();
+    let is_origin = |origin: &&String| {
+        let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+        host.is_some_and(|host| !host.is_empty() && !host.contains(['/', '*', '@', '?', '#']))
+    };
+    if let Some(wrong) = origins.iter().find(|origin| !is_origin(origin)) {
+        judge.complain(&schema::LISTENER_ORIGINS, name, |error| ConfigError {
+            problem: "is no origin of a web page".to_owned(),
+            found: Some(wrong.clone()),
+            allowed: Some("http://HOST or https://HOST, with :PORT, without a path".to_owned()),
+            ..error
+        });
+    }
+    origins
 }
 
 fn kind(judge: &mut Judge<'_>, name: &str) -> Option<ListenerKind> {
@@ -344,6 +367,9 @@ fn refuse_what_does_not_fit(judge: &mut Judge<'_>, name: &str, kind: ListenerKin
     }
     if matches!(kind, ListenerKind::Tcp | ListenerKind::Tls) {
         refuse_written(judge, &schema::LISTENER_PATH, name, kind, "ws, wss or unix");
+    }
+    if !kind.is_websocket() {
+        refuse_written(judge, &schema::LISTENER_ORIGINS, name, kind, "ws or wss");
     }
 }
 

@@ -178,7 +178,7 @@ impl Disk {
         let about = &board.lanes()[index];
         let writing = self.fronts.lanes[index].writing > self.fronts.confirmed;
         let admitted = about.front().admits(&about.progress(log_end, writing));
-        let admitted = admitted.and_then(|()| self.make_room(index, bytes.len() as u64));
+        let admitted = admitted.and_then(|()| self.make_memory(index, bytes.len() as u64));
         if let Err(why) = admitted {
             board.count_written(why, 1);
             return false;
@@ -186,6 +186,7 @@ impl Disk {
         let held = Held::new(bytes.into(), (enqueued, expires), now, (shard, spill));
         about.front().push(held, log_end);
         self.fronts.count_bytes(index);
+        self.space.held(lane, bytes.len() as u64);
         if !self.fronts.grown.contains(&lane) {
             self.fronts.grown.push(lane);
         }
@@ -194,7 +195,7 @@ impl Disk {
 
     /// Keeps `limits.spill_bytes_max`: the largest front is written if need be. Fails if the next record of `index` is to be
     /// written, too.
-    fn make_room(&mut self, index: usize, bytes: u64) -> Result<(), Why> {
+    fn make_memory(&mut self, index: usize, bytes: u64) -> Result<(), Why> {
         let wanted = bytes + broker::front::HELD_OVERHEAD_BYTES;
         if wanted > self.fronts.bytes_max {
             return Err(Why::Full);

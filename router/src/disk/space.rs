@@ -5,12 +5,13 @@
 //! uplink a few times a second.
 //! Invariant: what is appended between two looks counts at once, so that a budget is not overrun by a fast publisher.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use broker::Level;
+use broker::{AppendTray, Level, Rooms, Write};
 use model::{LaneId, Priority};
 use store::Reader;
 use tracing::{info, warn};
@@ -61,15 +62,32 @@ pub(crate) struct SpaceWatch {
     appended: u64,
     unjudged: u64,
     waiting: Vec<Waiting>,
+    /// By lane: bytes in the log, as last seen.
+    in_log: Vec<u64>,
     last: Level,
+    /// What waits for uplinks with a bound, written or not.
+    rooms: Arc<Rooms>,
+    /// By lane: its uplink, if that has a bound.
+    bounded: HashMap<LaneId, usize>,
+    /// By uplink: bytes of records that were taken room for and are written.
+    written: Vec<u64>,
 }
 
 impl SpaceWatch {
     /// Nothing is seen yet.
-    pub(crate) fn new(allowance: Allowance, lanes: Vec<UplinkLane>, fronts: Arc<FrontBoard>) -> SpaceWatch {
+    pub(crate) fn new(
+        allowance: Allowance,
+        lanes: Vec<UplinkLane>,
+        fronts: Arc<FrontBoard>,
+        rooms: Arc<Rooms>,
+    ) -> SpaceWatch {
         let path = allowance.options.path.clone();
+        let has_bound = |lane: &&UplinkLane| rooms.waiting(lane.uplink as u32).is_some();
+        let bounded = lanes.iter().filter(has_bound).map(|it| (it.lane, it.uplink)).collect();
+        let written = vec![0; allowance.uplinks.len()];
         SpaceWatch {
             budget: Budget::new(allowance),
+            in_log: vec![0; lanes.len()],
             lanes,
             fronts,
             path,
@@ -81,6 +99,75 @@ impl SpaceWatch {
             unjudged: 0,
             waiting: Vec::new(),
             last: Level::Roomy,
+            rooms,
+            bounded,
+            written,
+        }
+    }
+
+    /// What earlier runs left in the lanes counts from the first message on.
+    pub(crate) fn see_lanes(&mut self, reader: &Reader) {
+        self.waiting = self
+            .lanes
+            .iter()
+            .map(|it| Waiting { uplink: it.uplink, priority: it.priority, bytes: 0 })
+            .collect();
+        self.weigh_lanes(reader);
+    }
+
+    /// All of this tray is written.
+    pub(crate) fn confirmed(&mut self, tray: &AppendTray) {
+        if self.bounded.is_empty() {
+            return;
+        }
+        for write in &tray.writes {
+            if let Write::Record { lane, len, .. } = write {
+                self.arrived(*lane, u64::from(*len));
+            }
+        }
+    }
+
+    /// A front took this record, which its tray has no longer: it is seen there until it is written or delivered.
+    pub(crate) fn held(&mut self, lane: LaneId, len: u64) {
+        if self.arrived(lane, len) {
+            // What is delivered unwritten makes room at the next look, which must not wait for something written.
+            self.unjudged += len;
+        }
+    }
+
+    /// Whether its uplink has a bound, so that it is counted.
+    fn arrived(&mut self, lane: LaneId, len: u64) -> bool {
+        let Some(uplink) = self.bounded.get(&lane) else { return false };
+        self.written[*uplink] += len + store::RECORD_OVERHEAD_BYTES as u64;
+        true
+    }
+
+    /// Whether an uplink that gives up its oldest must do so before more is written.
+    pub(crate) fn wants_room(&self) -> bool {
+        let is_over = |uplink: usize| {
+            let waiting = self.rooms.waiting(uplink as u32).unwrap_or(0);
+            self.budget.gives_up_from(uplink).is_some_and(|mark| waiting > mark)
+        };
+        !self.bounded.is_empty() && (0..self.written.len()).any(is_over)
+    }
+
+    /// Looks how much lies in each lane, and how much is on its way there.
+    fn weigh_lanes(&mut self, reader: &Reader) {
+        for (at, (lane, waiting)) in self.lanes.iter().zip(&mut self.waiting).enumerate() {
+            // While the store recovers nobody can look; what was seen last stands.
+            if let Ok(state) = reader.lane_state(lane.lane) {
+                self.in_log[at] = state.bytes;
+            }
+            // What is only in memory counts, too: it may have to be written at any moment.
+            waiting.bytes = self.in_log[at] + self.fronts.record_bytes(lane.lane);
+        }
+        for uplink in 0..self.written.len() {
+            let lanes = self.waiting.iter().filter(|it| it.uplink == uplink);
+            let in_lanes: u64 = lanes.map(|it| it.bytes).sum();
+            self.rooms.set_written(uplink as u32, in_lanes, self.written[uplink]);
+            let waiting = self.rooms.waiting(uplink as u32).unwrap_or(in_lanes);
+            let missed = self.rooms.take_missed(uplink as u32);
+            self.budget.set_coming(uplink, waiting.saturating_sub(in_lanes), missed);
         }
     }
 
@@ -114,15 +201,8 @@ impl SpaceWatch {
             ..self.measured
         };
         room.occupied.store(measured.occupied, Ordering::Relaxed);
-        self.waiting.clear();
         if self.budget.needs_lanes() {
-            self.waiting.extend(self.lanes.iter().map(|it| Waiting {
-                uplink: it.uplink,
-                priority: it.priority,
-                // What is only in memory counts, too: it may have to be written at any moment.
-                bytes: reader.lane_state(it.lane).map_or(0, |state| state.bytes)
-                    + self.fronts.record_bytes(it.lane),
-            }));
+            self.weigh_lanes(reader);
         }
         let verdict = self.budget.judge(measured, &self.waiting);
         self.report(verdict.store, &measured);

@@ -16,7 +16,7 @@ use super::door::{Door, Refusal, Refused};
 use super::proxy::{self, ProxyRules};
 use super::stream::Stream;
 use super::tls::TlsSession;
-use super::websocket::WebSocket;
+use super::websocket::{Rules, WebSocket};
 
 /// Payload that is put into one TLS record or WebSocket frame: what TLS allows at most (RFC 8446 §5.1).
 const CHUNK_BYTES: usize = 16 << 10;
@@ -96,7 +96,8 @@ impl Layers {
             Some(server) => Some(Box::new(TlsSession::new(&server)?)),
             None => None,
         };
-        let websocket = door.kind().is_websocket().then(|| WebSocket::new(listener.path.clone()));
+        let rules = || Rules { path: listener.path.clone(), origins: listener.origins.clone() };
+        let websocket = door.kind().is_websocket().then(|| WebSocket::new(rules()));
         if proxy.is_none() && tls.is_none() && websocket.is_none() {
             return Ok(None);
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use model::{Instant, LaneId, Seq, ShardId, SpillTicket, Ticket, Timestamp};
 
-use super::Job;
+use super::{Job, RECORD_OVERHEAD};
 use crate::envelope::Envelope;
 use crate::front::{Front, Held, Progress, Safe};
 use crate::sessions::record::decode_head;
@@ -32,12 +32,12 @@ pub(crate) struct Disk {
     pub(crate) heads: BTreeMap<LaneId, Seq>,
     /// The heads that a crash leaves: those at the last write, as in the store.
     pub(super) durable_heads: BTreeMap<LaneId, Seq>,
-    names: BTreeMap<String, LaneId>,
+    pub(super) names: BTreeMap<String, LaneId>,
     pub(crate) state: BTreeMap<(StateSpace, Vec<u8>), Vec<u8>>,
     pub(crate) retained: BTreeMap<String, Vec<u8>>,
     pub(super) bytes: Vec<u64>,
     pub(super) synced: Vec<Ticket>,
-    lanes_made: u32,
+    pub(super) lanes_made: u32,
     /// It takes no writes, and does nothing else either.
     pub(crate) fails: bool,
     /// Fronts take records: there is an upstream that keeps up.
@@ -59,6 +59,22 @@ impl Disk {
         self.lanes.insert(lane, Vec::new());
         self.heads.insert(lane, Seq::FIRST);
         lane
+    }
+
+    /// By name, as `tests::routing` calls them.
+    pub(super) fn is_of_uplink(&self, lane: LaneId) -> bool {
+        ["urgent", "default"].iter().any(|name| self.names.get(*name) == Some(&lane))
+    }
+
+    /// Bytes in the lanes of the uplink and in their fronts, overhead included.
+    pub(crate) fn waits_for_uplink(&self) -> u64 {
+        let lanes = self.lanes.iter().filter(|(lane, _)| self.is_of_uplink(**lane));
+        let waiting =
+            lanes.flat_map(|(lane, records)| records.iter().skip(self.heads[lane].get() as usize - 1));
+        let waiting = waiting.filter(|record| !record.bytes.is_empty());
+        let written: u64 = waiting.map(|record| record.bytes.len() as u64 + RECORD_OVERHEAD).sum();
+        let fronts = self.fronts.iter().filter(|(lane, _)| self.is_of_uplink(**lane));
+        written + fronts.map(|(_, front)| front.record_bytes(RECORD_OVERHEAD)).sum::<u64>()
     }
 
     pub(crate) fn find_lane(&self, name: &str) -> Option<LaneId> {

@@ -44,6 +44,27 @@ fn a_kind_follows_from_the_name_or_is_written() {
 }
 
 #[test]
+fn origins_are_those_that_browsers_send() {
+    let text =
+        "[listener.ws]\nbind = '127.0.0.1:1'\norigins = 'https://Panel.example  http://127.0.0.1:8080'";
+    let [ws] = &beside_tcp(text)[..] else { panic!("one listener") };
+    assert_eq!(ws.origins, ["https://panel.example", "http://127.0.0.1:8080"]);
+    for wrong in [
+        "*",
+        "panel.example",
+        "https://panel.example/",
+        "https://*.example",
+        "ftp://panel.example",
+        "https://",
+    ] {
+        let text = format!("[listener.ws]\nbind = '127.0.0.1:1'\norigins = '{wrong}'");
+        refused(&text, "listener.ws.origins", "http://HOST or https://HOST", "");
+    }
+    let text = format!("[listener.tls]\n{TLS}origins = 'https://a'");
+    refused(&text, "listener.tls.origins", "only at a listener of kind ws or wss", "");
+}
+
+#[test]
 fn a_tls_listener_is_complete_with_certificate_and_key() {
     let [tls] = &beside_tcp(&format!("[listener.tls]\n{TLS}"))[..] else { panic!("one listener") };
     let files = tls.tls.as_ref().expect("TLS");
