@@ -87,6 +87,34 @@ fn while_the_upstream_keeps_up_nothing_is_written() {
 }
 
 #[test]
+fn what_is_delivered_unwritten_gives_its_room_back() {
+    const COUNT: usize = 600;
+    let upstream = Recorder::start();
+    let network = Proxy::to(upstream.address());
+    // Ten times as much as may wait goes through.
+    let router = with_link(
+        gateway(&network, NEVER)
+            .set("limits.packet_bytes_max", 65_536)
+            .set("uplink.plant.bytes_max", 262_144)
+            .set("uplink.plant.when_full", "refuse"),
+    );
+    let mut publisher = router.connect(&v5("publisher"));
+    for number in 0..COUNT {
+        let payload = format!("{number} {}", "x".repeat(4_500));
+        let publish = OutgoingPublish {
+            topic: "factory/a",
+            payload: payload.as_bytes(),
+            qos: QOS_1,
+            ..Default::default()
+        };
+        // Room comes back at the next look, not with the acknowledgement.
+        until("room", || (publisher.reason_of(&publish) == ReasonCode::SUCCESS).then_some(()));
+    }
+    assert_eq!(upstream.wait_for(COUNT).len(), COUNT);
+    assert_eq!((unwritten(&router), router.number("/store/records")), (COUNT as f64, 0));
+}
+
+#[test]
 fn a_puback_waits_for_the_upstream_if_that_is_first() {
     let upstream = Recorder::start();
     let network = Proxy::to(upstream.address());
