@@ -570,7 +570,7 @@ fn start_disk(
     let reader = thread("lane-reader", move || run_lane_reader(&lane_reader, &read_queue, &boxes, &state))?;
     let (state, levels) = (Arc::clone(&overview.disk), Arc::clone(&overview.levels));
     let tails = Arc::new(tails);
-    let disk = Disk::new(log, job_queue, reads, mailboxes, tails, state, (levels, space), fronts);
+    let disk = Disk::new(log, job_queue, reads, mailboxes, tails, state, (levels, space, fronts.0, fronts.1));
     let (stop_merger, stopped) = bounded(1);
     let (lanes, state) = (overview.reader.clone(), Arc::clone(&overview.disk));
     let merger = thread("merger", move || run_merger(&lanes, &stopped, &state))?;

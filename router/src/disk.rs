@@ -181,8 +181,7 @@ impl Disk {
         mailboxes: Vec<Arc<Mailbox>>,
         tails: Arc<Tails>,
         state: Arc<DiskState>,
-        (levels, space): (Arc<LevelBoard>, SpaceWatch),
-        (fronts, spill_bytes_max): (Arc<FrontBoard>, u64),
+        (levels, space, fronts, spill_bytes_max): (Arc<LevelBoard>, SpaceWatch, Arc<FrontBoard>, u64),
     ) -> Disk {
         let entries_from = state.ledger.newest();
         let durable = vec![(Ticket(0), 0); mailboxes.len()];

@@ -17,7 +17,6 @@ use wire::{
 
 pub(crate) use self::disk::Disk;
 use crate::access::{Access, Verdict};
-use crate::front::Safe;
 use crate::random::Random;
 use crate::{
     AppendTray, Authentication, Broker, Denial, Effects, Event, Level, Levels, Loss, Offers, Peer, Plan,
@@ -159,12 +158,7 @@ impl Bench {
         let mut bench = Bench {
             brokers: Vec::new(),
             effects: Vec::new(),
-            disk: Disk {
-                bytes: vec![0; shards],
-                synced: vec![Ticket(0); shards],
-                safe: (0..shards).map(|_| Safe::default()).collect(),
-                ..Disk::default()
-            },
+            disk: Disk::new(shards),
             mail: (0..shards).map(|_| (0..shards + ANSWERS).map(|_| VecDeque::new()).collect()).collect(),
             clients: Vec::new(),
             owners: BTreeMap::new(),
@@ -252,7 +246,7 @@ impl Bench {
                 Job::Ask { .. } => break,
             }
         }
-        let durable = std::mem::take(&mut self.disk.durable_heads);
+        let durable = self.disk.durable_heads.clone();
         for (lane, head) in &mut self.disk.heads {
             *head = durable.get(lane).copied().unwrap_or(Seq::FIRST);
         }

@@ -49,6 +49,16 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
+    /// An empty one.
+    pub(super) fn new(shards: usize) -> Disk {
+        Disk {
+            bytes: vec![0; shards],
+            synced: vec![Ticket(0); shards],
+            safe: (0..shards).map(|_| Safe::default()).collect(),
+            ..Disk::default()
+        }
+    }
+
     pub(crate) fn lane(&mut self, name: &str) -> LaneId {
         if let Some(lane) = self.names.get(name) {
             return *lane;
