@@ -25,7 +25,7 @@ export PATH := $(PATH):$(TOOLS)/bin
 GATEWAY_BIND ?= 127.0.0.1:1883
 DATA ?= ./data
 
-PURE := -p millrace-model -p millrace-wire -p millrace-routes -p millrace-broker -p millrace-loadgen
+PURE := -p millrace-model -p millrace-wire -p millrace-routes -p millrace-hub -p millrace-broker -p millrace-loadgen
 LINKED := -p millrace-store -p millrace
 BINARIES := -p millrace -p millrace-loadgen -p millrace-powercut
 
@@ -71,6 +71,7 @@ bench: setup-test build peers ## The comparison with mosquitto and rumqttd, dura
 	$(CARGO_TARGET_DIR)/release/bench idle
 	$(CARGO_TARGET_DIR)/release/bench retained
 	$(CARGO_TARGET_DIR)/release/bench forward --rounds 3
+	$(CARGO_TARGET_DIR)/release/bench uplink
 	$(CARGO_TARGET_DIR)/release/bench restart --rounds 3
 	$(CARGO_TARGET_DIR)/release/bench drain --rounds 3
 	$(CARGO_TARGET_DIR)/release/bench wear --rounds 1 --seconds 20
@@ -133,6 +134,7 @@ setup: $(ROCKSDB_LIB_DIR)/librocksdb.a
 
 setup-test: setup $(PYTHON)/requirements.txt
 	@packaging/install-packages mosquitto mosquitto_sub -- mosquitto mosquitto-clients "the peer and the foreign clients of the tests"
+	@packaging/install-packages ip unshare -- iproute2 util-linux "emulated networks of the tests"
 
 $(PYTHON)/requirements.txt: tests/it/paho/requirements.txt
 	@packaging/install-packages python3 '/usr/lib/python3*/ensurepip/__init__.py' -- python3 python3-venv "Python and its environment for the foreign client of the tests"

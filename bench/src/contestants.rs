@@ -27,7 +27,7 @@ const PORT_ATTEMPTS: u32 = 5;
 const HTTP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// mosquitto's settings: nothing that bounds it below what the load needs, nothing written, nothing logged.
-const MOSQUITTO_SETTINGS: &str = "\
+pub(crate) const MOSQUITTO_SETTINGS: &str = "\
 allow_anonymous true
 persistence false
 max_queued_messages 0

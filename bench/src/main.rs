@@ -3,7 +3,7 @@
 //! Knows: arguments, where results go, exit codes. May use: every other file. Never: figures of its own.
 //! Exit codes: 0 measured, all promises kept · 1 a promise of MQTT was broken · 2 it could not be measured.
 //! Reading order: `rows` (the questions), `compare`, `guard`, `instructions`, `decisions`, `durable`, `idle`, `retained`, `forward`,
-//! `backlog`, `restart`, `drain`, `wear`, `soak`,
+//! `uplink`, `backlog`, `restart`, `drain`, `wear`, `soak`,
 //! `contestants`, `peers`, `load`, `relay`, `stats`,
 //! `machine`, `child`, `page`.
 
@@ -28,6 +28,7 @@ mod retained;
 mod rows;
 mod soak;
 mod stats;
+mod uplink;
 mod wear;
 
 use std::cell::Cell;
@@ -117,6 +118,20 @@ enum Command {
         /// Length of the outage.
         #[arg(long, value_name = "SECS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3_600))]
         outage: u64,
+    },
+    /// One uplink over emulated networks, beside mosquitto's bridge; writes uplink.md and uplink.json. About ten minutes; root.
+    Uplink {
+        #[command(flatten)]
+        common: Common,
+        /// Round trips, in milliseconds. Repeatable.
+        #[arg(long, value_name = "MS", default_values_t = [1, 20, 100, 300])]
+        rtt: Vec<u64>,
+        /// Messages of the backlog of each cell.
+        #[arg(long, default_value_t = 300_000, value_parser = clap::value_parser!(u64).range(1_000..=10_000_000))]
+        messages: u64,
+        /// Messages of the whole drain.
+        #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
+        drain: u64,
     },
     /// Time and memory to serve again after kill -9 with a backlog; writes restart.md and restart.json.
     Restart {
@@ -277,6 +292,11 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             }
             let scene = forward::Scene { rate, outage: Duration::from_secs(outage) };
             with_interrupt(|interrupted| forward(common, scene, binaries, interrupted))
+        }
+        Command::Uplink { common, rtt, messages, drain } => {
+            let binaries = common.binaries(None)?;
+            let plan = uplink::Plan { rtts: rtt, messages, drain };
+            with_interrupt(|interrupted| measure_uplinks(common, plan, binaries, interrupted))
         }
         Command::Restart { common, backlog } => {
             let binaries = common.binaries(None)?;
@@ -564,6 +584,26 @@ async fn forward(
     let results = Results { forward: &found, ..common.results(&facts, &settings) };
     common.finish(results, "forward.md", "forward.json")?;
     Ok(if lost == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+async fn measure_uplinks(
+    common: Common,
+    plan: uplink::Plan,
+    binaries: Binaries,
+    interrupted: Interrupted,
+) -> anyhow::Result<ExitCode> {
+    let (facts, settings) = common.begin(&binaries);
+    let found = uplink::run(&plan, &binaries, |line| println!("{line}"), || interrupted.get()).await?;
+    let found = uplink::Found { machine: facts.line(), settings, ..found };
+    let folder = match &common.out {
+        Some(folder) => folder.clone(),
+        None => machine::source_root().join("bench/results").join(facts.folder()),
+    };
+    std::fs::create_dir_all(&folder)?;
+    std::fs::write(folder.join("uplink.json"), serde_json::to_string_pretty(&found)? + "\n")?;
+    std::fs::write(folder.join("uplink.md"), found.page())?;
+    println!("written to {}", folder.join("uplink.md").display());
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn restart(

@@ -4,7 +4,8 @@
 //! In:  a scenario. Out: a report and a verdict. Works against any MQTT broker.
 //!
 //! In reading order: [`ledger`] (the referee, usable alone), [`scenario`], [`schedule`], [`payload`], `publisher`,
-//! `subscriber`, [`run`], [`measure`], [`report`], [`wan`] (a network that fails on command), [`quickstart`], [`null`].
+//! `subscriber`, [`run`], [`measure`], [`report`], [`wan`] (a network that fails on command), [`emulated`] (one that is
+//! slow and loses packets), [`quickstart`], [`null`].
 #![forbid(unsafe_code)]
 
 pub mod address;
@@ -14,6 +15,7 @@ mod clients;
 pub mod clock;
 pub mod compare;
 mod conn;
+pub mod emulated;
 pub mod hlog;
 pub mod html;
 pub mod ledger;

@@ -43,7 +43,7 @@ use crate::promises::promises;
 use crate::shard::{SessionAtStart, ShardSetup};
 use crate::telemetry::{ShardReport, start_logging};
 use crate::upstream::poison::{Command, DiskAccess, poison_lane_name};
-use crate::upstream::{Bell, LinkStatus, Source, Tails, UplinkSetup};
+use crate::upstream::{Bell, Gateway, LinkStatus, LocalDoor, Source, Tails, UplinkSetup};
 use crate::{control, http, net, shard, system, upstream};
 
 pub use crate::net::OpenError;
@@ -138,6 +138,7 @@ impl Router {
         let mut log = open_store(&config)?;
         let mut tails = Tails::default();
         let uplinks = uplinks(&config, &mut log, &mut tails)?;
+        let gateway = Gateway::new(&config.gateway, &mut log)?;
         let plan = Arc::new(plan(&config, &log.reader()));
         let disk_state = disk_state(&config, &mut log)?;
         log.commit().context("the lanes of the routes cannot be written")?;
@@ -175,7 +176,9 @@ impl Router {
             source: Source::new(overview.reader.clone(), fronts),
             rooms: Arc::clone(&overview.rooms),
         };
-        let upstream = start_upstream(uplinks, access, command_queue, &config, stop)?;
+        let number = overview.doors.len() as u16;
+        let us = (gateway, LocalDoor::new(number, &config.limits, mailboxes.clone()));
+        let upstream = start_upstream(uplinks, access, command_queue, us, &config, stop)?;
 
         let router = Router {
             mailboxes,
@@ -369,7 +372,13 @@ fn uplinks(config: &Config, log: &mut store::Log, tails: &mut Tails) -> anyhow::
             poison: log.lane(&poison_lane_name(&uplink.name))?,
             bell,
             status: Arc::new(LinkStatus::default()),
+            signer: None,
         });
+        for transport in &uplink.failover.transports {
+            if let Some(tls) = &transport.tls {
+                upstream::client_config(&uplink.name, tls)?;
+            }
+        }
     }
     Ok(setups)
 }
@@ -485,6 +494,7 @@ fn overview(
         ready: AtomicBool::new(false),
         shards: (0..config.shards).map(|_| Arc::new(ShardReport::default())).collect(),
         uplinks: uplinks.iter().map(|setup| (setup.config.name.clone(), Arc::clone(&setup.status))).collect(),
+        required_uplinks: uplinks.iter().map(|setup| setup.config.required).collect(),
         disk: Arc::new(disk),
         fronts: Arc::clone(fronts),
         levels: Arc::new(LevelBoard::new(uplinks.len())),
@@ -652,12 +662,13 @@ fn start_upstream(
     uplinks: Vec<UplinkSetup>,
     disk: DiskAccess,
     commands: mpsc::Receiver<Command>,
+    us: (Gateway, LocalDoor),
     config: &Config,
     stop: watch::Receiver<bool>,
 ) -> anyhow::Result<JoinHandle<()>> {
     let limits = config.limits.clone();
     thread("upstream", move || {
-        if let Err(error) = upstream::run(uplinks, disk, commands, &limits, stop) {
+        if let Err(error) = upstream::run(uplinks, disk, commands, us, &limits, stop) {
             error!(%error, "the uplinks cannot start");
         }
     })

@@ -42,7 +42,7 @@ use crate::upstream::Tails;
 
 pub(crate) use self::losses::{Dropped, LOSS_BYTES_MAX};
 pub(crate) use self::reading::{ReadJob, run_lane_reader, run_merger};
-pub(crate) use self::spaces::space_of;
+pub(crate) use self::spaces::{GATEWAY, space_of};
 
 /// How often delivered and expired data is given back, and cursors of an idle store are written.
 const HOUSEKEEPING: Duration = Duration::from_millis(200);

@@ -22,7 +22,7 @@ use crate::levels::{LevelBoard, word_of};
 use crate::net::{CertificateInfo, Door};
 use crate::promises::RouteStatus;
 use crate::telemetry::{ShardReport, total};
-use crate::upstream::LinkStatus;
+use crate::upstream::{LinkStatus, UplinkState};
 
 /// Everything that can be asked about.
 pub(crate) struct Overview {
@@ -34,6 +34,8 @@ pub(crate) struct Overview {
     pub shards: Vec<Arc<ShardReport>>,
     /// Name and numbers of each uplink.
     pub uplinks: Vec<(String, Arc<LinkStatus>)>,
+    /// Which of them the router is not ready without.
+    pub required_uplinks: Vec<bool>,
     /// The disk thread.
     pub disk: Arc<DiskState>,
     /// What of `spill` routes need not be written now.
@@ -107,6 +109,8 @@ struct CertificateReport {
 struct UplinkReport {
     name: String,
     state: &'static str,
+    /// The address in use, or tried.
+    target: String,
     /// Whether there is room on the disk for more.
     room: &'static str,
     inflight: u64,
@@ -115,9 +119,39 @@ struct UplinkReport {
     reconnects: u64,
     refused: u64,
     waiting_senders: u64,
+    /// Messages that may be in flight now.
+    window: u64,
+    /// Shortest round trip to an acknowledgement, microseconds; 0 before the first.
+    delay_micros: u64,
+    /// Whether the upstream wants less than the link could carry.
+    throttled: bool,
+    /// How often it said or showed so.
+    throttles: u64,
+    /// Days until the other end's certificate ends.
+    certificate_days: Option<i64>,
+    clock_jumps: u64,
     poisoned: u64,
     dropped: u64,
+    missing_fields: u64,
+    properties_dropped: u64,
+    failovers: u64,
+    /// Links that are up, where identities have their own.
+    links: u64,
+    inbound: InboundReport,
     last_error: Option<String>,
+    /// What does not work although it is up.
+    warning: Option<String>,
+}
+
+/// What comes from an upstream.
+#[derive(Debug, Serialize)]
+struct InboundReport {
+    published: u64,
+    /// Ours, come back, either way.
+    loops_prevented: u64,
+    unmapped: u64,
+    refused: u64,
+    unroomed: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -286,8 +320,20 @@ impl Overview {
         }
     }
 
-    fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Relaxed) && !self.disk.poisoned.load(Ordering::Relaxed)
+    /// Why the router is not ready; `None` if it is.
+    fn not_ready(&self) -> Option<&'static str> {
+        let is_down = |((_, status), required): (&(String, Arc<LinkStatus>), &bool)| {
+            *required && status.get().0 != UplinkState::Up
+        };
+        if self.disk.poisoned.load(Ordering::Relaxed) {
+            Some("the store takes no writes; see the log")
+        } else if !self.ready.load(Ordering::Relaxed) {
+            Some("starting")
+        } else if self.uplinks.iter().zip(&self.required_uplinks).any(is_down) {
+            Some("a required uplink is down")
+        } else {
+            None
+        }
     }
 }
 
@@ -322,6 +368,7 @@ fn uplink_report(name: &str, status: &LinkStatus, room: &'static str) -> UplinkR
     UplinkReport {
         name: name.to_owned(),
         state: state.as_str(),
+        target: status.target(),
         room,
         inflight: load(&status.inflight),
         forwarded: load(&status.forwarded),
@@ -329,9 +376,30 @@ fn uplink_report(name: &str, status: &LinkStatus, room: &'static str) -> UplinkR
         reconnects: load(&status.connects).saturating_sub(1),
         refused: load(&status.refused),
         waiting_senders: load(&status.waiting_senders),
+        window: load(&status.window),
+        delay_micros: load(&status.delay_micros),
+        throttled: status.throttled.load(Ordering::Relaxed),
+        throttles: load(&status.throttles),
+        certificate_days: status
+            .has_certificate
+            .load(Ordering::Relaxed)
+            .then(|| status.certificate_days.load(Ordering::Relaxed)),
+        clock_jumps: load(&status.clock_jumps),
         poisoned: load(&status.poisoned),
         dropped: load(&status.poison_dropped) + load(&status.dropped_expired) + load(&status.dropped_damaged),
+        missing_fields: load(&status.missing_fields),
+        properties_dropped: load(&status.poorer),
+        failovers: load(&status.failovers),
+        links: load(&status.links),
+        inbound: InboundReport {
+            published: load(&status.inbound),
+            loops_prevented: load(&status.inbound_loops) + load(&status.own),
+            unmapped: load(&status.inbound_unmapped),
+            refused: load(&status.inbound_refused),
+            unroomed: load(&status.inbound_unroomed),
+        },
         last_error,
+        warning: status.warning(),
     }
 }
 
@@ -368,13 +436,14 @@ pub(crate) async fn serve(bound: Bound, overview: Arc<Overview>) {
 }
 
 async fn readyz(State(overview): State<Arc<Overview>>) -> impl IntoResponse {
-    if overview.is_ready() {
-        (StatusCode::OK, "ready\n")
-    } else if overview.disk.poisoned.load(Ordering::Relaxed) {
-        (StatusCode::SERVICE_UNAVAILABLE, "the store takes no writes; see the log\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "starting\n")
+    let problem = overview.not_ready();
+    let code = if problem.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let mut text = format!("{}\n", problem.unwrap_or("ready"));
+    for ((name, status), required) in overview.uplinks.iter().zip(&overview.required_uplinks) {
+        let required = if *required { ", required" } else { "" };
+        text += &format!("uplink {name}: {}{required}\n", status.get().0.as_str());
     }
+    (code, text)
 }
 
 async fn status(State(overview): State<Arc<Overview>>) -> impl IntoResponse {

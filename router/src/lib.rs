@@ -17,6 +17,7 @@ mod levels;
 mod mail;
 mod metrics;
 mod net;
+mod packing;
 mod promises;
 mod shard;
 pub mod status;

@@ -2,7 +2,7 @@
 //!
 //! In: numbers as last published. Out: text. The names are a contract: `millrace_` first, unit last.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -13,6 +13,7 @@ use prometheus_client::registry::Registry;
 use crate::http::Overview;
 use crate::net::{CertificateInfo, Refusal};
 use crate::telemetry::total;
+use crate::upstream::LinkStatus;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Reason {
@@ -163,6 +164,7 @@ fn listeners(registry: &mut Registry, overview: &Overview) {
 }
 
 fn uplinks(registry: &mut Registry, overview: &Overview) {
+    uplink_pace(registry, overview);
     let up = Family::<Name, Gauge>::default();
     registry.register("uplink_up", "1 while the uplink is connected", up.clone());
     let inflight = Family::<Name, Gauge>::default();
@@ -204,7 +206,64 @@ fn uplinks(registry: &mut Registry, overview: &Overview) {
         "Messages dropped from the poison lane",
         poison_dropped.clone(),
     );
+    let more: [(_, CountOf); 9] = [
+        (of_uplinks(registry, "uplink_failovers", "How often another address was taken"), |it| &it.failovers),
+        (
+            of_uplinks(
+                registry,
+                "uplink_missing_fields",
+                "Messages moved aside because a template needs what they have not",
+            ),
+            |it| &it.missing_fields,
+        ),
+        (
+            of_uplinks(
+                registry,
+                "uplink_properties_dropped",
+                "Messages sent without their properties, in MQTT 3.1.1",
+            ),
+            |it| &it.poorer,
+        ),
+        (
+            of_uplinks(registry, "uplink_own", "Messages from an upstream that were not sent back there"),
+            |it| &it.own,
+        ),
+        (of_uplinks(registry, "uplink_inbound", "Messages from an upstream published here"), |it| {
+            &it.inbound
+        }),
+        (
+            of_uplinks(
+                registry,
+                "uplink_inbound_loops",
+                "Messages from an upstream that this gateway had sent itself",
+            ),
+            |it| &it.inbound_loops,
+        ),
+        (
+            of_uplinks(registry, "uplink_inbound_unmapped", "Messages from an upstream that no entry is for"),
+            |it| &it.inbound_unmapped,
+        ),
+        (
+            of_uplinks(
+                registry,
+                "uplink_inbound_refused",
+                "Messages from an upstream that this router refuses",
+            ),
+            |it| &it.inbound_refused,
+        ),
+        (
+            of_uplinks(
+                registry,
+                "uplink_inbound_unroomed",
+                "Messages from an upstream that this router had no room for",
+            ),
+            |it| &it.inbound_unroomed,
+        ),
+    ];
     for (number, (name, status)) in (0..).zip(&overview.uplinks) {
+        for (family, of) in &more {
+            family.get_or_create(&Name { name: name.clone() }).inc_by(of(status).load(Ordering::Relaxed));
+        }
         waiting
             .get_or_create(&Name { name: name.clone() })
             .set(status.waiting_senders.load(Ordering::Relaxed) as i64);
@@ -218,7 +277,7 @@ fn uplinks(registry: &mut Registry, overview: &Overview) {
         held.get_or_create(&label).set(messages as i64);
         held_bytes.get_or_create(&label).set(bytes as i64);
         full.get_or_create(&label).set(levels.uplink(number) as i64);
-        up.get_or_create(&label).set(i64::from(status.get().0 == crate::upstream::UplinkState::Up));
+        up.get_or_create(&label).set(i64::from(status.get().0.is_up()));
         inflight.get_or_create(&label).set(status.inflight.load(Ordering::Relaxed) as i64);
         forwarded.get_or_create(&label).inc_by(status.forwarded.load(Ordering::Relaxed));
         connects.get_or_create(&label).inc_by(status.connects.load(Ordering::Relaxed));
@@ -238,6 +297,53 @@ fn spills(registry: &mut Registry, overview: &Overview) {
     for (why, messages) in overview.fronts.written() {
         written.get_or_create(&Reason { reason: why.as_str().to_owned() }).inc_by(messages);
     }
+}
+
+/// What an uplink's link can carry, and what keeps watch over it.
+fn uplink_pace(registry: &mut Registry, overview: &Overview) {
+    let gauges = [
+        ("uplink_window", "Messages that may be in flight now"),
+        ("uplink_delay_micros", "Shortest round trip to an acknowledgement, microseconds"),
+        ("uplink_throttled", "1 while the upstream wants less than the link could carry"),
+        ("uplink_certificate_days", "Days until the certificate of the other end ends, where it has one"),
+    ];
+    let gauges = gauges.map(|(name, help)| {
+        let family = Family::<Name, Gauge>::default();
+        registry.register(name, help, family.clone());
+        family
+    });
+    let counters = [
+        ("uplink_throttles", "Signs of throttling by the upstream"),
+        ("uplink_clock_jumps", "Jumps of the wall clock that the uplink noticed"),
+    ];
+    let counters = counters.map(|(name, help)| {
+        let family = Family::<Name, Counter>::default();
+        registry.register(name, help, family.clone());
+        family
+    });
+    for (name, status) in &overview.uplinks {
+        let label = Name { name: name.clone() };
+        let [window, delay, throttled, certificate] = &gauges;
+        window.get_or_create(&label).set(status.window.load(Ordering::Relaxed) as i64);
+        delay.get_or_create(&label).set(status.delay_micros.load(Ordering::Relaxed) as i64);
+        throttled.get_or_create(&label).set(status.throttled.load(Ordering::Relaxed).into());
+        if status.has_certificate.load(Ordering::Relaxed) {
+            certificate.get_or_create(&label).set(status.certificate_days.load(Ordering::Relaxed));
+        }
+        let [throttles, jumps] = &counters;
+        throttles.get_or_create(&label).inc_by(status.throttles.load(Ordering::Relaxed));
+        jumps.get_or_create(&label).inc_by(status.clock_jumps.load(Ordering::Relaxed));
+    }
+}
+
+/// Where a count stands.
+type CountOf = fn(&LinkStatus) -> &AtomicU64;
+
+/// One more counter that each uplink has.
+fn of_uplinks(registry: &mut Registry, name: &str, help: &str) -> Family<Name, Counter> {
+    let family = Family::<Name, Counter>::default();
+    registry.register(name, help, family.clone());
+    family
 }
 
 fn lanes(registry: &mut Registry, overview: &Overview) {

@@ -75,9 +75,12 @@ fn write(status: &Value, out: &mut impl Write) -> std::io::Result<()> {
             uplink["forwarded"],
             uplink["reconnects"]
         )?;
-        match uplink["last_error"].as_str() {
-            Some(error) => writeln!(out, "\n    last error: {error}")?,
-            None => writeln!(out)?,
+        writeln!(out, ", at {}", text(uplink, "target"))?;
+        if let Some(error) = uplink["last_error"].as_str() {
+            writeln!(out, "    last error: {error}")?;
+        }
+        if let Some(warning) = uplink["warning"].as_str() {
+            writeln!(out, "    warning: {warning}")?;
         }
     }
     for lane in status["lanes"].as_array().unwrap_or(&none) {

@@ -1,7 +1,7 @@
 //! What the tests over real processes lean on: routers to start and kill, clients to talk to them, an upstream to break.
 //!
 //! Knows: how `millrace` is started, MQTT as `wire` writes it, HTTP as far as `/status` needs it.
-//! May use: `wire` and `model` for bytes; processes, sockets and threads of the standard library. Never: the insides of
+//! May use: `wire` and `model` for bytes, the load generator's emulated network; processes, sockets and threads of the standard library. Never: the insides of
 //! the router: what cannot be seen from outside is tested beside the code.
 //! Always: every wait has a deadline ([`PATIENCE`]) and says what it waited for; a process never outlives its value;
 //! ports are chosen by the system, files live in a directory of their own, so that tests run side by side.
@@ -11,6 +11,7 @@ mod certificates;
 mod client;
 pub mod foreign;
 mod http;
+pub mod network;
 pub mod notation;
 mod process;
 mod proxy;

@@ -8,7 +8,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{sleep, spawn};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wire::{ConnAck, ReasonCode, SubAck, Version};
 
@@ -31,6 +31,9 @@ struct State {
     open: Mutex<Vec<TcpStream>>,
     connects: AtomicU64,
     silent: AtomicBool,
+    greets: AtomicBool,
+    /// Messages taken in one second; what is more is refused with 0x97. 0 for any number.
+    quota: AtomicU64,
     withhold: AtomicBool,
     over: AtomicBool,
     /// Beginnings of messages, and what is said about them; without a reason the connection ends there.
@@ -50,12 +53,24 @@ impl Recorder {
     #[track_caller]
     pub fn with_limits(receive_max: NonZeroU16, packet_bytes_max: Option<NonZeroU32>) -> Recorder {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Recorder::over(listener, receive_max, packet_bytes_max)
+    }
+
+    /// The same at a place of the test's choice.
+    #[track_caller]
+    pub fn over(
+        listener: TcpListener,
+        receive_max: NonZeroU16,
+        packet_bytes_max: Option<NonZeroU32>,
+    ) -> Recorder {
         let address = listener.local_addr().expect("a bound socket has an address");
         let state = Arc::new(State {
             record: Mutex::new(Vec::new()),
             open: Mutex::new(Vec::new()),
             connects: AtomicU64::new(0),
             silent: AtomicBool::new(false),
+            greets: AtomicBool::new(true),
+            quota: AtomicU64::new(0),
             withhold: AtomicBool::new(false),
             over: AtomicBool::new(false),
             refused: Mutex::new(Vec::new()),
@@ -96,6 +111,16 @@ impl Recorder {
         self.state.silent.store(yes, Ordering::SeqCst);
     }
 
+    /// Answers no CONNECT, or does so again.
+    pub fn greet(&self, yes: bool) {
+        self.state.greets.store(yes, Ordering::SeqCst);
+    }
+
+    /// Takes no more than so many messages a second, and refuses others with *quota exceeded*; 0 takes all.
+    pub fn quota(&self, per_sec: u64) {
+        self.state.quota.store(per_sec, Ordering::SeqCst);
+    }
+
     /// Writes down and does not acknowledge, or does so again for what comes from now on.
     pub fn withhold(&self, yes: bool) {
         self.state.withhold.store(yes, Ordering::SeqCst);
@@ -125,8 +150,8 @@ impl Drop for Recorder {
     fn drop(&mut self) {
         self.state.over.store(true, Ordering::SeqCst);
         self.state.end_connections();
-        // Wakes the thread that accepts, so that it sees that it is over.
-        TcpStream::connect(self.address).ok();
+        // Wakes the thread that accepts, so that it sees that it is over; the way there may be a bad one.
+        TcpStream::connect_timeout(&self.address, Duration::from_millis(500)).ok();
     }
 }
 
@@ -164,6 +189,7 @@ fn accept(state: &Arc<State>, listener: &TcpListener) {
 fn serve(state: &State, stream: TcpStream) -> std::io::Result<()> {
     // Until CONNECT says otherwise: it is read the same in both.
     let mut connection = Connection::over(stream, Version::V5)?;
+    let (mut second, mut taken) = (Instant::now(), 0);
     while !state.is_over() {
         if state.silent.load(Ordering::SeqCst) {
             sleep(LOOK);
@@ -173,6 +199,7 @@ fn serve(state: &State, stream: TcpStream) -> std::io::Result<()> {
         let version = connection.version();
         let mut out = Vec::new();
         match packet {
+            Incoming::Connect(_) if !state.greets.load(Ordering::SeqCst) => continue,
             Incoming::Connect(connect) => {
                 connection.set_version(connect.version);
                 let mut ack = ConnAck::new(false, ReasonCode::SUCCESS);
@@ -183,6 +210,17 @@ fn serve(state: &State, stream: TcpStream) -> std::io::Result<()> {
             }
             Incoming::Publish(message) => {
                 let packet_id = message.packet_id;
+                let quota = state.quota.load(Ordering::SeqCst);
+                if second.elapsed() >= Duration::from_secs(1) {
+                    (second, taken) = (Instant::now(), 0);
+                }
+                taken += 1;
+                if let Some(packet_id) = packet_id.filter(|_| quota > 0 && taken > quota) {
+                    let reason = ReasonCode::QUOTA_EXCEEDED;
+                    wire::encode_ack(&mut out, version, wire::AckKind::PubAck, packet_id, reason);
+                    connection.write(&out)?;
+                    continue;
+                }
                 match (state.refusal(&message), packet_id) {
                     (None, _) | (_, None) => {}
                     (Some(None), _) => {

@@ -84,9 +84,16 @@ fn properties_survive_a_wait_and_a_restart() {
 fn properties_reach_the_upstream_unaltered() {
     let upstream = Recorder::start();
     let route = r#"FROM "factory/#" INTO $upstream"#;
-    let router = Setup::new().uplink(upstream.address(), Version::V5).set("routes.all", route).start();
+    let setup = Setup::new().uplink(upstream.address(), Version::V5).set("routes.all", route);
+    let router = setup.clone().set("uplink.plant.id_property", "").start();
     router.connect(&v5("publisher")).publish_with(&publication(&block(), QOS_1));
     check_unaltered(&upstream.wait_for(1)[0]);
+    // The id comes behind them.
+    let router = setup.start();
+    router.connect(&v5("publisher")).publish_with(&publication(&block(), QOS_1));
+    let with_id = &upstream.wait_for(2)[1];
+    assert!(with_id.block.starts_with(block().as_bytes()));
+    assert_eq!(with_id.user_properties().len(), 5);
 }
 
 #[test]

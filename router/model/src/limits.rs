@@ -104,6 +104,10 @@ pub struct Limits {
     pub uplink_look_ahead_max: u32,
     /// Senders of one uplink that may wait because the upstream refuses their messages.
     pub uplink_waiting_senders_max: u32,
+    /// Links of one uplink whose identities have links of their own.
+    pub uplink_links_max: u32,
+    /// Links of one such uplink opened per second.
+    pub uplink_opens_per_sec: u32,
     /// Entries of the loss ledger; above it the oldest are forgotten and counted.
     pub losses_max: u32,
     /// Bytes of damaged data that the store sets aside.
@@ -157,10 +161,12 @@ impl Limits {
         body_elements_bytes_max: 4 << 20,
         route_keys_max: 100_000,
         spill_bytes_max: 8 << 20,
-        uplink_inflight_max: 1_024,
+        uplink_inflight_max: 4_096,
         uplink_read_bytes_max: 4 << 20,
         uplink_look_ahead_max: 4_096,
         uplink_waiting_senders_max: 256,
+        uplink_links_max: 128,
+        uplink_opens_per_sec: 10,
         losses_max: 10_000,
         quarantine_bytes_max: 16 << 20,
     };

@@ -153,6 +153,16 @@ fn uplinks(config: &Config, out: &mut impl Write) -> io::Result<()> {
             },
             uplink.when_full,
         )?;
+        let idle = bytes(uplink.idle_bytes_per_hour());
+        let pacing = &uplink.pacing;
+        if pacing.hours.are_limited() {
+            let always = match pacing.hours_always {
+                Some(priority) => format!("priorities 0 to {priority}"),
+                None => "nothing".to_owned(),
+            };
+            writeln!(out, "      only {}; outside, {always} may go", pacing.hours)?;
+        }
+        writeln!(out, "      an idle hour of its connection costs {idle} on the wire (IPv4)")?;
     }
     Ok(())
 }

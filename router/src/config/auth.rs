@@ -120,7 +120,7 @@ fn check_passwords(
 
 /// Rules of the configuration itself come first, then those of the file.
 fn check_rules(judge: &mut Judge<'_>, limits: &Limits) -> Option<Vec<Rule>> {
-    let inline = judge.list(&schema::AUTH_ACL);
+    let inline = judge.list(&schema::AUTH_ACL, "");
     let file = judge.text(&schema::AUTH_ACL_FILE, "").map(PathBuf::from);
     if inline.is_none() && file.is_none() {
         return None;

@@ -17,13 +17,17 @@ use super::auth::{self, Auth};
 use super::budgets;
 use super::errors::{ConfigError, ConfigErrors};
 use super::forwarding::Forwarding;
-use super::judge::Judge;
+use super::iothub::{self, IotHub};
+use super::judge::{Judge, is_word};
 use super::listeners::{Listener, check_listeners};
+use super::pacing::Pacing;
+use super::packing::Compression;
 use super::raw::Raw;
 use super::routing;
 use super::schema;
 use super::suggest;
-use super::transport::{self, Transport};
+use super::topics::{self, Topics};
+use super::transport::{self, Failover, Transport};
 use super::warnings;
 
 /// Everything the router needs to know before it starts. Never changes within a turn; a reload makes another.
@@ -49,6 +53,8 @@ pub struct Config {
     pub http: Option<SocketAddr>,
     /// The Unix socket for operators' commands; `None` for none.
     pub control: Option<PathBuf>,
+    /// What this gateway is called by those who get its messages.
+    pub gateway: String,
     /// The other ends, ordered by name.
     pub uplinks: Vec<Uplink>,
     /// The routes, ordered by name; `table` numbers them in this order.
@@ -114,8 +120,14 @@ pub struct Uplink {
     pub name: String,
     /// What is at the other end.
     pub kind: UplinkKind,
+    /// The IoT Hub, if it is one.
+    pub hub: Option<IotHub>,
     /// Where the other end is, and what lies between.
     pub transport: Transport,
+    /// Where else it is.
+    pub failover: Failover,
+    /// Whether the router is not ready while this is down.
+    pub required: bool,
     /// Protocol version to speak.
     pub version: MqttVersion,
     /// Client identifier there; not empty.
@@ -130,6 +142,8 @@ pub struct Uplink {
     pub window: u16,
     /// Put before every topic; may be empty.
     pub topic_prefix: String,
+    /// What becomes of topics and properties, there and here.
+    pub topics: Topics,
     /// Longest wait before the first new attempt, in milliseconds.
     pub backoff_min_millis: u64,
     /// Longest wait before any new attempt, in milliseconds; not below `backoff_min_millis`.
@@ -138,6 +152,10 @@ pub struct Uplink {
     pub pace_messages_per_sec: Option<NonZeroU32>,
     /// Whose turn it is, and what becomes of what the other end refuses.
     pub forwarding: Forwarding,
+    /// How much it may ask of its link, and how long it waits for it.
+    pub pacing: Pacing,
+    /// How payloads are packed, if they are.
+    pub compression: Option<Compression>,
     /// Most bytes of messages that wait for it; `None` is as many as the store takes.
     pub bytes_max: Option<u64>,
     /// What happens when there is no room.
@@ -161,6 +179,10 @@ pub enum WhenFull {
 pub enum UplinkKind {
     /// An MQTT broker.
     Mqtt,
+    /// A Millrace of the next level.
+    Parent,
+    /// Azure IoT Hub, or an edgeHub of the next level.
+    IotHub,
 }
 
 /// Protocol version of an MQTT uplink.
@@ -242,6 +264,7 @@ impl Config {
         let http = judge.address(&schema::HTTP_BIND, "");
         let control = judge.text(&schema::CONTROL_PATH, "").map(PathBuf::from);
         let control = control.unwrap_or_else(|| store.path.join("control.sock"));
+        let gateway = judge.text(&schema::kinds::GATEWAY_NAME, "").unwrap_or_else(|| host.word());
         let names = judge.names(&["uplink"]);
         let uplinks: Vec<_> =
             names.iter().filter_map(|name| check_uplink(&mut judge, name, &limits, host)).collect();
@@ -274,6 +297,7 @@ impl Config {
             losses,
             http,
             control: Some(control).filter(|path| path.as_os_str() != "off"),
+            gateway,
             uplinks,
             routes,
             table,
@@ -304,6 +328,7 @@ impl Config {
             ("losses", self.losses == new.losses),
             ("http", self.http == new.http),
             ("control", self.control == new.control),
+            ("gateway", self.gateway == new.gateway),
             ("uplink", self.uplinks == new.uplinks),
             ("limits", self.limits == new.limits),
             ("log", self.log == new.log),
@@ -385,6 +410,11 @@ impl Host {
         let name = if name.trim().is_empty() { "localhost" } else { name.trim() };
         let cores = std::thread::available_parallelism().map_or(1, |count| count.get());
         Host { name: name.to_owned(), cores }
+    }
+
+    /// Its name, with `-` for what may not stand in the name of a gateway.
+    fn word(&self) -> String {
+        self.name.chars().map(|c| if is_word(c) { c } else { '-' }).collect()
     }
 }
 
@@ -499,15 +529,27 @@ fn check_uplink(judge: &mut Judge<'_>, name: &str, limits: &Limits, host: &Host)
             )
         });
     }
-    let kind = judge.text(&schema::UPLINK_KIND, name).map(|_| UplinkKind::Mqtt);
-    let transport = transport::check_transport(judge, name);
+    let kind = judge.text(&schema::UPLINK_KIND, name).map(|word| match &*word {
+        "parent" => UplinkKind::Parent,
+        "iothub" => UplinkKind::IotHub,
+        _ => UplinkKind::Mqtt,
+    });
+    let hub = match kind {
+        Some(UplinkKind::IotHub) => Some(iothub::check(judge, name)?),
+        _ => {
+            iothub::refuse(judge, name);
+            None
+        }
+    };
+    let transport = transport::check_transport(judge, name, hub.as_ref().and_then(|hub| hub.host.as_deref()));
     let version = match judge.text(&schema::UPLINK_VERSION, name).as_deref() {
+        _ if hub.is_some() => MqttVersion::V311,
         Some("3.1.1") => MqttVersion::V311,
         _ => MqttVersion::V5,
     };
-    let client_id = judge
-        .text(&schema::UPLINK_CLIENT_ID, name)
-        .unwrap_or_else(|| format!("millrace-{}-{name}", host.name));
+    let client_id = judge.text(&schema::UPLINK_CLIENT_ID, name).unwrap_or_else(|| {
+        hub.as_ref().map_or_else(|| format!("millrace-{}-{name}", host.name), |hub| hub.id.to_string())
+    });
     let user = judge.text(&schema::UPLINK_USER, name);
     let password = judge.text(&schema::UPLINK_PASSWORD, name).map(Secret);
     if password.is_some() && !judge.is_written(&schema::UPLINK_USER, name) {
@@ -531,6 +573,10 @@ fn check_uplink(judge: &mut Judge<'_>, name: &str, limits: &Limits, host: &Host)
         });
     }
     let topic_prefix = judge.text(&schema::UPLINK_TOPIC_PREFIX, name).unwrap_or_default();
+    let topics = topics::check(judge, name, version, &topic_prefix);
+    if kind == Some(UplinkKind::Parent) {
+        refuse_changes(judge, name, version);
+    }
     let backoff_min_millis = judge.integer(&schema::UPLINK_BACKOFF_MIN_MS, name);
     let backoff_max_millis = judge.integer(&schema::UPLINK_BACKOFF_MAX_MS, name);
     if let (Some(min), Some(max)) = (backoff_min_millis, backoff_max_millis)
@@ -552,8 +598,11 @@ fn check_uplink(judge: &mut Judge<'_>, name: &str, limits: &Limits, host: &Host)
     };
     Some(Uplink {
         name: name.to_owned(),
+        hub,
         kind: kind?,
+        failover: transport::check_failover(judge, name, transport.as_ref()),
         transport: transport?,
+        required: judge.boolean(&schema::kinds::UPLINK_REQUIRED, name).unwrap_or_default(),
         version,
         client_id,
         user,
@@ -561,13 +610,41 @@ fn check_uplink(judge: &mut Judge<'_>, name: &str, limits: &Limits, host: &Host)
         keep_alive_secs,
         window: window.unwrap_or(limits.uplink_inflight_max),
         topic_prefix,
+        topics,
         backoff_min_millis: backoff_min_millis?,
         backoff_max_millis: backoff_max_millis?,
         pace_messages_per_sec: NonZeroU32::new(pace),
         forwarding: Forwarding::check(judge, name)?,
+        pacing: Pacing::check(judge, name, window.unwrap_or(limits.uplink_inflight_max))?,
+        compression: Compression::check(judge, name, version),
         bytes_max: bytes_max.filter(|bytes| *bytes > 0),
         when_full,
     })
+}
+
+/// A parent gets everything as it is; what would change it is a mistake.
+fn refuse_changes(judge: &mut Judge<'_>, name: &str, version: MqttVersion) {
+    let changes = [
+        &schema::UPLINK_TOPIC_PREFIX,
+        &schema::kinds::UPLINK_TOPICS,
+        &schema::kinds::UPLINK_QOS,
+        &schema::kinds::UPLINK_RETAIN,
+    ];
+    for key in changes.into_iter().filter(|key| judge.is_written(key, name)).collect::<Vec<_>>() {
+        judge.complain(key, name, |error| ConfigError {
+            problem:
+                "changes messages, and a parent gets them as they are; write kind = \"mqtt\" to change them"
+                    .to_owned(),
+            ..error
+        });
+    }
+    if version != MqttVersion::V5 {
+        judge.complain(&schema::UPLINK_VERSION, name, |error| ConfigError {
+            problem: "loses properties, and a parent gets them all".to_owned(),
+            allowed: Some("\"5\"".to_owned()),
+            ..error
+        });
+    }
 }
 
 const NAME_BYTES_MAX: usize = 64;

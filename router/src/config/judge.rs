@@ -94,14 +94,14 @@ impl<'r> Judge<'r> {
     }
 
     /// A list of texts, each with where it was written; `None` if nobody wrote it. As `integer`.
-    pub(super) fn list(&mut self, key: &'static Key) -> Option<Vec<(String, Origin)>> {
-        let (value, origin) = self.written(key, "")?;
-        let Value::List(values) = value else { return self.refuse(key, "", value, origin, None) };
+    pub(super) fn list(&mut self, key: &'static Key, name: &str) -> Option<Vec<(String, Origin)>> {
+        let (value, origin) = self.written(key, name)?;
+        let Value::List(values) = value else { return self.refuse(key, name, value, origin, None) };
         let mut texts = Vec::with_capacity(values.len());
         for (value, origin) in values {
             match value {
                 Value::String(text) => texts.push((text.clone(), origin.clone())),
-                other => self.refuse(key, "", other, origin, None)?,
+                other => self.refuse(key, name, other, origin, None)?,
             }
         }
         Some(texts)
@@ -178,7 +178,8 @@ impl<'r> Judge<'r> {
         }
     }
 
-    fn missing(&mut self, key: &Key, name: &str) {
+    /// A key that must be written is not.
+    pub(super) fn missing(&mut self, key: &Key, name: &str) {
         if !self.is_damaged() {
             self.complain(key, name, |error| ConfigError {
                 problem: "is missing".to_owned(),
@@ -300,9 +301,17 @@ fn judge_text(allowed: &Allowed, text: &str) -> Result<(), Option<String>> {
         Allowed::FileMode => u32::from_str_radix(text, 8).is_ok_and(|mode| mode <= 0o777),
         Allowed::TopicPrefix => !text.contains(['+', '#', '\0']),
         Allowed::LogFilter => text.split(',').all(is_log_directive),
-        Allowed::Integer { .. } | Allowed::Boolean | Allowed::Rules => false,
+        Allowed::Fitting { judge, .. } => return judge(text),
+        Allowed::TextOrNone => true,
+        Allowed::Word => !text.is_empty() && text.chars().all(is_word),
+        Allowed::Integer { .. } | Allowed::Boolean | Allowed::Rules | Allowed::List(_) => false,
     };
     if fits { Ok(()) } else { Err(None) }
+}
+
+/// Whether it may stand in the name of a gateway.
+pub(super) fn is_word(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.')
 }
 
 fn judge_address(text: &str) -> Result<(), Option<String>> {

@@ -12,6 +12,7 @@ use model::Limits;
 
 use super::errors::ConfigError;
 use super::judge::{BETWEEN_NAMES, Judge};
+use super::packing::Decompression;
 use super::schema::{self, Key};
 use super::suggest;
 
@@ -40,6 +41,8 @@ pub struct Listener {
     pub anonymous: Option<bool>,
     /// Largest packet accepted here; `None` is as everywhere.
     pub packet_bytes_max: Option<u32>,
+    /// Whether, and how, packed messages are unpacked here.
+    pub decompression: Option<Decompression>,
 }
 
 /// What is spoken at a listener.
@@ -169,7 +172,7 @@ impl Listener {
 
     /// Whether something lies between the socket and MQTT.
     pub fn has_layers(&self) -> bool {
-        self.tls.is_some() || self.kind.is_websocket() || self.proxy_protocol
+        self.tls.is_some() || self.kind.is_websocket() || self.proxy_protocol || self.decompression.is_some()
     }
 
     /// Whether `other` differs in more than what a reload takes over: its files and rules of TLS, and what it asks of
@@ -276,6 +279,7 @@ fn check_listener(judge: &mut Judge<'_>, name: &str, limits: &Limits) -> Option<
         connections_max,
         anonymous: judge.boolean(&schema::LISTENER_ANONYMOUS, name),
         packet_bytes_max,
+        decompression: Decompression::check(judge, name),
     })
 }
 

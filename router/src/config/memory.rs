@@ -110,10 +110,35 @@ impl Config {
                 u64::from(limits.uplink_read_bytes_max),
             ),
             holder(
+                "links of identities at IoT Hubs",
+                self.uplinks.iter().filter(|uplink| uplink.hub.is_some()).count() as u64
+                    * u64::from(limits.uplink_links_max),
+                "links × limits.packet_bytes_max and what waits for a socket",
+                u64::from(limits.packet_bytes_max) + crate::upstream::LINK_BYTES_MAX,
+            ),
+            holder(
                 "places of refused senders",
                 uplinks * model::Priority::all().count() as u64,
-                "lanes × limits.uplink_look_ahead_max × 64",
-                u64::from(limits.uplink_look_ahead_max) * 64,
+                "lanes × the larger of limits.uplink_look_ahead_max and limits.uplink_inflight_max × 64",
+                u64::from(limits.uplink_look_ahead_max.max(limits.uplink_inflight_max.into())) * 64,
+            ),
+            holder(
+                "packing messages",
+                self.uplinks.iter().filter(|uplink| uplink.compression.is_some()).count() as u64,
+                "uplinks with compression × 16 MiB and a dictionary of 8 MiB",
+                24 << 20,
+            ),
+            holder(
+                "unpacking messages",
+                self.listeners.iter().filter(|it| it.decompression.is_some()).count() as u64,
+                "listeners with accept_zstd × a dictionary of 8 MiB",
+                8 << 20,
+            ),
+            holder(
+                "messages in flight to upstreams",
+                uplinks,
+                "uplinks × limits.uplink_inflight_max × 96",
+                u64::from(limits.uplink_inflight_max) * 96,
             ),
         ]
     }

@@ -5,7 +5,7 @@
 //! Invariant: what is not understood or not available is refused, never ignored.
 //!
 //! Reading order: `sources` (the layers), `raw` (as written), `schema` (every key), `judge` (one key at a
-//! time), `checked`, `listeners` and `transport` (as used, and what two keys mean together), `auth` (users and rules),
+//! time), `checked`, `listeners`, `transport`, `topics` and `iothub` (as used, and what two keys mean together), `auth` (users and rules),
 //! `routing` (routes and where they lead), `budgets` (space on the disk), `warnings`, `memory` (the ceiling), `reference`
 //! (the page of keys).
 
@@ -18,9 +18,13 @@ mod budgets;
 mod checked;
 mod errors;
 mod forwarding;
+mod hours;
+mod iothub;
 mod judge;
 mod listeners;
 mod memory;
+mod pacing;
+mod packing;
 mod profiles;
 mod raw;
 mod reference;
@@ -28,6 +32,7 @@ mod routing;
 mod schema;
 mod sources;
 mod suggest;
+mod topics;
 mod transport;
 mod warnings;
 
@@ -41,13 +46,18 @@ pub use checked::{
 };
 pub use errors::{ConfigError, ConfigErrors};
 pub use forwarding::Forwarding;
+pub use hours::Hours;
+pub use iothub::{Child, IotHub, Proof};
 pub use listeners::{Bind, ClientCertificate, Listener, ListenerKind, Tls, UserFrom};
 pub use memory::Holder;
+pub use pacing::Pacing;
+pub use packing::{Compression, Decompression};
 pub use raw::{Origin, Raw};
 pub use reference::page;
 pub use routing::sinks;
 pub use sources::{ConfigArgs, environment};
-pub use transport::{Proxy, ProxyKind, Transport, UplinkTls};
+pub use topics::{Properties, Topics};
+pub use transport::{Failover, Proxy, ProxyKind, Transport, UplinkTls};
 
 /// Reads every layer and judges the result.
 ///

@@ -5,6 +5,10 @@
 
 use model::Limits;
 
+use super::{pacing, packing};
+
+pub(super) mod kinds;
+
 /// One key.
 #[derive(Debug)]
 pub(super) struct Key {
@@ -47,8 +51,16 @@ pub(super) enum Allowed {
     Route,
     /// A list of rules of who may do what.
     Rules,
+    /// A list of texts; this says which.
+    List(&'static str),
+    /// Letters, digits, `_`, `-` and `.`.
+    Word,
+    /// Any text, or empty for none.
+    TextOrNone,
     /// A level, or several per part of the program.
     LogFilter,
+    /// Text of a form of its own; `judge` gives a hint if it does not fit.
+    Fitting { takes: &'static str, judge: fn(&str) -> Result<(), Option<String>> },
 }
 
 /// What holds if nobody writes a key.
@@ -85,7 +97,7 @@ impl Allowed {
             }
             Allowed::FileMode => "permissions in octal, as in \"660\"".to_owned(),
             Allowed::Url => {
-                "mqtt://HOST:PORT or, with TLS, mqtts://HOST:PORT; without a port 1883 and 8883".to_owned()
+                "mqtt://HOST:PORT or, with TLS, mqtts://HOST:PORT; over WebSocket ws://HOST:PORT/PATH or wss://; without a port 1883, 8883, 80 and 443".to_owned()
             }
             Allowed::ProxyUrl => {
                 "http://HOST:PORT or socks5://HOST:PORT; without a port 3128 and 1080".to_owned()
@@ -98,22 +110,26 @@ impl Allowed {
             Allowed::Rules => {
                 "a list of rules, for example [\"allow user=press7 publish plant/press7/#\"]".to_owned()
             }
+            Allowed::List(which) => which.to_owned(),
+            Allowed::Word => "letters, digits, _, - and .".to_owned(),
+            Allowed::TextOrNone => "text, or \"\" for none".to_owned(),
             Allowed::LogFilter => {
                 "off, error, warn, info, debug or trace; or several, as in info,millrace=debug".to_owned()
             }
+            Allowed::Fitting { takes, .. } => takes.to_owned(),
         }
     }
 }
 
-const fn key(path: &'static str, allowed: Allowed, default: Default, doc: &'static str) -> Key {
+pub(super) const fn key(path: &'static str, allowed: Allowed, default: Default, doc: &'static str) -> Key {
     Key { path, allowed, default, doc }
 }
 
-const fn integer(path: &'static str, min: u64, max: u64, default: u64, doc: &'static str) -> Key {
+pub(super) const fn integer(path: &'static str, min: u64, max: u64, default: u64, doc: &'static str) -> Key {
     key(path, Allowed::Integer { min, max }, Default::Integer(default), doc)
 }
 
-const fn words(
+pub(super) const fn words(
     path: &'static str,
     values: &'static [&'static str],
     default: &'static str,
@@ -438,12 +454,17 @@ pub(super) static HTTP_BIND: Key = key(
 
 pub(super) static UPLINK_KIND: Key = key(
     "uplink.*.kind",
-    Allowed::Choice { values: &["mqtt"], later: &["iothub", "edgehub", "kafka", "nats", "amqp"] },
+    Allowed::Choice { values: &["mqtt", "parent", "iothub"], later: &["kafka", "nats", "amqp"] },
     Default::Text("mqtt"),
-    "What is at the other end.",
+    "What is at the other end: `mqtt`, any broker; `parent`, a Millrace of the next level, which gets everything as it is; \
+     `iothub`, Azure IoT Hub or an edgeHub above this gateway.",
 );
-pub(super) static UPLINK_URL: Key =
-    key("uplink.*.url", Allowed::Url, Default::Required, "Where the other end is.");
+pub(super) static UPLINK_URL: Key = key(
+    "uplink.*.url",
+    Allowed::Url,
+    Default::Derived("must be written, but for `iothub`: there the host name of the hub"),
+    "Where the other end is.",
+);
 pub(super) static UPLINK_CA: Key = key(
     "uplink.*.ca",
     Allowed::Text,
@@ -527,8 +548,8 @@ pub(super) static UPLINK_WINDOW: Key = key(
     "uplink.*.window",
     Allowed::Integer { min: 1, max: 65_535 },
     Default::Derived("limits.uplink_inflight_max"),
-    "Messages on their way that the other end has not acknowledged yet. Not more than \
-     `limits.uplink_inflight_max`.",
+    "Most messages on their way that the other end has not acknowledged yet; how many of them are used follows round trip \
+     and rate (`router/docs/bad-networks.md`). Not more than `limits.uplink_inflight_max`.",
 );
 pub(super) static UPLINK_TOPIC_PREFIX: Key = key(
     "uplink.*.topic_prefix",
@@ -784,6 +805,10 @@ limits! {
         "Messages of one lane that are read beyond the first one that waits because the upstream refuses its sender; above it the lane waits.";
     uplink_waiting_senders_max: u32 = 1..=100_000,
         "Senders of one uplink that wait because the upstream refuses their messages; above it the whole uplink does.";
+    uplink_links_max: u32 = 1..=65_535,
+        "Links of one uplink whose identities have links of their own; above it the others wait until one is idle.";
+    uplink_opens_per_sec: u32 = 1..=10_000,
+        "Links of one such uplink opened per second, with jitter.";
     losses_max: u32 = 16..=1_000_000,
         "Entries of the loss ledger, each at most 640 bytes; above it the oldest are forgotten and counted.";
     quarantine_bytes_max: u64 = 0..=1_099_511_627_776,
@@ -798,6 +823,8 @@ static SERVICE_KEYS: &[&Key] = &[
     &LISTENER_CONNECTIONS_MAX,
     &LISTENER_ANONYMOUS,
     &LISTENER_PACKET_BYTES_MAX,
+    &packing::ACCEPT_ZSTD,
+    &packing::ZSTD_DICTIONARY,
     &LISTENER_PROXY_PROTOCOL,
     &LISTENER_PROXY_TRUST_CN,
     &LISTENER_PATH,
@@ -838,8 +865,25 @@ static SERVICE_KEYS: &[&Key] = &[
     &REDIRECT_WHEN,
     &HTTP_BIND,
     &CONTROL_PATH,
+    &kinds::GATEWAY_NAME,
     &UPLINK_KIND,
     &UPLINK_URL,
+    &kinds::UPLINK_CONNECTION_STRING,
+    &kinds::UPLINK_HUB,
+    &kinds::UPLINK_DEVICE,
+    &kinds::UPLINK_MODULE,
+    &kinds::UPLINK_SHARED_ACCESS_KEY,
+    &kinds::UPLINK_TOKEN_SECS,
+    &kinds::UPLINK_CHILDREN,
+    &kinds::UPLINK_IDENTITY_KEY,
+    &kinds::UPLINK_IDENTITY_CERT,
+    &kinds::UPLINK_IDENTITY_CERT_KEY,
+    &kinds::UPLINK_LINK_IDLE_SECS,
+    &kinds::UPLINK_ANSWER_SECS,
+    &kinds::UPLINK_FAILOVER,
+    &kinds::UPLINK_FAILOVER_ATTEMPTS,
+    &kinds::UPLINK_FAILOVER_RETURN_SECS,
+    &kinds::UPLINK_REQUIRED,
     &UPLINK_CA,
     &UPLINK_CERT,
     &UPLINK_KEY,
@@ -856,11 +900,26 @@ static SERVICE_KEYS: &[&Key] = &[
     &UPLINK_PASSWORD,
     &UPLINK_KEEP_ALIVE_SECS,
     &UPLINK_WINDOW,
+    &pacing::WINDOW_MIN,
     &UPLINK_TOPIC_PREFIX,
+    &kinds::UPLINK_TOPICS,
+    &kinds::UPLINK_INBOUND,
+    &kinds::UPLINK_QOS,
+    &kinds::UPLINK_RETAIN,
+    &kinds::UPLINK_PROPERTIES,
+    &kinds::UPLINK_ID_PROPERTY,
+    &packing::COMPRESSION,
+    &packing::COMPRESSION_LEVEL,
+    &packing::COMPRESSION_DICTIONARY,
     &UPLINK_BACKOFF_MIN_MS,
     &UPLINK_BACKOFF_MAX_MS,
+    &pacing::CONNECT_TIMEOUT_SECS,
+    &pacing::ACK_TIMEOUT_SECS,
     &UPLINK_PACE,
     &UPLINK_PACE_BYTES,
+    &pacing::HOURS,
+    &pacing::HOURS_UTC_OFFSET,
+    &pacing::HOURS_ALWAYS,
     &UPLINK_SCHEDULE,
     &UPLINK_DRAIN,
     &UPLINK_HISTORY_SHARE,

@@ -11,6 +11,7 @@ use crate::config::schema::Allowed;
 
 mod budgets;
 mod listeners;
+mod topics;
 mod transport;
 
 /// A file with this text, and the flags that name it.
@@ -367,6 +368,8 @@ fn urls_of_uplinks_are_taken_apart() {
         ("mqtt://[fe80::1]:77", "fe80::1", 77),
         ("mqtts://cloud", "cloud", 8883),
         ("mqtts://cloud:443", "cloud", 443),
+        ("wss://cloud", "cloud", 443),
+        ("ws://cloud:8080/broker/mqtt", "cloud", 8080),
     ] {
         let config = good(&format!("uplink.a.url = '{url}'"), &[], &[]);
         assert_eq!(
@@ -377,7 +380,7 @@ fn urls_of_uplinks_are_taken_apart() {
     }
     for (url, hint) in [
         ("cloud:1883", "write mqtt://cloud:1883"),
-        ("wss://cloud", "wss:// is not available in this version"),
+        ("wss://cloud/a b", "a path has no spaces"),
         ("http://cloud", ""),
         ("mqtt://me:secret@cloud", "user and password have keys of their own"),
         ("mqtt://cloud/topic", "nothing may follow the port"),
@@ -433,7 +436,10 @@ fn an_uplink_is_complete_without_anything_but_its_url() {
     let expected = Uplink {
         name: "cloud".to_owned(),
         kind: UplinkKind::Mqtt,
-        transport: Transport { host: "h".to_owned(), port: 1883, tls: None, proxy: None },
+        hub: None,
+        transport: Transport { host: "h".to_owned(), port: 1883, tls: None, websocket: None, proxy: None },
+        failover: Failover { transports: Vec::new(), attempts: 3, return_secs: 300 },
+        required: false,
         version: MqttVersion::V5,
         client_id: "millrace-gate7-cloud".to_owned(),
         user: None,
@@ -441,6 +447,14 @@ fn an_uplink_is_complete_without_anything_but_its_url() {
         keep_alive_secs: 60,
         window: model::Limits::DEFAULT.uplink_inflight_max,
         topic_prefix: String::new(),
+        topics: Topics {
+            entries: Vec::new(),
+            inbound: Vec::new(),
+            qos: Some(model::Qos::AtLeastOnce),
+            keeps_retain: true,
+            properties: Properties::Drop,
+            id_property: Some("millrace-id".to_owned()),
+        },
         backoff_min_millis: 500,
         backoff_max_millis: 60_000,
         pace_messages_per_sec: None,
@@ -455,6 +469,14 @@ fn an_uplink_is_complete_without_anything_but_its_url() {
             poison_messages_max: 10_000,
             poison_bytes_max: 64 << 20,
         },
+        pacing: Pacing {
+            window_min: 4,
+            connect_timeout_secs: 15,
+            ack_timeout_secs: 60,
+            hours: Hours::default(),
+            hours_always: None,
+        },
+        compression: None,
         bytes_max: None,
         when_full: WhenFull::Refuse,
     };
@@ -462,13 +484,63 @@ fn an_uplink_is_complete_without_anything_but_its_url() {
 }
 
 #[test]
+fn hours_and_the_window_of_an_uplink_are_judged() {
+    let config = good(
+        "uplink.a = { url = 'mqtts://h', hours = '22:00-06:00', hours_utc_offset = '+02:00', hours_always = 1, window = 3 }",
+        &[],
+        &[],
+    );
+    let pacing = &config.uplinks[0].pacing;
+    assert_eq!(pacing.hours.to_string(), "22:00-06:00 UTC+02:00");
+    assert_eq!(pacing.hours_always, model::Priority::new(1).ok());
+    assert_eq!(pacing.window_min, 3, "the default follows a smaller window");
+    // 120 pings an hour: request and answer with what IP, TCP and TLS add, and the acknowledgement of TCP.
+    assert_eq!(config.uplinks[0].idle_bytes_per_hour(), 120 * (76 + 76 + 52));
+    refused("uplink.a = { url = 'mqtt://h', hours = '22-6' }", "uplink.a.hours", "22:00-06:00", "");
+    refused("uplink.a = { url = 'mqtt://h', hours_always = 1 }", "uplink.a.hours_always", "", "add hours");
+    refused(
+        "uplink.a = { url = 'mqtt://h', hours = '08:00-09:00', hours_utc_offset = 'CET' }",
+        "uplink.a.hours_utc_offset",
+        "+01:00",
+        "write the offset",
+    );
+    refused(
+        "uplink.a = { url = 'mqtt://h', window = 10, window_min = 20 }",
+        "uplink.a.window_min",
+        "from 1 to 10",
+        "",
+    );
+}
+
+#[test]
+fn compression_is_judged_on_both_sides() {
+    let config = good(
+        "uplink.a = { url = 'mqtt://h', compression = 'zstd', compression_dictionary = 'd' }\n\
+         listener.tcp = { accept_zstd = true, zstd_dictionary = 'd' }",
+        &[],
+        &[],
+    );
+    let packed = config.uplinks[0].compression.as_ref().expect("it is on");
+    assert_eq!((packed.level, packed.dictionary.as_deref()), (3, Some("d".as_ref())));
+    let unpacked = config.listeners[0].decompression.as_ref().expect("it is on");
+    assert_eq!(unpacked.dictionary.as_deref(), Some("d".as_ref()));
+    for (text, key) in [
+        ("uplink.a = { url = 'mqtt://h', compression = 'zstd', version = '3.1.1' }", "uplink.a.compression"),
+        ("uplink.a = { url = 'mqtt://h', compression_level = 5 }", "uplink.a.compression_level"),
+        ("listener.tcp.zstd_dictionary = 'd'", "listener.tcp.zstd_dictionary"),
+    ] {
+        refused(text, key, "", "");
+    }
+}
+
+#[test]
 fn keys_of_an_uplink_that_do_not_go_together_are_refused() {
     refused("uplink.a = { kind = 'mqtt' }", "uplink.a.url", "mqtt://HOST:PORT", "");
     refused("uplink.a = { url = 'mqtt://h', password = 'p' }", "uplink.a.password", "", "add uplink.a.user");
     refused(
-        "uplink.a = { url = 'mqtt://h', window = 2000 }",
+        "uplink.a = { url = 'mqtt://h', window = 5000 }",
         "uplink.a.window",
-        "from 1 to 1024",
+        "from 1 to 4096",
         "raise limits.uplink_inflight_max",
     );
     refused(

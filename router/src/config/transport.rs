@@ -3,6 +3,7 @@
 //! Knows: the keys of `[uplink.NAME]` about the way. Never: files, certificates, sockets.
 //! In: a `Judge`. Out: one `Transport` an uplink; what does not go together is a mistake.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use super::checked::Secret;
@@ -20,8 +21,41 @@ pub struct Transport {
     pub port: u16,
     /// How the other end proves who it is; `None` is plain TCP.
     pub tls: Option<UplinkTls>,
+    /// The path of the WebSocket, if one is spoken.
+    pub websocket: Option<String>,
     /// The proxy that the connection goes through.
     pub proxy: Option<Proxy>,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match (&self.websocket, &self.tls) {
+            (None, None) => "mqtt",
+            (None, Some(_)) => "mqtts",
+            (Some(_), None) => "ws",
+            (Some(_), Some(_)) => "wss",
+        };
+        write!(f, "{scheme}://{}{}", self.authority(), self.websocket.as_deref().unwrap_or_default())
+    }
+}
+
+impl Transport {
+    /// Host and port, as they stand in a URL.
+    pub(crate) fn authority(&self) -> String {
+        let (open, close) = if self.host.contains(':') { ("[", "]") } else { ("", "") };
+        format!("{open}{}{close}:{}", self.host, self.port)
+    }
+}
+
+/// Where the other end is besides its url, and when it is looked for there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Failover {
+    /// The addresses, in order; none for most.
+    pub transports: Vec<Transport>,
+    /// Failed attempts in a row after which the next one is tried.
+    pub attempts: u32,
+    /// How long another one than the first is used before that is looked at, in seconds; 0 for ever.
+    pub return_secs: u64,
 }
 
 /// What TLS to the other end starts with. Its files are read anew for every connection.
@@ -64,16 +98,82 @@ pub enum ProxyKind {
 }
 
 /// `None` if a required key is missing or refused; then an error says so.
-pub(super) fn check_transport(judge: &mut Judge<'_>, name: &str) -> Option<Transport> {
+pub(super) fn check_transport(judge: &mut Judge<'_>, name: &str, hub: Option<&str>) -> Option<Transport> {
     let url = judge.text(&schema::UPLINK_URL, name);
+    let url = url.or_else(|| {
+        Some(format!("mqtts://{}", hub?)).filter(|_| !judge.is_written(&schema::UPLINK_URL, name))
+    });
+    if url.is_none() && !judge.is_written(&schema::UPLINK_URL, name) {
+        judge.missing(&schema::UPLINK_URL, name);
+    }
     let proxy = check_proxy(judge, name);
-    let url = parse_url(&url?).ok()?;
+    let url = url?;
+    let mut parsed = parse_url(&url).ok()?;
+    if hub.is_some() {
+        if !parsed.scheme.is_tls() {
+            judge.complain(&schema::UPLINK_URL, name, |error| ConfigError {
+                problem: "is without TLS, which IoT Hub does not speak".to_owned(),
+                found: Some(url.clone()),
+                allowed: Some("mqtts://HOST, or wss://HOST for port 443".to_owned()),
+                ..error
+            });
+        }
+        // `/mqtt` is what brokers have where nothing is said.
+        parsed.path = parsed.path.map(|path| if path == PATH { HUB_PATH.to_owned() } else { path });
+    }
+    let url = parsed;
     let tls = check_tls(judge, name, &url);
-    Some(Transport { host: url.host, port: url.port, tls, proxy })
+    Some(Transport { host: url.host, port: url.port, tls, websocket: url.path, proxy })
+}
+
+/// `first` is the address that comes before them.
+pub(super) fn check_failover(judge: &mut Judge<'_>, name: &str, first: Option<&Transport>) -> Failover {
+    let key = &schema::kinds::UPLINK_FAILOVER;
+    let named = judge.text(&schema::UPLINK_SERVER_NAME, name).is_some();
+    let mut transports = Vec::new();
+    for (text, origin) in judge.list(key, name).unwrap_or_default() {
+        let parsed = parse_url(&text);
+        let problem = match (&parsed, first) {
+            (Err(_), _) => "is no url".to_owned(),
+            (Ok(url), Some(first)) if url.scheme.is_tls() != first.tls.is_some() => {
+                "must be TLS exactly if url is: what is safe there must not be open here".to_owned()
+            }
+            (Ok(url), Some(first)) => {
+                let mut tls = first.tls.clone();
+                if let Some(tls) = tls.as_mut().filter(|_| !named) {
+                    tls.server_name.clone_from(&url.host);
+                }
+                let (host, port, websocket) = (url.host.clone(), url.port, url.path.clone());
+                transports.push(Transport { host, port, tls, websocket, proxy: first.proxy.clone() });
+                continue;
+            }
+            (Ok(_), None) => continue, // the url is missing or wrong, which has been said
+        };
+        judge.complain(key, name, |error| ConfigError {
+            origin,
+            problem,
+            found: Some(format!("{text:?}")),
+            allowed: Some(schema::UPLINK_URL.allowed.describe()),
+            hint: parsed.err().flatten(),
+            ..error
+        });
+    }
+    if transports.is_empty() {
+        for key in [&schema::kinds::UPLINK_FAILOVER_ATTEMPTS, &schema::kinds::UPLINK_FAILOVER_RETURN_SECS] {
+            if judge.is_flawless() {
+                contradict(judge, name, key, "is about failover, which names no other address");
+            }
+        }
+    }
+    Failover {
+        transports,
+        attempts: judge.integer(&schema::kinds::UPLINK_FAILOVER_ATTEMPTS, name).unwrap_or(1) as u32,
+        return_secs: judge.integer(&schema::kinds::UPLINK_FAILOVER_RETURN_SECS, name).unwrap_or_default(),
+    }
 }
 
 fn check_tls(judge: &mut Judge<'_>, name: &str, url: &Url) -> Option<UplinkTls> {
-    if url.scheme != Scheme::Mqtts {
+    if !url.scheme.is_tls() {
         refuse_tls_keys(judge, name);
         return None;
     }
@@ -159,6 +259,14 @@ fn check_proxy(judge: &mut Judge<'_>, name: &str) -> Option<Proxy> {
 enum Scheme {
     Mqtt,
     Mqtts,
+    Ws,
+    Wss,
+}
+
+impl Scheme {
+    fn is_tls(self) -> bool {
+        matches!(self, Scheme::Mqtts | Scheme::Wss)
+    }
 }
 
 /// A URL of an upstream, taken apart.
@@ -167,7 +275,14 @@ pub(super) struct Url {
     scheme: Scheme,
     host: String,
     port: u16,
+    /// With WebSocket, what is asked for there.
+    path: Option<String>,
 }
+
+/// What WebSocket servers of MQTT brokers are asked for if nothing is said.
+const PATH: &str = "/mqtt";
+/// The same of IoT Hub.
+const HUB_PATH: &str = "/$iothub/websocket";
 
 /// The URL of an upstream; `Err` with a hint.
 pub(super) fn parse_url(text: &str) -> Result<Url, Option<String>> {
@@ -177,15 +292,26 @@ pub(super) fn parse_url(text: &str) -> Result<Url, Option<String>> {
     let scheme = match scheme {
         "mqtt" | "tcp" => Scheme::Mqtt,
         "mqtts" | "ssl" | "tls" => Scheme::Mqtts,
-        "ws" | "wss" => return Err(Some(format!("{scheme}:// is not available in this version"))),
+        "ws" => Scheme::Ws,
+        "wss" => Scheme::Wss,
         _ => return Err(None),
     };
     let (usual, example) = match scheme {
         Scheme::Mqtt => (1883, "mqtt://[::1]:1883"),
         Scheme::Mqtts => (8883, "mqtts://[::1]:8883"),
+        Scheme::Ws => (80, "ws://[::1]:80/mqtt"),
+        Scheme::Wss => (443, "wss://[::1]:443/mqtt"),
     };
+    let (rest, path) = match (scheme, rest.find('/')) {
+        (Scheme::Mqtt | Scheme::Mqtts, _) => (rest, None),
+        (_, Some(slash)) if slash + 1 < rest.len() => (&rest[..slash], Some(rest[slash..].to_owned())),
+        _ => (rest, Some(PATH.to_owned())),
+    };
+    if path.as_deref().is_some_and(|path| path.contains(|c: char| c.is_whitespace() || c.is_control())) {
+        return Err(Some("a path has no spaces".to_owned()));
+    }
     let (host, port) = parse_authority(rest, usual, example)?;
-    Ok(Url { scheme, host, port })
+    Ok(Url { scheme, host, port, path })
 }
 
 /// The URL of a proxy; `Err` with a hint.

@@ -10,6 +10,9 @@ pub(crate) const LOSSES: Space = Space(6);
 /// Lanes whose uplink is in the configuration no more.
 pub(crate) const VANISHED: Space = Space(7);
 
+/// What makes this store another one than any before it: see `upstream::dialects`.
+pub(crate) const GATEWAY: Space = Space(12);
+
 /// Where what the broker keeps stands.
 pub(crate) const fn space_of(kind: StateSpace) -> Space {
     match kind {
@@ -40,7 +43,7 @@ mod tests {
             StateSpace::Poison,
             StateSpace::LossesPublished,
         ];
-        let spaces: Vec<Space> = kinds.map(space_of).into_iter().chain([LOSSES, VANISHED]).collect();
+        let spaces: Vec<Space> = kinds.map(space_of).into_iter().chain([LOSSES, VANISHED, GATEWAY]).collect();
         let numbers: BTreeSet<u8> = spaces.iter().map(|space| space.0).collect();
         assert_eq!(numbers.len(), spaces.len(), "{spaces:?}");
     }

@@ -14,6 +14,7 @@ use wire::ReasonCode;
 use super::certificates::TlsServer;
 use crate::clock::Clock;
 use crate::config::{Listener, ListenerKind};
+use crate::packing::Unpacking;
 
 /// What all doors share: who is let in, by number and by rate.
 #[derive(Debug)]
@@ -45,6 +46,8 @@ pub(crate) struct Door {
     /// Where it really listens.
     pub address: String,
     tls: Option<RwLock<Arc<TlsServer>>>,
+    /// What packed messages are unpacked with, if they are.
+    pub unpacking: Option<Arc<Unpacking>>,
     accepted: AtomicU64,
     open: AtomicU32,
     refused: [AtomicU64; Refusal::ALL.len()],
@@ -59,6 +62,7 @@ impl Door {
         listener: Listener,
         address: String,
         tls: Option<TlsServer>,
+        unpacking: Option<Unpacking>,
         all_open: Arc<AtomicU32>,
     ) -> Door {
         Door {
@@ -66,6 +70,7 @@ impl Door {
             listener,
             address,
             tls: tls.map(|tls| RwLock::new(Arc::new(tls))),
+            unpacking: unpacking.map(Arc::new),
             accepted: AtomicU64::new(0),
             open: AtomicU32::new(0),
             refused: Default::default(),
@@ -207,6 +212,7 @@ refusals! {
     WsSubprotocol = "ws_subprotocol", "The client does not offer the subprotocol `mqtt`.";
     WsText = "ws_text", "A text frame came; MQTT is binary.";
     WsFrame = "ws_frame", "A frame breaks the rules of WebSocket.";
+    Compression = "compression", "A message cannot be unpacked, or would be too large.";
 }
 
 /// A refusal with its particulars, for the log.

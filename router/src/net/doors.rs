@@ -12,6 +12,7 @@ use super::certificates::{self, CertificateError, TlsServer};
 use super::door::Door;
 use super::listener::{Bound, ListenError, bind};
 use crate::config::{Config, Listener};
+use crate::packing::{self, Unpacking};
 
 /// How often the ends of certificates are looked at.
 const LOOK: Duration = Duration::from_hours(24);
@@ -38,7 +39,8 @@ pub(crate) fn open(config: &Config) -> Result<Vec<(Bound, Arc<Door>)>, OpenError
         let tls = load(listener)?;
         let bound = bind(listener)?;
         let address = bound.address.to_string();
-        let door = Door::new(number as u16, listener.clone(), address, tls, Arc::clone(&all_open));
+        let unpacking = unpacking(listener, config.limits.packet_bytes_max)?;
+        let door = Door::new(number as u16, listener.clone(), address, tls, unpacking, Arc::clone(&all_open));
         doors.push((bound, Arc::new(door)));
     }
     Ok(doors)
@@ -69,6 +71,19 @@ impl NewCertificates {
             info!(listeners = count, "certificates read anew");
         }
     }
+}
+
+fn unpacking(listener: &Listener, packet_bytes_max: u32) -> Result<Option<Unpacking>, CertificateError> {
+    let Some(settings) = &listener.decompression else { return Ok(None) };
+    let dictionary = match &settings.dictionary {
+        None => Vec::new(),
+        Some(path) => packing::read_dictionary(path).map_err(|problem| {
+            let section = format!("listener.{}", listener.name);
+            CertificateError::new(&section, "zstd_dictionary", path, problem)
+        })?,
+    };
+    let most = listener.packet_bytes_max.unwrap_or(packet_bytes_max);
+    Ok(Some(Unpacking::new(&dictionary, most)))
 }
 
 fn load(listener: &Listener) -> Result<Option<TlsServer>, CertificateError> {

@@ -17,6 +17,7 @@ use super::proxy::{self, ProxyRules};
 use super::stream::Stream;
 use super::tls::TlsSession;
 use super::websocket::{Rules, WebSocket};
+use crate::packing::{Progress, Unpacker, Unpacking};
 
 /// Payload that is put into one TLS record or WebSocket frame: what TLS allows at most (RFC 8446 §5.1).
 const CHUNK_BYTES: usize = 16 << 10;
@@ -34,6 +35,8 @@ pub(crate) struct Layers {
     proxy: Option<ProxyRules>,
     tls: Option<Box<TlsSession>>,
     websocket: Option<WebSocket>,
+    /// Messages are unpacked, with what is known of this connection.
+    unpacking: Option<(Arc<Unpacking>, Progress)>,
     /// The beginning of something that has not come in whole, as the network has it.
     incoming: Vec<u8>,
     outgoing: Outgoing,
@@ -70,6 +73,7 @@ pub(crate) struct Scratch {
     /// What is offered to the socket.
     out: Vec<u8>,
     read_bytes_max: usize,
+    unpacker: Option<Unpacker>,
 }
 
 impl Scratch {
@@ -83,6 +87,7 @@ impl Scratch {
             frame: Vec::new(),
             out: Vec::new(),
             read_bytes_max,
+            unpacker: None,
         }
     }
 }
@@ -98,13 +103,15 @@ impl Layers {
         };
         let rules = || Rules { path: listener.path.clone(), origins: listener.origins.clone() };
         let websocket = door.kind().is_websocket().then(|| WebSocket::new(rules()));
-        if proxy.is_none() && tls.is_none() && websocket.is_none() {
+        let unpacking = door.unpacking.clone().map(|unpacking| (unpacking, Progress::default()));
+        if proxy.is_none() && tls.is_none() && websocket.is_none() && unpacking.is_none() {
             return Ok(None);
         }
         Ok(Some(Box::new(Layers {
             proxy,
             tls,
             websocket,
+            unpacking,
             incoming: Vec::new(),
             outgoing: Outgoing::default(),
             ended: None,
@@ -133,7 +140,7 @@ impl Layers {
         if len == 0 {
             return Poll::Ready(Ok(self.end_of_stream()));
         }
-        if let Err(refused) = self.take_in(held + len, scratch) {
+        if let Err(refused) = self.take_in(held + len, scratch).and_then(|()| self.unpack(scratch)) {
             self.ended = Some(Came::Refused(refused));
         }
         // Answers of handshakes leave at once; nobody else would send them.
@@ -163,7 +170,8 @@ impl Layers {
         let Scratch { frame, out, .. } = scratch;
         out.clear();
         match (&mut self.tls, &self.websocket) {
-            (None, _) => WebSocket::frame(chunk, out),
+            (None, None) => out.extend_from_slice(chunk),
+            (None, Some(_)) => WebSocket::frame(chunk, out),
             (Some(tls), None) => tls.encrypt(chunk, &mut self.incoming, out).map_err(io::Error::other)?,
             (Some(tls), Some(_)) => {
                 frame.clear();
@@ -230,6 +238,7 @@ impl Layers {
         self.proxy.is_none()
             && self.tls.is_none()
             && self.websocket.is_none()
+            && self.unpacking.is_none()
             && self.ended.is_none()
             && self.user.is_none()
             && self.outgoing.len() == 0
@@ -295,6 +304,17 @@ impl Layers {
         let unframed = self.unframe(at, len, scratch);
         self.keep(&scratch.raw[at..len])?;
         unframed
+    }
+
+    /// Takes `scratch.plain`, which is MQTT, and leaves it there with every message unpacked.
+    fn unpack(&mut self, scratch: &mut Scratch) -> Result<(), Refused> {
+        let Some((unpacking, progress)) = &mut self.unpacking else { return Ok(()) };
+        let Scratch { plain, frame, unpacker, .. } = scratch;
+        frame.clear();
+        let unpacker = unpacker.get_or_insert_default();
+        let result = unpacking.take_in(progress, unpacker, plain, frame);
+        std::mem::swap(plain, frame);
+        result.map_err(|problem| Refused::new(Refusal::Compression, problem))
     }
 
     /// Takes `scratch.plain` through the WebSocket layer, if there is one; what is still encrypted lies in `scratch.raw`.

@@ -25,4 +25,5 @@ pub(crate) use doors::{open, read_anew, watch_certificates};
 pub(crate) use layers::{Came, LAYER_BYTES_MAX, Scratch};
 pub(crate) use listener::{Bound, serve};
 pub(crate) use socket::{Arrival, Socket};
+pub(crate) use stream::Detached;
 pub(crate) use unix::{SocketFile, listen as listen_unix};

@@ -5,19 +5,27 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use broker::uplink::{Backoff, Carrier, LinkError, Reading};
+use broker::uplink::{Backoff, Carrier, ClockWatch, LinkError, LocalError, Reading, TargetRules, Targets};
 use model::{LaneId, Limits, Seq};
 use store::{ReadLimits, ReadOut, StoreError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, WriteHalf};
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
 
+use super::local::{LOCAL_BYTES_MAX, LocalSession, LocalWriter};
 use super::poison::SharedTray;
+use super::sentences::with_advice;
 use super::source::Source;
 use super::transport::{self, ConnectError, Patience, Stream};
-use super::{UplinkSetup, UplinkState, backoff, link_setup, rules};
+use super::{Gateway, LocalDoor, UplinkSetup, UplinkState, backoff, carrier, link_setup, watchdogs};
 use crate::clock::{Clock, entropy};
+use crate::config::Transport;
+use crate::net::CertificateError;
+use crate::packing::{self, Packer};
+
+pub(super) mod pooled;
 
 /// How long the goodbye may take.
 const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -25,6 +33,15 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 const LASTING: Duration = Duration::from_secs(10);
 /// Time between looks at keep-alive and at what else time brings.
 const TICK: Duration = Duration::from_millis(250);
+/// How long a connection outlives the hours of its link with nothing to do.
+const LINGER_MILLIS: u64 = 5_000;
+/// Time between looks at whether the hours have come.
+const HOURS_LOOK: Duration = Duration::from_secs(1);
+/// How long what is in flight may take before the connection is given up for one to the first address.
+const QUIET: Duration = Duration::from_secs(10);
+/// How long messages wait that our own broker had no room for, before they are asked for again.
+const UNROOMED: Duration = Duration::from_secs(30);
+
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
@@ -40,8 +57,26 @@ enum Ended {
     Link(#[from] LinkError),
     #[error("the store cannot be read: {0}")]
     Store(#[from] StoreError),
+    #[error("this router does not take the uplink as its client: {0}")]
+    NoSession(std::io::Error),
+    #[error(
+        "this router has closed the session that publishes what comes from upstream; messages are sent again"
+    )]
+    SessionClosed,
+    #[error("this router had no room for what came from upstream; it is asked for again")]
+    Unroomed,
+    #[error("the first address takes connections again")]
+    Returns,
     #[error("the router stops")]
     Stopped,
+    #[error("the hours of this link are over")]
+    OutOfHours,
+}
+
+impl From<LocalError> for Ended {
+    fn from(error: LocalError) -> Ended {
+        Ended::Link(LinkError::Local(error))
+    }
 }
 
 /// One uplink at work.
@@ -54,10 +89,20 @@ pub(super) struct Uplink {
     clock: Clock,
     carrier: Carrier,
     records: ReadOut,
+    packer: Option<Packer>,
     delivered: Vec<(LaneId, Seq)>,
     out: Vec<u8>,
     tray: SharedTray,
     wake_keeper: Rc<Notify>,
+    clocks: ClockWatch,
+    next_tick: model::Instant,
+    /// Outside its hours, with nothing to send, since then.
+    useless_since: Option<model::Instant>,
+    gateway: Rc<Gateway>,
+    local: Rc<LocalDoor>,
+    targets: Targets,
+    /// Messages that our own broker had no room for, when they were last asked for again.
+    unroomed: u64,
 }
 
 impl Uplink {
@@ -66,11 +111,17 @@ impl Uplink {
         setup: UplinkSetup,
         source: Source,
         limits: Limits,
-        tray: SharedTray,
-        wake_keeper: Rc<Notify>,
+        (tray, wake_keeper): (SharedTray, Rc<Notify>),
+        (gateway, local): (Rc<Gateway>, Rc<LocalDoor>),
         stop: watch::Receiver<bool>,
     ) -> Uplink {
-        let mut carrier = Carrier::new(rules(&setup.config, &limits));
+        let failover = &setup.config.failover;
+        let targets = Targets::new(TargetRules {
+            count: 1 + failover.transports.len(),
+            attempts: failover.attempts,
+            return_millis: failover.return_secs * 1_000,
+        });
+        let mut carrier = carrier(&setup.config, &gateway, &limits);
         for (lane, priority) in &setup.lanes {
             match source.bounds(*lane) {
                 Ok((head, tail)) => carrier.add_lane(*lane, *priority, head, tail),
@@ -88,10 +139,18 @@ impl Uplink {
             clock: Clock::default(),
             carrier,
             records: ReadOut::new(),
+            packer: None,
             delivered: Vec::new(),
             out: Vec::new(),
             tray,
             wake_keeper,
+            clocks: ClockWatch::default(),
+            next_tick: model::Instant::default(),
+            useless_since: None,
+            gateway,
+            local,
+            targets,
+            unroomed: 0,
         }
     }
 
@@ -99,14 +158,31 @@ impl Uplink {
     pub(super) async fn run(mut self) {
         let mut backoff = backoff(&self.setup.config);
         loop {
+            if self.rest().await {
+                return;
+            }
             let started = Instant::now();
             let ended = self.carry().await;
-            if matches!(ended, Ended::Stopped) {
-                return;
+            match ended {
+                Ended::Stopped => return,
+                Ended::OutOfHours => {
+                    info!(uplink = %self.name, "the hours of this link are over; messages wait in their lanes");
+                    continue;
+                }
+                _ => {}
+            }
+            if matches!(ended, Ended::Returns) {
+                self.targets.go_back();
+                self.setup.status.failovers.store(self.targets.changes(), Ordering::Relaxed);
+                info!(uplink = %self.name, target = %self.target(), "the first address takes connections again; going back");
+                continue;
             }
             if started.elapsed() >= LASTING {
                 backoff.succeeded();
+            } else if self.targets.failed() {
+                warn!(uplink = %self.name, target = %self.target(), "trying another address");
             }
+            self.setup.status.failovers.store(self.targets.changes(), Ordering::Relaxed);
             if self.wait(&mut backoff, &ended).await {
                 return;
             }
@@ -116,6 +192,7 @@ impl Uplink {
     /// Connects and carries until the connection ends.
     async fn carry(&mut self) -> Ended {
         self.setup.status.set(UplinkState::Connecting, None);
+        self.setup.status.set_target(self.target());
         self.out.clear();
         let ended = match self.try_carry().await {
             Ok(never) => match never {},
@@ -128,7 +205,12 @@ impl Uplink {
             Ended::Link(error) => (false, Some(error)),
             _ => (false, None),
         };
-        self.carrier.lost(by_peer, error, self.clock.now().instant);
+        let now = self.clock.now().instant;
+        if matches!(ended, Ended::Closed | Ended::Reset) {
+            self.carrier.cut_off(now);
+        }
+        self.carrier.lost(by_peer, error, now);
+        self.report();
         self.keep_positions();
         self.source.set_link(self.setup.lanes.iter().map(|(lane, _)| *lane), false);
         ended
@@ -136,16 +218,42 @@ impl Uplink {
 
     async fn try_carry(&mut self) -> Result<std::convert::Infallible, Ended> {
         let stream = self.connect().await?;
+        self.packer = self.packer()?;
         let (mut reader, mut writer) = tokio::io::split(stream);
-        let link = link_setup(&self.setup.config, &self.limits);
+        let link = link_setup(&self.setup.config, &self.gateway, &self.limits);
+        let (mut local, mut local_writer) = match &link.inbound {
+            Some(rules) => LocalSession::open(&self.local, &rules.identity).map_err(Ended::NoSession)?,
+            None => LocalSession::none(),
+        };
         self.carrier.connected(link, self.clock.now(), &mut self.out)?;
+        let mut look = None;
+        let mut give_up = Deadlines::default();
         let mut buffer = vec![0; 64 << 10];
         let mut unread = Vec::new();
         let mut unflushed = false;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            self.fill()?;
+            let now = self.clock.now().instant;
+            if now >= self.next_tick {
+                self.on_tick()?;
+                self.look_at_rooms(&mut give_up)?;
+                if look.is_none() && self.carrier.is_up() && self.targets.should_look(now) {
+                    look = Some(self.look_at_first());
+                }
+            }
+            match give_up.returns {
+                None => self.fill()?,
+                // A quiet point: nothing new is sent, and what is in flight has its time.
+                Some(until) if self.carrier.inflight() == 0 || Instant::now() >= until => {
+                    self.carrier.close(&mut self.out);
+                    self.say_goodbye(&mut writer).await;
+                    return Err(Ended::Returns);
+                }
+                Some(_) => {}
+            }
+            let takes_more =
+                self.carrier.local_bytes().len() < LOCAL_BYTES_MAX && !self.carrier.is_inbound_full();
             let wait = self.carrier.wait_millis(self.clock.now().instant).map(Duration::from_millis);
             tokio::select! {
                 biased;
@@ -154,7 +262,7 @@ impl Uplink {
                     self.say_goodbye(&mut writer).await;
                     return Err(Ended::Stopped);
                 }
-                read = reader.read(&mut buffer) => {
+                read = reader.read(&mut buffer), if takes_more => {
                     let len = read.map_err(|error| self.broken(&error))?;
                     self.take_in(&buffer[..len], &mut unread)?;
                 }
@@ -163,13 +271,102 @@ impl Uplink {
                     self.out.drain(..len);
                     unflushed = len > 0;
                 }
+                came = local.read() => {
+                    if came.map_err(Ended::NoSession)? == 0 {
+                        return Err(Ended::SessionClosed);
+                    }
+                    let taken = self.carrier.read_local(&local.unread, &mut self.out)?;
+                    local.unread.drain(..taken);
+                }
+                pushed = local_writer.write(self.carrier.local_bytes()), if has_local(&local_writer, &self.carrier) => {
+                    let len = pushed.map_err(Ended::NoSession)?;
+                    self.carrier.wrote_local(len);
+                }
+                is_back = looked(&mut look) => {
+                    look = None;
+                    if is_back {
+                        give_up.returns = Some(Instant::now() + QUIET);
+                    }
+                }
                 () = self.setup.bell.wait() => self.look_at_tails()?,
                 () = tokio::time::sleep(wait.unwrap_or(TICK)), if wait.is_some() => {}
-                _ = tick.tick() => {
-                    self.carrier.tick(self.clock.now(), &mut self.out)?;
-                    self.look_at_tails()?;
-                }
+                // Under load it would never be its turn here.
+                _ = tick.tick() => {}
             }
+            if self
+                .useless_since
+                .is_some_and(|since| self.clock.now().instant.millis_since(since) > LINGER_MILLIS)
+            {
+                self.carrier.close(&mut self.out);
+                self.say_goodbye(&mut writer).await;
+                return Err(Ended::OutOfHours);
+            }
+        }
+    }
+
+    /// What time brings: keep-alive, hours, a clock that was set.
+    fn on_tick(&mut self) -> Result<(), Ended> {
+        let now = self.clock.now();
+        self.next_tick = now.instant.plus_millis(TICK.as_millis() as u64);
+        if let Some(millis) = self.clocks.look(now) {
+            self.setup.status.clock_jumps.fetch_add(1, Ordering::Relaxed);
+            warn!(uplink = %self.name, jump_ms = millis, "the wall clock jumped; the connection is probed");
+            self.carrier.probe(now, &mut self.out);
+        }
+        let is_open = self.look_at_hours();
+        let is_useless = !is_open && self.carrier.inflight() == 0 && !self.carrier.has_something_to_go();
+        self.useless_since = if is_useless { self.useless_since.or(Some(now.instant)) } else { None };
+        self.carrier.tick(now, &mut self.out)?;
+        self.look_at_tails()?;
+        self.report();
+        Ok(())
+    }
+
+    /// Whether the link may be used for everything now; the carrier is told.
+    fn look_at_hours(&mut self) -> bool {
+        let pacing = &self.setup.config.pacing;
+        let is_open = pacing.hours.is_open(self.clock.now().timestamp);
+        self.carrier.set_open(is_open, pacing.hours_always);
+        is_open
+    }
+
+    /// Waits for the hours of a metered link, or for something that may go at any hour; whether the router stops.
+    async fn rest(&mut self) -> bool {
+        self.useless_since = None;
+        while !self.look_at_hours() {
+            if let Err(error) = self.look_at_tails() {
+                warn!(%error, uplink = %self.name, "lanes cannot be looked at");
+            }
+            if self.carrier.has_something_to_go() {
+                return false;
+            }
+            self.setup.status.set(UplinkState::Resting, None);
+            tokio::select! {
+                () = stopped(&mut self.stop) => return true,
+                () = self.setup.bell.wait() => {}
+                () = tokio::time::sleep(HOURS_LOOK) => {}
+            }
+        }
+        false
+    }
+
+    /// What people may see of the pace.
+    fn report(&mut self) {
+        let (pressure, status) = (self.carrier.pressure(), &self.setup.status);
+        status.window.store(pressure.window as u64, Ordering::Relaxed);
+        status.delay_micros.store(pressure.delay_micros, Ordering::Relaxed);
+        status.throttles.store(pressure.throttles, Ordering::Relaxed);
+        let was = status.throttled.swap(pressure.is_throttled, Ordering::Relaxed);
+        if was != pressure.is_throttled {
+            let window = pressure.window;
+            if pressure.is_throttled {
+                warn!(uplink = %self.name, window, "the upstream wants less; nothing is lost, messages wait in their lanes");
+            } else {
+                info!(uplink = %self.name, window, "the upstream takes everything again");
+            }
+        }
+        if self.carrier.is_up() {
+            status.set(if pressure.is_throttled { UplinkState::Throttled } else { UplinkState::Up }, None);
         }
     }
 
@@ -178,16 +375,104 @@ impl Uplink {
         if config.transport.tls.as_ref().is_some_and(|tls| tls.insecure) {
             warn!(uplink = %self.name, "insecure: whoever answers is believed, and everybody on the way can read and change everything");
         }
+        let to = self.transport().clone();
+        let patience = Patience::of_secs(config.pacing.connect_timeout_secs);
         tokio::select! {
             () = stopped(&mut self.stop) => Err(Ended::Stopped),
-            connected = transport::connect(&self.name, &config.transport, Patience::default()) => Ok(connected?),
+            connected = transport::connect(&self.name, &to, patience) => {
+                let stream = connected?;
+                watchdogs::watch_socket(stream.tcp(), self.setup.config.keep_alive_secs);
+                self.look_at_certificates(&stream);
+                Ok(stream)
+            }
         }
+    }
+
+    /// What packs the messages of a new connection.
+    fn packer(&self) -> Result<Option<Packer>, ConnectError> {
+        let Some(settings) = &self.setup.config.compression else { return Ok(None) };
+        let dictionary = match &settings.dictionary {
+            None => Vec::new(),
+            Some(path) => packing::read_dictionary(path).map_err(|problem| {
+                let section = format!("uplink.{}", self.name);
+                CertificateError::new(&section, "compression_dictionary", path, problem)
+            })?,
+        };
+        Ok(Some(Packer::new(settings.level, &dictionary)))
+    }
+
+    /// Notes when the other end's certificate ends, and warns before it or ours does.
+    fn look_at_certificates(&self, stream: &Stream) {
+        let Some(tls) = &self.setup.config.transport.tls else { return };
+        let status = &self.setup.status;
+        let days = stream.certificate_days();
+        status.has_certificate.store(days.is_some(), Ordering::Relaxed);
+        status.certificate_days.store(days.unwrap_or_default(), Ordering::Relaxed);
+        let theirs = days.and_then(watchdogs::warning);
+        let ours = watchdogs::own_certificate(tls, &self.name).map(|notice| notice.text);
+        for text in theirs.into_iter().chain(ours) {
+            warn!(uplink = %self.name, "{text}");
+        }
+    }
+
+    /// The address in use.
+    fn transport(&self) -> &Transport {
+        let config = &self.setup.config;
+        match self.targets.current() {
+            0 => &config.transport,
+            other => &config.failover.transports[other - 1],
+        }
+    }
+
+    fn target(&self) -> String {
+        self.transport().to_string()
+    }
+
+    /// Finds out whether the first address takes connections; nothing is said over it.
+    fn look_at_first(&self) -> JoinHandle<bool> {
+        let (name, transport) = (Rc::clone(&self.name), self.setup.config.transport.clone());
+        let patience = Patience::of_secs(self.setup.config.pacing.connect_timeout_secs);
+        tokio::task::spawn_local(async move {
+            match transport::connect(&name, &transport, patience).await {
+                Ok(_) => true,
+                Err(error) => {
+                    debug!(uplink = %name, %error, "the first address is still down");
+                    false
+                }
+            }
+        })
+    }
+
+    /// What our own broker had no room for is asked for again after a while, by a new connection.
+    fn look_at_rooms(&mut self, give_up: &mut Deadlines) -> Result<(), Ended> {
+        let unroomed = self.carrier.counts().inbound.unroomed;
+        if unroomed == self.unroomed {
+            return Ok(());
+        }
+        let until = *give_up.unroomed.get_or_insert_with(|| Instant::now() + UNROOMED);
+        if Instant::now() < until {
+            return Ok(());
+        }
+        self.unroomed = unroomed;
+        Err(Ended::Unroomed)
     }
 
     fn broken(&self, error: &std::io::Error) -> Ended {
         match error.kind() {
             ErrorKind::ConnectionReset => Ended::Reset,
-            _ => Ended::Socket(transport::said(error, &self.name)),
+            ErrorKind::TimedOut => Ended::Socket(
+                "what was sent does not arrive any more: the other end, or the way to it, is gone without a word".to_owned(),
+            ),
+            _ => {
+                let said = transport::said(error, &self.name);
+                // A refusal of our certificate comes with the first bytes in TLS 1.3.
+                let tls = self.setup.config.transport.tls.as_ref();
+                let own = tls.and_then(|tls| watchdogs::own_certificate(tls, &self.name));
+                Ended::Socket(match own.filter(|notice| notice.is_over) {
+                    Some(notice) => format!("{said}; {}", notice.text),
+                    None => said,
+                })
+            }
         }
     }
 
@@ -208,12 +493,10 @@ impl Uplink {
         while let Some(reading) = self.carrier.next_reading(self.out.len(), self.clock.now().instant) {
             self.send_batch(reading)?;
         }
-        let (counts, status) = (self.carrier.counts(), &self.setup.status);
+        let status = &self.setup.status;
         status.inflight.store(self.carrier.inflight() as u64, Ordering::Relaxed);
         status.waiting_senders.store(self.carrier.senders_waiting() as u64, Ordering::Relaxed);
-        status.sent.store(counts.sent, Ordering::Relaxed);
-        status.forwarded.store(counts.forwarded, Ordering::Relaxed);
-        status.refused.store(counts.refused, Ordering::Relaxed);
+        status.set_counts(&self.carrier.counts());
         self.keep_positions();
         Ok(())
     }
@@ -226,6 +509,7 @@ impl Uplink {
         let read = self.source.read_lane(reading.lane, reading.from, limits, now.timestamp, &mut records);
         for record in records.records() {
             let (seq, bytes, expires) = (record.seq, record.bytes, record.expires);
+            let bytes = self.packer.as_mut().map_or(bytes, |packer| packer.pack(bytes));
             self.carrier.offer(&mut reading, seq, bytes, expires, now, &mut self.out);
         }
         let next = records.next();
@@ -270,6 +554,15 @@ impl Uplink {
         let was_up = self.carrier.is_up();
         let taken = self.carrier.read(unread, self.clock.now(), &mut self.out)?;
         unread.drain(..taken);
+        for (filter, reason) in self.carrier.take_unsubscribed() {
+            let warning = format!(
+                "the upstream refuses the subscription to {filter}: {reason}; ask for the right to it there, or mend \
+                 uplink.{}.inbound",
+                self.name
+            );
+            warn!(uplink = %self.name, "{warning}");
+            self.setup.status.set_warning(Some(warning));
+        }
         if !was_up && self.carrier.is_up() {
             self.on_up();
         }
@@ -280,7 +573,16 @@ impl Uplink {
         self.setup.status.connects.fetch_add(1, Ordering::Relaxed);
         self.setup.status.set(UplinkState::Up, None);
         self.source.set_link(self.setup.lanes.iter().map(|(lane, _)| *lane), true);
-        info!(uplink = %self.name, backlog = self.carrier.backlog(), "uplink is up");
+        self.setup.status.set_warning(None);
+        self.targets.succeeded(self.clock.now().instant);
+        self.report();
+        info!(uplink = %self.name, target = %self.target(), backlog = self.carrier.backlog(), "uplink is up");
+    }
+
+    fn look_at_tails_or_say(&mut self) {
+        if let Err(error) = self.look_at_tails() {
+            warn!(%error, uplink = %self.name, "lanes cannot be looked at");
+        }
     }
 
     fn look_at_tails(&mut self) -> Result<(), Ended> {
@@ -305,18 +607,41 @@ impl Uplink {
     /// Waits before the next attempt; whether the router stops.
     async fn wait(&mut self, backoff: &mut Backoff, ended: &Ended) -> bool {
         let millis = backoff.failed(entropy());
-        warn!(uplink = %self.name, reason = %ended, retry_in_ms = millis, "uplink is down; messages wait in their lanes");
-        self.setup.status.set(UplinkState::Waiting, Some(ended.to_string()));
+        let reason = match ended {
+            Ended::Link(error) => with_advice(error, &self.name),
+            ended => ended.to_string(),
+        };
+        warn!(uplink = %self.name, %reason, retry_in_ms = millis, "uplink is down; messages wait in their lanes");
+        self.setup.status.set(UplinkState::Waiting, Some(reason));
         let until = Instant::now() + Duration::from_millis(millis);
         tokio::select! {
             () = stopped(&mut self.stop) => return true,
             () = sleep_until(until) => {}
         }
         // What came meanwhile.
-        if let Err(error) = self.look_at_tails() {
-            warn!(%error, uplink = %self.name, "lanes cannot be looked at");
-        }
+        self.look_at_tails_or_say();
         false
+    }
+}
+
+/// When a connection that works is given up.
+#[derive(Debug, Default)]
+struct Deadlines {
+    /// For the first address.
+    returns: Option<Instant>,
+    /// To get again what there was no room for.
+    unroomed: Option<Instant>,
+}
+
+fn has_local(writer: &LocalWriter, carrier: &Carrier) -> bool {
+    writer.is_open() && !carrier.local_bytes().is_empty()
+}
+
+/// What a look at the first address came to; for ever, without one.
+async fn looked(look: &mut Option<JoinHandle<bool>>) -> bool {
+    match look {
+        Some(look) => look.await.unwrap_or_default(),
+        None => std::future::pending().await,
     }
 }
 

@@ -4,30 +4,43 @@
 //! look at. Bound: `uplink_inflight_max` publications and `uplink_read_bytes_max` bytes per link.
 //! An uplink that is down costs a timer; its messages stay in their lanes.
 
+mod dialects;
+mod iothub;
 mod link;
+mod local;
+mod packing;
 pub(crate) mod poison;
+mod sentences;
 mod source;
 mod status;
 mod tails;
 mod transport;
 mod trust;
+mod watchdogs;
+mod websocket;
 
 use std::rc::Rc;
 use std::sync::Arc;
 
-use broker::uplink::{Backoff, LinkSetup, Rules, Schedule};
+use broker::uplink::{Backoff, Carrier, LinkSetup, PoolRules, Rules, Schedule};
 use model::{LaneId, Limits, Priority};
 use tokio::sync::{Notify, mpsc, watch};
-use wire::Version;
 
+use self::iothub::Keyring;
 use self::poison::{Command, DiskAccess, Keeper, PoisonLane};
 use crate::clock::entropy;
-use crate::config::{MqttVersion, Uplink};
+use crate::config::Uplink;
 
+pub(crate) use dialects::Gateway;
+pub(crate) use iothub::Signer;
+pub(crate) use local::LocalDoor;
 pub(crate) use source::Source;
 pub(crate) use status::{LinkStatus, UplinkState};
 pub(crate) use tails::{Bell, Tails};
 pub(crate) use trust::client_config;
+
+/// What a link of its own holds besides an incomplete packet: buffers of both directions, TLS among them.
+pub(crate) const LINK_BYTES_MAX: u64 = 256 << 10;
 
 /// One uplink with its lanes.
 pub(crate) struct UplinkSetup {
@@ -41,6 +54,8 @@ pub(crate) struct UplinkSetup {
     pub bell: Arc<Bell>,
     /// For people.
     pub status: Arc<LinkStatus>,
+    /// Signs this gateway's tokens instead of the key in the configuration, for IoT Hub.
+    pub signer: Option<Arc<dyn Signer>>,
 }
 
 /// Runs all uplinks on this thread until `stop` says so; `commands` come from operators.
@@ -48,12 +63,14 @@ pub(crate) fn run(
     uplinks: Vec<UplinkSetup>,
     disk: DiskAccess,
     commands: mpsc::Receiver<Command>,
+    (gateway, local): (Gateway, LocalDoor),
     limits: &Limits,
     stop: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, async move {
+    let tasks = tokio::task::LocalSet::new();
+    tasks.block_on(&runtime, async move {
+        let (gateway, local) = (Rc::new(gateway), Rc::new(local));
         let wake_keeper = Rc::new(Notify::new());
         let (mut links, mut lanes) = (Vec::new(), Vec::new());
         for setup in uplinks {
@@ -69,8 +86,13 @@ pub(crate) fn run(
             lanes.push((lane, Rc::clone(&tray), Arc::clone(&setup.bell)));
             let (source, limits, wake, stop) =
                 (disk.source.clone(), limits.clone(), Rc::clone(&wake_keeper), stop.clone());
-            let link = link::Uplink::new(setup, source, limits, tray, wake, stop);
-            links.push(tokio::task::spawn_local(link.run()));
+            let us = (Rc::clone(&gateway), Rc::clone(&local));
+            let keyring = setup.config.hub.as_ref().map(|hub| Keyring::new(hub, setup.signer.clone()));
+            let link = link::Uplink::new(setup, source, limits, (tray, wake), us, stop);
+            links.push(match keyring {
+                Some(keyring) => tokio::task::spawn_local(link::pooled::run(link, keyring)),
+                None => tokio::task::spawn_local(link.run()),
+            });
         }
         let keeper = tokio::task::spawn_local(Keeper::new(disk, lanes, commands).run(wake_keeper));
         let mut stop = stop;
@@ -87,6 +109,22 @@ pub(crate) fn run(
     Ok(())
 }
 
+/// With one link, or with one for each identity.
+fn carrier(config: &Uplink, gateway: &Gateway, limits: &Limits) -> Carrier {
+    let rules = rules(config, limits);
+    let Some(hub) = &config.hub else { return Carrier::new(rules) };
+    let pool = PoolRules {
+        links_max: limits.uplink_links_max as usize,
+        opens_per_sec: limits.uplink_opens_per_sec,
+        idle_millis: hub.link_idle_millis,
+        answer_millis: hub.answer_millis,
+        backoff_millis: (config.backoff_min_millis, config.backoff_max_millis),
+        own: hub.id.as_str().into(),
+        seed: entropy(),
+    };
+    Carrier::pooled(rules, pool, dialects::dialect(config, gateway))
+}
+
 fn rules(config: &Uplink, limits: &Limits) -> Rules {
     let forwarding = &config.forwarding;
     Rules {
@@ -96,26 +134,28 @@ fn rules(config: &Uplink, limits: &Limits) -> Rules {
         messages_per_sec: config.pace_messages_per_sec.map_or(0, |pace| pace.get().into()),
         bytes_per_sec: forwarding.pace_bytes_per_sec,
         drain_jitter_millis: forwarding.drain_jitter_millis,
+        window: (config.pacing.window_min.into(), config.window.min(limits.uplink_inflight_max).into()),
         attempts_max: forwarding.attempts_max,
         retry_millis: (config.backoff_min_millis, config.backoff_max_millis),
         look_ahead_max: limits.uplink_look_ahead_max as usize,
         senders_max: limits.uplink_waiting_senders_max as usize,
+        identity: (!config.topics.inbound.is_empty()).then(|| dialects::identity(&config.name)),
         read_bytes_max: limits.uplink_read_bytes_max as usize,
         seed: entropy(),
     }
 }
 
-fn link_setup(config: &Uplink, limits: &Limits) -> LinkSetup {
+fn link_setup(config: &Uplink, gateway: &Gateway, limits: &Limits) -> LinkSetup {
     LinkSetup {
-        version: match config.version {
-            MqttVersion::V311 => Version::V3,
-            MqttVersion::V5 => Version::V5,
-        },
+        version: dialects::version(config.version),
         client_id: config.client_id.clone(),
         user: config.user.clone(),
         password: config.password.as_ref().map(|password| password.reveal().as_bytes().to_vec()),
         keep_alive_secs: config.keep_alive_secs,
-        topic_prefix: config.topic_prefix.clone(),
+        greeting_millis: config.pacing.connect_timeout_secs * 1_000,
+        answer_millis: config.pacing.ack_timeout_secs * 1_000,
+        dialect: dialects::dialect(config, gateway),
+        inbound: dialects::inbound(config, gateway, limits),
         inflight_max: config.window.min(limits.uplink_inflight_max),
         packet_bytes_max: limits.packet_bytes_max,
     }

@@ -1,7 +1,9 @@
 //! What people may see of an uplink.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+
+use broker::uplink::Counts;
 
 /// How an uplink is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -11,16 +13,27 @@ pub(crate) enum UplinkState {
     Connecting,
     /// Connected; publications flow.
     Up,
+    /// Connected; the upstream wants less than there is.
+    Throttled,
+    /// Not connected, outside the hours of a metered link.
+    Resting,
     /// Waiting before the next attempt.
     Waiting,
 }
 
 impl UplinkState {
+    /// Whether publications can leave.
+    pub(crate) const fn is_up(self) -> bool {
+        matches!(self, UplinkState::Up | UplinkState::Throttled)
+    }
+
     /// One word for status and metrics.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             UplinkState::Connecting => "connecting",
             UplinkState::Up => "up",
+            UplinkState::Throttled => "throttled",
+            UplinkState::Resting => "resting",
             UplinkState::Waiting => "down",
         }
     }
@@ -30,6 +43,20 @@ impl UplinkState {
 #[derive(Debug, Default)]
 pub(crate) struct LinkStatus {
     state: Mutex<(UplinkState, Option<String>)>,
+    /// Publications that may be in flight now.
+    pub window: AtomicU64,
+    /// Shortest round trip to the upstream's acknowledgement, microseconds.
+    pub delay_micros: AtomicU64,
+    /// Signs of throttling.
+    pub throttles: AtomicU64,
+    /// Whether the upstream wants less than the link could carry, connected or not.
+    pub throttled: AtomicBool,
+    /// Whether `certificate_days` says something.
+    pub has_certificate: AtomicBool,
+    /// Days until the other end's certificate ends, as of the last connection.
+    pub certificate_days: AtomicI64,
+    /// Jumps of the wall clock.
+    pub clock_jumps: AtomicU64,
     /// Publications acknowledged by the upstream.
     pub forwarded: AtomicU64,
     /// Publications sent, repeats included.
@@ -52,6 +79,30 @@ pub(crate) struct LinkStatus {
     pub dropped_expired: AtomicU64,
     /// Messages lost because the store cannot read them.
     pub dropped_damaged: AtomicU64,
+    /// Messages moved into the poison lane because their topic there needs something that they do not have.
+    pub missing_fields: AtomicU64,
+    /// Messages that had come from there, and were not sent back.
+    pub own: AtomicU64,
+    /// Messages that were sent without their properties.
+    pub poorer: AtomicU64,
+    /// Messages from there that were published here.
+    pub inbound: AtomicU64,
+    /// Messages from there that this gateway had sent itself.
+    pub inbound_loops: AtomicU64,
+    /// Messages from there that no entry is for.
+    pub inbound_unmapped: AtomicU64,
+    /// Messages from there that our own broker refuses.
+    pub inbound_refused: AtomicU64,
+    /// Messages from there that our own broker had no room for; they come again.
+    pub inbound_unroomed: AtomicU64,
+    /// Links that are up, where identities have their own.
+    pub links: AtomicU64,
+    /// How often another address was taken.
+    pub failovers: AtomicU64,
+    /// The address in use, or tried.
+    target: Mutex<String>,
+    /// What does not work although the uplink is up.
+    warning: Mutex<Option<String>>,
 }
 
 impl LinkStatus {
@@ -59,13 +110,53 @@ impl LinkStatus {
     pub(crate) fn set(&self, state: UplinkState, error: Option<String>) {
         let mut current = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let error = match (state, error) {
-            (UplinkState::Up, _) => None,
+            (state, _) if state.is_up() || state == UplinkState::Resting => None,
             (_, None) => current.1.take(),
             (_, error) => error,
         };
         *current = (state, error);
-        if state != UplinkState::Up {
+        if !state.is_up() {
             self.inflight.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes the address in use.
+    pub(crate) fn set_target(&self, target: String) {
+        *self.target.lock().unwrap_or_else(PoisonError::into_inner) = target;
+    }
+
+    /// The address in use.
+    pub(crate) fn target(&self) -> String {
+        self.target.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes what does not work although the uplink is up, or that all does.
+    pub(crate) fn set_warning(&self, warning: Option<String>) {
+        *self.warning.lock().unwrap_or_else(PoisonError::into_inner) = warning;
+    }
+
+    /// What does not work although the uplink is up.
+    pub(crate) fn warning(&self) -> Option<String> {
+        self.warning.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Publishes what the core has counted.
+    pub(crate) fn set_counts(&self, counts: &Counts) {
+        let inbound = &counts.inbound;
+        for (place, count) in [
+            (&self.sent, counts.sent),
+            (&self.forwarded, counts.forwarded),
+            (&self.refused, counts.refused),
+            (&self.missing_fields, counts.missing_fields),
+            (&self.own, counts.own),
+            (&self.poorer, counts.poorer),
+            (&self.inbound, inbound.published),
+            (&self.inbound_loops, inbound.loops),
+            (&self.inbound_unmapped, inbound.unmapped),
+            (&self.inbound_refused, inbound.refused),
+            (&self.inbound_unroomed, inbound.unroomed),
+        ] {
+            place.store(count, Ordering::Relaxed);
         }
     }
 

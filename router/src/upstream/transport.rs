@@ -1,4 +1,4 @@
-//! How an uplink's connection comes about: name, TCP, proxy, TLS; each step bounded in time, with a sentence of its own.
+//! How an uplink's connection comes about: name, TCP, proxy, TLS, WebSocket; each step bounded in time, with a sentence of its own.
 //!
 //! In: where to and what lies between. Out: a stream of bytes, or why there is none and what to do. Never: MQTT.
 
@@ -21,7 +21,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tower_service::Service;
 
-use super::trust;
+use super::websocket::{self, WebSocket};
+use super::{trust, watchdogs};
 use crate::config::{Proxy, ProxyKind, Transport, UplinkTls};
 use crate::net::CertificateError;
 
@@ -36,16 +37,25 @@ pub(super) struct Patience {
     pub proxy: Duration,
     /// Until both sides of TLS know one another.
     pub tls: Duration,
+    /// How names become addresses.
+    pub resolve: Resolve,
 }
 
-impl Default for Patience {
-    fn default() -> Patience {
-        Patience {
-            lookup: Duration::from_secs(10),
-            connect: Duration::from_secs(10),
-            proxy: Duration::from_secs(15),
-            tls: Duration::from_secs(15),
-        }
+/// How names become addresses: anew for every attempt, so that a name that moved is followed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Resolve {
+    /// As this machine does.
+    System,
+    /// As a test says.
+    #[cfg(test)]
+    By(fn(&str, u16) -> io::Result<Vec<SocketAddr>>),
+}
+
+impl Patience {
+    /// So many seconds for each step.
+    pub(super) fn of_secs(secs: u64) -> Patience {
+        let step = Duration::from_secs(secs);
+        Patience { lookup: step, connect: step, proxy: step, tls: step, resolve: Resolve::System }
     }
 }
 
@@ -67,6 +77,8 @@ pub(super) enum ConnectError {
     Files(#[from] CertificateError),
     #[error("TLS with {host}:{port} fails: {problem}")]
     Tls { host: String, port: u16, problem: String },
+    #[error("WebSocket with {host}:{port} fails: {problem}")]
+    WebSocket { host: String, port: u16, problem: String },
 }
 
 /// A connection to the other end, or to where it can be reached.
@@ -76,6 +88,28 @@ pub(super) enum Stream {
     Plain(TcpStream),
     /// TLS over it.
     Tls(Box<TlsStream<TcpStream>>),
+    /// WebSocket over one of these.
+    Ws(Box<WebSocket>),
+}
+
+impl Stream {
+    /// The socket below.
+    pub(super) fn tcp(&self) -> &TcpStream {
+        match self {
+            Stream::Plain(stream) => stream,
+            Stream::Tls(stream) => stream.get_ref().0,
+            Stream::Ws(stream) => stream.stream().tcp(),
+        }
+    }
+
+    /// Days until the other end's certificate ends.
+    pub(super) fn certificate_days(&self) -> Option<i64> {
+        match self {
+            Stream::Plain(_) => None,
+            Stream::Ws(stream) => stream.stream().certificate_days(),
+            Stream::Tls(stream) => watchdogs::days_left(stream.get_ref().1.peer_certificates()?.first()?),
+        }
+    }
 }
 
 /// Connects the uplink `name`.
@@ -91,16 +125,26 @@ pub(super) async fn connect(
             through(proxy, to_proxy, transport, patience.proxy).await?
         }
     };
-    match &transport.tls {
-        None => Ok(Stream::Plain(tcp)),
-        Some(tls) => shake_hands(name, transport, tls, tcp, patience.tls).await,
+    let stream = match &transport.tls {
+        None => Stream::Plain(tcp),
+        Some(tls) => shake_hands(name, transport, tls, tcp, patience.tls).await?,
+    };
+    let Some(path) = &transport.websocket else { return Ok(stream) };
+    let failed = |problem: String| ConnectError::WebSocket {
+        host: transport.host.clone(),
+        port: transport.port,
+        problem,
+    };
+    match timeout(patience.tls, websocket::upgrade(stream, &transport.authority(), path)).await {
+        Ok(upgraded) => Ok(Stream::Ws(Box::new(upgraded.map_err(failed)?))),
+        Err(_) => Err(failed(format!("no answer within {} s", patience.tls.as_secs()))),
     }
 }
 
 /// Connects to the first address of `host` that takes it. Each has its share of the time, so that one that swallows
 /// everything does not hide the others.
 async fn dial(host: &str, port: u16, patience: Patience) -> Result<TcpStream, ConnectError> {
-    let addresses = look_up(host, port, patience.lookup).await?;
+    let addresses = look_up(host, port, patience.lookup, patience.resolve).await?;
     let share = patience.connect / addresses.len() as u32;
     let mut problem = String::new();
     for address in addresses {
@@ -122,13 +166,26 @@ async fn dial(host: &str, port: u16, patience: Patience) -> Result<TcpStream, Co
     Err(ConnectError::Tcp { host: host.to_owned(), port, problem })
 }
 
-async fn look_up(host: &str, port: u16, patience: Duration) -> Result<Vec<SocketAddr>, ConnectError> {
+async fn look_up(
+    host: &str,
+    port: u16,
+    patience: Duration,
+    resolve: Resolve,
+) -> Result<Vec<SocketAddr>, ConnectError> {
     let failed = |problem: String| ConnectError::Lookup { host: host.to_owned(), problem };
-    let found = timeout(patience, tokio::net::lookup_host((host, port)))
+    let asked = async {
+        match resolve {
+            Resolve::System => {
+                tokio::net::lookup_host((host, port)).await.map(|it| it.take(ADDRESSES_MAX).collect())
+            }
+            #[cfg(test)]
+            Resolve::By(resolve) => resolve(host, port),
+        }
+    };
+    let addresses: Vec<_> = timeout(patience, asked)
         .await
         .map_err(|_| failed(format!("no answer within {} s", patience.as_secs())))?
         .map_err(|error| failed(error.to_string()))?;
-    let addresses: Vec<_> = found.take(ADDRESSES_MAX).collect();
     if addresses.is_empty() {
         Err(failed("it exists, but without an address".to_owned()))
     } else {
@@ -244,6 +301,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Stream::Plain(stream) => Pin::new(stream).poll_read(cx, out),
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, out),
+            Stream::Ws(stream) => Pin::new(&mut **stream).poll_read(cx, out),
         }
     }
 }
@@ -253,6 +311,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Ws(stream) => Pin::new(&mut **stream).poll_write(cx, bytes),
         }
     }
 
@@ -260,6 +319,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Ws(stream) => Pin::new(&mut **stream).poll_flush(cx),
         }
     }
 
@@ -267,6 +327,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Ws(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
         }
     }
 }

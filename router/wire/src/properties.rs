@@ -452,6 +452,13 @@ impl BlockBuilder {
         BlockBuilder { block: Vec::new() }
     }
 
+    /// Forgets what is there and begins with a block that [`PublishProperties::from_block`] takes.
+    pub fn begin(&mut self, block: &[u8]) -> &mut BlockBuilder {
+        self.block.clear();
+        self.block.extend_from_slice(block);
+        self
+    }
+
     /// The block so far.
     pub fn as_bytes(&self) -> &[u8] {
         &self.block

@@ -7,20 +7,27 @@
 //! Bounds: `window` publications in flight, `look_ahead_max` places of a lane read and not settled, `senders_max` senders
 //! that wait.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use model::{Instant, LaneId, Now, Priority, Seq, Timestamp};
 
+use super::dialect::Outgoing;
+use super::inbound::{InboundCounts, LocalError};
 use super::lanes::{Lane, ReadRules, Wanted};
-use super::link::{Answer, Link, Sending};
+use super::link::{Answer, Link, Sending, Sent};
 use super::pace::Pace;
 use super::poison::{self, Refusal, Verdict};
+use super::pool::Pool;
 use super::schedule::{Turns, WEIGHTED_BATCH};
 use super::senders::{Sender, Senders};
 use super::suspicion::Suspicion;
-use super::{Backoff, LinkError, LinkSetup, LinkState, Schedule};
+use super::window::{Pressure, Window};
+use super::{Backoff, Dialect, LinkError, LinkSetup, LinkState, Schedule};
 use crate::envelope::Envelope;
 use crate::random::Random;
+
+mod pooled;
 
 /// Bytes that may wait for the socket before more is read: what is written cannot be overtaken any more.
 const OUT_BYTES_MAX: usize = 64 << 10;
@@ -28,6 +35,11 @@ const OUT_BYTES_MAX: usize = 64 << 10;
 const HISTORY_BYTES_MAX: usize = 16 << 10;
 /// Messages of one read of history, so that live ones come in between.
 const HISTORY_BATCH: usize = 64;
+/// A link that the other side ends within so many milliseconds, with so much in flight, was ended in a burst.
+const SOON_MILLIS: u64 = 10_000;
+const CUT_BURST: usize = 16;
+/// Refusals for a quota in a row that mean the link and not a sender.
+const QUOTA_RUN: u32 = 8;
 
 /// How an uplink carries.
 #[derive(Clone, Debug)]
@@ -44,6 +56,8 @@ pub struct Rules {
     pub bytes_per_sec: u64,
     /// Longest wait before a backlog starts to drain on a new link; the wait is drawn at random.
     pub drain_jitter_millis: u64,
+    /// Fewest and most publications in flight; between them the link's own pace decides.
+    pub window: (usize, usize),
     /// Attempts after which a refused message goes into the poison lane.
     pub attempts_max: u16,
     /// First and last wait before a refused sender is tried again.
@@ -54,6 +68,8 @@ pub struct Rules {
     pub senders_max: usize,
     /// Bytes of one read.
     pub read_bytes_max: usize,
+    /// Client identifier of what comes from there, if anything does.
+    pub identity: Option<String>,
     /// For everything that looks random.
     pub seed: u64,
 }
@@ -73,6 +89,8 @@ pub struct Reading {
     wanted: Wanted,
     trying: Option<Sender>,
     sent: usize,
+    /// With a pool: from here on nothing was taken, and the lane waits.
+    blocked: Option<Seq>,
 }
 
 /// A place to move into the poison lane. It stays undelivered until [`Carrier::is_aside`].
@@ -99,6 +117,14 @@ pub struct Counts {
     pub refused: u64,
     /// Messages that went aside.
     pub aside: u64,
+    /// Of these, messages whose topic there needs something that they do not have.
+    pub missing_fields: u64,
+    /// Messages that came from here as the uplink's own, and were not sent back.
+    pub own: u64,
+    /// Messages that were sent without their properties, for which 3.1.1 has no place.
+    pub poorer: u64,
+    /// What came from there.
+    pub inbound: InboundCounts,
 }
 
 /// Everything about one uplink that needs no I/O.
@@ -106,10 +132,23 @@ pub struct Counts {
 pub struct Carrier {
     rules: Rules,
     link: Option<Link>,
+    /// Instead of the link, where identities have their own.
+    pool: Option<Pool>,
+    dialect: Option<Arc<dyn Dialect>>,
+    /// With a pool: lanes whose next message waits for room on its link.
+    blocked: BTreeSet<usize>,
     lanes: Vec<Lane>,
     turns: Turns,
     senders: Senders,
     suspicion: Suspicion,
+    window: Window,
+    /// Links in a row that the other side ended in the middle of a burst.
+    cut_bursts: u32,
+    /// Answers in a row that are about a quota.
+    quota_run: u32,
+    up_at: Instant,
+    /// The least urgent lanes that may go now; `None` for none.
+    only: Option<Priority>,
     random: Random,
     /// Nothing is sent before: the upstream refuses more senders than may wait.
     resting_until: Instant,
@@ -125,10 +164,18 @@ impl Carrier {
     pub fn new(rules: Rules) -> Carrier {
         Carrier {
             link: None,
+            pool: None,
+            dialect: None,
+            blocked: BTreeSet::new(),
             lanes: Vec::new(),
             turns: Turns::new(rules.schedule),
             senders: Senders::new(rules.senders_max, rules.retry_millis),
             suspicion: Suspicion::default(),
+            window: Window::new(rules.window.0, rules.window.1),
+            cut_bursts: 0,
+            quota_run: 0,
+            up_at: Instant::default(),
+            only: Some(Priority::DEFAULT),
             random: Random(rules.seed),
             resting_until: Instant::default(),
             rest: Backoff::new(rules.retry_millis.0, rules.retry_millis.1),
@@ -159,6 +206,7 @@ impl Carrier {
     /// A connection is there; its CONNECT is appended to `out`.
     pub fn connected(&mut self, setup: LinkSetup, now: Now, out: &mut Vec<u8>) -> Result<(), LinkError> {
         self.link = Some(Link::open(setup, now, out)?);
+        self.window.begin(now.instant);
         Ok(())
     }
 
@@ -169,12 +217,17 @@ impl Carrier {
         let was = link.state();
         let mut answers = std::mem::take(&mut self.answers);
         let taken = link.read(bytes, &mut answers, now, out);
-        let (state, window) = (link.state(), link.window());
+        let (state, window) = (link.state(), link.window().min(self.window.size()));
         if was == LinkState::Greeting && state == LinkState::Up {
+            self.up_at = now.instant;
             let jitter = self.random.next() % (self.rules.drain_jitter_millis + 1);
             for lane in &mut self.lanes {
                 lane.link_is_up(self.rules.live_first, window, now.instant.plus_millis(jitter));
             }
+        }
+        if !answers.is_empty() {
+            answers.iter().for_each(|answer| self.window.answered(answer.number));
+            self.window.settle(now.instant);
         }
         for answer in answers.drain(..) {
             self.on_answer(answer, now.instant);
@@ -185,7 +238,55 @@ impl Carrier {
 
     /// Time passed: keeps the link alive, or says that it is not.
     pub fn tick(&mut self, now: Now, out: &mut Vec<u8>) -> Result<(), LinkError> {
+        self.window.tick(now.instant);
         self.link.as_mut().map_or(Ok(()), |link| link.tick(now, out))
+    }
+
+    /// Whether the link may be used for everything; if not, only for messages as urgent as `always`, if any.
+    pub fn set_open(&mut self, is_open: bool, always: Option<Priority>) {
+        self.only = match (is_open, always) {
+            (true, _) => Some(Priority::DEFAULT),
+            (false, always) => always,
+        };
+    }
+
+    /// Whether something waits that may go now, were there a link.
+    pub fn has_something_to_go(&self) -> bool {
+        self.lanes.iter().any(|lane| goes(self.only, lane) && lane.backlog() > 0)
+    }
+
+    /// Asks the upstream whether it is there: something happened that it may not have survived.
+    pub fn probe(&mut self, now: Now, out: &mut Vec<u8>) {
+        if let Some(link) = &mut self.link {
+            link.probe(now, out);
+        }
+    }
+
+    /// The upstream says, by whatever means of its own, that it wants less.
+    pub fn throttle(&mut self, now: Instant) {
+        self.window.throttle(self.inflight(), now);
+    }
+
+    /// The other side has ended the link without a word. Soon after it came up, with much in flight, and not for the first
+    /// time, that is what an upstream does which wants less and cannot say so. Call before [`Carrier::lost`].
+    pub fn cut_off(&mut self, now: Instant) {
+        let inflight = self.inflight();
+        let is_burst = self.is_up() && inflight >= CUT_BURST && inflight * 2 >= self.window.size();
+        if !is_burst || now.millis_since(self.up_at) > SOON_MILLIS {
+            self.cut_bursts = 0;
+            return;
+        }
+        self.cut_bursts += 1;
+        if self.cut_bursts >= 2 {
+            self.window.throttle(inflight, now);
+        }
+    }
+
+    /// What the link can carry, as far as is known.
+    pub fn pressure(&self) -> Pressure {
+        let pressure = self.window.pressure();
+        let most = self.link.as_ref().map_or(usize::MAX, Link::window);
+        Pressure { window: pressure.window.min(most), ..pressure }
     }
 
     /// Appends a goodbye to `out`.
@@ -199,11 +300,16 @@ impl Carrier {
     ///
     /// `by_peer`: the other side ended it, and had been sent everything; then it may have been a message's fault.
     pub fn lost(&mut self, by_peer: bool, error: Option<&LinkError>, now: Instant) {
+        self.counts = self.counts();
         let Some(link) = self.link.take() else { return };
         let said = match error {
             Some(LinkError::Disconnected(reason)) => Some(*reason),
             _ => None,
         };
+        if matches!(error, Some(LinkError::Refused(reason) | LinkError::Disconnected(reason)) if poison::is_throttling(*reason))
+        {
+            self.window.throttle(link.inflight(), now);
+        }
         for lane in &mut self.lanes {
             lane.rewind();
         }
@@ -227,7 +333,8 @@ impl Carrier {
 
     /// Publications in flight.
     pub fn inflight(&self) -> usize {
-        self.link.as_ref().map_or(0, Link::inflight)
+        let of_pool = self.pool.as_ref().map_or(0, Pool::inflight);
+        self.link.as_ref().map_or(of_pool, Link::inflight)
     }
 
     /// Messages that are not delivered yet, over all lanes.
@@ -242,14 +349,54 @@ impl Carrier {
 
     /// What was counted since the start.
     pub fn counts(&self) -> Counts {
-        self.counts
+        let of_pool = self.pool.as_ref().map_or(0, Pool::poorer);
+        let Some(link) = &self.link else {
+            return Counts { poorer: self.counts.poorer + of_pool, ..self.counts };
+        };
+        Counts {
+            poorer: self.counts.poorer + link.poorer(),
+            inbound: self.counts.inbound.plus(link.inbound_counts()),
+            ..self.counts
+        }
+    }
+
+    /// Takes every whole packet of our own broker, where what comes from upstream is published; how many bytes that were.
+    /// After an error the link is over.
+    pub fn read_local(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<usize, LocalError> {
+        self.link.as_mut().map_or(Ok(bytes.len()), |link| link.read_local(bytes, out))
+    }
+
+    /// Bytes for our own broker.
+    pub fn local_bytes(&self) -> &[u8] {
+        self.link.as_ref().map_or(&[], Link::local_bytes)
+    }
+
+    /// So many of them are on their way.
+    pub fn wrote_local(&mut self, len: usize) {
+        if let Some(link) = &mut self.link {
+            link.wrote_local(len);
+        }
+    }
+
+    /// Whether so much waits for our own broker that nothing should be read from upstream.
+    pub fn is_inbound_full(&self) -> bool {
+        self.link.as_ref().is_some_and(Link::is_inbound_full)
+    }
+
+    /// Filters that the upstream has refused since the last time, and why.
+    pub fn take_unsubscribed(&mut self) -> Vec<(String, wire::ReasonCode)> {
+        self.link.as_mut().map(Link::take_unsubscribed).unwrap_or_default()
     }
 
     /// What to read next, if something may be sent now; `out_bytes` wait for the socket.
     pub fn next_reading(&mut self, out_bytes: usize, now: Instant) -> Option<Reading> {
+        if self.pool.is_some() {
+            return self.next_pooled(now);
+        }
         let link = self.link.as_ref().filter(|link| link.state() == LinkState::Up)?;
-        let window = self.suspicion.window(link.window());
-        let room = window.saturating_sub(link.inflight());
+        let window = self.suspicion.window(link.window()).min(self.window.size());
+        let inflight = link.inflight();
+        let room = window.saturating_sub(inflight);
         if room == 0 || out_bytes >= OUT_BYTES_MAX || now < self.resting_until {
             return None;
         }
@@ -270,8 +417,13 @@ impl Carrier {
             history_fits: out_bytes < HISTORY_BYTES_MAX,
             history_share_percent: self.rules.history_share_percent,
         };
-        let lanes = &self.lanes;
-        let (index, wanted) = self.turns.next(|lane| lanes[lane].to_read(&rules))?;
+        let (lanes, only) = (&self.lanes, self.only);
+        let Some((index, wanted)) =
+            self.turns.next(|lane| Some(&lanes[lane]).filter(|lane| goes(only, lane))?.to_read(&rules))
+        else {
+            self.window.ran_dry(inflight);
+            return None;
+        };
         let batch = match self.rules.schedule {
             _ if wanted.is_history => HISTORY_BATCH,
             Schedule::Strict => usize::MAX,
@@ -291,6 +443,9 @@ impl Carrier {
         out: &mut Vec<u8>,
     ) {
         let index = reading.index;
+        if reading.blocked.is_some() {
+            return;
+        }
         if reading.trying.is_some() && seq != reading.from || !self.lanes[index].stretch(seq).wants(seq) {
             return;
         }
@@ -299,6 +454,17 @@ impl Carrier {
             return self.move_aside(about, 0, Refusal::Unreadable, now.instant);
         };
         let sender = Sender { lane: index, client: hash(envelope.client_id) };
+        // What came from there does not go back there: two bridges would send it round and round.
+        if self.rules.identity.as_deref().is_some_and(|identity| identity == envelope.client_id) {
+            let stretch = self.lanes[index].stretch(seq);
+            stretch.sent(seq);
+            stretch.settle(seq);
+            self.counts.own += 1;
+            return;
+        }
+        if self.pool.is_some() {
+            return self.offer_pooled(reading, &envelope, (index, seq), expires, record.len(), now);
+        }
         if self.senders.holds(sender, seq) {
             return self.lanes[index].stretch(seq).hold(seq);
         }
@@ -306,22 +472,42 @@ impl Carrier {
         let stretch = self.lanes[index].stretch(seq);
         let repeat = stretch.is_repeat(seq);
         let Some(link) = &mut self.link else { return };
-        match link.send(about, &envelope, expires, repeat, now, out) {
-            Ok(()) => {
-                stretch.sent(seq);
-                reading.sent += 1;
-                self.counts.sent += 1;
-                let [messages, bytes] = &mut self.paces;
-                messages.iter_mut().for_each(|pace| pace.spent(1));
-                bytes.iter_mut().for_each(|pace| pace.spent(record.len()));
-            }
+        let message = Outgoing { envelope: &envelope, lane: reading.lane, seq, expires };
+        match link.send(about, &message, repeat, now, out) {
+            Ok(sent) => self.sent(reading, (index, seq), record.len(), sent == Sent::Gone, now.instant),
             Err(why) => self.move_aside(about, 1, why, now.instant),
         }
+    }
+
+    /// A record went to a link; `gone`: for good.
+    fn sent(
+        &mut self,
+        reading: &mut Reading,
+        (index, seq): (usize, Seq),
+        len: usize,
+        gone: bool,
+        now: Instant,
+    ) {
+        let stretch = self.lanes[index].stretch(seq);
+        stretch.sent(seq);
+        if gone {
+            stretch.settle(seq);
+            self.counts.forwarded += 1;
+        }
+        reading.sent += 1;
+        self.counts.sent += 1;
+        if !gone && self.pool.is_none() {
+            self.window.sent(now);
+        }
+        let [messages, bytes] = &mut self.paces;
+        messages.iter_mut().for_each(|pace| pace.spent(1));
+        bytes.iter_mut().for_each(|pace| pace.spent(len));
     }
 
     /// The reading went on to `next`: what it did not give before that has expired, or is gone.
     pub fn passed(&mut self, reading: &Reading, next: Seq) {
         let lane = &mut self.lanes[reading.index];
+        let next = reading.blocked.map_or(next, |blocked| next.min(blocked));
         match reading.trying {
             Some(sender) if lane.stretch(reading.from).waits(reading.from) => {
                 lane.stretch(reading.from).settle(reading.from);
@@ -354,14 +540,17 @@ impl Carrier {
 
     /// Milliseconds until [`Carrier::next_reading`] may have something that it has not now, without any other event.
     pub fn wait_millis(&self, now: Instant) -> Option<u64> {
-        if !self.is_up() {
+        if !self.is_up() && self.pool.is_none() {
             return None;
         }
         let times = self.senders.next_due().into_iter().chain(self.lanes.iter().map(Lane::history_at));
         let times = times.chain([self.resting_until]).filter(|at| *at > now);
         // A little more, so that it has come then.
         let first = times.min().map(|at| at.millis_since(now) + 1);
-        let has_room = self.suspicion.window(self.link.as_ref()?.window()) > self.inflight();
+        let own = self.window.size();
+        let window =
+            self.link.as_ref().map_or(usize::MAX, |link| self.suspicion.window(link.window()).min(own));
+        let has_room = window > self.inflight();
         let paced = if has_room && self.backlog() > self.inflight() as u64 {
             self.paces.iter().flatten().map(Pace::wait_millis).max().filter(|millis| *millis > 0)
         } else {
@@ -380,24 +569,27 @@ impl Carrier {
     ) -> Reading {
         let messages_max = wanted.count.min(room);
         let lane = self.lanes[index].id;
-        Reading { lane, from: wanted.from, messages_max, bytes_max, index, wanted, trying, sent: 0 }
+        let from = wanted.from;
+        Reading { lane, from, messages_max, bytes_max, index, wanted, trying, sent: 0, blocked: None }
     }
 
     /// A refused sender whose time has come; its oldest place waits to be sent then.
     fn next_try(&mut self, now: Instant) -> Option<(Sender, Seq)> {
-        let lanes = &self.lanes;
-        let (sender, seq) = self.senders.try_next(now, |sender, seq| lanes[sender.lane].may_try(seq))?;
+        let (lanes, only) = (&self.lanes, self.only);
+        let may = |sender: Sender, seq| goes(only, &lanes[sender.lane]) && lanes[sender.lane].may_try(seq);
+        let (sender, seq) = self.senders.try_next(now, may)?;
         self.lanes[sender.lane].stretch(seq).release(seq);
         Some((sender, seq))
     }
 
-    fn on_answer(&mut self, Answer { about, reason }: Answer, now: Instant) {
+    fn on_answer(&mut self, Answer { about, reason, .. }: Answer, now: Instant) {
         let Sending { sender, seq } = about;
         self.suspicion.answered();
         let verdict = poison::judge(reason);
         let lane = &mut self.lanes[sender.lane];
         if verdict == Verdict::Taken {
             self.counts.forwarded += 1;
+            self.quota_run = 0;
             self.rest.succeeded();
             lane.stretch(seq).settle(seq);
             if self.senders.len() > 0 {
@@ -408,6 +600,11 @@ impl Carrier {
             return;
         }
         self.counts.refused += 1;
+        // One sender's quota is its own; many refusals without a message taken in between are the whole link's.
+        self.quota_run = if poison::is_throttling(reason) { self.quota_run.saturating_add(1) } else { 0 };
+        if self.quota_run >= QUOTA_RUN {
+            self.window.throttle(self.link.as_ref().map_or(0, Link::inflight), now);
+        }
         let attempts = lane.stretch(seq).failed(seq);
         let is_final = match verdict {
             Verdict::Taken | Verdict::Later => false,
@@ -440,6 +637,7 @@ impl Carrier {
         self.senders.left(sender, seq, reason, now, &mut self.random);
         self.suspicion.answered();
         self.counts.aside += 1;
+        self.counts.missing_fields += u64::from(matches!(why, Refusal::MissingField { .. }));
         self.asides.push_back(Aside { lane: lane.id, seq, attempts, why });
     }
 
@@ -450,12 +648,18 @@ impl Carrier {
         self.senders.invariants();
         let look_ahead = self.rules.look_ahead_max;
         let window = self.link.as_ref().map_or(0, Link::window);
-        assert!(self.inflight() <= window);
+        assert!(self.inflight() <= window || self.pool.is_some());
+        self.window.invariants();
         assert!(self.lanes.iter().all(|lane| lane.unsettled() <= look_ahead.max(usize::from(u16::MAX))));
     }
 }
 
-fn hash(client_id: &str) -> u64 {
+/// Whether a lane may be sent now, if only lanes as urgent as `only` may.
+fn goes(only: Option<Priority>, lane: &Lane) -> bool {
+    only.is_some_and(|only| lane.priority <= only)
+}
+
+pub(super) fn hash(client_id: &str) -> u64 {
     use std::hash::BuildHasher as _;
     foldhash::fast::FixedState::with_seed(0).hash_one(client_id)
 }

@@ -1,20 +1,27 @@
 //! One connection to an upstream MQTT broker: the client half of the protocol.
 //!
-//! Knows: CONNECT and its answer, the window of unacknowledged publications, keep-alive. Never: sockets, lanes' contents.
+//! Knows: CONNECT and its answer, the window of unacknowledged publications, keep-alive; subscriptions, if something is
+//! to come from there. Never: sockets, lanes' contents, what a message looks like there (a `Dialect` does).
 //! In: bytes from the upstream, records to send, time. Out: bytes to write, answers, or why it ends.
 //! Invariant: packet identifiers in flight are consecutive in a ring, so an acknowledgement is found by subtraction.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
-use model::{Instant, Now, Qos, Seq, Timestamp};
-use wire::{Connect, OutgoingPublish, Packet, ReasonCode, Version};
+use model::{Instant, Now, Qos, Seq};
+use wire::{Connect, OutgoingPublish, Packet, ReasonCode, Subscribe, Version};
 
+use super::dialect::{Dialect, Form, Outgoing};
+use super::inbound::{Inbound, InboundCounts, InboundRules, LocalError};
 use super::poison::Refusal;
 use super::senders::Sender;
-use crate::envelope::Envelope;
 
-const RING: u32 = 65_535;
+/// Packet identifiers of publications; the one that is left is for SUBSCRIBE.
+const RING: u32 = 65_534;
+const SUBSCRIBE_ID: NonZeroU16 = NonZeroU16::MAX;
+/// How long anything may take to come after a PINGREQ, if keep-alive allows as much.
+const PING_MILLIS: u64 = 20_000;
 
 /// How a link presents itself and how much it may have under way.
 #[derive(Clone, Debug)]
@@ -29,8 +36,14 @@ pub struct LinkSetup {
     pub password: Option<Vec<u8>>,
     /// Keep-alive in seconds; 0 for none.
     pub keep_alive_secs: u16,
-    /// Put before every topic.
-    pub topic_prefix: String,
+    /// How long the answer to CONNECT may take.
+    pub greeting_millis: u64,
+    /// How long nothing in flight may be answered; 0 for ever.
+    pub answer_millis: u64,
+    /// What messages look like there.
+    pub dialect: Arc<dyn Dialect>,
+    /// What comes from there, if anything does.
+    pub inbound: Option<Arc<InboundRules>>,
     /// Publications that may be unacknowledged.
     pub inflight_max: u16,
     /// Largest packet we read.
@@ -61,9 +74,41 @@ pub enum LinkError {
     /// Its bytes are no packets.
     #[error("the upstream sent a malformed packet: {0}")]
     Malformed(#[from] wire::Malformed),
-    /// Nothing came for one and a half keep-alive periods.
+    /// Nothing came for one and a half keep-alive periods, or after a PINGREQ.
     #[error("the upstream is silent")]
     Silent,
+    /// The connection is there, the answer to CONNECT does not come.
+    #[error(
+        "the upstream took the connection and does not answer CONNECT within {} s; is it an MQTT broker, and well?",
+        .millis.div_ceil(1_000)
+    )]
+    NotGreeted {
+        /// So long was waited.
+        millis: u64,
+    },
+    /// It answers pings, and no publication.
+    #[error(
+        "the upstream is there, and has acknowledged nothing for {} s with {inflight} messages in flight",
+        .millis.div_ceil(1_000)
+    )]
+    Unanswered {
+        /// So long was waited.
+        millis: u64,
+        /// Publications in flight.
+        inflight: usize,
+    },
+    /// Our own session for what comes from there has ended.
+    #[error(transparent)]
+    Local(#[from] LocalError),
+}
+
+/// What became of a message that was offered to a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// An answer is waited for.
+    InFlight,
+    /// QoS 0: nobody answers.
+    Gone,
 }
 
 /// A publication in flight.
@@ -82,6 +127,8 @@ pub(super) struct Answer {
     pub(super) about: Sending,
     /// What.
     pub(super) reason: ReasonCode,
+    /// How many had been sent on this link before it.
+    pub(super) number: u64,
 }
 
 /// One connection to an upstream.
@@ -93,12 +140,26 @@ pub(super) struct Link {
     inflight: VecDeque<Option<Sending>>,
     /// Ring position of the first publication in flight.
     first: u32,
+    /// Publications that have left the ring.
+    gone: u64,
     window: usize,
     packet_bytes_max: usize,
     keep_alive_millis: u64,
+    opened_at: Instant,
     wrote_at: Instant,
     heard_at: Instant,
-    topic: String,
+    /// A PINGREQ that nothing came after yet.
+    pinged_at: Option<Instant>,
+    /// When something in flight was last answered, or went there with nothing else.
+    moved_at: Instant,
+    form: Form,
+    inbound: Option<Inbound>,
+    /// For our own session.
+    local_out: Vec<u8>,
+    /// Filters that the upstream refuses, and why.
+    unsubscribed: Vec<(String, ReasonCode)>,
+    /// Messages that were sent without their properties.
+    poorer: u64,
 }
 
 impl Link {
@@ -113,17 +174,31 @@ impl Link {
         if setup.version == Version::V5 {
             connect.session_expiry_secs = 24 * 3600;
         }
+        let mut local_out = Vec::new();
+        let inbound = setup.inbound.as_ref().map(|rules| {
+            connect.receive_max = NonZeroU16::new(rules.open_max).unwrap_or(NonZeroU16::MIN);
+            connect.packet_bytes_max = setup.packet_bytes_max.try_into().ok();
+            Inbound::new(Arc::clone(rules), &mut local_out)
+        });
         wire::encode_connect(out, &connect).map_err(|_| LinkError::Protocol("our CONNECT is too long"))?;
         Ok(Link {
             state: LinkState::Greeting,
             inflight: VecDeque::new(),
             first: 0,
-            window: usize::from(setup.inflight_max),
+            gone: 0,
+            window: usize::from(setup.inflight_max).min(RING as usize),
             packet_bytes_max: usize::MAX,
             keep_alive_millis: u64::from(setup.keep_alive_secs) * 1_000,
+            opened_at: now.instant,
             wrote_at: now.instant,
             heard_at: now.instant,
-            topic: String::new(),
+            pinged_at: None,
+            moved_at: now.instant,
+            form: Form::default(),
+            inbound,
+            local_out,
+            unsubscribed: Vec::new(),
+            poorer: 0,
             setup,
         })
     }
@@ -141,6 +216,11 @@ impl Link {
     /// The first publication that is not answered.
     pub(super) fn first_unanswered(&self) -> Option<Sending> {
         self.inflight.front().copied().flatten()
+    }
+
+    /// What is in flight and not answered, in order.
+    pub(super) fn unanswered(&self) -> impl Iterator<Item = Sending> {
+        self.inflight.iter().copied().flatten()
     }
 
     /// Publications that the upstream takes at once.
@@ -163,16 +243,22 @@ impl Link {
         out: &mut Vec<u8>,
     ) -> Result<usize, LinkError> {
         self.heard_at = now.instant;
+        self.pinged_at = None;
         let mut taken = 0;
         while let Some(frame) = wire::split(&bytes[taken..], self.setup.packet_bytes_max)? {
             taken += frame.total_len();
             match wire::decode(frame, self.setup.version)? {
-                Packet::PubAck(ack) => answers.extend(self.on_puback(ack.packet_id, ack.reason)),
-                Packet::ConnAck(ack) => self.on_connack(&ack)?,
+                Packet::PubAck(ack) => answers.extend(self.on_puback(ack.packet_id, ack.reason, now)),
+                Packet::ConnAck(ack) => self.on_connack(&ack, out)?,
+                Packet::SubAck(ack) => self.on_suback(&ack.reasons),
                 Packet::PingResp => {}
                 Packet::Disconnect(disconnect) => return Err(LinkError::Disconnected(disconnect.reason)),
-                // Left over from an earlier life of this client identifier: take it, so that it is not sent for ever.
                 Packet::Publish(publish) => {
+                    if let Some(inbound) = &mut self.inbound {
+                        inbound.take(&publish, self.setup.version, &mut self.local_out, out);
+                        continue;
+                    }
+                    // Left over from an earlier life of this client identifier: take it, so that it is not sent for ever.
                     if let (Qos::AtLeastOnce, Some(packet_id)) = (publish.qos, publish.packet_id) {
                         let version = self.setup.version;
                         wire::encode_ack(out, version, wire::AckKind::PubAck, packet_id, ReasonCode::SUCCESS);
@@ -184,44 +270,72 @@ impl Link {
         Ok(taken)
     }
 
-    /// Appends a message to `out`; it is in flight then. Call only while less than [`Link::window`] is.
+    /// Appends a message to `out`; it is in flight then, but with QoS 0. Call only while less than [`Link::window`] is.
     pub(super) fn send(
         &mut self,
         about: Sending,
-        envelope: &Envelope<'_>,
-        expires: Option<Timestamp>,
+        message: &Outgoing<'_>,
         repeat: bool,
         now: Now,
         out: &mut Vec<u8>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Sent, Refusal> {
+        self.form.clear();
+        self.setup.dialect.write(message, &mut self.form)?;
         let start = out.len();
         let place = (self.first + self.inflight.len() as u32) % RING;
-        let encoded = self.encode(envelope, expires, repeat, place, now, out);
+        let encoded = self.encode(message, repeat, place, now, out);
         if encoded.is_err() || out.len() - start > self.packet_bytes_max {
             out.truncate(start);
             return Err(Refusal::TooLarge { bytes_max: self.bytes_max() });
         }
-        self.inflight.push_back(Some(about));
         self.wrote_at = now.instant;
-        Ok(())
+        self.poorer += u64::from(self.form.is_poorer);
+        if self.form.qos == Qos::AtMostOnce {
+            return Ok(Sent::Gone);
+        }
+        if self.inflight.is_empty() {
+            self.moved_at = now.instant;
+        }
+        self.inflight.push_back(Some(about));
+        Ok(Sent::InFlight)
     }
 
     /// Time passed: keeps the connection alive, or says that it is not.
     pub(super) fn tick(&mut self, now: Now, out: &mut Vec<u8>) -> Result<(), LinkError> {
+        let since = |at: Instant| now.instant.millis_since(at);
+        if self.state == LinkState::Greeting && since(self.opened_at) > self.setup.greeting_millis {
+            return Err(LinkError::NotGreeted { millis: self.setup.greeting_millis });
+        }
+        let millis = self.setup.answer_millis;
+        if millis > 0 && !self.inflight.is_empty() && since(self.moved_at) > millis {
+            return Err(LinkError::Unanswered { millis, inflight: self.inflight.len() });
+        }
+        let ping_millis =
+            if self.keep_alive_millis == 0 { PING_MILLIS } else { self.keep_alive_millis.min(PING_MILLIS) };
+        if self.pinged_at.is_some_and(|at| since(at) > ping_millis) {
+            return Err(LinkError::Silent);
+        }
         if self.keep_alive_millis == 0 {
             return Ok(());
         }
-        if now.instant.millis_since(self.heard_at) > self.keep_alive_millis * 3 / 2 {
+        if since(self.heard_at) > self.keep_alive_millis * 3 / 2 {
             return Err(LinkError::Silent);
         }
         // At half the period, so that one lost round trip does not end the link. Silence of the other side is probed
         // too: a half-open connection swallows what we write.
-        let quiet = now.instant.millis_since(self.wrote_at.min(self.heard_at));
-        if self.state == LinkState::Up && quiet >= self.keep_alive_millis / 2 {
-            wire::encode_pingreq(out);
-            self.wrote_at = now.instant;
+        if since(self.wrote_at.min(self.heard_at)) >= self.keep_alive_millis / 2 && self.pinged_at.is_none() {
+            self.probe(now, out);
         }
         Ok(())
+    }
+
+    /// Asks the upstream whether it is there; if nothing comes back soon, [`Link::tick`] says that it is not.
+    pub(super) fn probe(&mut self, now: Now, out: &mut Vec<u8>) {
+        if self.state == LinkState::Up {
+            wire::encode_pingreq(out);
+            self.wrote_at = now.instant;
+            self.pinged_at.get_or_insert(now.instant);
+        }
     }
 
     /// Appends a goodbye to `out`.
@@ -232,26 +346,23 @@ impl Link {
     }
 
     fn encode(
-        &mut self,
-        envelope: &Envelope<'_>,
-        expires: Option<Timestamp>,
+        &self,
+        message: &Outgoing<'_>,
         repeat: bool,
         place: u32,
         now: Now,
         out: &mut Vec<u8>,
     ) -> Result<(), wire::Unencodable> {
-        self.topic.clear();
-        self.topic.push_str(&self.setup.topic_prefix);
-        self.topic.push_str(envelope.topic);
+        let form = &self.form;
         let publish = OutgoingPublish {
-            topic: &self.topic,
-            qos: Qos::AtLeastOnce,
+            topic: &form.topic,
+            qos: form.qos,
             dup: repeat,
-            retain: envelope.retain,
+            retain: form.retain,
             packet_id: NonZeroU16::new(place as u16 + 1),
-            payload: envelope.payload,
-            properties: envelope.properties,
-            expiry_secs: expires.map(|at| {
+            payload: form.payload.as_deref().unwrap_or(message.envelope.payload),
+            properties: form.properties.as_bytes(),
+            expiry_secs: message.expires.map(|at| {
                 at.0.saturating_sub(now.timestamp.0).div_ceil(1_000).min(u64::from(u32::MAX)) as u32
             }),
             ..OutgoingPublish::default()
@@ -259,7 +370,50 @@ impl Link {
         wire::encode_publish(out, self.setup.version, &publish).map(drop)
     }
 
-    fn on_connack(&mut self, ack: &wire::ConnAck) -> Result<(), LinkError> {
+    /// Takes every whole packet of our own broker; returns how many bytes that were.
+    pub(super) fn read_local(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<usize, LocalError> {
+        match &mut self.inbound {
+            Some(inbound) => inbound.read_local(bytes, self.setup.version, out),
+            None => Ok(bytes.len()),
+        }
+    }
+
+    /// Bytes for our own broker.
+    pub(super) fn local_bytes(&self) -> &[u8] {
+        &self.local_out
+    }
+
+    /// So many of them are on their way.
+    pub(super) fn wrote_local(&mut self, len: usize) {
+        self.local_out.drain(..len);
+    }
+
+    /// Whether our own broker has so much to do for us that nothing more should be read from upstream.
+    pub(super) fn is_inbound_full(&self) -> bool {
+        self.inbound.as_ref().is_some_and(Inbound::is_full)
+    }
+
+    pub(super) fn inbound_counts(&self) -> InboundCounts {
+        self.inbound.as_ref().map_or_else(InboundCounts::default, Inbound::counts)
+    }
+
+    /// Filters that the upstream has refused since the last time.
+    pub(super) fn take_unsubscribed(&mut self) -> Vec<(String, ReasonCode)> {
+        std::mem::take(&mut self.unsubscribed)
+    }
+
+    /// Messages that were sent without their properties.
+    pub(super) fn poorer(&self) -> u64 {
+        self.poorer
+    }
+
+    fn on_suback(&mut self, reasons: &[ReasonCode]) {
+        let Some(inbound) = &self.inbound else { return };
+        let refused = reasons.iter().enumerate().filter(|(_, reason)| reason.is_error());
+        self.unsubscribed.extend(refused.map(|(index, reason)| (inbound.filter(index).to_owned(), *reason)));
+    }
+
+    fn on_connack(&mut self, ack: &wire::ConnAck, out: &mut Vec<u8>) -> Result<(), LinkError> {
         if self.state == LinkState::Up {
             return Err(LinkError::Protocol("a second CONNACK"));
         }
@@ -274,17 +428,31 @@ impl Link {
         if let Some(secs) = ack.keep_alive_secs {
             self.keep_alive_millis = u64::from(secs) * 1_000; // [MQTT-3.1.2-21]
         }
+        if let Some(inbound) = &self.inbound {
+            let subscribe = Subscribe {
+                packet_id: SUBSCRIBE_ID,
+                subscription_id: None,
+                user_properties: Vec::new(),
+                subscriptions: inbound.subscriptions(),
+            };
+            let encoded = wire::encode_subscribe(out, self.setup.version, &subscribe);
+            encoded
+                .map_err(|_| LinkError::Protocol("our SUBSCRIBE is too long; name fewer inbound topics"))?;
+        }
         Ok(())
     }
 
-    fn on_puback(&mut self, packet_id: NonZeroU16, reason: ReasonCode) -> Option<Answer> {
+    fn on_puback(&mut self, packet_id: NonZeroU16, reason: ReasonCode, now: Now) -> Option<Answer> {
         let index = (u32::from(packet_id.get() - 1) + RING - self.first) % RING;
         // A late repeat of an answer changes nothing.
         let about = self.inflight.get_mut(index as usize)?.take()?;
+        let number = self.gone + u64::from(index);
+        self.moved_at = now.instant;
         while self.inflight.front() == Some(&None) {
             self.inflight.pop_front();
             self.first = (self.first + 1) % RING;
+            self.gone += 1;
         }
-        Some(Answer { about, reason })
+        Some(Answer { about, reason, number })
     }
 }

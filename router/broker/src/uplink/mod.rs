@@ -7,20 +7,36 @@
 
 mod backoff;
 mod carrier;
+mod clocks;
+mod dialect;
+mod inbound;
 mod lanes;
 mod link;
+mod mapping;
 mod pace;
 mod poison;
+mod pool;
 mod schedule;
 mod senders;
 mod stretch;
 mod suspicion;
+mod targets;
+mod template;
+mod window;
 
 pub use backoff::Backoff;
 pub use carrier::{Aside, Carrier, Counts, Reading, Rules};
+pub use clocks::ClockWatch;
+pub use dialect::{Dialect, Form, Origin, Outgoing};
+pub use inbound::{InboundCounts, InboundEntry, InboundRules, LocalError};
 pub use link::{LinkError, LinkSetup, LinkState};
-pub use poison::{InvalidPoison, Poison, Refusal};
+pub use mapping::{Entry, Mapping, Packing};
+pub use poison::{InvalidPoison, Poison, Refusal, Unfit};
+pub use pool::PoolRules;
 pub use schedule::{Schedule, weight};
+pub use targets::{TargetRules, Targets};
+pub use template::{Hole, InvalidTemplate, Template, filters_meet, image};
+pub use window::Pressure;
 
 #[cfg(test)]
 mod tests;

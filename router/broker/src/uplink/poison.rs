@@ -1,14 +1,17 @@
 //! Messages that the upstream never accepts: why, and how they stand in their poison lane.
 //!
 //! In: a refusal and the record it is about. Out: one record for the lane `p/UPLINK`, and its parts again, borrowed.
-//! Layout, version 1, little endian: `u8` version · `u8` kind of reason · `u8` MQTT reason code or 0 · `u8` 0 ·
-//! `u16` attempts · `u16` 0 · `u32` lane it comes from · `u32` most bytes the upstream takes or 0 · `u64` its place there ·
+//! Layout, version 1, little endian: `u8` version · `u8` kind of reason · `u8` MQTT reason code, missing field or 0 · `u8` 0 ·
+//! `u16` attempts · `u16` 0 · `u32` lane it comes from · `u32` most bytes the upstream takes, entry of the topic map or 0 ·
+//! `u64` its place there ·
 //! `u64` moved aside, Unix ms · `u64` enqueued, Unix ms · `u64` expires, Unix ms, 2⁶⁴ − 1 for never · the record as it was.
 
 use std::fmt;
 
 use model::{LaneId, Seq, Timestamp};
 use wire::ReasonCode;
+
+use super::template::Hole;
 
 const VERSION: u8 = 1;
 const HEAD: usize = 48;
@@ -27,6 +30,26 @@ pub enum Refusal {
     Unreadable,
     /// It ends the connection whenever the message comes; with this reason, if it gives one.
     EndsLink(Option<ReasonCode>),
+    /// Its topic there needs something that it does not have.
+    MissingField {
+        /// The entry of the topic map, counted from 1.
+        entry: u32,
+        /// What it does not have.
+        hole: Hole,
+    },
+    /// It has something that the other end has no way to be told.
+    Unfit(Unfit),
+}
+
+/// What the other end has no way to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// Its topic there would be none: wildcards, nothing, or too long.
+    Topic,
+    /// Its properties fit nowhere.
+    Properties,
+    /// It names an identity that has no way of its own to the other end.
+    Identity,
 }
 
 impl fmt::Display for Refusal {
@@ -39,6 +62,27 @@ impl fmt::Display for Refusal {
             Refusal::Unreadable => f.write_str("its record cannot be read"),
             Refusal::EndsLink(None) => f.write_str("the upstream ends the connection at it"),
             Refusal::EndsLink(Some(reason)) => write!(f, "the upstream ends the connection at it: {reason}"),
+            Refusal::MissingField { entry, hole } => {
+                let what = match hole {
+                    Hole::Level => "a topic level",
+                    Hole::ClientId => "a client identifier",
+                    Hole::Property => "a property",
+                };
+                write!(
+                    f,
+                    "entry {entry} of the uplink's topics needs {what} that it does not have; give the hole another text \
+                     ({{hole|text}}) or its publisher the field, then retry it"
+                )
+            }
+            Refusal::Unfit(Unfit::Topic) => f.write_str(
+                "what the uplink's topics make of it is no topic (it has a wildcard, is empty or too long); mend the entry, then retry it",
+            ),
+            Refusal::Unfit(Unfit::Properties) => f.write_str(
+                "it has properties that the upstream has no place for; change them at their publisher, or drop it",
+            ),
+            Refusal::Unfit(Unfit::Identity) => f.write_str(
+                "it is from an identity that may not use this uplink; add the identity there, then retry it",
+            ),
         }
     }
 }
@@ -72,18 +116,29 @@ pub struct InvalidPoison;
 impl<'a> Poison<'a> {
     /// Appends the record to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        let (kind, code, bytes_max) = match self.why {
+        let (kind, code, number) = match self.why {
             Refusal::Answered(reason) => (1, reason.bits(), 0),
             Refusal::TooLarge { bytes_max } => (2, 0, bytes_max),
             Refusal::Unreadable => (3, 0, 0),
             Refusal::EndsLink(reason) => (4, reason.map_or(0, ReasonCode::bits), 0),
+            Refusal::MissingField { entry, hole } => {
+                let hole = match hole {
+                    Hole::Level => 0,
+                    Hole::ClientId => 1,
+                    Hole::Property => 2,
+                };
+                (5, hole, entry)
+            }
+            Refusal::Unfit(Unfit::Topic) => (6, 0, 0),
+            Refusal::Unfit(Unfit::Properties) => (6, 1, 0),
+            Refusal::Unfit(Unfit::Identity) => (6, 2, 0),
         };
         out.reserve(HEAD + self.record.len());
         out.extend_from_slice(&[VERSION, kind, code, 0]);
         out.extend_from_slice(&self.attempts.to_le_bytes());
         out.extend_from_slice(&[0; 2]);
         out.extend_from_slice(&self.lane.0.to_le_bytes());
-        out.extend_from_slice(&bytes_max.to_le_bytes());
+        out.extend_from_slice(&number.to_le_bytes());
         out.extend_from_slice(&self.seq.get().to_le_bytes());
         out.extend_from_slice(&self.moved.0.to_le_bytes());
         out.extend_from_slice(&self.enqueued.0.to_le_bytes());
@@ -102,6 +157,21 @@ impl<'a> Poison<'a> {
             (VERSION, 2) => Refusal::TooLarge { bytes_max: u32_at(12) },
             (VERSION, 3) => Refusal::Unreadable,
             (VERSION, 4) => Refusal::EndsLink(reason.filter(|reason| reason.is_error())),
+            (VERSION, 5) => {
+                let hole = match head[2] {
+                    0 => Hole::Level,
+                    1 => Hole::ClientId,
+                    2 => Hole::Property,
+                    _ => return Err(InvalidPoison),
+                };
+                Refusal::MissingField { entry: u32_at(12), hole }
+            }
+            (VERSION, 6) => Refusal::Unfit(match head[2] {
+                0 => Unfit::Topic,
+                1 => Unfit::Properties,
+                2 => Unfit::Identity,
+                _ => return Err(InvalidPoison),
+            }),
             _ => return Err(InvalidPoison),
         };
         Ok(Poison {
@@ -134,12 +204,25 @@ pub(super) enum Verdict {
 pub(super) fn judge(answer: ReasonCode) -> Verdict {
     match answer {
         _ if !answer.is_error() => Verdict::Taken,
-        ReasonCode::QUOTA_EXCEEDED | ReasonCode::PACKET_IDENTIFIER_IN_USE => Verdict::Later,
+        ReasonCode::QUOTA_EXCEEDED
+        | ReasonCode::MESSAGE_RATE_TOO_HIGH
+        | ReasonCode::PACKET_IDENTIFIER_IN_USE => Verdict::Later,
         ReasonCode::TOPIC_NAME_INVALID
         | ReasonCode::PAYLOAD_FORMAT_INVALID
         | ReasonCode::PACKET_TOO_LARGE => Verdict::Never,
         _ => Verdict::Perhaps,
     }
+}
+
+/// Whether the upstream wants less with this: fewer messages, or fewer connections.
+pub(super) fn is_throttling(reason: ReasonCode) -> bool {
+    matches!(
+        reason,
+        ReasonCode::QUOTA_EXCEEDED
+            | ReasonCode::MESSAGE_RATE_TOO_HIGH
+            | ReasonCode::CONNECTION_RATE_EXCEEDED
+            | ReasonCode::SERVER_BUSY
+    )
 }
 
 /// Whether an end of the connection with this reason may be about what was in flight.
@@ -171,6 +254,12 @@ mod tests {
             Refusal::Unreadable,
             Refusal::EndsLink(None),
             Refusal::EndsLink(Some(ReasonCode::PROTOCOL_ERROR)),
+            Refusal::MissingField { entry: 3, hole: Hole::Level },
+            Refusal::MissingField { entry: 1, hole: Hole::ClientId },
+            Refusal::MissingField { entry: 1, hole: Hole::Property },
+            Refusal::Unfit(Unfit::Topic),
+            Refusal::Unfit(Unfit::Properties),
+            Refusal::Unfit(Unfit::Identity),
         ] {
             let poison = Poison {
                 why,

@@ -12,6 +12,9 @@ use wire::ReasonCode;
 use super::Backoff;
 use crate::random::Random;
 
+/// Whoever waits for a link waits for no time.
+const NEVER: Instant = Instant(u64::MAX);
+
 /// Who sent a message, as far as order is concerned: a lane by its index, and a hash of the client identifier. Two
 /// clients with one hash wait for each other, which harms nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,6 +90,56 @@ impl Senders {
             waiting.due = now.plus_millis(waiting.backoff.failed(random.next()));
         }
         true
+    }
+
+    /// This place waits until its link is up. False if there is no room for one more sender that waits; with `must` there
+    /// is: it was in flight.
+    pub(super) fn park(&mut self, sender: Sender, seq: Seq, must: bool) -> bool {
+        let (min, max) = self.retry_millis;
+        if !must && !self.waiting.contains_key(&sender) && self.waiting.len() >= self.senders_max {
+            return false;
+        }
+        let waiting = self.waiting.entry(sender).or_insert_with(|| Waiting {
+            held: BTreeSet::new(),
+            backoff: Backoff::new(min, max),
+            due: Instant::default(),
+            trying: None,
+            convicted: None,
+        });
+        waiting.held.insert(seq);
+        waiting.trying = waiting.trying.filter(|trying| *trying != seq);
+        waiting.due = NEVER;
+        true
+    }
+
+    /// The link of a client is up: its senders are tried at once.
+    pub(super) fn unpark(&mut self, client: u64, now: Instant) {
+        for (_, waiting) in self.waiting.iter_mut().filter(|(sender, _)| sender.client == client) {
+            waiting.due = now;
+        }
+    }
+
+    /// The link of a client is lost: nothing of it is being tried. What was, is held again.
+    pub(super) fn rewind_client(&mut self, client: u64) -> Vec<(usize, Seq)> {
+        let mut held = Vec::new();
+        for (sender, waiting) in self.waiting.iter_mut().filter(|(sender, _)| sender.client == client) {
+            waiting.due = NEVER;
+            if let Some(seq) = waiting.trying.take() {
+                waiting.held.insert(seq);
+                held.push((sender.lane, seq));
+            }
+        }
+        held
+    }
+
+    /// Whether something of this client waits.
+    pub(super) fn waits(&self, client: u64) -> bool {
+        self.clients().any(|waits| waits == client)
+    }
+
+    /// Clients with something that waits.
+    pub(super) fn clients(&self) -> impl Iterator<Item = u64> {
+        self.waiting.keys().map(|sender| sender.client)
     }
 
     /// The upstream took this place: if that was the try, the places that may go on.
@@ -166,7 +219,7 @@ impl Senders {
     /// When somebody is to be tried next.
     pub(super) fn next_due(&self) -> Option<Instant> {
         let waits = |waiting: &&Waiting| waiting.trying.is_none() && !waiting.held.is_empty();
-        self.waiting.values().filter(waits).map(|waiting| waiting.due).min()
+        self.waiting.values().filter(waits).map(|waiting| waiting.due).filter(|due| *due != NEVER).min()
     }
 
     /// What must always hold; for tests.

@@ -32,6 +32,8 @@ struct Place {
     seq: Seq,
     state: State,
     attempts: u16,
+    /// It may have reached the upstream.
+    was_sent: bool,
 }
 
 /// Places from `start` to `end` (not included).
@@ -41,8 +43,6 @@ pub(super) struct Stretch {
     /// The first place that was never read.
     next: Seq,
     end: Seq,
-    /// Places before this one may have reached the upstream.
-    sent_before: Seq,
     open: VecDeque<Place>,
     settled: usize,
     again: BTreeSet<Seq>,
@@ -55,7 +55,6 @@ impl Stretch {
             start,
             next: start,
             end: end.max(start),
-            sent_before: start,
             open: VecDeque::new(),
             settled: 0,
             again: BTreeSet::new(),
@@ -129,7 +128,7 @@ impl Stretch {
 
     /// Whether this place may have reached the upstream before.
     pub(super) fn is_repeat(&self, seq: Seq) -> bool {
-        seq < self.sent_before
+        self.index(seq).is_some_and(|index| self.open[index].was_sent)
     }
 
     /// The place is sent.
@@ -193,9 +192,6 @@ impl Stretch {
 
     /// The link is lost: what was in flight is sent again.
     pub(super) fn rewind(&mut self) {
-        if self.inflight > 0 {
-            self.sent_before = self.sent_before.max(self.next);
-        }
         for place in self.open.iter_mut().filter(|place| place.state == State::InFlight) {
             place.state = State::Again;
             self.again.insert(place.seq);
@@ -206,11 +202,12 @@ impl Stretch {
     fn set(&mut self, seq: Seq, state: State) {
         if seq >= self.next {
             assert!(seq < self.end, "only what is in the lane is read");
-            self.open.push_back(Place { seq, state, attempts: 0 });
+            self.open.push_back(Place { seq, state, attempts: 0, was_sent: state == State::InFlight });
             self.next = seq.next();
         } else if let Some(index) = self.index(seq) {
             self.leave(index);
             self.open[index].state = state;
+            self.open[index].was_sent |= state == State::InFlight;
         } else {
             return; // settled meanwhile
         }

@@ -1,5 +1,6 @@
 //! An uplink against an upstream that is played by hand.
 
+mod pooled;
 mod simulation;
 
 use std::num::NonZeroU16;
@@ -28,9 +29,26 @@ pub(super) fn setup(inflight_max: u16) -> LinkSetup {
         user: None,
         password: None,
         keep_alive_secs: 10,
-        topic_prefix: "site/1/".into(),
+        greeting_millis: 15_000,
+        answer_millis: 60_000,
+        dialect: std::sync::Arc::new(mapping()),
+        inbound: None,
         inflight_max,
         packet_bytes_max: 1 << 16,
+    }
+}
+
+pub(super) fn mapping() -> Mapping {
+    Mapping {
+        version: Version::V5,
+        prefix: "site/1/".into(),
+        entries: Vec::new(),
+        qos: None,
+        keeps_retain: true,
+        gateway: "gw".into(),
+        origin: Origin::new("gw", 1),
+        id_property: Some("id".into()),
+        packing: None,
     }
 }
 
@@ -42,11 +60,13 @@ pub(super) fn rules() -> Rules {
         messages_per_sec: 0,
         bytes_per_sec: 0,
         drain_jitter_millis: 0,
+        window: (1, 65_535),
         attempts_max: 3,
         retry_millis: (100, 1_000),
         look_ahead_max: 50,
         senders_max: 4,
         read_bytes_max: 1 << 16,
+        identity: Some("from-upstream".into()),
         seed: 7,
     }
 }
@@ -503,4 +523,80 @@ fn a_quiet_link_is_probed_and_a_silent_one_ends() {
     bench.carrier.tick(at(5_001), &mut bench.out).expect("alive");
     assert_eq!(bench.out, [0xC0, 0x00]);
     assert_eq!(bench.carrier.tick(at(15_002), &mut bench.out), Err(LinkError::Silent));
+}
+
+#[test]
+fn an_upstream_that_answers_nothing_is_given_up_at_connect_and_later() {
+    let mut bench = Bench::new(rules());
+    bench.carrier.connected(setup(10), at(1), &mut bench.out).expect("opens");
+    bench.carrier.tick(at(15_001), &mut bench.out).expect("patience");
+    let error = bench.carrier.tick(at(15_002), &mut bench.out).expect_err("no CONNACK");
+    assert_eq!(error, LinkError::NotGreeted { millis: 15_000 });
+    assert!(error.to_string().contains("does not answer CONNECT within 15 s"), "{error}");
+
+    let mut bench = Bench::up(rules(), 10);
+    bench.publish(LANE, "a");
+    assert_eq!(bench.sent(), ["a1"]);
+    for _ in 0..12 {
+        bench.pass(5_000);
+        let now = at(bench.now);
+        bench.carrier.tick(now, &mut bench.out).expect("it answers pings");
+        bench.read(&[0xD0, 0]).expect("PINGRESP");
+    }
+    bench.pass(1);
+    let error = bench.carrier.tick(at(bench.now), &mut bench.out).expect_err("no progress");
+    assert_eq!(error, LinkError::Unanswered { millis: 60_000, inflight: 1 });
+}
+
+#[test]
+fn a_probe_that_nobody_answers_ends_the_link() {
+    let mut bench = Bench::up(rules(), 10);
+    bench.carrier.probe(at(1_000), &mut bench.out);
+    assert_eq!(std::mem::take(&mut bench.out), [0xC0, 0]);
+    bench.carrier.tick(at(11_000), &mut bench.out).expect("patience");
+    assert_eq!(bench.carrier.tick(at(11_001), &mut bench.out), Err(LinkError::Silent));
+}
+
+#[test]
+fn throttling_by_answers_and_by_endings_shrinks_the_window_and_keeps_everything() {
+    let mut bench = Bench::up(rules(), 100);
+    (0..100).for_each(|_| bench.publish(LANE, "a"));
+    assert_eq!(bench.sent().len(), 64, "where every link starts");
+    (1..=7).for_each(|place| bench.answer(&format!("a{place}"), ReasonCode::QUOTA_EXCEEDED));
+    assert!(!bench.carrier.pressure().is_throttled, "so far it may be the sender's");
+    bench.answer("a8", ReasonCode::QUOTA_EXCEEDED);
+    let pressure = bench.carrier.pressure();
+    assert!(pressure.is_throttled && pressure.window <= 32, "{pressure:?}");
+    let too_fast = LinkError::Disconnected(ReasonCode::MESSAGE_RATE_TOO_HIGH);
+    bench.pass(100);
+    bench.carrier.lost(true, Some(&too_fast), at(bench.now).instant);
+    assert_eq!(bench.carrier.pressure().throttles, 2);
+    assert_eq!((bench.carrier.backlog(), bench.carrier.next_aside()), (100, None));
+    // Without a word: once is chance, twice is not.
+    let mut bench = Bench::up(rules(), 100);
+    (0..100).for_each(|_| bench.publish(LANE, "a"));
+    for expected in [0, 1] {
+        assert_eq!(bench.sent().len(), 64);
+        bench.pass(1_000);
+        bench.carrier.cut_off(at(bench.now).instant);
+        bench.carrier.lost(false, None, at(bench.now).instant);
+        assert_eq!(bench.carrier.pressure().throttles, expected);
+        bench.connect(100, None);
+    }
+}
+
+#[test]
+fn outside_the_hours_only_urgent_lanes_go() {
+    let mut bench = Bench::up(rules(), 10);
+    bench.publish(LANE, "a");
+    bench.carrier.set_open(false, None);
+    assert!(!bench.carrier.has_something_to_go());
+    assert_eq!(bench.sent(), [""; 0]);
+    bench.carrier.set_open(false, Priority::new(2).ok());
+    assert!(!bench.carrier.has_something_to_go());
+    bench.publish(URGENT, "u");
+    assert!(bench.carrier.has_something_to_go());
+    assert_eq!(bench.sent(), ["u1"]);
+    bench.carrier.set_open(true, None);
+    assert_eq!(bench.sent(), ["a1"]);
 }

@@ -20,6 +20,7 @@ const PATIENCE: Patience = Patience {
     connect: Duration::from_secs(5),
     proxy: Duration::from_secs(5),
     tls: Duration::from_secs(5),
+    resolve: Resolve::System,
 };
 
 /// An authority, with its certificate in a file.
@@ -92,7 +93,7 @@ fn tls(trust: &Trust) -> UplinkTls {
 }
 
 fn to(port: u16, tls: Option<UplinkTls>) -> Transport {
-    Transport { host: "127.0.0.1".to_owned(), port, tls, proxy: None }
+    Transport { host: "127.0.0.1".to_owned(), port, tls, websocket: None, proxy: None }
 }
 
 /// Answers `hello` to everybody who gets through; the port.
@@ -298,4 +299,87 @@ async fn a_proxy_that_says_nothing_is_given_up() {
     let short = Patience { proxy: Duration::from_millis(100), ..PATIENCE };
     let error = connect("plant", &transport, short).await.expect_err("nobody answers");
     assert!(error.to_string().contains("no answer within"), "{error}");
+}
+
+/// A name with an address that nobody serves and one that moves; and none at all for a while.
+fn moving(host: &str, _: u16) -> io::Result<Vec<SocketAddr>> {
+    assert_eq!(host, "plant.example");
+    let addresses = ADDRESSES.lock().unwrap().clone();
+    if addresses.is_empty() { Err(io::Error::other("the name does not resolve")) } else { Ok(addresses) }
+}
+
+static ADDRESSES: std::sync::Mutex<Vec<SocketAddr>> = std::sync::Mutex::new(Vec::new());
+
+#[tokio::test]
+async fn a_name_is_resolved_anew_for_every_attempt_and_every_address_is_tried() {
+    let transport = Transport { host: "plant.example".to_owned(), ..to(1, None) };
+    let patience = Patience { resolve: Resolve::By(moving), ..PATIENCE };
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let attempt = || connect("plant", &transport, patience);
+    // It vanishes, comes back, moves: each attempt sees what holds then.
+    let error = attempt().await.expect_err("there is no address").to_string();
+    assert!(error.contains("plant.example has no address") && error.contains("DNS"), "{error}");
+    for _ in 0..2 {
+        let port = serve(None).await;
+        *ADDRESSES.lock().unwrap() = vec![closed, SocketAddr::from(([127, 0, 0, 1], port))];
+        let mut stream = attempt().await.expect("the second address answers");
+        let mut text = [0; 5];
+        stream.read_exact(&mut text).await.unwrap();
+        assert_eq!(&text, b"hello");
+    }
+    *ADDRESSES.lock().unwrap() = vec![closed, closed];
+    let error = attempt().await.expect_err("nobody is there").to_string();
+    assert_eq!(error.matches(&closed.to_string()).count(), 2, "{error}");
+}
+
+#[tokio::test]
+async fn an_address_that_swallows_everything_does_not_hide_the_others() {
+    fn both(_: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        // A full backlog: SYNs are dropped there.
+        Ok(vec![*SWALLOWS.get().unwrap(), SocketAddr::from(([127, 0, 0, 1], port))])
+    }
+    static SWALLOWS: std::sync::OnceLock<SocketAddr> = std::sync::OnceLock::new();
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    SWALLOWS.set(address).unwrap();
+    let mut filled = Vec::new();
+    while let Ok(Ok(stream)) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
+        filled.push(stream);
+    }
+    let port = serve(None).await;
+    let patience = Patience { connect: Duration::from_millis(800), resolve: Resolve::By(both), ..PATIENCE };
+    let transport = Transport { host: "plant.example".to_owned(), ..to(port, None) };
+    let mut stream = connect("plant", &transport, patience).await.expect("the second address answers");
+    let mut text = [0; 5];
+    stream.read_exact(&mut text).await.unwrap();
+    assert_eq!(&text, b"hello");
+}
+
+#[tokio::test]
+async fn the_end_of_certificates_is_seen_before_and_named_after() {
+    let trust = Trust::new();
+    let year = time::OffsetDateTime::now_utc().year();
+    let port = serve(Some(trust.server("plant.example", (2020, year + 2), false))).await;
+    let stream = connect("plant", &to(port, Some(tls(&trust))), PATIENCE).await.unwrap();
+    assert!((365..=731).contains(&stream.certificate_days().expect("TLS has a certificate")));
+    assert!(
+        watchdogs::warning(29).is_some_and(|it| it.contains("29 days")) && watchdogs::warning(30).is_none()
+    );
+    for (years, is_over, words) in
+        [((2001, 2002), true, "has expired"), ((2090, 2100), true, "not valid yet")]
+    {
+        let (certificate, key) = trust.issue("gateway", years);
+        let cert = (trust.file("own.pem", &certificate.pem()), trust.file("own.key", &key.serialize_pem()));
+        let settings = UplinkTls { cert: Some(cert), ..tls(&trust) };
+        let notice = watchdogs::own_certificate(&settings, "plant").expect("a sentence");
+        assert_eq!(notice.is_over, is_over);
+        for part in [words, "uplink.plant.cert", "own.pem", "set the clock"] {
+            assert!(notice.text.contains(part), "{part:?} is not in: {}", notice.text);
+        }
+    }
+    let (certificate, key) = trust.issue("gateway", GOOD);
+    let cert = (trust.file("own.pem", &certificate.pem()), trust.file("own.key", &key.serialize_pem()));
+    assert_eq!(watchdogs::own_certificate(&UplinkTls { cert: Some(cert), ..tls(&trust) }, "plant"), None);
 }

@@ -757,5 +757,8 @@ fn sim_an_uplink_loses_nothing_and_keeps_the_order_of_each_sender() {
     let sum = |pick: fn(&(String, u64, u64)) -> u64| runs.iter().map(pick).sum::<u64>();
     let (written, unwritten) = (sum(|run| run.1), sum(|run| run.2));
     let enough = written > 5_000 && unwritten > 1_000;
-    assert!(runs.len() < 100 || enough, "{written} messages were written, {unwritten} delivered without that");
+    assert!(
+        runs.len() < 100 || enough,
+        "{written} messages were written, {unwritten} delivered without that"
+    );
 }

@@ -1,0 +1,378 @@
+//! One link for each identity that needs its own: opened on demand, bounded in number and pace, closed when idle.
+//!
+//! Knows: which identity a message is for (its dialect says so), which links are up. Never: sockets, credentials.
+//! In: what links say, time. Out: identities whose link is to be opened or closed, bytes for each.
+//! Always: a message goes over the link of its identity, in order; a link that is down or does not answer holds back the
+//! messages of its own identity alone; one that is full for a moment makes its lane wait, so that nothing is read twice.
+//! Bounds: `links_max` links, opened at most `opens_per_sec` a second with jitter; what is held back is bounded by the
+//! lane's look-ahead and by `senders_max`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use model::{Instant, Now};
+
+use super::Backoff;
+use super::link::{Answer, Link, LinkError, LinkSetup, LinkState, Sending};
+use super::poison;
+use super::suspicion::Suspicion;
+use crate::random::Random;
+
+/// Bytes of one link that may wait for its socket.
+const OUT_BYTES_MAX: usize = 64 << 10;
+/// A link with its window full that has answered nothing for so long holds back its own messages instead of the lane.
+const STALL_MILLIS: u64 = 2_000;
+
+/// How links are opened and closed.
+#[derive(Clone, Debug)]
+pub struct PoolRules {
+    /// Links at once.
+    pub links_max: usize,
+    /// Links opened per second, all together.
+    pub opens_per_sec: u32,
+    /// A link without messages for so long is closed; one identity's is not.
+    pub idle_millis: u64,
+    /// How long an answer may be waited for before the link counts as dead.
+    pub answer_millis: u64,
+    /// First and last wait before a link that failed is opened again.
+    pub backoff_millis: (u64, u64),
+    /// The identity whose link is always there: the gateway's own.
+    pub own: Arc<str>,
+    /// For jitter.
+    pub seed: u64,
+}
+
+/// The links of one uplink, by a hash of their identity.
+#[derive(Debug)]
+pub(super) struct Pool {
+    rules: PoolRules,
+    members: BTreeMap<u64, Member>,
+    /// Nothing is opened before.
+    open_at: Instant,
+    random: Random,
+}
+
+#[derive(Debug)]
+struct Member {
+    identity: Arc<str>,
+    link: Option<Link>,
+    out: Vec<u8>,
+    /// Somebody opens the link, or has it.
+    is_taken: bool,
+    /// Messages wait for it.
+    is_wanted: bool,
+    /// Nothing new is sent: it is about to be closed for a better one.
+    is_resting: bool,
+    /// Not opened before.
+    due: Instant,
+    backoff: Backoff,
+    /// When it was last of use.
+    used_at: Instant,
+    /// When it last answered, or had nothing to answer.
+    answered_at: Instant,
+    suspicion: Suspicion,
+    /// How often the upstream has refused the identity since the link was up.
+    refusals: u16,
+    /// Its messages do not wait before: nobody will take them.
+    condemned_until: Instant,
+}
+
+/// What a message can have from its link now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// It may be sent.
+    Now,
+    /// Soon; the lane waits.
+    Soon,
+    /// Nobody knows when; the message waits, and those of the same identity.
+    Later,
+    /// The upstream refuses the identity.
+    Never,
+}
+
+/// What a link that is gone has left.
+#[derive(Debug, Default)]
+pub(super) struct Left {
+    /// What was in flight, in order.
+    pub(super) inflight: Vec<Sending>,
+    /// The end is held against this one, the only one in flight.
+    pub(super) suspect: Option<Sending>,
+    /// Messages that were sent without properties.
+    pub(super) poorer: u64,
+    /// The upstream has refused the identity so often that its messages do not wait any longer.
+    pub(super) is_condemned: bool,
+}
+
+impl Pool {
+    pub(super) fn new(rules: PoolRules) -> Pool {
+        let random = Random(rules.seed);
+        let mut pool = Pool { members: BTreeMap::new(), open_at: Instant::default(), random, rules };
+        let own = Arc::clone(&pool.rules.own);
+        pool.member(super::carrier::hash(&own), &own, Instant::default()).is_wanted = true;
+        pool
+    }
+
+    fn member(&mut self, id: u64, identity: &str, now: Instant) -> &mut Member {
+        let (min, max) = self.rules.backoff_millis;
+        self.members.entry(id).or_insert_with(|| Member {
+            identity: identity.into(),
+            link: None,
+            out: Vec::new(),
+            is_taken: false,
+            is_wanted: false,
+            is_resting: false,
+            due: Instant::default(),
+            backoff: Backoff::new(min, max),
+            used_at: now,
+            answered_at: now,
+            suspicion: Suspicion::default(),
+            refusals: 0,
+            condemned_until: Instant::default(),
+        })
+    }
+
+    /// Links that are open or being opened.
+    pub(super) fn taken(&self) -> usize {
+        self.members.values().filter(|member| member.is_taken).count()
+    }
+
+    /// Links that are up.
+    pub(super) fn up(&self) -> usize {
+        self.members.values().filter(|member| member.is_up()).count()
+    }
+
+    /// Whether the gateway's own link is up.
+    pub(super) fn is_own_up(&self) -> bool {
+        self.members.get(&super::carrier::hash(&self.rules.own)).is_some_and(Member::is_up)
+    }
+
+    pub(super) fn inflight(&self) -> usize {
+        self.members.values().filter_map(|member| member.link.as_ref()).map(Link::inflight).sum()
+    }
+
+    pub(super) fn poorer(&self) -> u64 {
+        self.members.values().filter_map(|member| member.link.as_ref()).map(Link::poorer).sum()
+    }
+
+    /// What a message of this identity can have now. Notes that the link is wanted.
+    pub(super) fn room(&mut self, id: u64, identity: &str, now: Instant) -> Room {
+        let member = self.member(id, identity, now);
+        member.is_wanted = true;
+        member.used_at = now;
+        let Some(link) = member.link.as_ref().filter(|link| link.state() == LinkState::Up) else {
+            return if now < member.condemned_until { Room::Never } else { Room::Later };
+        };
+        if !member.is_resting
+            && link.inflight() < member.suspicion.window(link.window())
+            && member.out.len() < OUT_BYTES_MAX
+        {
+            return Room::Now;
+        }
+        if now.millis_since(member.answered_at) < STALL_MILLIS { Room::Soon } else { Room::Later }
+    }
+
+    /// The link of a message that has room.
+    pub(super) fn link(&mut self, id: u64, now: Instant) -> Option<(&mut Link, &mut Vec<u8>)> {
+        let member = self.members.get_mut(&id)?;
+        let link = member.link.as_mut()?;
+        if link.inflight() == 0 {
+            member.answered_at = now;
+        }
+        Some((link, &mut member.out))
+    }
+
+    /// An identity whose link is to be opened now. It is taken then, and [`Pool::lost`] must follow some day.
+    pub(super) fn next_open(&mut self, now: Instant) -> Option<Arc<str>> {
+        if now < self.open_at || self.taken() >= self.rules.links_max {
+            return None;
+        }
+        let member = self
+            .members
+            .values_mut()
+            .find(|member| member.is_wanted && !member.is_taken && member.due <= now)?;
+        member.is_taken = true;
+        member.is_resting = false;
+        let identity = Arc::clone(&member.identity);
+        // Half to one and a half times the pace: a fleet of gateways does not keep step.
+        let pace = 1_000_000 / u64::from(self.rules.opens_per_sec.max(1));
+        self.open_at = Instant(now.0 + pace / 2 + self.random.next() % (pace + 1));
+        Some(identity)
+    }
+
+    /// When [`Pool::next_open`] may have something, if that is later than now and nothing else happens.
+    pub(super) fn next_open_at(&self, now: Instant) -> Option<Instant> {
+        if self.taken() >= self.rules.links_max {
+            return None;
+        }
+        let waiting = self.members.values().filter(|member| member.is_wanted && !member.is_taken);
+        waiting.map(|member| member.due.max(self.open_at)).min().filter(|at| *at > now)
+    }
+
+    pub(super) fn connected(&mut self, id: u64, setup: LinkSetup, now: Now) -> Result<(), LinkError> {
+        let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
+        member.out.clear();
+        member.link = Some(Link::open(setup, now, &mut member.out)?);
+        (member.answered_at, member.used_at) = (now.instant, now.instant);
+        Ok(())
+    }
+
+    /// Bytes from the upstream over one link. How many were taken, and whether it has come up.
+    pub(super) fn read(
+        &mut self,
+        id: u64,
+        bytes: &[u8],
+        answers: &mut Vec<Answer>,
+        now: Now,
+    ) -> Result<(usize, bool), LinkError> {
+        let Some(member) = self.members.get_mut(&id) else { return Ok((bytes.len(), false)) };
+        let Some(link) = &mut member.link else { return Ok((bytes.len(), false)) };
+        let was = link.state();
+        let before = answers.len();
+        let taken = link.read(bytes, answers, now, &mut member.out)?;
+        let is_new = was == LinkState::Greeting && link.state() == LinkState::Up;
+        for _ in before..answers.len() {
+            member.answered_at = now.instant;
+            member.suspicion.answered();
+        }
+        if is_new {
+            member.backoff.succeeded();
+            member.refusals = 0;
+            (member.answered_at, member.used_at) = (now.instant, now.instant);
+        }
+        Ok((taken, is_new))
+    }
+
+    /// Takes what waits for the socket of one link.
+    pub(super) fn take_out(&mut self, id: u64, out: &mut Vec<u8>) {
+        if let Some(member) = self.members.get_mut(&id) {
+            out.append(&mut member.out);
+        }
+    }
+
+    /// Identities with bytes for their sockets.
+    pub(super) fn with_out(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.members.values().filter(|member| !member.out.is_empty()).map(|member| &member.identity)
+    }
+
+    /// Time passed for one link.
+    pub(super) fn tick(&mut self, id: u64, now: Now) -> Result<(), LinkError> {
+        let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
+        let Some(link) = &mut member.link else { return Ok(()) };
+        if link.inflight() == 0 {
+            member.answered_at = now.instant;
+        } else if now.instant.millis_since(member.answered_at) >= self.rules.answer_millis {
+            let millis = self.rules.answer_millis;
+            return Err(LinkError::Unanswered { millis, inflight: link.inflight() });
+        }
+        link.tick(now, &mut member.out)
+    }
+
+    /// Messages wait for this link.
+    pub(super) fn want(&mut self, id: u64) {
+        if let Some(member) = self.members.get_mut(&id) {
+            member.is_wanted = true;
+        }
+    }
+
+    /// Whether a link has been of no use for so long that it is to be closed. The own one never is.
+    pub(super) fn is_idle(&self, id: u64, now: Instant) -> bool {
+        let Some(member) = self.members.get(&id) else { return true };
+        let is_crowded = self.taken() >= self.rules.links_max
+            && self.members.values().any(|other| other.is_wanted && !other.is_taken);
+        let idle = now.millis_since(member.used_at);
+        let is_empty = member.link.as_ref().is_none_or(|link| link.inflight() == 0) && member.out.is_empty();
+        // With others waiting, a moment without messages is enough.
+        *member.identity != *self.rules.own
+            && is_empty
+            && (idle >= self.rules.idle_millis
+                || is_crowded && idle >= STALL_MILLIS.min(self.rules.idle_millis))
+    }
+
+    /// Nothing new is sent over this link; whether nothing is in flight.
+    pub(super) fn rest(&mut self, id: u64) -> bool {
+        let Some(member) = self.members.get_mut(&id) else { return true };
+        member.is_resting = true;
+        member.link.as_ref().is_none_or(|link| link.inflight() == 0)
+    }
+
+    /// Appends a goodbye.
+    pub(super) fn close(&mut self, id: u64) {
+        if let Some(member) = self.members.get_mut(&id)
+            && let Some(link) = &member.link
+        {
+            link.close(&mut member.out);
+        }
+    }
+
+    /// The link is gone, or did not come about. `failed` ones wait before they are opened again. `by_peer` as for
+    /// [`super::Carrier::lost`].
+    pub(super) fn lost(
+        &mut self,
+        id: u64,
+        failed: bool,
+        by_peer: bool,
+        error: Option<&LinkError>,
+        attempts_max: u16,
+        now: Instant,
+    ) -> Left {
+        let random = self.random.next();
+        // While not even we get in, it is not the identity's fault: the clock, the hub, the network.
+        let is_refused =
+            self.is_own_up() && matches!(error, Some(LinkError::Refused(reason)) if is_final(*reason));
+        let until = now.plus_millis(self.rules.backoff_millis.1);
+        let Some(member) = self.members.get_mut(&id) else { return Left::default() };
+        member.is_taken = false;
+        member.is_resting = false;
+        member.out.clear();
+        if failed {
+            member.due = now.plus_millis(member.backoff.failed(random));
+        }
+        member.is_wanted = failed || *member.identity == *self.rules.own;
+        if is_refused && *member.identity != *self.rules.own {
+            member.refusals = member.refusals.saturating_add(1);
+        }
+        let is_condemned = member.refusals >= attempts_max;
+        if is_condemned {
+            member.condemned_until = until;
+        }
+        let Some(link) = member.link.take() else { return Left { is_condemned, ..Left::default() } };
+        let said = match error {
+            Some(LinkError::Disconnected(reason)) => Some(*reason),
+            _ => None,
+        };
+        let is_suspicious = by_peer && said.is_none_or(poison::is_about_a_message);
+        let first = link.first_unanswered().filter(|_| is_suspicious);
+        let is_held_against = first.is_some() && member.suspicion.ended(link.inflight());
+        member.is_wanted |= link.inflight() > 0;
+        Left {
+            inflight: link.unanswered().collect(),
+            suspect: first.filter(|_| is_held_against),
+            poorer: link.poorer(),
+            is_condemned,
+        }
+    }
+
+    /// Forgets identities that nobody wants any more: devices that are gone for good take no room.
+    pub(super) fn tidy(&mut self, waiting: &BTreeSet<u64>) {
+        self.members.retain(|id, member| {
+            member.is_wanted &=
+                member.is_taken || *member.identity == *self.rules.own || waiting.contains(id);
+            member.is_taken || member.is_wanted || member.refusals > 0 && waiting.contains(id)
+        });
+    }
+}
+
+/// Whether a refusal is about the identity, and not about now.
+fn is_final(reason: wire::ReasonCode) -> bool {
+    use wire::ReasonCode as R;
+    matches!(
+        reason,
+        R::NOT_AUTHORIZED | R::BAD_USER_NAME_OR_PASSWORD | R::CLIENT_IDENTIFIER_NOT_VALID | R::BANNED
+    )
+}
+
+impl Member {
+    fn is_up(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.state() == LinkState::Up)
+    }
+}

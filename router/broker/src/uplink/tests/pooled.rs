@@ -1,0 +1,303 @@
+//! A pool of links, one for each sender, against an upstream that is played by hand.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::uplink::PoolRules;
+
+/// One lane; what each link was sent and has not answered.
+struct Pool {
+    carrier: Carrier,
+    records: Vec<Vec<u8>>,
+    open: BTreeMap<String, Vec<Written>>,
+    now: u64,
+}
+
+fn pool_rules() -> PoolRules {
+    PoolRules {
+        links_max: 3,
+        opens_per_sec: 1_000,
+        idle_millis: 60_000,
+        answer_millis: 20_000,
+        backoff_millis: (100, 1_000),
+        own: "gw".into(),
+        seed: 7,
+    }
+}
+
+impl Pool {
+    fn new(pool: PoolRules) -> Pool {
+        let mut carrier = Carrier::pooled(rules(), pool, std::sync::Arc::new(mapping()));
+        carrier.add_lane(LANE, Priority::DEFAULT, seq(1), seq(1));
+        Pool { carrier, records: Vec::new(), open: BTreeMap::new(), now: 10 }
+    }
+
+    fn publish(&mut self, sender: &str) {
+        let payload = format!("{sender}{}", self.records.len() + 1);
+        self.records.push(record(sender, payload.as_bytes()));
+        self.carrier.grown(LANE, seq(self.records.len() as u64 + 1));
+    }
+
+    fn pass(&mut self, millis: u64) {
+        self.now += millis;
+    }
+
+    fn fill(&mut self) {
+        let now = at(self.now);
+        let mut out = Vec::new();
+        for _ in 0..1_000 {
+            let Some(mut reading) = self.carrier.next_reading(0, now.instant) else { return };
+            let from = reading.from.get() as usize;
+            let up_to = self.records.len().min(from - 1 + reading.messages_max);
+            for place in from..=up_to {
+                let record = &self.records[place - 1];
+                self.carrier.offer(&mut reading, seq(place as u64), record, None, now, &mut out);
+            }
+            self.carrier.passed(&reading, seq(up_to as u64 + 1));
+            self.carrier.invariants();
+        }
+        panic!("the carrier reads for ever");
+    }
+
+    /// Links that are wanted now, in order.
+    fn opens(&mut self) -> Vec<String> {
+        self.fill();
+        let mut opens = Vec::new();
+        // Each one waits for its pace.
+        for _ in 0..20 {
+            self.pass(2);
+            opens.extend(self.carrier.next_open(at(self.now).instant).map(|identity| identity.to_string()));
+        }
+        opens
+    }
+
+    fn up(&mut self, identity: &str, window: u16) {
+        self.carrier.link_connected(identity, setup(window), at(self.now)).expect("opens");
+        self.carrier.take_out(identity, &mut Vec::new());
+        let (_, is_new) =
+            self.carrier.link_read(identity, &connack(u16::MAX, None), at(self.now)).expect("accepted");
+        assert!(is_new);
+        self.open.insert(identity.to_owned(), Vec::new());
+    }
+
+    /// What one link is sent now.
+    fn sent(&mut self, identity: &str) -> Vec<String> {
+        self.fill();
+        let mut out = Vec::new();
+        self.carrier.take_out(identity, &mut out);
+        let written = take_written(&mut out);
+        let texts = written.iter().map(|it| {
+            format!("{}{}", String::from_utf8_lossy(&it.payload), if it.dup { " again" } else { "" })
+        });
+        let texts = texts.collect();
+        self.open.entry(identity.to_owned()).or_default().extend(written);
+        texts
+    }
+
+    /// Answers everything that a link was sent.
+    fn take_all(&mut self, identity: &str) {
+        for written in std::mem::take(self.open.get_mut(identity).expect("it was up")) {
+            self.carrier
+                .link_read(identity, &puback(written.id, ReasonCode::SUCCESS), at(self.now))
+                .expect("an answer");
+        }
+        self.carrier.invariants();
+    }
+
+    fn lost(&mut self, identity: &str, error: Option<&LinkError>) {
+        self.carrier.link_lost(identity, true, error.is_none(), error, at(self.now).instant);
+        self.open.remove(identity);
+        self.carrier.invariants();
+    }
+
+    fn delivered(&mut self) -> Option<u64> {
+        let mut delivered = Vec::new();
+        self.carrier.delivered(&mut delivered);
+        delivered.first().map(|(_, seq)| seq.get())
+    }
+}
+
+#[test]
+fn links_are_opened_on_demand_and_paced_and_the_own_one_is_always_there() {
+    let mut pool = Pool::new(PoolRules { opens_per_sec: 10, ..pool_rules() });
+    assert_eq!(pool.opens(), ["gw"]);
+    pool.publish("a");
+    pool.publish("b");
+    assert_eq!(pool.opens(), [""; 0], "a tenth of a second has not passed");
+    pool.pass(150);
+    assert_eq!(pool.opens().len(), 1);
+    let at_once = pool.carrier.next_open_at(at(pool.now).instant).expect("the other one waits");
+    assert!((10..=150).contains(&at_once.millis_since(at(pool.now).instant)));
+}
+
+#[test]
+fn a_link_that_is_down_holds_back_its_own_identity_alone() {
+    let mut pool = Pool::new(pool_rules());
+    ["a", "b", "a", "b"].into_iter().for_each(|sender| pool.publish(sender));
+    assert_eq!(pool.opens().len(), 3);
+    pool.up("b", 8);
+    assert_eq!(pool.sent("b"), ["b2"], "one is tried first");
+    pool.take_all("b");
+    assert_eq!(pool.sent("b"), ["b4"]);
+    pool.take_all("b");
+    assert_eq!(pool.delivered(), None, "what is before it waits");
+    pool.publish("b");
+    assert_eq!(pool.sent("b"), ["b5"]);
+    pool.up("a", 8);
+    assert_eq!(pool.sent("a"), ["a1"]);
+    pool.take_all("a");
+    assert_eq!(pool.sent("a"), ["a3"]);
+    pool.take_all("a");
+    assert_eq!(pool.delivered(), Some(4));
+}
+
+#[test]
+fn what_was_in_flight_on_a_lost_link_is_sent_again_in_order_and_nothing_else_is() {
+    let mut pool = Pool::new(pool_rules());
+    ["a", "b"].into_iter().for_each(|sender| pool.publish(sender));
+    pool.opens();
+    for identity in ["a", "b"] {
+        pool.up(identity, 8);
+        pool.sent(identity);
+        pool.take_all(identity);
+    }
+    ["a", "b", "a", "b"].into_iter().for_each(|sender| pool.publish(sender));
+    assert_eq!(
+        (pool.sent("a"), pool.sent("b")),
+        (vec!["a3".into(), "a5".into()], vec!["b4".into(), "b6".into()])
+    );
+    pool.lost("a", None);
+    pool.publish("a");
+    pool.pass(200);
+    assert_eq!(pool.opens(), ["gw", "a"][1..].to_vec());
+    pool.up("a", 8);
+    assert_eq!(pool.sent("a"), ["a3 again"]);
+    pool.take_all("a");
+    assert_eq!(pool.sent("a"), ["a5 again", "a7"]);
+    assert_eq!(pool.sent("b"), [""; 0]);
+}
+
+#[test]
+fn a_full_link_makes_the_lane_wait_and_one_that_does_not_answer_does_not() {
+    let mut pool = Pool::new(pool_rules());
+    ["a", "b"].into_iter().for_each(|sender| pool.publish(sender));
+    pool.opens();
+    for identity in ["a", "b"] {
+        pool.up(identity, 1);
+        pool.sent(identity);
+        pool.take_all(identity);
+    }
+    ["a", "a", "b"].into_iter().for_each(|sender| pool.publish(sender));
+    assert_eq!(pool.sent("a"), ["a3"]);
+    assert_eq!(pool.sent("b"), [""; 0], "in order, for the moment");
+    pool.pass(3_000);
+    pool.carrier.link_tick("b", at(pool.now)).expect("nothing is wrong");
+    assert_eq!(pool.sent("b"), ["b5"]);
+    pool.pass(20_000);
+    let error = pool.carrier.link_tick("a", at(pool.now));
+    assert!(matches!(error, Err(LinkError::Unanswered { inflight: 1, .. })), "{error:?}");
+    pool.lost("a", error.as_ref().err());
+    pool.opens();
+    pool.up("a", 1);
+    assert_eq!(pool.sent("a"), ["a3 again"]);
+}
+
+#[test]
+fn an_identity_that_is_refused_for_good_does_not_fill_the_lane() {
+    let mut pool = Pool::new(pool_rules());
+    pool.publish("a");
+    pool.publish("b");
+    pool.opens();
+    pool.up("gw", 8);
+    pool.up("b", 8);
+    let refused = LinkError::Refused(ReasonCode::NOT_AUTHORIZED);
+    for _ in 0..3 {
+        pool.lost("a", Some(&refused));
+        pool.pass(1_000);
+        pool.opens();
+    }
+    pool.lost("a", Some(&refused));
+    pool.sent("b");
+    pool.take_all("b");
+    pool.fill();
+    let aside = pool.carrier.next_aside().expect("it does not wait any longer");
+    assert_eq!((aside.seq, aside.why), (seq(1), Refusal::Unfit(Unfit::Identity)));
+    pool.carrier.is_aside(LANE, seq(1));
+    assert_eq!(pool.delivered(), Some(2));
+}
+
+#[test]
+fn while_not_even_we_get_in_nobody_else_is_condemned() {
+    let mut pool = Pool::new(pool_rules());
+    pool.publish("a");
+    pool.opens();
+    for _ in 0..10 {
+        pool.lost("a", Some(&LinkError::Refused(ReasonCode::NOT_AUTHORIZED)));
+        pool.pass(1_000);
+        pool.opens();
+    }
+    assert_eq!(pool.carrier.next_aside(), None);
+}
+
+#[test]
+fn a_link_that_messages_have_waited_for_is_not_idle_when_it_comes_up() {
+    let mut pool = Pool::new(PoolRules { links_max: 2, ..pool_rules() });
+    pool.publish("a");
+    pool.publish("b");
+    let opens = pool.opens();
+    let (first, other) = if opens.contains(&"a".to_owned()) { ("a", "b") } else { ("b", "a") };
+    pool.up("gw", 8);
+    pool.pass(100_000);
+    pool.carrier.link_connected(first, setup(8), at(pool.now)).expect("opens");
+    pool.carrier.take_out(first, &mut Vec::new());
+    pool.pass(90_000);
+    assert!(!pool.carrier.is_idle(first, at(pool.now).instant), "its message waits");
+    pool.up(first, 8);
+    assert_eq!(pool.sent(first).len(), 1);
+    pool.take_all(first);
+    assert!(!pool.carrier.is_idle(first, at(pool.now + 1_000).instant));
+    pool.pass(5_000);
+    assert!(pool.carrier.is_idle(first, at(pool.now).instant));
+    pool.carrier.link_lost(first, false, false, None, at(pool.now).instant);
+    assert_eq!(pool.opens(), [other]);
+}
+
+#[test]
+fn a_link_that_is_made_anew_while_messages_wait_is_opened_again() {
+    let mut pool = Pool::new(pool_rules());
+    pool.publish("a");
+    pool.opens();
+    pool.up("a", 8);
+    assert_eq!(pool.sent("a"), ["a1"]);
+    pool.publish("a");
+    assert!(!pool.carrier.rest("a"), "something is in flight");
+    pool.fill();
+    pool.carrier.link_lost("a", false, false, None, at(pool.now).instant);
+    assert_eq!(pool.opens(), ["a"]);
+    pool.up("a", 8);
+    assert_eq!(pool.sent("a"), ["a1 again"]);
+    pool.take_all("a");
+    assert_eq!(pool.sent("a"), ["a2"]);
+}
+
+#[test]
+fn idle_links_are_closed_and_make_room_for_those_that_wait() {
+    let mut pool = Pool::new(PoolRules { links_max: 2, ..pool_rules() });
+    pool.publish("a");
+    assert_eq!(pool.opens().len(), 2);
+    pool.up("gw", 8);
+    pool.up("a", 8);
+    pool.sent("a");
+    assert!(!pool.carrier.is_idle("a", at(pool.now + 100_000).instant), "something is in flight");
+    pool.take_all("a");
+    let later = at(pool.now + 10_000).instant;
+    assert!(!pool.carrier.is_idle("a", later) && !pool.carrier.is_idle("gw", at(pool.now + 100_000).instant));
+    assert!(pool.carrier.is_idle("a", at(pool.now + 61_000).instant));
+    pool.publish("b");
+    assert_eq!(pool.opens(), [""; 0], "two are enough");
+    pool.pass(10_000);
+    assert!(pool.carrier.is_idle("a", at(pool.now).instant), "somebody else waits for its place");
+    assert!(pool.carrier.rest("a"));
+    pool.carrier.link_lost("a", false, false, None, at(pool.now).instant);
+    assert_eq!(pool.opens(), ["b"]);
+}

@@ -1,0 +1,173 @@
+//! How an identity gets into IoT Hub: client identifier, user name, token or certificate.
+//!
+//! In: identities, the time. Out: an [`Access`] for one connection, or why there is none. Never: a key in a text.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use hub::HubId;
+use hub::connect::{UserName, user_name};
+use hub::sas;
+use hub::tree::AuthChain;
+use time::OffsetDateTime;
+
+use super::signer::{KeySigner, Signer};
+use crate::config::{IotHub, Proof};
+
+/// The version of the hub's MQTT face that is spoken (`reference/edgehub.md` §9.2).
+const API_VERSION: &str = "2020-09-30";
+/// When this program was written, about: a clock before that is wrong (2026-01-01).
+const WRITTEN: u64 = 1_767_225_600;
+/// Part of a token's life after which it is renewed, in percent, and how much of it is drawn at random.
+const RENEW_PERCENT: u64 = 75;
+const RENEW_JITTER_PERCENT: u64 = 10;
+
+/// What one connection starts with.
+#[derive(Debug)]
+pub(in crate::upstream) struct Access {
+    /// Client identifier.
+    pub(in crate::upstream) client_id: String,
+    /// User name.
+    pub(in crate::upstream) user: String,
+    /// The token; none with a certificate.
+    pub(in crate::upstream) token: Option<String>,
+    /// Chain and key, where they are not those of the uplink.
+    pub(in crate::upstream) cert: Option<(PathBuf, PathBuf)>,
+    /// Seconds after which a new connection with a new token is due.
+    pub(in crate::upstream) renew_after_secs: Option<u64>,
+}
+
+/// Who may connect, and what they prove it with.
+#[derive(Debug)]
+pub(in crate::upstream) struct Keyring {
+    hub: String,
+    own: HubId,
+    /// Signs for us; none with a certificate.
+    signer: Option<Arc<dyn Signer>>,
+    children: BTreeMap<String, (HubId, Proof)>,
+    on_behalf_of: bool,
+    token_secs: u64,
+}
+
+impl Keyring {
+    /// `signer` signs for this gateway, whatever key the configuration has.
+    pub(in crate::upstream) fn new(config: &IotHub, signer: Option<Arc<dyn Signer>>) -> Keyring {
+        let by_key = || config.key.clone().map(|key| Arc::new(KeySigner(key)) as Arc<dyn Signer>);
+        let children = config
+            .children
+            .iter()
+            .map(|child| (child.id.to_string(), (child.id.clone(), child.proof.clone())));
+        Keyring {
+            hub: config.hub.clone(),
+            own: config.id.clone(),
+            signer: signer.or_else(by_key),
+            children: children.collect(),
+            on_behalf_of: config.on_behalf_of,
+            token_secs: config.token_secs,
+        }
+    }
+
+    /// What a connection of `identity` starts with. `now` in seconds since 1970; `random` is any number.
+    pub(in crate::upstream) async fn access(
+        &self,
+        identity: &str,
+        now: u64,
+        random: u64,
+    ) -> Result<Access, String> {
+        let is_own = identity == self.own.as_str();
+        let child = self.children.get(identity);
+        let id = match child {
+            _ if is_own => self.own.clone(),
+            Some((id, _)) => id.clone(),
+            None if self.on_behalf_of => {
+                HubId::parse(identity).map_err(|error| format!("{identity}: {error}"))?
+            }
+            None => return Err(format!("{identity} has no identity here")),
+        };
+        let (key, cert) = match child {
+            Some((_, Proof::Key(key))) => (Some(Arc::new(KeySigner(key.clone())) as Arc<dyn Signer>), None),
+            Some((_, Proof::Certificate(cert, key))) => (None, Some((cert.clone(), key.clone()))),
+            None => (self.signer.clone(), None),
+        };
+        let is_ours = is_own || child.is_some();
+        // On behalf of a child, the token is ours and the chain says for whom.
+        let signer_id = if is_ours { &id } else { &self.own };
+        let chain = format!("{id};{}", self.own.device_id());
+        let auth_chain = if is_ours {
+            None
+        } else {
+            Some(AuthChain::parse(&chain).map_err(|error| format!("{chain}: {error}"))?)
+        };
+        let token = match &key {
+            None => None,
+            Some(_) if now < WRITTEN => {
+                return Err(format!(
+                    "this machine's clock says {}, which is before this program was written: no token would be valid; set the clock",
+                    clock(now)
+                ));
+            }
+            Some(signer) => {
+                let (audience, expires) = (sas::audience(&self.hub, signer_id), now + self.token_secs);
+                let digest = signer.sign(&sas::text_to_sign(&audience, expires)).await;
+                let digest = digest.map_err(|error| format!("a token for {id} cannot be signed: {error}"))?;
+                Some(sas::token(&audience, expires, &digest))
+            }
+        };
+        let name = UserName {
+            id,
+            api_version: API_VERSION.to_owned(),
+            client_type: Some(concat!("Millrace/", env!("CARGO_PKG_VERSION")).to_owned()),
+            model_id: None,
+            auth_chain,
+        };
+        let renew_percent = RENEW_PERCENT + random % (RENEW_JITTER_PERCENT + 1);
+        Ok(Access {
+            client_id: identity.to_owned(),
+            user: user_name(&self.hub, &name),
+            renew_after_secs: token.as_ref().map(|_| self.token_secs * renew_percent / 100),
+            token,
+            cert,
+        })
+    }
+
+    /// What to do about a refusal of `identity`.
+    pub(in crate::upstream) fn advice(&self, identity: &str, uplink: &str, now: u64) -> String {
+        let hub = &self.hub;
+        let clock = clock(now);
+        let key = |key: &str| format!("uplink.{uplink}.{key}");
+        if self.children.get(identity).is_some_and(|(_, proof)| matches!(proof, Proof::Certificate(..))) {
+            return format!(
+                "the hub does not take the certificate of {identity}: give it that one's thumbprint or authority, and see \
+                 that the device exists and is enabled in {hub}"
+            );
+        }
+        if self.children.contains_key(identity) || identity == self.own.as_str() {
+            let which = if identity == self.own.as_str() {
+                format!("{} or {}", key("connection_string"), key("shared_access_key"))
+            } else {
+                format!("{}.\"{identity}\".shared_access_key", key("identity"))
+            };
+            return format!(
+                "the hub does not take the key of {identity}: compare it with the hub's ({which}), see that the device exists \
+                 and is enabled in {hub}, that this is the hub's own name, and that this machine's clock is right ({clock})"
+            );
+        }
+        format!(
+            "the hub does not take {identity} on our behalf: it must be a child of {} there, or have an identity of its own \
+             ({}); this machine's clock says {clock}",
+            self.own.device_id(),
+            key("identity")
+        )
+    }
+}
+
+fn clock(now: u64) -> String {
+    OffsetDateTime::from_unix_timestamp(now.cast_signed()).map_or_else(
+        |_| "nothing sensible".to_owned(),
+        |at| format!("{} {:02}:{:02}:{:02} UTC", at.date(), at.hour(), at.minute(), at.second()),
+    )
+}
+
+#[cfg(test)]
+mod tests;

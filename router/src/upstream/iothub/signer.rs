@@ -1,0 +1,29 @@
+//! Who signs tokens: a key that we have, or somebody who has it and does not give it away.
+//!
+//! In: a text to sign. Out: its HMAC-SHA256, or why not, in a sentence for operators.
+
+use std::fmt;
+use std::future::{Future, ready};
+use std::pin::Pin;
+
+use crate::config::Secret;
+
+/// A signature, when it is there.
+pub(crate) type Signature<'a> = Pin<Box<dyn Future<Output = Result<Vec<u8>, String>> + 'a>>;
+
+/// Signs tokens with one key.
+pub(crate) trait Signer: fmt::Debug + Send + Sync {
+    /// HMAC-SHA256 of `text`.
+    fn sign<'a>(&'a self, text: &'a str) -> Signature<'a>;
+}
+
+/// A key in base64.
+#[derive(Debug)]
+pub(super) struct KeySigner(pub(super) Secret);
+
+impl Signer for KeySigner {
+    fn sign<'a>(&'a self, text: &'a str) -> Signature<'a> {
+        let signed = hub::sas::sign(self.0.reveal(), text);
+        Box::pin(ready(signed.ok_or_else(|| "the key is not base64".to_owned())))
+    }
+}

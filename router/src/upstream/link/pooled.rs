@@ -1,0 +1,307 @@
+//! An uplink whose identities have links of their own: one task for each link, one that reads the lanes for all.
+//!
+//! In: bells, sockets, time. Out: bytes for each socket. Decisions are the carrier's. Always: a link that fails ends its own
+//! task and nothing else. A token is renewed by a new connection: the link rests, so that what is in flight is answered,
+//! at most [`QUIET`]; what is not by then is sent again with DUP.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::future::pending;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use broker::uplink::{LinkError, LinkSetup};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, info, warn};
+use wire::ReasonCode;
+
+use super::super::iothub::{Access, Keyring};
+use super::super::transport::{self, ConnectError, Patience};
+use super::super::watchdogs;
+use super::{GOODBYE_TIMEOUT, QUIET, TICK, Uplink, push, stopped};
+use crate::clock::entropy;
+use crate::upstream::sentences::with_advice;
+use crate::upstream::{UplinkState, link_setup};
+
+/// How far the wall clock may go another way than time itself before tokens are made anew.
+const CLOCK_JUMP_MILLIS: i64 = 30_000;
+
+/// Why a link ended.
+#[derive(Debug, thiserror::Error)]
+enum Over {
+    #[error("{0}")]
+    Access(String),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("{0}")]
+    Socket(String),
+    #[error("the upstream closed the connection")]
+    Closed,
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error("its token is renewed")]
+    Renewed,
+    #[error("nobody needs it now")]
+    Idle,
+    #[error("the router stops")]
+    Stopped,
+}
+
+impl Over {
+    fn is_failure(&self) -> bool {
+        !matches!(self, Over::Renewed | Over::Idle | Over::Stopped)
+    }
+}
+
+/// What all tasks of an uplink share.
+struct Shared {
+    core: RefCell<Uplink>,
+    keyring: Keyring,
+    /// Rings for the one that reads the lanes.
+    rang: Notify,
+    /// Rings for each link: there are bytes.
+    bells: RefCell<BTreeMap<Arc<str>, Rc<Notify>>>,
+}
+
+/// Carries until told to stop.
+pub(in crate::upstream) async fn run(uplink: Uplink, keyring: Keyring) {
+    let (bell, mut stop) = (Arc::clone(&uplink.setup.bell), uplink.stop.clone());
+    let core = RefCell::new(uplink);
+    let shared = Rc::new(Shared { core, keyring, rang: Notify::new(), bells: RefCell::default() });
+    let mut links = JoinSet::new();
+    loop {
+        let (opens, wait) = shared.turn();
+        for identity in opens {
+            let ring = Rc::new(Notify::new());
+            shared.bells.borrow_mut().insert(Arc::clone(&identity), Rc::clone(&ring));
+            links.spawn_local(link(Rc::clone(&shared), identity, ring));
+        }
+        tokio::select! {
+            () = stopped(&mut stop) => break,
+            () = bell.wait() => shared.core.borrow_mut().look_at_tails_or_say(),
+            () = shared.rang.notified() => {}
+            () = pause(wait) => {}
+            ended = links.join_next(), if !links.is_empty() => if let Some(Err(error)) = ended {
+                warn!(%error, "a link ended by a defect; please report");
+            },
+        }
+    }
+    while links.join_next().await.is_some() {}
+}
+
+/// Waits so long, or for ever.
+async fn pause(wait: Option<Duration>) {
+    match wait {
+        Some(wait) => sleep(wait).await,
+        None => pending().await,
+    }
+}
+
+impl Shared {
+    /// Sends what may be sent. Which links to open, and how long until there may be something without an event.
+    fn turn(&self) -> (Vec<Arc<str>>, Option<Duration>) {
+        let mut core = self.core.borrow_mut();
+        let now = core.clock.now().instant;
+        core.look_at_hours();
+        if let Err(error) = core.fill() {
+            // The store; the disk thread says more.
+            warn!(uplink = %core.name, %error, "lanes cannot be read");
+            return (Vec::new(), Some(Duration::from_secs(1)));
+        }
+        let opens: Vec<_> = std::iter::from_fn(|| core.carrier.next_open(now)).collect();
+        let bells = self.bells.borrow();
+        for identity in core.carrier.with_out() {
+            if let Some(ring) = bells.get(identity) {
+                ring.notify_one();
+            }
+        }
+        let at = core.carrier.next_open_at(now).map(|at| at.millis_since(now) + 1);
+        let wait = core.carrier.wait_millis(now).into_iter().chain(at).min();
+        (opens, wait.map(Duration::from_millis))
+    }
+
+    /// The status is that of the gateway's own link.
+    fn say(&self, identity: &str, state: UplinkState, error: Option<String>) {
+        let core = self.core.borrow();
+        let status = &core.setup.status;
+        if core.setup.config.hub.as_ref().is_some_and(|hub| hub.id.as_str() == identity) {
+            status.set(state, error);
+        } else if error.is_some() {
+            status.set_warning(error);
+        }
+        status.links.store(core.carrier.links_up() as u64, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// One link from its connection to its end.
+async fn link(shared: Rc<Shared>, identity: Arc<str>, ring: Rc<Notify>) {
+    let over = match carry(&shared, &identity, &ring).await {
+        Ok(never) => match never {},
+        Err(over) => over,
+    };
+    shared.bells.borrow_mut().remove(&identity);
+    let advice = shared.advice(&identity, &over);
+    {
+        let mut core = shared.core.borrow_mut();
+        let now = core.clock.now().instant;
+        let (by_peer, error) = match &over {
+            Over::Closed => (true, None),
+            Over::Link(error @ LinkError::Disconnected(_)) => (true, Some(error)),
+            Over::Link(error) => (false, Some(error)),
+            _ => (false, None),
+        };
+        core.carrier.link_lost(&identity, over.is_failure(), by_peer, error, now);
+        core.keep_positions();
+        if matches!(over, Over::Connect(_)) && core.targets.failed() {
+            warn!(uplink = %core.name, target = %core.target(), "trying another address");
+        }
+    }
+    if over.is_failure() {
+        let uplink = Rc::clone(&shared.core.borrow().name);
+        warn!(%uplink, %identity, reason = %advice, "a link is down; the messages of this identity wait");
+        shared.say(&identity, UplinkState::Waiting, Some(format!("{identity}: {advice}")));
+    } else {
+        debug!(%identity, reason = %over, "a link is closed");
+        shared.say(&identity, UplinkState::Connecting, None);
+    }
+    shared.rang.notify_one();
+}
+
+impl Shared {
+    fn advice(&self, identity: &str, over: &Over) -> String {
+        let core = self.core.borrow();
+        match over {
+            Over::Link(
+                error
+                @ LinkError::Refused(ReasonCode::NOT_AUTHORIZED | ReasonCode::BAD_USER_NAME_OR_PASSWORD),
+            ) => {
+                let now = core.clock.now().timestamp.0 / 1_000;
+                format!("{error}; {}", self.keyring.advice(identity, &core.name, now))
+            }
+            Over::Link(error) => with_advice(error, &core.name),
+            over => over.to_string(),
+        }
+    }
+
+    fn setup(&self, access: &Access) -> LinkSetup {
+        let core = self.core.borrow();
+        LinkSetup {
+            client_id: access.client_id.clone(),
+            user: Some(access.user.clone()),
+            password: access.token.as_ref().map(|token| token.as_bytes().to_vec()),
+            ..link_setup(&core.setup.config, &core.gateway, &core.limits)
+        }
+    }
+}
+
+async fn carry(shared: &Shared, identity: &str, ring: &Notify) -> Result<std::convert::Infallible, Over> {
+    let (mut stop, clock, name, mut transport) = {
+        let core = shared.core.borrow();
+        (core.stop.clone(), core.clock, Rc::clone(&core.name), core.transport().clone())
+    };
+    let patience = Patience::of_secs(shared.core.borrow().setup.config.pacing.connect_timeout_secs);
+    let now = clock.now();
+    let access =
+        shared.keyring.access(identity, now.timestamp.0 / 1_000, entropy()).await.map_err(Over::Access)?;
+    if let (Some(cert), Some(tls)) = (&access.cert, &mut transport.tls) {
+        tls.cert = Some(cert.clone());
+    }
+    shared.core.borrow().setup.status.set_target(transport.to_string());
+    let stream = tokio::select! {
+        () = stopped(&mut stop) => return Err(Over::Stopped),
+        connected = transport::connect(&name, &transport, patience) => connected?,
+    };
+    watchdogs::watch_socket(stream.tcp(), shared.core.borrow().setup.config.keep_alive_secs);
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let setup = shared.setup(&access);
+    let now = clock.now();
+    shared.core.borrow_mut().carrier.link_connected(identity, setup, now)?;
+    let begun = Instant::now();
+    let renew_at = access.renew_after_secs.map(|secs| begun + Duration::from_secs(secs));
+    // Wall time minus time: it stays the same as long as nobody sets the clock.
+    let offset = |now: model::Now| now.timestamp.0.cast_signed() - (now.instant.0 / 1_000).cast_signed();
+    let offset_then = offset(now);
+    let (mut buffer, mut unread, mut out) = (vec![0; 16 << 10], Vec::new(), Vec::new());
+    let mut unflushed = false;
+    let mut resting: Option<(Instant, bool)> = None;
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let over = loop {
+        if out.is_empty() {
+            shared.core.borrow_mut().carrier.take_out(identity, &mut out);
+        }
+        if let Some((until, is_renewal)) = resting {
+            let is_quiet = shared.core.borrow_mut().carrier.rest(identity);
+            if is_quiet || Instant::now() >= until {
+                break if is_renewal { Over::Renewed } else { Over::Idle };
+            }
+        }
+        tokio::select! {
+            biased;
+            () = stopped(&mut stop) => break Over::Stopped,
+            read = reader.read(&mut buffer) => {
+                let len = read.map_err(|error| Over::Socket(transport::said(&error, &name)))?;
+                if len == 0 {
+                    return Err(Over::Closed);
+                }
+                unread.extend_from_slice(&buffer[..len]);
+                let (taken, is_new) = shared.core.borrow_mut().carrier.link_read(identity, &unread, clock.now())?;
+                unread.drain(..taken);
+                if is_new {
+                    shared.on_up(identity);
+                }
+                shared.rang.notify_one();
+            }
+            pushed = push(&mut writer, &out), if !out.is_empty() || unflushed => {
+                let len = pushed.map_err(|error| Over::Socket(transport::said(&error, &name)))?;
+                out.drain(..len);
+                unflushed = len > 0;
+            }
+            () = ring.notified() => {}
+            _ = tick.tick() => {
+                let now = clock.now();
+                let mut core = shared.core.borrow_mut();
+                core.carrier.link_tick(identity, now)?;
+                let has_jumped = (offset(now) - offset_then).abs() > CLOCK_JUMP_MILLIS;
+                let is_due = access.token.is_some() && has_jumped || renew_at.is_some_and(|at| Instant::now() >= at);
+                if resting.is_none() && is_due {
+                    if has_jumped {
+                        info!(uplink = %name, %identity, "the clock was set; the token is made anew");
+                    }
+                    resting = Some((Instant::now() + QUIET, true));
+                } else if resting.is_none() && core.carrier.is_idle(identity, now.instant) {
+                    resting = Some((Instant::now() + QUIET, false));
+                }
+                shared.rang.notify_one();
+            }
+        }
+    };
+    shared.core.borrow_mut().carrier.link_close(identity);
+    shared.core.borrow_mut().carrier.take_out(identity, &mut out);
+    let said = async {
+        writer.write_all(&out).await?;
+        writer.shutdown().await
+    };
+    if let Ok(Err(error)) = timeout(GOODBYE_TIMEOUT, said).await {
+        debug!(uplink = %name, %identity, %error, "the goodbye did not leave");
+    }
+    Err(over)
+}
+
+impl Shared {
+    fn on_up(&self, identity: &str) {
+        {
+            let mut core = self.core.borrow_mut();
+            let now = core.clock.now().instant;
+            core.targets.succeeded(now);
+            core.setup.status.connects.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            core.setup.status.set_warning(None);
+            info!(uplink = %core.name, %identity, links = core.carrier.links_up(), "a link is up");
+        }
+        self.say(identity, UplinkState::Up, None);
+    }
+}

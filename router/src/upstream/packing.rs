@@ -1,0 +1,132 @@
+//! Properties of MQTT 5.0 in MQTT 3.1.1, which has none: as a last level of the topic, or around the payload.
+//!
+//! In: a message and its form. Out: the form with its properties elsewhere, and the way back. Always: what is packed here
+//! is unpacked here to the same properties, in order (in a topic: of several with one name the last); what is not of this
+//! shape is left as it is.
+
+use base64ct::{Base64, Encoding as _};
+use broker::uplink::{Form, Outgoing, Packing, Unfit};
+use hub::bag;
+use serde_json::{Map, Value, json};
+use wire::{BlockBuilder, Publish, PublishProperties};
+
+/// Properties of one message that are read back.
+const PROPERTIES_MAX: usize = 256;
+/// Names of the properties that are no user properties, as IoT Hub has them where it knows them.
+const CONTENT_TYPE: &str = "$.ct";
+const CORRELATION: &str = "$.cid";
+const RESPONSE_TOPIC: &str = "$.rt";
+const UTF8: &str = "$.utf8";
+
+/// `a/b` becomes `a/b/name=value&name=value`, percent-encoded.
+#[derive(Debug)]
+pub(super) struct InTopic;
+
+/// The payload becomes `{"properties": [["name", "value"]], "payload": "…"}`; with `payloadBase64` if it is no text.
+#[derive(Debug)]
+pub(super) struct InPayload;
+
+impl Packing for InTopic {
+    fn pack(&self, message: &Outgoing<'_>, id: Option<(&str, &str)>, form: &mut Form) -> Result<(), Unfit> {
+        let pairs = pairs(message.envelope.properties, id)?;
+        if pairs.is_empty() {
+            return Ok(());
+        }
+        form.topic.push('/');
+        bag::encode(pairs.iter().map(|(name, value)| (&**name, Some(&**value))), &mut form.topic);
+        model::validate_name(&form.topic).map_err(|_| Unfit::Properties)
+    }
+
+    fn unpack(&self, publish: &Publish<'_>, form: &mut Form) -> bool {
+        let Some((topic, level)) = publish.topic.rsplit_once('/') else { return false };
+        if !level.contains('=') {
+            return false;
+        }
+        let Ok(bag) = bag::decode(level, PROPERTIES_MAX) else { return false };
+        let Some(block) = block(bag.iter().map(|(name, value)| (name, value.unwrap_or_default()))) else {
+            return false;
+        };
+        topic.clone_into(&mut form.topic);
+        form.properties = block;
+        true
+    }
+}
+
+impl Packing for InPayload {
+    fn pack(&self, message: &Outgoing<'_>, id: Option<(&str, &str)>, form: &mut Form) -> Result<(), Unfit> {
+        let properties: Vec<Value> = pairs(message.envelope.properties, id)?
+            .into_iter()
+            .map(|(name, value)| json!([name, value]))
+            .collect();
+        let (name, payload) = match std::str::from_utf8(message.envelope.payload) {
+            Ok(text) => ("payload", text.to_owned()),
+            Err(_) => ("payloadBase64", Base64::encode_string(message.envelope.payload)),
+        };
+        let mut envelope = Map::new();
+        envelope.insert("properties".to_owned(), Value::Array(properties));
+        envelope.insert(name.to_owned(), Value::String(payload));
+        form.payload = Some(Value::Object(envelope).to_string().into_bytes());
+        Ok(())
+    }
+
+    fn unpack(&self, publish: &Publish<'_>, form: &mut Form) -> bool {
+        let Ok(Value::Object(envelope)) = serde_json::from_slice::<Value>(publish.payload) else {
+            return false;
+        };
+        let text = |name: &str| envelope.get(name).and_then(Value::as_str);
+        let payload = match (text("payload"), text("payloadBase64")) {
+            (Some(text), None) => Some(text.as_bytes().to_vec()),
+            (None, Some(encoded)) => Base64::decode_vec(encoded).ok(),
+            _ => None,
+        };
+        let (Some(payload), Some(Value::Array(properties))) = (payload, envelope.get("properties")) else {
+            return false;
+        };
+        if envelope.len() != 2 || properties.len() > PROPERTIES_MAX {
+            return false;
+        }
+        let pair = |value: &Value| match value.as_array().map(Vec::as_slice) {
+            Some([Value::String(name), Value::String(value)]) => Some((name.clone(), value.clone())),
+            _ => None,
+        };
+        let Some(pairs) = properties.iter().map(pair).collect::<Option<Vec<_>>>() else { return false };
+        let Some(block) = block(pairs.iter().map(|(name, value)| (&**name, &**value))) else { return false };
+        publish.topic.clone_into(&mut form.topic);
+        form.properties = block;
+        form.payload = Some(payload);
+        true
+    }
+}
+
+/// Every property as a pair of texts, the id last.
+fn pairs(block: &[u8], id: Option<(&str, &str)>) -> Result<Vec<(String, String)>, Unfit> {
+    let block = PublishProperties::from_block(block).map_err(|_| Unfit::Properties)?;
+    let known = [
+        (UTF8, block.payload_is_utf8().map(|yes| if yes { "1" } else { "0" }.to_owned())),
+        (CONTENT_TYPE, block.content_type().map(str::to_owned)),
+        (RESPONSE_TOPIC, block.response_topic().map(str::to_owned)),
+        (CORRELATION, block.correlation().map(Base64::encode_string)),
+    ];
+    let known = known.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    let users = block.user_properties().chain(id).map(|(name, value)| (name.to_owned(), value.to_owned()));
+    Ok(known.chain(users).collect())
+}
+
+/// The way back; `None` if a value cannot be what its name says.
+fn block<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Option<BlockBuilder> {
+    let mut block = BlockBuilder::new();
+    for (name, value) in pairs {
+        match name {
+            UTF8 => block.payload_is_utf8(value == "1"),
+            CONTENT_TYPE => block.content_type(value).ok()?,
+            RESPONSE_TOPIC => block.response_topic(value).ok()?,
+            CORRELATION => block.correlation(&Base64::decode_vec(value).ok()?).ok()?,
+            _ => block.user(name, value).ok()?,
+        };
+    }
+    // A second content type, or a response topic with wildcards.
+    PublishProperties::from_block(block.as_bytes()).is_ok().then_some(block)
+}
+
+#[cfg(test)]
+mod tests;

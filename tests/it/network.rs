@@ -1,0 +1,206 @@
+//! Bad networks, with TCP of the kernel over an emulated way: loss, reordering, delay, blackholes, flapping. The ledger of
+//! each: nothing acknowledged is lost, every sender's order holds, repeats come only after a new connection and say so.
+
+use std::num::NonZeroU16;
+use std::time::{Duration, Instant};
+
+use harness::network::{Emulated, Way, as_root, emulated, listen_far};
+use harness::{Proxy, Received, Recorder, Router, Setup, Version, until, v5, within};
+
+const SENDERS: usize = 4;
+const KEEP_ALIVE_SECS: u64 = 4;
+
+struct Scene {
+    network: Emulated,
+    upstream: Recorder,
+    router: Router,
+}
+
+impl Scene {
+    fn new(way: Way) -> Scene {
+        let network = emulated(way);
+        let upstream = Recorder::over(listen_far(&network), NonZeroU16::MAX, None);
+        let router = Setup::new()
+            .uplink(upstream.address(), Version::V5)
+            .set("uplink.plant.keep_alive_secs", KEEP_ALIVE_SECS)
+            .set("uplink.plant.connect_timeout_secs", 2)
+            .set("routes.all", r#"FROM "factory/#" INTO $upstream"#)
+            .start();
+        Scene { network, upstream, router }
+    }
+
+    /// So many messages of each sender, numbered.
+    fn publish(&self, range: std::ops::Range<usize>) {
+        publish(&self.router, range);
+    }
+
+    /// Waits until everything is delivered, and judges the record.
+    #[track_caller]
+    fn reconcile(&self, count: usize) {
+        // Over a bad way it may take its time.
+        let empty = within(Duration::from_secs(60), || (self.router.backlog() == 0).then_some(()));
+        assert!(empty.is_some(), "the lane is not empty: {:#}", self.router.status());
+        let connects = self.upstream.connects();
+        reconcile(&self.upstream.record(), count, connects);
+    }
+}
+
+fn publish(router: &Router, range: std::ops::Range<usize>) {
+    std::thread::scope(|scope| {
+        for sender in 0..SENDERS {
+            let range = range.clone();
+            scope.spawn(move || {
+                let mut client = router.connect(&v5(&format!("sender-{sender}")));
+                client.publish_all(&format!("factory/{sender}"), range.map(|number| number.to_string()));
+            });
+        }
+    });
+}
+
+/// Every sender's messages from 0 to `count`, in order once repeats are out; a repeat says that it is one, and there is none
+/// without a second connection.
+#[track_caller]
+fn reconcile(record: &[Received], count: usize, connects: u64) {
+    for sender in 0..SENDERS {
+        let (topic, mut next) = (format!("factory/{sender}"), 0);
+        for message in record.iter().filter(|message| message.topic == topic) {
+            let number: usize = message.text().parse().expect("a number");
+            assert!(number <= next, "{number} of {topic} came before {next}");
+            if number < next {
+                assert!(message.dup, "{number} of {topic} came again and does not say so");
+                assert!(connects > 1, "{number} of {topic} came again on the same connection");
+            }
+            next = next.max(number + 1);
+        }
+        assert_eq!(next, count, "of {topic}");
+    }
+}
+
+/// For so long, whatever else happens.
+fn during(time: Duration, mut step: impl FnMut(Duration)) {
+    let begin = Instant::now();
+    while begin.elapsed() < time {
+        step(begin.elapsed());
+        within(Duration::from_millis(100), || None::<()>);
+    }
+}
+
+#[test]
+fn packets_that_are_lost_and_overtaken_cost_time_and_nothing_else() {
+    as_root("network::packets_that_are_lost_and_overtaken_cost_time_and_nothing_else", || {
+        let scene = Scene::new(Way { lost_permille: 20, late_permille: 50, ..Way::of_rtt(40) });
+        scene.publish(0..1_000);
+        scene.reconcile(1_000);
+        assert!(scene.network.carried().lost > 0, "the way lost nothing: it proves nothing");
+        assert_eq!(scene.upstream.connects(), 1);
+        assert_eq!(scene.upstream.record().len(), SENDERS * 1_000, "nothing came twice");
+    });
+}
+
+#[test]
+fn a_satellite_is_filled_by_a_window_that_grows() {
+    as_root("network::a_satellite_is_filled_by_a_window_that_grows", || {
+        let scene = Scene::new(Way::of_rtt(300));
+        scene.publish(0..5_000);
+        let begin = Instant::now();
+        scene.reconcile(5_000);
+        // Ten messages a round trip would take ten minutes.
+        assert!(begin.elapsed() < Duration::from_secs(20), "took {:?}", begin.elapsed());
+        let delay = scene.router.number("/uplinks/0/delay_micros");
+        assert!((300_000..500_000).contains(&delay), "{delay}");
+    });
+}
+
+#[test]
+fn a_way_that_swallows_everything_is_noticed_and_the_messages_go_on_when_it_is_back() {
+    as_root(
+        "network::a_way_that_swallows_everything_is_noticed_and_the_messages_go_on_when_it_is_back",
+        || {
+            let scene = Scene::new(Way::of_rtt(10));
+            scene.publish(0..100);
+            until("an empty lane", || (scene.router.backlog() == 0).then_some(()));
+            scene.network.set(Way { is_black: true, ..Way::of_rtt(10) });
+            scene.publish(100..300);
+            let error = until("the outage to be noticed", || {
+                scene.router.status()["uplinks"][0]["last_error"].as_str().map(str::to_owned)
+            });
+            assert!(error.contains("silent") || error.contains("does not arrive"), "{error}");
+            scene.network.set(Way::of_rtt(10));
+            scene.reconcile(300);
+            assert!(scene.upstream.connects() > 1);
+        },
+    );
+}
+
+#[test]
+fn a_way_that_flaps_every_second_loses_nothing() {
+    as_root("network::a_way_that_flaps_every_second_loses_nothing", || {
+        let scene = Scene::new(Way::of_rtt(20));
+        std::thread::scope(|scope| {
+            scope.spawn(|| scene.publish(0..1_500));
+            during(Duration::from_secs(8), |at| {
+                scene.network.set(Way { is_black: at.as_secs() % 2 == 1, ..Way::of_rtt(20) });
+            });
+            scene.network.set(Way::of_rtt(20));
+        });
+        scene.reconcile(1_500);
+    });
+}
+
+#[test]
+fn a_network_that_ends_every_connection_each_second_loses_nothing() {
+    let upstream = Recorder::start();
+    let network = Proxy::to(upstream.address());
+    let router = Setup::new()
+        .uplink(network.address(), Version::V5)
+        .set("uplink.plant.pace_messages_per_sec", 1_000)
+        .set("routes.all", r#"FROM "factory/#" INTO $upstream"#)
+        .start();
+    std::thread::scope(|scope| {
+        scope.spawn(|| publish(&router, 0..1_200));
+        during(Duration::from_secs(5), |at| match at.as_millis() % 1_000 {
+            0..150 => network.cut(),
+            _ => network.mend(),
+        });
+        network.mend();
+    });
+    let empty = within(Duration::from_secs(60), || (router.backlog() == 0).then_some(()));
+    assert!(empty.is_some(), "the lane is not empty: {:#}", router.status());
+    assert!(upstream.connects() > 2);
+    reconcile(&upstream.record(), 1_200, upstream.connects());
+}
+
+#[test]
+fn a_narrow_way_is_used_and_not_flooded() {
+    as_root("network::a_narrow_way_is_used_and_not_flooded", || {
+        // 100 kB/s: a window of thousands would be seconds of queue, which an urgent message could not pass.
+        let scene = Scene::new(Way { bytes_per_sec: 100_000, ..Way::of_rtt(40) });
+        scene.publish(0..2_500);
+        let mut most = 0;
+        until("some of it to be there", || {
+            most = most.max(scene.router.number("/uplinks/0/inflight"));
+            (scene.upstream.record().len() > SENDERS * 1_500).then_some(())
+        });
+        assert!(most < 4_000, "{most} in flight");
+        scene.reconcile(2_500);
+    });
+}
+
+#[test]
+fn an_idle_connection_costs_no_more_than_is_stated() {
+    as_root("network::an_idle_connection_costs_no_more_than_is_stated", || {
+        let scene = Scene::new(Way::of_rtt(5));
+        until("the uplink to be up", || (scene.router.status()["uplinks"][0]["state"] == "up").then_some(()));
+        let before = scene.network.carried().bytes;
+        let time = Duration::from_secs(3 * KEEP_ALIVE_SECS);
+        let begin = Instant::now();
+        within(time, || None::<()>);
+        let hours = begin.elapsed().as_secs_f64() / 3_600.0;
+        let carried = (scene.network.carried().bytes - before) as f64;
+        // What `millrace check` says of this keep-alive: a ping each 2 s, 54 + 54 + 52 bytes.
+        let stated = 3_600.0 / (KEEP_ALIVE_SECS as f64 / 2.0) * 160.0;
+        let ping = 160.0;
+        assert!(carried <= stated * hours + ping, "{carried} bytes in {hours} h, stated {stated} an hour");
+        assert!(carried >= ping, "{carried}: it was not probed at all");
+    });
+}
