@@ -756,7 +756,8 @@ fn sim_an_uplink_loses_nothing_and_keeps_the_order_of_each_sender() {
     let runs = replay("sim_an_uplink", SEEDS, run);
     let sum = |pick: fn(&(String, u64, u64)) -> u64| runs.iter().map(pick).sum::<u64>();
     let (written, unwritten) = (sum(|run| run.1), sum(|run| run.2));
-    let enough = written > 5_000 && unwritten > 1_000;
+    // Windows that begin small let fewer be delivered before they must be written.
+    let enough = written > 5_000 && unwritten > 300;
     assert!(
         runs.len() < 100 || enough,
         "{written} messages were written, {unwritten} delivered without that"
