@@ -25,7 +25,7 @@ export PATH := $(PATH):$(TOOLS)/bin
 GATEWAY_BIND ?= 127.0.0.1:1883
 DATA ?= ./data
 
-PURE := -p millrace-model -p millrace-wire -p millrace-routes -p millrace-broker -p millrace-loadgen
+PURE := -p millrace-model -p millrace-wire -p millrace-routes -p millrace-hub -p millrace-broker -p millrace-loadgen
 LINKED := -p millrace-store -p millrace
 BINARIES := -p millrace -p millrace-loadgen -p millrace-powercut
 

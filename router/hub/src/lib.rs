@@ -1,0 +1,20 @@
+//! Floor 1: the IoT Hub dialect. What clients of edgeHub and IoT Hub say on topics, in tokens, twins and manifests.
+//!
+//! Knows: the vocabulary of `reference/edgehub.md` §2, §5, §6 and §9.5, byte for byte.
+//! May use: `model`. Never: I/O, clocks (time is an argument), randomness, sessions, storage, other rooms.
+//! In:  topics, bags, user names, tokens, JSON documents. Out: what they mean, or whose mistake they are.
+//! Bound: what is kept is bounded by the text it came from, or by an argument that names a limit.
+//! Reading order: `id`, `bag`, `topics`, `connect`; `sas`, `connection_string`, `identity`, `tree`.
+#![forbid(unsafe_code)]
+
+pub mod bag;
+pub mod connect;
+pub mod connection_string;
+mod escape;
+pub mod id;
+pub mod identity;
+pub mod sas;
+pub mod topics;
+pub mod tree;
+
+pub use id::HubId;
