@@ -298,6 +298,7 @@ impl Config {
         ListenerAccess {
             anonymous: listener.anonymous.unwrap_or(self.auth.anonymous),
             packet_bytes_max: listener.packet_bytes_max,
+            identities: false,
         }
     }
 

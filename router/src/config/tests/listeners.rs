@@ -156,7 +156,11 @@ fn what_a_listener_asks_of_clients_is_its_own_or_that_of_all() {
     let text = "auth.anonymous = true\n[listener.ws]\nbind = '127.0.0.1:0'\nanonymous = false\npacket_bytes_max = 4_096";
     let config = good(text, &[], &[]);
     let asked: Vec<_> = config.listeners.iter().map(|listener| config.listener_access(listener)).collect();
-    let access = |anonymous, packet_bytes_max| broker::access::ListenerAccess { anonymous, packet_bytes_max };
+    let access = |anonymous, packet_bytes_max| broker::access::ListenerAccess {
+        anonymous,
+        packet_bytes_max,
+        identities: false,
+    };
     assert_eq!(asked, [access(true, None), access(false, Some(4_096))]);
     refused("listener.tcp.anonymous = 'yes'", "listener.tcp.anonymous", "true or false", "");
     let large = "listener.tcp.packet_bytes_max = 4_097\nlimits.packet_bytes_max = 4_096";
