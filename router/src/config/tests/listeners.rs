@@ -68,7 +68,8 @@ fn origins_are_those_that_browsers_send() {
 fn a_tls_listener_is_complete_with_certificate_and_key() {
     let [tls] = &beside_tcp(&format!("[listener.tls]\n{TLS}"))[..] else { panic!("one listener") };
     let files = tls.tls.as_ref().expect("TLS");
-    assert_eq!((files.cert.to_str(), files.key.to_str()), (Some("c.pem"), Some("k.pem")));
+    let own = crate::config::OwnCertificate::Files { cert: "c.pem".into(), key: "k.pem".into() };
+    assert_eq!(files.certificate, own);
     assert_eq!((files.client_cert, files.user_from), (ClientCertificate::None, UserFrom::Cn));
     assert!(files.tls_1_2 && files.sni.is_empty());
     let text = format!(
