@@ -17,6 +17,9 @@ TOOLS := $(CACHE)/tools
 PYTHON := $(CACHE)/python-test
 export MILLRACE_PYTHON := $(PYTHON)/bin/python
 CARGO_DENY_VERSION := 0.20.2
+RUMQTTD_VERSION := 0.20.0
+# Brokers that `make peers` installed are found like those of the system.
+export PATH := $(PATH):$(TOOLS)/bin
 
 # What `make run` listens on and where it keeps its stores.
 GATEWAY_BIND ?= 127.0.0.1:1883
@@ -26,7 +29,7 @@ PURE := -p millrace-model -p millrace-wire -p millrace-routes -p millrace-hub -p
 LINKED := -p millrace-store -p millrace
 BINARIES := -p millrace -p millrace-loadgen -p millrace-powercut
 
-.PHONY: help run test bench guard crash sim fuzz lint fmt deny docs build setup setup-test release clean
+.PHONY: help run test bench peers guard crash sim fuzz lint fmt deny docs build setup setup-test release clean
 
 help: ## What can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -53,9 +56,11 @@ sim: setup ## The simulation over many seeds (MILLRACE_SIM_SEEDS)
 fuzz: ## Coverage-guided fuzzing of frames, routes and the broker (FUZZ_SECONDS)
 	tests/fuzz/run $(CACHE)/fuzz $${FUZZ_SECONDS:-600}
 
-bench: setup-test build ## The comparison with mosquitto, durable throughput, outages, restarts, and the micro benches (about 25 minutes)
+# One folder for all of it, whatever the clock and the tree do meanwhile.
+bench: export MILLRACE_RESULTS = $(shell echo bench/results/$$(date -u +%F)-$$(git rev-parse --short=9 HEAD))
+bench: setup-test build peers ## The comparison with mosquitto and rumqttd, durable throughput, outages, restarts, and the micro benches (about 30 minutes)
 	cargo build --locked --release -p millrace-bench
-	$(CARGO_TARGET_DIR)/release/bench compare $(ARGS)
+	$(CARGO_TARGET_DIR)/release/bench compare --peer configs/peers/rumqttd.toml $(ARGS)
 	$(CARGO_TARGET_DIR)/release/bench durable
 	$(CARGO_TARGET_DIR)/release/bench idle
 	$(CARGO_TARGET_DIR)/release/bench retained
@@ -64,11 +69,20 @@ bench: setup-test build ## The comparison with mosquitto, durable throughput, ou
 	MILLRACE_BLESS=1 cargo test --locked --release -q -p millrace-tests --test tidy performance
 	cargo bench --locked -p millrace-bench
 
-guard: setup-test build ## Instructions of the hot path, and hot rows beside a relay, judged by what is stored (about 2 minutes)
-	cargo build --locked --release -p millrace-bench
+guard: setup-test build ## Instructions of the hot path, and hot rows beside a relay and mosquitto, judged by what is stored (about 3 minutes)
+	@# Counts depend on how code is cut into units: always as CI does it, whatever the shell says.
+	CARGO_INCREMENTAL=0 cargo build --locked --release -p millrace-bench
 	@packaging/install-packages valgrind -- valgrind "counting instructions"
 	$(CARGO_TARGET_DIR)/release/bench instructions
 	$(CARGO_TARGET_DIR)/release/bench guard --rounds 9 --seconds 0.7 $(ARGS)
+
+peers: $(TOOLS)/bin/rumqttd-$(RUMQTTD_VERSION) ## Brokers to compare with that are published as crates (rumqttd)
+
+# Not --locked: the versions that it locks do not compile with the toolchain of this repository.
+$(TOOLS)/bin/rumqttd-$(RUMQTTD_VERSION):
+	@echo "== installing rumqttd $(RUMQTTD_VERSION) once, about 5 minutes on 2 cores"
+	env -u ROCKSDB_LIB_DIR cargo install rumqttd --version $(RUMQTTD_VERSION) --root $(TOOLS)
+	touch $@
 
 lint: setup
 	cargo fmt --all --check

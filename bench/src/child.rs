@@ -6,7 +6,7 @@
 //! Invariant: when a [`Child`] is dropped, its process is gone.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -15,12 +15,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
+use wire::{Connect, Disconnect, ReasonCode, Version};
 
 /// How long a process may take to accept connections.
 const READY_PATIENCE: Duration = Duration::from_secs(30);
 /// How long it may take to stop before it is killed. Closing a store with a large backlog takes a moment.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(20);
+/// The keep alive that foreign brokers are told.
+pub(crate) const KEEP_ALIVE_SECS: u16 = 60;
+/// How long one CONNECT may stay without an answer before the next try.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 /// Lines of its log that are shown when it fails.
 const LAST_LINES: usize = 10;
 
@@ -53,6 +58,26 @@ pub(crate) struct Ready {
 pub(crate) struct Listener {
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
+}
+
+/// Says CONNECT (3.1.1, clean, no user), and hears CONNACK.
+fn connack(address: SocketAddr) -> anyhow::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&address, ANSWER_PATIENCE)?;
+    stream.set_read_timeout(Some(ANSWER_PATIENCE))?;
+    let mut bytes = Vec::new();
+    let mut connect = Connect::new(Version::V3, "bench-ready");
+    // Some brokers refuse who says no keep alive.
+    connect.keep_alive_secs = KEEP_ALIVE_SECS;
+    wire::encode_connect(&mut bytes, &connect)?;
+    stream.write_all(&bytes)?;
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer)?;
+    if answer != [0x20, 2, 0, 0] {
+        bail!("{answer:02x?} is no CONNACK that lets us in");
+    }
+    bytes.clear();
+    wire::encode_disconnect(&mut bytes, Version::V3, &Disconnect::new(ReasonCode::SUCCESS))?;
+    Ok(stream.write_all(&bytes)?)
 }
 
 impl Child {
@@ -98,24 +123,37 @@ impl Child {
     /// Waits until it has written its ready file.
     pub(crate) fn ready(&mut self, file: &Path) -> anyhow::Result<Ready> {
         // A file that is there and not yet whole is read again at the next look.
-        self.wait_for("a ready file", || serde_json::from_slice(&std::fs::read(file).ok()?).ok())
+        let read = || serde_json::from_slice(&std::fs::read(file).ok()?).ok();
+        self.wait_for("ready file", READY_PATIENCE, read)
     }
 
     /// Waits until something accepts connections at `address`, and it is not somebody else because we still run.
     pub(crate) fn accepts(&mut self, address: SocketAddr) -> anyhow::Result<()> {
-        self.wait_for("an open port", || TcpStream::connect_timeout(&address, READY_PATIENCE).ok())?;
+        let open = || TcpStream::connect_timeout(&address, READY_PATIENCE).ok();
+        self.wait_for("open port", READY_PATIENCE, open)?;
         self.check()
     }
 
-    fn wait_for<T>(&mut self, what: &str, look: impl Fn() -> Option<T>) -> anyhow::Result<T> {
+    /// Waits until it answers a CONNECT at `address`: some brokers open their port before they can.
+    pub(crate) fn answers(&mut self, address: SocketAddr, patience: Duration) -> anyhow::Result<()> {
+        self.wait_for("answer to a CONNECT", patience, || connack(address).ok())?;
+        self.check()
+    }
+
+    fn wait_for<T>(
+        &mut self,
+        what: &str,
+        patience: Duration,
+        look: impl Fn() -> Option<T>,
+    ) -> anyhow::Result<T> {
         let started = Instant::now();
         loop {
             self.check()?;
             if let Some(found) = look() {
                 return Ok(found);
             }
-            if started.elapsed() > READY_PATIENCE {
-                let secs = READY_PATIENCE.as_secs();
+            if started.elapsed() > patience {
+                let secs = patience.as_secs();
                 bail!(
                     "{} has no {what} after {secs} s; the end of its log:\n{}",
                     self.name,

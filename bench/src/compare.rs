@@ -22,6 +22,8 @@ pub(crate) struct Finding {
     pub(crate) systems: Vec<Summary>,
     pub(crate) ratios: Vec<Ratio>,
     pub(crate) targets: Vec<TargetResult>,
+    /// Peers that could not be measured in this row, and why.
+    pub(crate) absent: Vec<String>,
     pub(crate) samples: Vec<Sample>,
 }
 
@@ -70,22 +72,25 @@ pub(crate) struct Contest {
     pub(crate) targets: &'static [Target],
     /// Rounds in which others used more of the machine do not count and are repeated, up to as many as count.
     pub(crate) noise_percent_max: f64,
+    /// Rounds that may fail to come about (a port that is taken, a load that does not start) and are repeated.
+    pub(crate) failures_max: u32,
 }
 
 impl Contest {
     /// Without targets, every round counting.
     pub(crate) fn with(peers: &[System]) -> Contest {
-        Contest { peers: peers.to_vec(), targets: &[], noise_percent_max: f64::INFINITY }
+        Contest { peers: peers.to_vec(), targets: &[], noise_percent_max: f64::INFINITY, failures_max: 0 }
     }
 
-    /// The row's own and those that were named, or another Millrace alone if there is one.
+    /// The row's own and those that were named, where other brokers can do it at all; or another Millrace alone if there
+    /// is one.
     pub(crate) fn of(row: &'static Row, binaries: &Binaries) -> Contest {
         let (peers, targets): (&[System], &[Target]) = match binaries.before {
             Some(_) => (&[System::Before], &[Target::NotSlowerThan(System::Before)]),
             None => (row.peers, row.targets),
         };
         let mut contest = Contest { targets, ..Contest::with(peers) };
-        if binaries.before.is_none() {
+        if binaries.before.is_none() && peers.contains(&System::Mosquitto) {
             contest.peers.extend(binaries.foreign.iter().map(|(system, _)| *system));
         }
         contest
@@ -108,28 +113,56 @@ pub(crate) async fn run(
     mut progress: impl FnMut(&Sample),
     interrupted: impl Fn() -> bool,
 ) -> anyhow::Result<Option<Finding>> {
-    let systems: Vec<System> =
+    let mut systems: Vec<System> =
         std::iter::once(System::Millrace).chain(contest.peers.iter().copied()).collect();
-    let (mut samples, mut counting) = (Vec::new(), 0);
+    let (mut samples, mut counting, mut failures): (Vec<Sample>, _, _) = (Vec::new(), 0, 0);
+    let mut absent = Vec::new();
     'rounds: for round in 1..=rounds * 2 {
         let mut whole = Vec::new();
         let turn = (round as usize - 1) % systems.len();
-        for &system in systems[turn..].iter().chain(&systems[..turn]) {
-            let mut running = binaries.start(system, row.routes)?;
-            let sample = load::run(system, &mut running, row.scenario, times, round).await?;
-            if interrupted() {
-                break 'rounds;
+        let order: Vec<System> = systems[turn..].iter().chain(&systems[..turn]).copied().collect();
+        for system in order {
+            match measure(system, row, binaries, times, round).await {
+                Ok(_) if interrupted() => break 'rounds,
+                Ok(sample) => {
+                    progress(&sample);
+                    whole.push(sample);
+                }
+                // A broker that somebody named and that cannot do this: the others are compared without it.
+                Err(error) if matches!(system, System::Foreign(_)) => {
+                    absent.push(format!("{} is left out: {error:#}", system.name()));
+                    systems.retain(|other| *other != system);
+                    samples.retain(|sample| sample.system != system);
+                }
+                Err(error) if failures < contest.failures_max => {
+                    eprintln!("  round {round} does not count: {error:#}");
+                    failures += 1;
+                    continue 'rounds;
+                }
+                Err(error) => return Err(error),
             }
-            progress(&sample);
-            whole.push(sample);
         }
         counting += u32::from(contest.counts(&whole));
         samples.append(&mut whole);
-        if counting == rounds {
+        // As many again would not be quiet either.
+        let hopeless = round >= rounds && counting == 0;
+        if counting == rounds || hopeless {
             break;
         }
     }
-    Ok(summarise(row, &systems, contest.targets, samples))
+    let finding = summarise(row, &systems, contest.targets, samples);
+    Ok(finding.map(|finding| Finding { absent, ..finding }))
+}
+
+async fn measure(
+    system: System,
+    row: &'static Row,
+    binaries: &Binaries,
+    times: Times,
+    round: u32,
+) -> anyhow::Result<Sample> {
+    let mut running = binaries.start(system, row.routes)?;
+    load::run(system, &mut running, row.scenario, times, round).await
 }
 
 fn summarise(
@@ -159,7 +192,7 @@ fn summarise(
     let (systems, ratios) = (summaries?, ratios?);
     let targets = targets.iter().flat_map(|target| judge(*target, &systems, &ratios)).collect();
     let Row { name, question, scenario, .. } = *row;
-    Some(Finding { row: name, question, scenario, systems, ratios, targets, samples })
+    Some(Finding { row: name, question, scenario, systems, ratios, targets, absent: Vec::new(), samples })
 }
 
 fn summary<'s>(system: System, samples: impl Iterator<Item = &'s Sample> + Clone) -> Option<Summary> {
@@ -219,9 +252,19 @@ fn judge(target: Target, systems: &[Summary], ratios: &[Ratio]) -> Vec<TargetRes
 }
 
 impl Finding {
-    /// Whether something was lost or broken that MQTT promises.
+    /// What was broken of MQTT's promises, by whomever.
     pub(crate) fn broken(&self) -> Vec<String> {
-        let broken = self.samples.iter().flat_map(|sample| {
+        self.broken_by(|_| true)
+    }
+
+    /// The same, of ours alone: what a peer breaks is a finding, not our failure.
+    pub(crate) fn broken_by_us(&self) -> Vec<String> {
+        self.broken_by(|system| matches!(system, System::Millrace | System::Before))
+    }
+
+    fn broken_by(&self, whose: impl Fn(System) -> bool) -> Vec<String> {
+        let samples = self.samples.iter().filter(|sample| whose(sample.system));
+        let broken = samples.flat_map(|sample| {
             let place = move |text: &String| {
                 format!("{}, {}, round {}: {text}", self.row, sample.system.name(), sample.round)
             };
@@ -232,7 +275,7 @@ impl Finding {
 
     /// What a reader must know about single runs, each remark once.
     pub(crate) fn remarks(&self) -> Vec<String> {
-        let mut remarks: Vec<String> = Vec::new();
+        let mut remarks: Vec<String> = self.absent.clone();
         for sample in self.samples.iter().filter(|sample| !sample.valid) {
             for remark in &sample.remarks {
                 let text = format!("{}, round {}: {remark}", sample.system.name(), sample.round);

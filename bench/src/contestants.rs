@@ -15,7 +15,7 @@ use serde::Serialize;
 use tempfile::TempDir;
 
 use crate::child::{Child, free_port};
-use crate::peers::Peer;
+use crate::peers::{Peer, Readiness};
 
 /// Routes on topics of their own: what a table costs a message that it does not concern.
 const ROUTES_ELSEWHERE: u32 = 90;
@@ -246,23 +246,34 @@ impl Binaries {
             bail!("mosquitto is not installed: run `make bench`, which installs it");
         };
         let config = folder.path().join("mosquitto.conf");
-        at_free_port(folder, |port, folder| {
-            let listener = format!("listener {port} {}\n", Ipv4Addr::LOCALHOST);
-            std::fs::write(&config, listener + &mosquitto_settings(folder, routes))?;
-            let arguments = ["-c".to_owned(), text(&config)];
-            Child::start("mosquitto", mosquitto, &arguments, folder.join("log"))
-        })
+        at_free_port(
+            folder,
+            |port, folder| {
+                let listener = format!("listener {port} {}\n", Ipv4Addr::LOCALHOST);
+                std::fs::write(&config, listener + &mosquitto_settings(folder, routes))?;
+                let arguments = ["-c".to_owned(), text(&config)];
+                Child::start("mosquitto", mosquitto, &arguments, folder.join("log"))
+            },
+            Child::accepts,
+        )
     }
 
     fn start_foreign(&self, system: System, folder: TempDir) -> anyhow::Result<Running> {
         let known = self.foreign.iter().find(|(known, _)| *known == system);
         let (_, peer) = known.context("nobody named this peer: --peer")?;
-        at_free_port(folder, |port, folder| {
-            let placed = peer.place(port, folder)?;
-            let program = find_program(&placed.program)
-                .with_context(|| format!("{}: {} is not installed", peer.name, placed.program))?;
-            Child::start(system.name(), &program, &placed.arguments, folder.join("log"))
-        })
+        at_free_port(
+            folder,
+            |port, folder| {
+                let placed = peer.place(port, folder)?;
+                let program = find_program(&placed.program)
+                    .with_context(|| format!("{}: {} is not installed", peer.name, placed.program))?;
+                Child::start(system.name(), &program, &placed.arguments, folder.join("log"))
+            },
+            |child, address| match peer.ready {
+                Readiness::Connack => child.answers(address, Duration::from_secs(peer.ready_secs)),
+                Readiness::Port => child.accepts(address),
+            },
+        )
     }
 }
 
@@ -270,15 +281,17 @@ impl Binaries {
 fn at_free_port(
     folder: TempDir,
     start: impl Fn(u16, &Path) -> anyhow::Result<Child>,
+    ready: impl Fn(&mut Child, SocketAddr) -> anyhow::Result<()>,
 ) -> anyhow::Result<Running> {
     let mut attempt = 0;
     loop {
         attempt += 1;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let mut child = start(address.port(), folder.path())?;
-        match child.accepts(address) {
+        match ready(&mut child, address) {
             Ok(()) => return Ok(Running { child, address, http: None, folder }),
-            Err(error) if attempt == PORT_ATTEMPTS => return Err(error),
+            // It runs and is not ready: another port would not help.
+            Err(error) if attempt == PORT_ATTEMPTS || child.check().is_ok() => return Err(error),
             Err(_) => {}
         }
     }

@@ -9,6 +9,7 @@ use loadgen::report::Report;
 use loadgen::scenario::Scenario;
 use serde::Serialize;
 
+use crate::child::KEEP_ALIVE_SECS;
 use crate::contestants::{Running, System};
 use crate::machine::Processors;
 
@@ -89,11 +90,14 @@ pub(crate) async fn run(
     times: Times,
     round: u32,
 ) -> anyhow::Result<Sample> {
-    let overrides = [
+    let mut overrides = vec![
         format!("url=\"mqtt://{}\"", running.address),
         format!("run.duration_secs={}", times.measured_secs),
         format!("run.warmup_secs={}", times.warmup_secs),
     ];
+    if let System::Foreign(_) = system {
+        overrides.push(format!("run.keep_alive_secs={KEEP_ALIVE_SECS}"));
+    }
     let scenario = Scenario::parse("the scenario of this row", scenario, &overrides)?;
     let uses = |pid: u32| loadgen::process::Sample::of(pid).map(|sample| sample.cpu_secs);
     let (own, broker) = (std::process::id(), running.pid());

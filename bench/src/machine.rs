@@ -54,6 +54,11 @@ impl Facts {
         format!("{}-{}", self.date.get(..10).unwrap_or("undated"), self.commit)
     }
 
+    /// What a figure depends on most: how many processors of which model.
+    pub(crate) fn kind(&self) -> String {
+        format!("{} × {}", self.processors, self.processor)
+    }
+
     /// One line for people.
     pub(crate) fn line(&self) -> String {
         format!(

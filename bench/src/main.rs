@@ -121,8 +121,8 @@ enum Command {
         #[arg(long, value_name = "MIB", default_values_t = [16, 1_024])]
         backlog: Vec<u64>,
     },
-    /// Hot rows beside a raw relay, judged by a stored baseline of ratios: exit code 1 if one is clearly slower.
-    /// mosquitto, if it is there, is measured once and printed.
+    /// Hot rows beside a raw relay and mosquitto, judged by a stored baseline of ratios: exit code 1 if one is clearly
+    /// slower.
     Guard {
         #[command(flatten)]
         common: Common,
@@ -172,7 +172,7 @@ struct Common {
     /// Length of one measured run, after one second of warm-up.
     #[arg(long, value_name = "SECS", default_value_t = 2.0)]
     seconds: f64,
-    /// Folder for the results [default: bench/results/DATE-COMMIT].
+    /// Folder for the results [default: $MILLRACE_RESULTS, as `make bench` has it, or bench/results/DATE-COMMIT].
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
     /// The millrace binary [default: beside this one].
@@ -230,6 +230,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let binaries = common.binaries(None)?;
             if common.rounds < guard::ROUNDS_MIN {
                 bail!("--rounds {}: a median is known from {} rounds on", common.rounds, guard::ROUNDS_MIN);
+            }
+            if binaries.mosquitto.is_none() {
+                bail!("mosquitto is not installed: run `make guard`, which installs it");
             }
             with_interrupt(|interrupted| guard(common, baseline, bless, binaries, interrupted))
         }
@@ -361,13 +364,15 @@ async fn compare(
 ) -> anyhow::Result<ExitCode> {
     let (facts, settings) = common.begin(&binaries);
     let plan = (common.rounds, Times::measured(common.seconds));
+    let whole = rows.len() == ROWS.len();
     let findings = find(rows, |row| Contest::of(row, &binaries), plan, &binaries, &interrupted).await?;
-    let broken: Vec<String> = findings.iter().flat_map(compare::Finding::broken).collect();
+    let broken: Vec<String> = findings.iter().flat_map(compare::Finding::broken_by_us).collect();
     let (page, json) = match binaries.before {
         Some(_) => ("before-after.md", "before-after.json"),
         None => ("README.md", "results.json"),
     };
-    common.finish(Results { compare: &findings, ..common.results(&facts, &settings) }, page, json)?;
+    let whole = whole && findings.len() == ROWS.len();
+    common.finish(Results { whole, compare: &findings, ..common.results(&facts, &settings) }, page, json)?;
     Ok(if broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
@@ -381,20 +386,20 @@ async fn guard(
     let (facts, _) = common.begin(&binaries);
     let rows = chosen(&guard::ROWS.map(str::to_owned), false)?;
     let times = Times { warmup_secs: common.seconds.min(0.5), measured_secs: common.seconds };
-    if binaries.mosquitto.is_some() {
-        let contest = |_| Contest::with(&[System::Mosquitto]);
-        find(rows.clone(), contest, (guard::MOSQUITTO_ROUNDS, times), &binaries, &interrupted).await?;
-    }
     let contest = |_| guard::contest();
     let findings = find(rows, contest, (common.rounds, times), &binaries, &interrupted).await?;
-    let broken: Vec<String> = findings.iter().flat_map(compare::Finding::broken).collect();
+    let broken: Vec<String> = findings.iter().flat_map(compare::Finding::broken_by_us).collect();
     broken.iter().for_each(|broken| println!("BROKEN {broken}"));
     if bless && !interrupted.get() {
-        guard::Baseline::of(&findings, facts.line())?.store(&file)?;
+        guard::Baseline::of(&findings, &facts)?.store(&file)?;
         println!("written to {}", file.display());
         return Ok(ExitCode::SUCCESS);
     }
-    let lines = guard::Baseline::load(&file)?.judge(&findings);
+    let baseline = guard::Baseline::load(&file)?;
+    if !baseline.is_of(&facts) {
+        println!("the baseline is of another machine ({}): twice the allowance", baseline.machine);
+    }
+    let lines = baseline.judge(&findings, &facts);
     lines.iter().for_each(|line| println!("{}", line.text()));
     let slower = lines.iter().any(|line| line.slower);
     Ok(if slower || !broken.is_empty() { ExitCode::from(1) } else { ExitCode::SUCCESS })
@@ -555,6 +560,7 @@ impl Common {
             settings,
             rounds,
             seconds,
+            whole: false,
             compare: &[],
             durable: None,
             idle: &[],
@@ -570,7 +576,10 @@ impl Common {
         }
         let folder = match &self.out {
             Some(folder) => folder.clone(),
-            None => machine::source_root().join("bench/results").join(results.facts.folder()),
+            None => match std::env::var_os("MILLRACE_RESULTS") {
+                Some(folder) => machine::source_root().join(folder),
+                None => machine::source_root().join("bench/results").join(results.facts.folder()),
+            },
         };
         results.write_to(&folder, json, readme)?;
         println!("written to {}", folder.join(readme).display());

@@ -26,6 +26,8 @@ pub(crate) struct Results<'r> {
     pub(crate) settings: &'r [String],
     pub(crate) rounds: u32,
     pub(crate) seconds: f64,
+    /// Whether every row of `compare` is in it: what README.md may show.
+    pub(crate) whole: bool,
     pub(crate) compare: &'r [Finding],
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) durable: Option<&'r Durable>,
@@ -79,6 +81,13 @@ impl Results<'_> {
             out,
             "- Again: `make bench`, or `bench compare`, `bench durable`, `bench idle`, `bench retained`, `bench forward`, `bench restart` (release build, `--help` says more)."
         )?;
+        if !self.compare.is_empty() {
+            writeln!(
+                out,
+                "- Beside this page, as far as they were measured: [durable](durable.md), [idle](idle.md), [retained](retained.md), \
+                 [forward](forward.md), [restart](restart.md); everything as JSON too."
+            )?;
+        }
         for finding in self.compare {
             write_finding(out, finding)?;
         }

@@ -17,12 +17,33 @@ pub(crate) struct Peer {
     pub(crate) name: String,
     /// The program and its arguments; `{port}` and `{folder}` are filled in.
     command: Vec<String>,
+    /// What it must do before it is measured.
+    #[serde(default)]
+    pub(crate) ready: Readiness,
+    /// How long that may take.
+    #[serde(default = "ready_secs")]
+    pub(crate) ready_secs: u64,
     /// A command that prints its version in the first line that is not empty.
     #[serde(default)]
     pub(crate) version: Vec<String>,
     /// Files in its folder, by name, with the same holes.
     #[serde(default)]
     files: BTreeMap<String, String>,
+}
+
+/// When a broker is ready.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Readiness {
+    /// It answers a CONNECT.
+    #[default]
+    Connack,
+    /// Its port is open: for one that asks for a user.
+    Port,
+}
+
+fn ready_secs() -> u64 {
+    30
 }
 
 /// A peer that is told where to listen.
@@ -47,6 +68,9 @@ impl Peer {
         let everything = peer.command.iter().chain(peer.files.values());
         if !everything.clone().any(|text| text.contains("{port}")) {
             bail!("neither command nor files say {{port}}: it must listen where we look for it");
+        }
+        if !(1..=600).contains(&peer.ready_secs) {
+            bail!("ready_secs: {} found, 1 to 600 expected", peer.ready_secs);
         }
         if let Some(name) = peer.files.keys().find(|name| name.contains('/') || name.starts_with('.')) {
             bail!("files: \"{name}\" found, a plain file name expected");
@@ -76,7 +100,9 @@ mod tests {
     fn a_peer_is_told_its_port_and_its_folder() {
         let text = "name = \"x\"\ncommand = [\"xd\", \"-c\", \"{folder}/x.conf\"]\n[files]\n\"x.conf\" = \"listen {port}\"";
         let folder = tempfile::tempdir().unwrap();
-        let placed = Peer::parse(text).unwrap().place(1883, folder.path()).unwrap();
+        let peer = Peer::parse(text).unwrap();
+        assert_eq!((peer.ready, peer.ready_secs), (Readiness::Connack, 30));
+        let placed = peer.place(1883, folder.path()).unwrap();
         let config = folder.path().join("x.conf");
         assert_eq!(std::fs::read_to_string(&config).unwrap(), "listen 1883");
         assert_eq!(placed.program, "xd");
@@ -93,6 +119,8 @@ mod tests {
         refused("name = \"x\"\ncommand = [\"xd\"]", "{port}");
         refused("name = \"x\"\ncommand = [\"xd\", \"{port}\"]\n[files]\n\"../a\" = \"\"", "plain file name");
         refused("name = \"x\"\ncommand = [\"xd\", \"{port}\"]\ncolour = 1", "colour");
+        refused("name = \"x\"\ncommand = [\"xd\", \"{port}\"]\nready = \"soon\"", "soon");
+        refused("name = \"x\"\ncommand = [\"xd\", \"{port}\"]\nready_secs = 0", "1 to 600 expected");
         refused("command = [\"xd\", \"{port}\"]", "name");
     }
 

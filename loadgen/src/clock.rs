@@ -7,8 +7,10 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 /// Microseconds since 1970-01-01T00:00:00Z.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Micros(pub u64);
 
 impl Micros {
@@ -47,5 +49,31 @@ impl Clock {
     #[must_use]
     pub fn now(&self) -> Micros {
         self.origin_wall.plus(self.origin.elapsed())
+    }
+
+    /// How far somebody has set the wall clock since this clock was made, in microseconds; below 0 it went back.
+    /// Slewing moves both clocks alike and does not show.
+    #[must_use]
+    pub fn step(&self, wall: SystemTime) -> i64 {
+        let wall = Micros(0).plus(wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
+        let now = self.now();
+        let span = |span: u64| i64::try_from(span).unwrap_or(i64::MAX);
+        span(wall.since(now)) - span(now.since(wall))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wall_clock_that_is_set_shows_by_how_much() {
+        let clock = Clock::start();
+        let near = |step: i64, expected: i64| (step - expected).abs() < 100_000;
+        let now = SystemTime::now();
+        assert!(near(clock.step(now), 0));
+        assert!(near(clock.step(now - Duration::from_secs(3)), -3_000_000));
+        assert!(near(clock.step(now + Duration::from_secs(7)), 7_000_000));
+        assert!(clock.step(SystemTime::UNIX_EPOCH) < -1_000_000_000);
     }
 }

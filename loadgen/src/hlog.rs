@@ -3,6 +3,7 @@
 //! In:  what each second has seen. Out: text; and from text the intervals again, of any program that writes the format.
 //! Values are microseconds. Logs of several processes merge by adding their histograms.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,17 +12,19 @@ use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, IntervalLogWriterBuilder, LogEntry};
 use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer, V2Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::clock::Micros;
 use crate::stats::histogram;
 
 /// What one interval has seen, packed: a histogram in memory takes 140 KiB, this takes as much as it has values.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Interval {
     /// When it began.
     pub at: Micros,
     /// How long it was.
     pub lasts: Duration,
+    #[serde(with = "bytes")]
     packed: Vec<u8>,
 }
 
@@ -34,16 +37,55 @@ impl Interval {
     /// Packs a histogram.
     #[must_use]
     pub fn of(at: Micros, lasts: Duration, values: &Histogram<u64>) -> Interval {
-        let mut packed = Vec::new();
-        V2Serializer::new().serialize(values, &mut packed).expect("writing to memory cannot fail");
-        Interval { at, lasts, packed }
+        Interval { at, lasts, packed: pack(values) }
     }
 
     /// The histogram.
     #[must_use]
     pub fn values(&self) -> Histogram<u64> {
-        Deserializer::new().deserialize(&mut self.packed.as_slice()).unwrap_or_else(|_| histogram())
+        hdr(&self.packed).unwrap_or_else(|_| histogram())
     }
+}
+
+fn pack(values: &Histogram<u64>) -> Vec<u8> {
+    let mut packed = Vec::new();
+    V2Serializer::new().serialize(values, &mut packed).expect("writing to memory cannot fail");
+    packed
+}
+
+/// Bytes as text, between processes.
+mod bytes {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    use super::{Engine, STANDARD};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        STANDARD.decode(String::deserialize(from)?).map_err(de::Error::custom)
+    }
+}
+
+/// Whole histograms as text, between processes.
+pub(crate) mod packed {
+    use serde::{Deserializer, Serializer, de};
+
+    use super::{Histogram, bytes, hdr, pack};
+
+    pub(crate) fn serialize<S: Serializer>(values: &Histogram<u64>, to: S) -> Result<S::Ok, S::Error> {
+        bytes::serialize(&pack(values), to)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Histogram<u64>, D::Error> {
+        let packed = bytes::deserialize(from)?;
+        hdr(&packed).map_err(de::Error::custom)
+    }
+}
+
+fn hdr(packed: &[u8]) -> Result<Histogram<u64>, BadLog> {
+    Deserializer::new().deserialize(&mut &*packed).map_err(|error| BadLog(format!("{error:?}")))
 }
 
 /// Writes a log of `intervals`, with `comment` at its head.
@@ -52,6 +94,7 @@ pub fn write(out: &mut impl Write, comment: &str, intervals: &[Interval]) -> std
     let mut serializer = V2DeflateSerializer::new();
     let mut log = IntervalLogWriterBuilder::new()
         .add_comment(comment)
+        .add_comment("[Histogram log format version 1.3]")
         .with_start_time(time(start))
         .with_base_time(time(start))
         .with_max_value_divisor(1_000.0)
@@ -83,6 +126,19 @@ pub fn read(text: &[u8]) -> Result<Vec<Interval>, BadLog> {
         }
     }
     if intervals.is_empty() { Err(BadLog("there is no interval in it".to_owned())) } else { Ok(intervals) }
+}
+
+/// One log of several processes: intervals of the same second become one.
+#[must_use]
+pub fn by_second(intervals: impl IntoIterator<Item = (u64, Interval)>) -> BTreeMap<u64, Interval> {
+    let mut seconds = BTreeMap::<u64, (Interval, Histogram<u64>)>::new();
+    for (second, interval) in intervals {
+        let values = interval.values();
+        let (_, sum) = seconds.entry(second).or_insert_with(|| (interval, histogram()));
+        sum.add(values).expect("all histograms have the same bounds");
+    }
+    let summed = |(first, sum): (Interval, Histogram<u64>)| Interval::of(first.at, first.lasts, &sum);
+    seconds.into_iter().map(|(second, both)| (second, summed(both))).collect()
 }
 
 /// All values of all intervals.
@@ -124,6 +180,14 @@ mod tests {
     fn logs_of_several_processes_add_up() {
         let sum = total(&[interval(0, &[5, 700]), interval(0, &[12])]).unwrap();
         assert_eq!((sum.len(), sum.min(), sum.max()), (3, 5, 700));
+    }
+
+    #[test]
+    fn what_two_processes_saw_in_the_same_second_is_one_interval() {
+        let both = [(1, interval(1_000, &[5])), (2, interval(2_000, &[6])), (1, interval(1_001, &[7, 8]))];
+        let merged = by_second(both);
+        let counts: Vec<u64> = merged.values().map(|interval| interval.values().len()).collect();
+        assert_eq!((counts, merged[&1].at), (vec![3, 1], Micros(1_000)));
     }
 
     #[test]

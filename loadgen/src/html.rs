@@ -1,34 +1,52 @@
 //! A report as one HTML file that needs nothing else: no script, no font, no file from elsewhere.
 //!
-//! In:  a [`Report`], or a [`Comparison`] of two. Out: text. Never: figures of its own.
+//! In:  a [`Report`], a comparison of two, or the steps of a search. Out: text. Never: figures of its own.
 
 use std::fmt::Write;
 
-use crate::compare::Comparison;
 use crate::report::{Percentiles, Report, Second, thousands};
 
+mod comparison;
+mod knee;
 mod plot;
 
+pub use comparison::comparison;
+pub use knee::knee;
 use plot::{Line, Plot, Scale, escape, short};
 
+/// Colours that keep their distance for colour-blind readers, in the light and in the dark.
 const STYLE: &str = "\
-:root{--ink:#1d2330;--soft:#667085;--grid:#e4e7ec;--page:#fff;--card:#f8f9fb;--c0:#2458d6;--c1:#d9650b;--c2:#0b8a5f;\
---bad:#b42318;--good:#067647}\
-@media(prefers-color-scheme:dark){:root{--ink:#e6e9ef;--soft:#98a2b3;--grid:#2c3442;--page:#12161d;--card:#1a202a;\
---c0:#7aa2ff;--c1:#ffa861;--c2:#5fd3a4;--bad:#ff8f85;--good:#6ce0a6}}\
-body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--page);max-width:960px;margin:2rem auto;\
-padding:0 1rem}h1{font-size:1.5rem;margin:0}h2{font-size:1.05rem;margin:2rem 0 .5rem}p{margin:.3rem 0}\
-.soft,.none{color:var(--soft)}.verdict{display:inline-block;border-radius:4px;padding:.1rem .6rem;margin:.6rem 0;\
-font-weight:600;color:var(--page)}.kept{background:var(--good)}.broken{background:var(--bad)}\
-.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:.6rem;margin:1rem 0}\
-.figures div{background:var(--card);border-radius:6px;padding:.6rem .8rem}.figures b{display:block;font-size:1.25rem}\
-table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}td,th{text-align:right;padding:.25rem .6rem;\
-border-bottom:1px solid var(--grid)}td:first-child,th:first-child{text-align:left}th{color:var(--soft);font-weight:500}\
-svg{width:100%;height:auto;margin:.6rem 0;background:var(--card);border-radius:6px}svg .grid{stroke:var(--grid)}\
-svg text{font:11px system-ui,sans-serif;fill:var(--soft)}svg .title{font-weight:600;fill:var(--ink)}\
-svg .line{fill:none;stroke-width:1.6}.line.c0{stroke:var(--c0)}.line.c1{stroke:var(--c1)}.line.c2{stroke:var(--c2)}\
-svg .c0{fill:var(--c0)}svg .c1{fill:var(--c1)}svg .c2{fill:var(--c2)}svg .line{fill:none}\
-pre{background:var(--card);border-radius:6px;padding:.8rem;overflow:auto;font-size:12.5px}li{margin:.2rem 0}";
+:root{--ink:#17202e;--soft:#5d6b82;--grid:#e3e8ef;--page:#eef1f6;--card:#fff;--c0:#2458d6;--c1:#d9650b;--c2:#0b8a5f;\
+--bad:#b42318;--good:#067647;--shade:0 1px 2px #1018280d,0 4px 14px #1018280f}\
+@media(prefers-color-scheme:dark){:root{--ink:#e6e9ef;--soft:#98a2b3;--grid:#2a3342;--page:#0e131a;--card:#171d27;\
+--c0:#7aa2ff;--c1:#ffa861;--c2:#5fd3a4;--bad:#ff8f85;--good:#6ce0a6;--shade:none}}\
+*{box-sizing:border-box}\
+body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--page);max-width:1120px;margin:0 auto;\
+padding:1.6rem 1.2rem 3rem;font-variant-numeric:tabular-nums}\
+h1{font-size:1.7rem;line-height:1.2;margin:0;letter-spacing:-.01em}\
+h2{font-size:.82rem;margin:2.2rem 0 .6rem;text-transform:uppercase;letter-spacing:.08em;color:var(--soft)}\
+p{margin:.3rem 0}.soft,.none{color:var(--soft)}ul{margin:.4rem 0;padding-left:1.2rem}\
+.verdict{display:inline-block;border-radius:99px;padding:.15rem .9rem;margin:.7rem .4rem .3rem 0;font-weight:600;\
+color:var(--card)}.kept{background:var(--good)}.broken{background:var(--bad)}\
+.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:.8rem;margin:1.2rem 0}\
+.figures div,svg,.table,pre{background:var(--card);border-radius:10px;box-shadow:var(--shade)}\
+.figures div{padding:.8rem 1rem;color:var(--soft);font-size:.85rem;border-top:3px solid var(--c0)}\
+.figures b{display:block;font-size:1.45rem;line-height:1.3;color:var(--ink);font-weight:650;white-space:nowrap}\
+.figures b small{font-size:.85rem;font-weight:400;color:var(--soft)}.figures .alarm{border-color:var(--bad)}\
+.figures .alarm b{color:var(--bad)}\
+.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,460px),1fr));gap:.9rem}\
+.table{overflow-x:auto;padding:.3rem .4rem}.narrow{max-width:26rem}table{border-collapse:collapse;width:100%}\
+td,th{text-align:right;padding:.34rem .7rem;white-space:nowrap}tr+tr>*{border-top:1px solid var(--grid)}\
+td:first-child,th:first-child{text-align:left}th{color:var(--soft);font-weight:500;font-size:.85rem}\
+.better{color:var(--good);font-weight:600}.worse{color:var(--bad);font-weight:600}\
+svg{width:100%;height:auto;display:block;padding:.5rem .2rem .2rem}svg .grid{stroke:var(--grid)}\
+svg text{font:11px system-ui,sans-serif;fill:var(--soft)}svg .title{font-size:12.5px;font-weight:600;fill:var(--ink)}\
+svg .line{fill:none;stroke-width:1.8;stroke-linejoin:round}svg .name{font-weight:600}\
+.line.c0{stroke:var(--c0)}.line.c1{stroke:var(--c1)}.line.c2{stroke:var(--c2)}\
+svg .c0{fill:var(--c0)}svg .c1{fill:var(--c1)}svg .c2{fill:var(--c2)}svg .line{fill:none}svg .area{opacity:.1}.line,.area,.dot{pointer-events:none}\
+.at rect{fill:transparent}.at line{stroke:none}.at:hover line{stroke:var(--soft);stroke-dasharray:2 3}\
+pre{padding:1rem;overflow:auto;font-size:12.5px;line-height:1.45;margin:.6rem 0}li{margin:.2rem 0}\
+code{background:var(--grid);border-radius:4px;padding:.05rem .3rem}summary{cursor:pointer;color:var(--soft)}";
 
 fn head(title: &str) -> String {
     format!(
@@ -51,9 +69,10 @@ fn write_page(out: &mut String, report: &Report) -> std::fmt::Result {
     write!(out, "<p>{}</p>", escape(&report.description))?;
     write!(
         out,
-        "<p class=soft>{} loop, measured {:.1} s on {} × {}, Linux {}</p>",
+        "<p class=soft>{} loop, measured {:.1} s{} on {} × {}, Linux {}</p>",
         escape(&report.load_model),
         report.measured_secs,
+        if report.processes > 1 { format!(" by {} processes", report.processes) } else { String::new() },
         machine.processors,
         escape(&machine.processor),
         escape(&machine.kernel)
@@ -66,10 +85,13 @@ fn write_page(out: &mut String, report: &Report) -> std::fmt::Result {
     }
     list(out, report.verdict.broken.iter().chain(&report.verdict.examples).chain(&report.remarks))?;
     write_figures(out, report)?;
-    write!(out, "{}{}{}", rates_plot(&report.series), latency_plot(&report.series), curve_plot(report))?;
-    if report.series.iter().any(|second| second.broker_rss_bytes.is_some()) {
-        write!(out, "{}{}", cpu_plot(&report.series), memory_plot(&report.series))?;
+    let series = &report.series;
+    write!(out, "<div class=plots>{}{}", rates_plot(series), latency_plot(series))?;
+    write!(out, "{}{}", curve_plot(report), way_plot(series))?;
+    if series.iter().any(|second| second.broker_rss_bytes.is_some()) {
+        write!(out, "{}{}", cpu_plot(series), memory_plot(series))?;
     }
+    out.push_str("</div>");
     write_times(out, report)?;
     write_ledger(out, report)?;
     write_costs(out, report)?;
@@ -78,7 +100,11 @@ fn write_page(out: &mut String, report: &Report) -> std::fmt::Result {
         list(out, report.errors.iter())?;
     }
     let config = toml::to_string(&report.config).unwrap_or_default();
-    write!(out, "<h2>Scenario as used</h2><pre>{}</pre>", escape(&config))
+    write!(
+        out,
+        "<h2>Scenario</h2><details><summary>Scenario as used</summary><pre>{}</pre></details>",
+        escape(&config)
+    )
 }
 
 fn list<'t>(out: &mut String, lines: impl Iterator<Item = &'t String>) -> std::fmt::Result {
@@ -92,17 +118,24 @@ fn list<'t>(out: &mut String, lines: impl Iterator<Item = &'t String>) -> std::f
 
 fn write_figures(out: &mut String, report: &Report) -> std::fmt::Result {
     let cpu = report.broker.and_then(|usage| usage.cpu_secs_per_million);
+    let verdict = &report.verdict;
+    let lost = verdict.lost + verdict.lost_qos0;
     let figures = [
-        ("arrived a second", thousands(report.rates.arrived_per_sec)),
-        ("p50", format!("{} µs", report.latency_micros.p50)),
-        ("p99", format!("{} µs", report.latency_micros.p99)),
-        ("p99.9", format!("{} µs", report.latency_micros.p999)),
-        ("broker CPU per 10⁶", cpu.map_or_else(|| "not watched".to_owned(), |secs| format!("{secs:.3} s"))),
-        ("lost", (report.verdict.lost + report.verdict.lost_qos0).to_string()),
+        ("arrived", (thousands(report.rates.arrived_per_sec), "/s"), false),
+        ("p50", time(report.latency_micros.p50), false),
+        ("p99", time(report.latency_micros.p99), false),
+        ("p99.99", time(report.latency_micros.p9999), false),
+        (
+            "broker CPU per 10⁶ delivered",
+            cpu.map_or_else(|| ("–".to_owned(), "not watched"), |secs| (format!("{secs:.3}"), "s")),
+            false,
+        ),
+        ("lost", (thousands(lost as f64), "messages"), lost > 0),
     ];
     out.push_str("<div class=figures>");
-    for (name, figure) in figures {
-        write!(out, "<div>{name}<b>{figure}</b></div>")?;
+    for (name, (figure, unit), alarm) in figures {
+        let class = if alarm { " class=alarm" } else { "" };
+        write!(out, "<div{class}>{name}<b>{figure} <small>{unit}</small></b></div>")?;
     }
     out.push_str("</div>");
     Ok(())
@@ -160,6 +193,11 @@ fn curve_plot(report: &Report) -> String {
     .svg()
 }
 
+fn way_plot(series: &[Second]) -> String {
+    let lines = vec![over_time(series, "on the way", |second| Some(second.missing as f64))];
+    plot("Sent and not arrived yet", "messages", lines, Scale::Linear)
+}
+
 fn cpu_plot(series: &[Second]) -> String {
     let lines = vec![over_time(series, "broker", |second| second.broker_processors)];
     plot("CPU of the broker", "processors", lines, Scale::Linear)
@@ -171,9 +209,22 @@ fn memory_plot(series: &[Second]) -> String {
     plot("Memory of the broker", "MiB", lines, Scale::Linear)
 }
 
+fn count(number: u64) -> String {
+    thousands(number as f64)
+}
+
+/// A time with the unit that suits it.
+fn time(micros: u64) -> (String, &'static str) {
+    match micros {
+        short if short < 10_000 => (count(short), "µs"),
+        middle if middle < 10_000_000 => (format!("{:.1}", middle as f64 / 1e3), "ms"),
+        long => (format!("{:.2}", long as f64 / 1e6), "s"),
+    }
+}
+
 fn write_times(out: &mut String, report: &Report) -> std::fmt::Result {
     out.push_str(
-        "<h2>Times in µs</h2><table><tr><th><th>count<th>p50<th>p90<th>p99<th>p99.9<th>p99.99<th>max</tr>",
+        "<h2>Times</h2><div class=table><table><tr><th>µs<th>count<th>p50<th>p90<th>p99<th>p99.9<th>p99.99<th>max</tr>",
     );
     for (name, times) in [
         ("latency", &report.latency_micros),
@@ -185,19 +236,19 @@ fn write_times(out: &mut String, report: &Report) -> std::fmt::Result {
             write!(
                 out,
                 "<tr><td>{name}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}</tr>",
-                thousands(times.count as f64),
-                times.p50,
-                times.p90,
-                times.p99,
-                times.p999,
-                times.p9999,
-                times.max
+                count(times.count),
+                count(times.p50),
+                count(times.p90),
+                count(times.p99),
+                count(times.p999),
+                count(times.p9999),
+                count(times.max)
             )?;
         }
     }
     write!(
         out,
-        "</table><p class=soft>{} due, {} slipped by the generator's own fault ({:.3} %), {} blocked by the broker.</p>",
+        "</table></div><p class=soft>{} due, {} slipped by the generator's own fault ({:.3} %), {} blocked by the broker.</p>",
         thousands(report.slip.scheduled as f64),
         report.slip.slipped,
         report.slip.slipped_percent,
@@ -207,8 +258,8 @@ fn write_times(out: &mut String, report: &Report) -> std::fmt::Result {
 
 fn write_ledger(out: &mut String, report: &Report) -> std::fmt::Result {
     let verdict = &report.verdict;
-    out.push_str("<h2>Ledger</h2><table>");
-    for (name, count) in [
+    out.push_str("<h2>Ledger</h2><div class=\"table narrow\"><table>");
+    for (name, messages) in [
         ("sent", verdict.sent),
         ("acknowledged", verdict.acked),
         ("expected", verdict.expected),
@@ -221,15 +272,15 @@ fn write_ledger(out: &mut String, report: &Report) -> std::fmt::Result {
         ("corrupt or altered", verdict.corrupt + verdict.altered),
         ("never sent", verdict.invented),
     ] {
-        write!(out, "<tr><td>{name}<td>{}</tr>", thousands(count as f64))?;
+        write!(out, "<tr><td>{name}<td>{}</tr>", count(messages))?;
     }
-    out.push_str("</table>");
+    out.push_str("</table></div>");
     Ok(())
 }
 
 fn write_costs(out: &mut String, report: &Report) -> std::fmt::Result {
     out.push_str(
-        "<h2>Cost</h2><table><tr><th><th>CPU s<th>CPU s per 10⁶<th>RSS MiB<th>PSS MiB<th>context switches\
+        "<h2>Cost</h2><div class=table><table><tr><th><th>CPU s<th>CPU s per 10⁶<th>RSS MiB<th>PSS MiB<th>context switches\
          <th>bytes written each<th>syncs each</tr>",
     );
     let optional = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.3}"));
@@ -247,7 +298,10 @@ fn write_costs(out: &mut String, report: &Report) -> std::fmt::Result {
             optional(usage.syncs_per_message)
         )?;
     }
-    out.push_str("</table>");
+    out.push_str("</table></div>");
+    if let Some(by) = report.broker.and_then(|usage| usage.syncs_by) {
+        write!(out, "<p class=soft>Syncs: {}.</p>", by.name())?;
+    }
     match &report.calibration {
         Some(calibration) => write!(
             out,
@@ -259,57 +313,6 @@ fn write_costs(out: &mut String, report: &Report) -> std::fmt::Result {
             "<p class=soft>The generator was not calibrated for this run (<code>loadgen calibrate</code>).</p>"
         ),
     }
-}
-
-/// The page that puts two runs beside each other.
-#[must_use]
-pub fn comparison(comparison: &Comparison) -> String {
-    let mut out = head(&format!("{} and {}", comparison.base, comparison.new));
-    write_comparison(&mut out, comparison).expect("writing to memory cannot fail");
-    out
-}
-
-fn write_comparison(out: &mut String, comparison: &Comparison) -> std::fmt::Result {
-    list(out, comparison.remarks.iter())?;
-    write!(
-        out,
-        "<table><tr><th><th>{}<th>{}<th>change<th>95 % interval<th></tr>",
-        escape(&comparison.base),
-        escape(&comparison.new)
-    )?;
-    for line in &comparison.lines {
-        let interval = line.interval_percent.map_or_else(
-            || "too few seconds".to_owned(),
-            |(low, high)| format!("{low:+.1} % to {high:+.1} %"),
-        );
-        write!(
-            out,
-            "<tr><td>{}<td>{}<td>{}<td>{:+.1} %<td>{interval}<td>{}</tr>",
-            escape(&line.name),
-            short(line.base),
-            short(line.new),
-            line.change_percent,
-            line.finding()
-        )?;
-    }
-    out.push_str("</table>");
-    for (title, unit, scale, pick) in [
-        (
-            "Arrived",
-            "messages/s",
-            Scale::Linear,
-            (|second| second.arrived_per_sec as f64) as fn(&Second) -> f64,
-        ),
-        ("p99", "µs, logarithmic", Scale::Logarithmic, |second| second.latency.p99 as f64),
-    ] {
-        let line = |name, series: &[Second]| over_time(series, name, |second| Some(pick(second)));
-        let lines = vec![
-            line(&comparison.base, &comparison.base_series),
-            line(&comparison.new, &comparison.new_series),
-        ];
-        out.push_str(&plot(title, unit, lines, scale));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -329,6 +332,13 @@ mod tests {
             assert!(!page.replace("mqtt://", "").contains(outside), "{outside}");
         }
         assert!(!page.contains("NaN") && !page.contains("inf"), "{page}");
+    }
+
+    #[test]
+    fn a_time_has_the_unit_that_suits_it() {
+        assert_eq!(time(9_999), ("9 999".to_owned(), "µs"));
+        assert_eq!(time(3_342_335), ("3342.3".to_owned(), "ms"));
+        assert_eq!(time(12_000_000), ("12.00".to_owned(), "s"));
     }
 
     #[test]

@@ -36,6 +36,7 @@ mod scrape;
 mod seqset;
 mod stats;
 mod subscriber;
+pub mod syncs;
 pub mod tls;
 mod transport;
 pub mod wan;

@@ -8,9 +8,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use loadgen::measure::{Watch, measure};
+use loadgen::hlog::Interval;
+use loadgen::measure::{Watch, Watcher, measure_closely};
 use loadgen::null::{Manners, NullBroker};
 use loadgen::quickstart::{self, Ending, Options, Outage, QuickstartError};
+use loadgen::report::Second;
 use loadgen::scenario::Scenario;
 use loadgen::wan::{Line, Wan};
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,7 +21,7 @@ use tokio::sync::mpsc;
 mod cli;
 
 use cli::broker::{BrokerArgs, Upstream};
-use cli::processes;
+use cli::processes::{self, Word};
 use cli::reports::{self, CalibrateArgs, CompareArgs, MergeArgs, SaturateArgs};
 use cli::table::Table;
 
@@ -128,6 +130,9 @@ struct RunArgs {
     /// Process id of the broker, to measure its CPU, memory and context switches.
     #[arg(long, value_name = "PID")]
     broker_pid: Option<u32>,
+    /// Trace how often the broker waits for its storage, for one that does not tell: needs perf and the right to trace.
+    #[arg(long)]
+    count_syncs: bool,
     /// Divide the connections among so many processes.
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     processes: u32,
@@ -136,6 +141,9 @@ struct RunArgs {
     /// No line per second.
     #[arg(long)]
     quiet: bool,
+    /// Be one of several processes, and speak to the first.
+    #[arg(long, hide = true)]
+    as_part: bool,
 }
 
 #[derive(Args)]
@@ -243,43 +251,51 @@ async fn run(args: RunArgs) -> End {
     // A killed broker is another process afterwards: what the first one used says nothing.
     let own_pid = broker.as_ref().filter(|_| !args.broker.kills()).map(cli::broker::Broker::pid);
     let broker_pid = args.broker_pid.or(own_pid);
-    if args.processes > 1 {
-        return match processes::run(&args.scenario, &overrides, &scenario, args.processes) {
-            Ok(together) => {
-                together.print();
-                let written = args.json.as_ref().map_or(Ok(()), |file| write_json(&together, file));
-                match (written, together.verdict.kept(), together.valid) {
-                    (Err(error), ..) => End::NoRun(error),
-                    (Ok(()), false, _) => End::Broken,
-                    (Ok(()), true, false) => End::NoRun(anyhow::anyhow!("the run is not valid")),
-                    (Ok(()), true, true) => End::Kept,
-                }
-            }
-            Err(error) => End::NoRun(error),
-        };
-    }
-    let calibration = match args.calibration.as_deref().map(reports::read_calibration).transpose() {
-        Ok(calibration) => calibration,
-        Err(error) => return End::BadConfiguration(error),
-    };
-    let mut table = Table::new(&scenario);
-    let to_stdout = args.json.as_deref() == Some(Path::new("-"));
-    let watch = Watch { broker: broker_pid, metrics: args.broker_metrics };
     if let Some(pid) = args.broker_pid
         && let Err(error) = loadgen::process::Sample::of(pid)
     {
         return End::BadConfiguration(anyhow::anyhow!("--broker-pid: {error}"));
     }
-    let measured = measure(scenario, watch, |second| {
+    if args.count_syncs && broker_pid.is_none() {
+        return End::BadConfiguration(anyhow::anyhow!(
+            "--count-syncs: whose? Give --broker-pid, or --broker-command without --kill-at"
+        ));
+    }
+    let calibration = match reports::calibration(args.calibration.as_deref()) {
+        Ok(calibration) => calibration,
+        Err(error) => return End::BadConfiguration(error),
+    };
+    let watch = Watch { broker: broker_pid, metrics: args.broker_metrics };
+    let watcher = match Watcher::start(watch, args.count_syncs) {
+        Ok(watcher) => watcher,
+        Err(error) => return End::BadConfiguration(error.into()),
+    };
+    if args.as_part {
+        return run_part(scenario, &watcher).await;
+    }
+    let mut table = Table::new(&scenario, args.processes);
+    let to_stdout = args.json.as_deref() == Some(Path::new("-"));
+    let show = |second: &Second| {
         if !args.quiet && !to_stdout {
             table.print(second);
         }
-    });
-    let report = match measured.await {
-        Ok(report) => loadgen::report::Report { calibration, ..report },
-        Err(error) => return End::NoRun(error.into()),
     };
-    table.end();
+    let measured = if args.processes > 1 {
+        let (file, overrides, processes) = (&args.scenario, &overrides, args.processes);
+        let plan = processes::Plan { file, overrides, scenario: &scenario, processes };
+        processes::run(&plan, &watcher, broker_pid, show).await
+    } else {
+        let mut show = show;
+        match measure_closely(scenario, &watcher, |second, _| show(second)).await {
+            Ok(report) => Ok(report),
+            Err(error) if error.is_of_the_scenario() => return End::BadConfiguration(error.into()),
+            Err(error) => Err(error.into()),
+        }
+    };
+    let report = match measured {
+        Ok(report) => loadgen::report::Report { calibration, ..report },
+        Err(error) => return End::NoRun(error),
+    };
     if !to_stdout {
         print!("{}", report.text());
         upstream.iter().for_each(|upstream| println!("{}", upstream.line()));
@@ -297,6 +313,22 @@ async fn run(args: RunArgs) -> End {
         (false, _) => End::Broken,
         (true, false) => End::NoRun(anyhow::anyhow!("the run is not valid: {}", report.remarks.join("; "))),
         (true, true) => End::Kept,
+    }
+}
+
+/// One of several processes: it tells its seconds, and then everything, to whom it may concern.
+async fn run_part(scenario: Scenario, watcher: &Watcher) -> End {
+    let told = |second: &Second, interval: Option<&Interval>| {
+        // If nobody listens any more, the last line finds out.
+        Word::Second(*second, interval.cloned()).print().ok();
+    };
+    match measure_closely(scenario, watcher, told).await {
+        Ok(report) => match Word::Whole(Box::new(report.into())).print() {
+            // What it comes to is judged over all parts.
+            Ok(()) => End::Kept,
+            Err(error) => End::NoRun(error),
+        },
+        Err(error) => End::NoRun(error.into()),
     }
 }
 

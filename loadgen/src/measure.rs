@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use crate::clock::Micros;
 use crate::hlog::Interval;
-use crate::process::Sample;
+use crate::process::{Sample, SyncsBy};
 use crate::report::{Percentiles, Report, Second, Spans, Window};
 use crate::run::{Run, RunError};
 use crate::scenario::{Join, Scenario};
 use crate::scrape;
 use crate::stats::Live;
+use crate::syncs::{NoTrace, SyncTrace};
 
 /// How Millrace calls its syncs.
 const SYNCS_METRIC: &str = "millrace_store_syncs_total";
@@ -40,11 +41,32 @@ pub struct Watch {
     pub metrics: Option<SocketAddr>,
 }
 
-impl Watch {
-    fn sample(self) -> Option<Sample> {
-        let sample = Sample::of(self.broker?).ok()?;
-        let syncs = self.metrics.and_then(|address| scrape::value(address, SYNCS_METRIC));
-        Some(Sample { syncs: syncs.map(|syncs| syncs as u64), ..sample })
+/// A [`Watch`] that has begun.
+#[derive(Debug)]
+pub struct Watcher {
+    watch: Watch,
+    syncs: Option<SyncTrace>,
+}
+
+impl Watcher {
+    /// Begins. With `trace_syncs`, how often the broker waits for storage is traced, for one that does not tell; fails
+    /// if that cannot be.
+    pub fn start(watch: Watch, trace_syncs: bool) -> Result<Watcher, NoTrace> {
+        let traced = watch.broker.filter(|_| trace_syncs);
+        Ok(Watcher { watch, syncs: traced.map(SyncTrace::start).transpose()? })
+    }
+
+    /// The broker now; `None` if it is not watched or gone.
+    #[must_use]
+    pub fn sample(&self) -> Option<Sample> {
+        let sample = Sample::of(self.watch.broker?).ok()?;
+        let told = || {
+            let syncs = scrape::value(self.watch.metrics?, SYNCS_METRIC)?;
+            Some((syncs as u64, SyncsBy::Metric))
+        };
+        let traced = self.syncs.as_ref().map(|trace| (trace.count(), SyncsBy::Trace));
+        let (syncs, syncs_by) = traced.or_else(told).unzip();
+        Some(Sample { syncs, syncs_by, ..sample })
     }
 }
 
@@ -58,11 +80,11 @@ pub(crate) struct Mark {
 }
 
 impl Mark {
-    fn now(run: &Run, watch: Watch) -> Mark {
+    fn now(run: &Run, watcher: &Watcher) -> Mark {
         Mark {
             at: run.now(),
             live: run.live(),
-            broker: watch.sample(),
+            broker: watcher.sample(),
             own: Sample::of(std::process::id()).ok(),
         }
     }
@@ -76,6 +98,16 @@ pub async fn measure(
     watch: Watch,
     mut each_second: impl FnMut(&Second),
 ) -> Result<Report, RunError> {
+    let watcher = Watcher::start(watch, false)?;
+    measure_closely(scenario, &watcher, |second, _| each_second(second)).await
+}
+
+/// The same, which also hands over the latencies of each second, if there were any: percentiles do not add up, these do.
+pub async fn measure_closely(
+    scenario: Scenario,
+    watcher: &Watcher,
+    mut each_second: impl FnMut(&Second, Option<&Interval>),
+) -> Result<Report, RunError> {
     let mut run = Run::start(scenario.clone())?;
     let started = run.now();
     run.ready(READY_PATIENCE).await?;
@@ -86,7 +118,8 @@ pub async fn measure(
     let look = if joins_later { LOOK / 10 } else { LOOK };
     let interval = run.begin();
     let begun = run.now();
-    let mut observer = Observer { broker: watch.broker, ..Observer::new(&run) };
+    // Several processes begin at the same time: so do their seconds.
+    let mut observer = Observer { broker: watcher.watch.broker, ..Observer::new(&run, interval.start) };
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     let mut interrupted = false;
     let (mut from, mut to) = (None, None);
@@ -97,13 +130,14 @@ pub async fn measure(
         }
         let now = run.now();
         if observer.is_due(now) {
-            each_second(observer.look(&mut run, now));
+            let (second, interval) = observer.look(&mut run, now);
+            each_second(second, interval);
         }
         if from.is_none() && now >= interval.from {
-            from = Some(Mark::now(&run, watch));
+            from = Some(Mark::now(&run, watcher));
         }
         if to.is_none() && now >= interval.to {
-            to = Some(Mark::now(&run, watch));
+            to = Some(Mark::now(&run, watcher));
         }
         let receives_only = scenario.publishers.is_none();
         let done = if joins_later { run.all_settled() } else { run.all_stopped() && !receives_only };
@@ -116,7 +150,7 @@ pub async fn measure(
     let drained_from = run.now();
     // A run bounded by a count is measured until its last message is in: else its CPU would be divided by too few.
     if !counted {
-        to.get_or_insert_with(|| Mark::now(&run, watch));
+        to.get_or_insert_with(|| Mark::now(&run, watcher));
     }
     let mut arrived = (run.live().arrived, run.now());
     let only_qos0 = scenario.publishers.as_ref().is_none_or(|p| p.qos == model::Qos::AtMostOnce)
@@ -129,7 +163,8 @@ pub async fn measure(
         }
         let now = run.now();
         if observer.is_due(now) {
-            each_second(observer.look(&mut run, now));
+            let (second, interval) = observer.look(&mut run, now);
+            each_second(second, interval);
         }
         let live = run.live();
         if live.arrived != arrived.0 {
@@ -141,12 +176,13 @@ pub async fn measure(
         }
     }
     let drain_secs = arrived.1.since(drained_from) as f64 / 1e6;
-    let to = to.unwrap_or_else(|| Mark::now(&run, watch));
+    let to = to.unwrap_or_else(|| Mark::now(&run, watcher));
     let from = from.unwrap_or(to);
     // Repeats come right behind their first copies; leave them a moment to be seen.
     tokio::time::sleep(Duration::from_millis(100)).await;
     let now = run.now();
-    each_second(observer.look(&mut run, now));
+    let (second, last) = observer.look(&mut run, now);
+    each_second(second, last);
     let outcome = run.finish();
     let spans = Spans { connect_secs, load_secs, drain_secs };
     let Observer { seconds, intervals, .. } = observer;
@@ -169,13 +205,12 @@ pub(crate) struct Observer {
 }
 
 impl Observer {
-    /// Starts counting now.
-    pub(crate) fn new(run: &Run) -> Observer {
-        let (last, now) = (run.live(), run.now());
+    /// Starts counting; seconds count from `start`.
+    pub(crate) fn new(run: &Run, start: Micros) -> Observer {
         Observer {
-            last,
-            last_at: now,
-            start: now,
+            last: run.live(),
+            last_at: start,
+            start,
             looks: 0,
             seconds: Vec::new(),
             intervals: Vec::new(),
@@ -189,12 +224,13 @@ impl Observer {
         now.since(self.start) >= (self.looks + 1) * 1_000_000
     }
 
-    pub(crate) fn look(&mut self, run: &mut Run, now: Micros) -> &Second {
+    pub(crate) fn look(&mut self, run: &mut Run, now: Micros) -> (&Second, Option<&Interval>) {
         let live = run.live();
         let span = now.since(self.last_at).max(1) as f64 / 1e6;
         let rate = |now: u64, before: u64| ((now - before) as f64 / span).round() as u64;
         let latency = run.take_latency();
-        if !latency.is_empty() {
+        let timed = !latency.is_empty();
+        if timed {
             let lasts = Duration::from_micros(now.since(self.last_at));
             self.intervals.push(Interval::of(self.last_at, lasts, &latency));
         }
@@ -210,6 +246,7 @@ impl Observer {
             acked: live.acked,
             arrived: live.arrived,
             arrived_first: live.arrived_first,
+            owed: live.owed,
             missing: live.owed.saturating_sub(live.arrived_first),
             connections: (live.ready + live.reconnects + live.connects)
                 .saturating_sub(live.lost_connections + live.left),
@@ -223,6 +260,6 @@ impl Observer {
         self.last = live;
         self.last_at = now;
         self.looks = now.since(self.start) / 1_000_000;
-        &self.seconds[self.seconds.len() - 1]
+        (&self.seconds[self.seconds.len() - 1], self.intervals.last().filter(|_| timed))
     }
 }

@@ -1,22 +1,24 @@
 //! Wakes tasks at microseconds, where tokio's timer knows milliseconds only.
 //!
 //! Knows: due times of the tasks of one worker thread. Never: what they do when woken.
-//! How: one alarm thread per worker parks until the earliest due time (a futex with a timeout, with the timer slack
-//! set to the least), then wakes one task of the runtime, which wakes everything that is due. So a tick costs one
-//! wake-up across threads, however many publishers are due at it.
+//! How: one timer of the kernel per worker stands at the earliest due time; when it rings, the worker's own wait for sockets
+//! ends, and one task wakes everything that is due. So a tick costs no thread but the worker's, and one system call to set
+//! the next, however many publishers are due at it. (A thread that slept until then and woke the worker cost 0.78 context
+//! switches and 9 µs of CPU more per message at 20 000 messages a second, one by one, and p99 of the lateness was 0.7 ms where
+//! it is 0.2 ms now: both with real-time priority on a busy machine of two processors.)
 //! Invariant: a timer whose due time is set is either in the queue, or its task has been woken since.
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::thread::JoinHandle;
-use std::time::Duration;
 
 use crate::clock::{Clock, Micros};
+
+mod alarm;
+
+use alarm::Alarm;
 
 /// Due times by slot, and which is next. Pure: time is an argument.
 #[derive(Debug, Default)]
@@ -56,13 +58,6 @@ impl Dues {
         self.queue.peek().map_or(Micros::NEVER, |Reverse((due, _))| *due)
     }
 
-    /// When something may be due after the next; may be too early, as it may be forgotten already.
-    fn after_next(&self) -> Micros {
-        // The second smallest of a heap is a child of the smallest.
-        let children = self.queue.as_slice().iter().skip(1).take(2);
-        children.map(|Reverse((due, _))| *due).min().unwrap_or(Micros::NEVER)
-    }
-
     fn drop_forgotten(&mut self) {
         while let Some(&Reverse((due, slot))) = self.queue.peek()
             && self.by_slot[slot] != due
@@ -72,32 +67,17 @@ impl Dues {
     }
 }
 
-/// What the worker and its alarm thread share.
-#[derive(Debug)]
-struct Alarm {
-    next: AtomicU64,
-    /// What `next` becomes when it rings, so that in a steady schedule the thread need not be told: that would cost
-    /// one more change of threads per message. Taken once; too early is only a ring for nothing.
-    after_next: AtomicU64,
-    stop: AtomicBool,
-    waker: Mutex<Option<Waker>>,
-}
-
 /// The timers of one worker thread.
 pub(crate) struct Pacer {
     timers: Rc<Timers>,
-    thread: Option<JoinHandle<()>>,
 }
 
 struct Timers {
     clock: Clock,
-    alarm: Arc<Alarm>,
-    alarm_thread: std::thread::Thread,
+    alarm: Alarm,
     dues: RefCell<Dues>,
     wakers: RefCell<Vec<Option<Waker>>>,
-    /// The waker that the alarm has.
-    driver: RefCell<Option<Waker>>,
-    /// The alarm rings at this time or earlier.
+    /// When the alarm rings.
     armed: Cell<Micros>,
 }
 
@@ -108,27 +88,16 @@ pub(crate) struct Timer {
 }
 
 impl Pacer {
-    /// Starts the alarm thread. Fails if the system has no thread left.
+    /// Makes the alarm; to be called on the worker's runtime. Fails if the system has no timer left.
     pub(crate) fn start(clock: Clock) -> std::io::Result<Pacer> {
-        let alarm = Arc::new(Alarm {
-            next: AtomicU64::new(Micros::NEVER.0),
-            after_next: AtomicU64::new(Micros::NEVER.0),
-            stop: AtomicBool::new(false),
-            waker: Mutex::new(None),
-        });
-        let shared = alarm.clone();
-        let thread =
-            std::thread::Builder::new().name("pacer".to_owned()).spawn(move || ring(&shared, clock))?;
         let timers = Timers {
             clock,
-            alarm,
-            alarm_thread: thread.thread().clone(),
+            alarm: Alarm::new()?,
             dues: RefCell::default(),
             wakers: RefCell::default(),
-            driver: RefCell::default(),
             armed: Cell::new(Micros::NEVER),
         };
-        Ok(Pacer { timers: Rc::new(timers), thread: Some(thread) })
+        Ok(Pacer { timers: Rc::new(timers) })
     }
 
     /// A timer for one task of this worker.
@@ -142,20 +111,12 @@ impl Pacer {
     pub(crate) fn drive(&self) -> impl Future<Output = ()> + use<> {
         let timers = self.timers.clone();
         std::future::poll_fn(move |cx| {
-            timers.wake_due(cx);
+            // Asked until it is silent, so that it wakes us when it rings.
+            while timers.alarm.poll(cx).is_ready() {
+                timers.wake_due();
+            }
             Poll::Pending
         })
-    }
-}
-
-impl Drop for Pacer {
-    fn drop(&mut self) {
-        self.timers.alarm.stop.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
-            // A panic of the alarm thread has been printed by itself; there is nothing to add.
-            thread.join().ok();
-        }
     }
 }
 
@@ -177,13 +138,7 @@ impl Timer {
 }
 
 impl Timers {
-    fn wake_due(&self, cx: &Context<'_>) {
-        let mut driver = self.driver.borrow_mut();
-        if !driver.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            // The waker is in its place before the alarm is armed, so that no ring finds nobody.
-            *driver = Some(cx.waker().clone());
-            *self.alarm.waker.lock().unwrap_or_else(PoisonError::into_inner) = driver.clone();
-        }
+    fn wake_due(&self) {
         let mut dues = self.dues.borrow_mut();
         let wakers = self.wakers.borrow();
         let now = self.clock.now();
@@ -192,52 +147,16 @@ impl Timers {
                 waker.wake_by_ref();
             }
         }
-        // Either it has rung, and went on to what it was told for after that; or it will ring at this time.
-        self.armed.set(Micros(self.alarm.next.load(Ordering::Acquire)));
+        // It has rung, or was set anew while it did: set again in any case.
+        self.armed.set(Micros::NEVER);
         self.arm(dues.next());
-        self.alarm.after_next.store(dues.after_next().0, Ordering::Release);
     }
 
     fn arm(&self, due: Micros) {
         if due < self.armed.get() {
             self.armed.set(due);
-            self.alarm.next.store(due.0, Ordering::Release);
-            self.alarm_thread.unpark();
+            self.alarm.ring_in(due.since(self.clock.now()));
         }
-    }
-}
-
-/// The alarm thread: sleeps until the next due time, wakes the worker, waits to be armed again.
-fn ring(alarm: &Alarm, clock: Clock) {
-    sharpen_timers();
-    while !alarm.stop.load(Ordering::Acquire) {
-        let next = alarm.next.load(Ordering::Acquire);
-        if next == Micros::NEVER.0 {
-            std::thread::park();
-            continue;
-        }
-        let wait = Micros(next).since(clock.now());
-        if wait > 0 {
-            std::thread::park_timeout(Duration::from_micros(wait));
-            continue;
-        }
-        let after = alarm.after_next.swap(Micros::NEVER.0, Ordering::AcqRel);
-        // Armed anew in between: then the new time decides, and the driver arms again when that rings.
-        if alarm.next.compare_exchange(next, after, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            // Cloned, so that the woken worker does not find the lock taken.
-            let waker = alarm.waker.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            waker.inspect(Waker::wake_by_ref);
-        }
-    }
-}
-
-/// Sets the timer slack of this thread to the least: the kernel's default rounds every sleep up by 50 µs.
-///
-/// Where that is not allowed or not Linux, sleeps are coarser; the slip that is reported shows it.
-fn sharpen_timers() {
-    let Ok(link) = std::fs::read_link("/proc/thread-self") else { return };
-    if let Some(thread) = link.file_name().and_then(|name| name.to_str()) {
-        std::fs::write(format!("/proc/{thread}/timerslack_ns"), "1").ok();
     }
 }
 
@@ -267,21 +186,6 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_after_the_next_is_known() {
-        let mut dues = Dues::default();
-        assert_eq!(dues.after_next(), Micros::NEVER);
-        for due in [50, 20, 40, 10, 30] {
-            let slot = dues.add_slot();
-            dues.set(slot, Micros(due));
-        }
-        for (next, after) in [(10, 20), (20, 30), (30, 40), (40, 50)] {
-            assert_eq!((dues.next(), dues.after_next()), (Micros(next), Micros(after)));
-            dues.pop(Micros(next));
-        }
-        assert_eq!((dues.next(), dues.after_next()), (Micros(50), Micros::NEVER));
-    }
-
-    #[test]
     fn a_due_time_that_was_replaced_is_forgotten() {
         let mut dues = Dues::default();
         let slot = dues.add_slot();
@@ -289,5 +193,29 @@ mod tests {
         dues.set(slot, Micros(40));
         assert_eq!((dues.pop(Micros(10)), dues.next()), (None, Micros(40)));
         assert_eq!((dues.pop(Micros(40)), dues.pop(Micros(40))), (Some(slot), None));
+    }
+
+    /// A lower bound of time only: that never fails on a slow machine.
+    #[test]
+    fn a_task_is_woken_when_it_is_due_and_not_before() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let local = tokio::task::LocalSet::new();
+        local.block_on(&runtime, async {
+            let clock = Clock::start();
+            let pacer = Pacer::start(clock).unwrap();
+            tokio::task::spawn_local(pacer.drive());
+            let mut tasks = Vec::new();
+            for number in (1..=50).rev() {
+                let timer = pacer.timer();
+                let due = clock.now().plus(std::time::Duration::from_micros(number * 317));
+                tasks.push(tokio::task::spawn_local(std::future::poll_fn(move |cx| {
+                    let now = clock.now();
+                    if timer.is_due(cx, due, now) { Poll::Ready(now >= due) } else { Poll::Pending }
+                })));
+            }
+            for task in tasks {
+                assert!(task.await.unwrap());
+            }
+        });
     }
 }

@@ -24,8 +24,32 @@ pub struct Sample {
     pub context_switches: u64,
     /// Bytes that it caused to be sent to storage so far; 0 where the kernel does not tell us.
     pub written_bytes: u64,
-    /// Calls that wait for storage so far, if the broker counts them; see `--broker-metrics`.
+    /// Calls that wait for storage so far, if somebody counts them.
     pub syncs: Option<u64>,
+    /// Who does.
+    #[serde(default)]
+    pub syncs_by: Option<SyncsBy>,
+}
+
+/// Who counts how often a broker waits for its storage; the kernel keeps no such count per process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SyncsBy {
+    /// The broker itself, in its metrics.
+    Metric,
+    /// `perf`, at the entry of the system calls.
+    Trace,
+}
+
+impl SyncsBy {
+    /// For people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            SyncsBy::Metric => "the broker's own metric",
+            SyncsBy::Trace => "a trace of fsync, fdatasync, msync, syncfs and sync_file_range",
+        }
+    }
 }
 
 /// What a process used between two samples, and what it held at the later one.
@@ -45,8 +69,37 @@ pub struct Usage {
     pub written_bytes: u64,
     /// Bytes sent to storage per delivered message.
     pub written_bytes_per_message: Option<f64>,
-    /// Calls that waited for storage, per delivered message, if the broker counts them.
+    /// Calls that waited for storage, per delivered message, if somebody counts them.
     pub syncs_per_message: Option<f64>,
+    /// Who does.
+    #[serde(default)]
+    pub syncs_by: Option<SyncsBy>,
+}
+
+impl Usage {
+    /// That of two processes together.
+    #[must_use]
+    pub(crate) fn beside(&self, other: &Usage) -> Usage {
+        Usage {
+            cpu_secs: self.cpu_secs + other.cpu_secs,
+            rss_bytes: self.rss_bytes + other.rss_bytes,
+            pss_bytes: self.pss_bytes + other.pss_bytes,
+            context_switches: self.context_switches + other.context_switches,
+            written_bytes: self.written_bytes + other.written_bytes,
+            ..*self
+        }
+    }
+
+    /// The same, shared by so many delivered messages.
+    #[must_use]
+    pub(crate) fn shared_by(&self, delivered: u64) -> Usage {
+        let each = |count: f64| (delivered > 0).then(|| count / delivered as f64);
+        Usage {
+            cpu_secs_per_million: each(self.cpu_secs * 1e6),
+            written_bytes_per_message: each(self.written_bytes as f64),
+            ..*self
+        }
+    }
 }
 
 /// Why a process cannot be looked at.
@@ -84,11 +137,13 @@ impl Sample {
             written_bytes: read("io")
                 .map_or(0, |text| fields(&text).get("write_bytes").copied().unwrap_or(0)),
             syncs: None,
+            syncs_by: None,
         })
     }
 
     /// CPU seconds and resident bytes only: cheap enough for once a second, where PSS makes the kernel walk all pages.
-    pub(crate) fn glance(pid: u32) -> Option<(f64, u64)> {
+    #[must_use]
+    pub fn glance(pid: u32) -> Option<(f64, u64)> {
         let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
         let status = read("status")?;
         Some((cpu_secs(&read("stat")?)?, fields(&status).get("VmRSS").copied().unwrap_or(0) * 1024))
@@ -101,16 +156,18 @@ impl Sample {
         let written_bytes = self.written_bytes.saturating_sub(earlier.written_bytes);
         let each = |count: u64| (delivered > 0).then(|| count as f64 / delivered as f64);
         let syncs = self.syncs.zip(earlier.syncs).map(|(to, from)| to.saturating_sub(from));
-        Usage {
+        let usage = Usage {
             cpu_secs,
-            cpu_secs_per_million: (delivered > 0).then(|| cpu_secs * 1e6 / delivered as f64),
+            cpu_secs_per_million: None,
             rss_bytes: self.rss_bytes,
             pss_bytes: self.pss_bytes,
             context_switches: self.context_switches.saturating_sub(earlier.context_switches),
             written_bytes,
-            written_bytes_per_message: each(written_bytes),
+            written_bytes_per_message: None,
             syncs_per_message: syncs.and_then(each),
-        }
+            syncs_by: self.syncs_by.filter(|_| syncs.is_some()),
+        };
+        usage.shared_by(delivered)
     }
 }
 

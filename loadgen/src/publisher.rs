@@ -454,22 +454,28 @@ impl Publisher {
         Ok(())
     }
 
-    /// Sends no more. What was due until now and could not be sent counts as blocked.
+    /// Sends no more. What was due until now and was not sent is the broker's doing if it was in the way, and ours if
+    /// nothing was.
     fn stop(&mut self) {
         if std::mem::replace(&mut self.stopped, true) {
             return;
         }
         let end = self.worker.shared.end().min(self.worker.shared.clock.now());
-        let mut unsent = 0;
+        let (mut unsent, mut blocked) = (0, 0);
         let mut index = self.sequence;
         while self.schedule.is_some() && self.next_due < end && index < self.messages_max {
-            unsent += u64::from(self.worker.shared.measures(self.next_due));
+            if self.worker.shared.measures(self.next_due) {
+                unsent += 1;
+                blocked += u64::from(self.blocked || self.blocked_until >= self.next_due);
+            }
             index += 1;
             self.step();
         }
         let counters = &self.worker.counters;
         Counters::add(&counters.scheduled, unsent);
-        Counters::add(&counters.blocked, unsent);
+        Counters::add(&counters.blocked, blocked);
+        Counters::add(&counters.slipped, unsent - blocked);
+        Counters::add(&counters.unsent, unsent);
         Counters::add(&counters.stopped, 1);
     }
 

@@ -224,8 +224,8 @@ impl Scene {
         let mut backlogs = VecDeque::new();
         self.run.begin();
         let started = self.run.now();
-        let mut observer = Observer::new(&self.run);
-        let mut second = *observer.look(&mut self.run, started);
+        let mut observer = Observer::new(&self.run, started);
+        let mut second = *observer.look(&mut self.run, started).0;
         let mut outages = Outages::new(options.outages.clone());
         // Set when the fleet falls silent: until when we wait for the rest.
         let mut give_up = None;
@@ -264,7 +264,7 @@ impl Scene {
             }
             let over = give_up.is_some_and(|until| now >= until || gives_up_early || self.run.is_drained());
             if observer.is_due(now) || over {
-                second = *observer.look(&mut self.run, now);
+                second = *observer.look(&mut self.run, now).0;
                 view::remember(&mut backlogs, second.missing);
             } else if asked.is_none() || terminal.is_none() {
                 // Nothing new to show. A key is answered at once, though, and not at the next second.

@@ -14,9 +14,16 @@ use crate::process::Usage;
 use crate::run::Outcome;
 use crate::scenario::{Pacing, Scenario};
 
+mod histograms;
+mod merge;
 mod text;
 
+pub use histograms::Histograms;
+pub use merge::{BrokerSecond, Part, merge, number_of};
 pub(crate) use text::thousands;
+
+/// A wall clock that moved less against the monotonic one was not set.
+const CLOCK_STEP_MICROS: u64 = 100_000;
 
 /// Start and end of the measured interval, as they were met.
 pub(crate) struct Window {
@@ -79,6 +86,9 @@ pub struct Report {
     pub errors: Vec<String>,
     /// Where it ran.
     pub machine: Machine,
+    /// How many processes offered the load.
+    #[serde(default = "one")]
+    pub processes: u32,
     /// The scenario as used, overrides applied.
     pub config: toml::Table,
     /// What the verdict is about; not part of the JSON, see `--ledger`.
@@ -87,8 +97,15 @@ pub struct Report {
     /// The latencies of each second; not part of the JSON, see `--hlog`.
     #[serde(skip)]
     pub intervals: Vec<Interval>,
+    /// The distributions that the percentiles are of; not part of the JSON.
+    #[serde(skip)]
+    pub histograms: Histograms,
     /// What the generator itself costs, if it was measured before: `loadgen calibrate`.
     pub calibration: Option<Calibration>,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// How long the parts of a run took, in seconds.
@@ -143,6 +160,9 @@ pub struct Slip {
     pub slipped_percent: f64,
     /// Sent late or not at all because the broker did not take more.
     pub blocked: u64,
+    /// Never sent, whoever was in the way: no latency shows them.
+    #[serde(default)]
+    pub unsent: u64,
     /// Microseconds from the intended to the actual send time, of all messages sent.
     pub lateness_micros: Percentiles,
 }
@@ -193,7 +213,7 @@ impl Percentiles {
 }
 
 /// One second of a run.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Second {
     /// Since the load started.
     pub at_secs: f64,
@@ -211,6 +231,9 @@ pub struct Second {
     pub arrived: u64,
     /// Arrived so far, each message once per receiver.
     pub arrived_first: u64,
+    /// First copies owed to subscribers so far, by what this process sent.
+    #[serde(default)]
+    pub owed: u64,
     /// Owed to subscribers and not arrived yet.
     pub missing: u64,
     /// Connections that are up.
@@ -224,7 +247,7 @@ pub struct Second {
 }
 
 /// Where a run took place.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
     /// Logical processors that this process may use.
     pub processors: usize,
@@ -235,7 +258,9 @@ pub struct Machine {
 }
 
 impl Machine {
-    fn here() -> Machine {
+    /// Looks around.
+    #[must_use]
+    pub fn here() -> Machine {
         let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
         let cpus = read("/proc/cpuinfo");
         let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
@@ -264,13 +289,15 @@ impl Report {
             Some(after?.since(&before?, measured.arrived))
         };
         let live = &outcome.live;
+        let [latency_micros, ack_micros, lateness_micros, connect_micros] = outcome.times.short();
         let closed = scenario.publishers.as_ref().is_some_and(|p| p.pacing == Pacing::Max);
         let slip = Slip {
             scheduled: live.scheduled,
             slipped: live.slipped,
             slipped_percent: 100.0 * live.slipped as f64 / live.scheduled.max(1) as f64,
             blocked: live.blocked,
-            lateness_micros: Percentiles::of(&outcome.lateness),
+            unsent: live.unsent,
+            lateness_micros,
         };
         let mut report = Report {
             load_model: if closed { "closed" } else { "open" }.to_owned(),
@@ -286,10 +313,10 @@ impl Report {
             },
             measured,
             total: Counts::between(&crate::stats::Live::default(), live),
-            latency_micros: Percentiles::of(&outcome.latency),
-            ack_micros: Percentiles::of(&outcome.ack),
-            connect_micros: Percentiles::of(&outcome.connect),
-            latency_curve: curve(&outcome.latency),
+            latency_micros,
+            ack_micros,
+            connect_micros,
+            latency_curve: outcome.times.latency_curve(),
             slip,
             verdict: outcome.ledger.verdict(scenario.run.rules),
             broker: usage(from.broker, to.broker),
@@ -302,14 +329,17 @@ impl Report {
             connects_failed: live.connects_failed,
             errors: outcome.errors.clone(),
             machine: Machine::here(),
+            processes: 1,
             scenario: scenario.name.clone(),
             description: scenario.description.clone(),
             config: scenario.source.clone(),
             ledger: outcome.ledger.clone(),
             intervals: Vec::new(),
+            histograms: outcome.times.clone(),
             calibration: None,
         };
         report.judge(&scenario, interrupted);
+        report.judge_clock(outcome.clock_step_micros, scenario.run.part.1 > 1);
         report
     }
 
@@ -322,6 +352,15 @@ impl Report {
                  {} % are allowed (run.slip_max_percent). Lower the rate, or give it more threads or a freer machine",
                 self.slip.slipped_percent,
                 scenario.run.slip_tolerance.as_millis(),
+                scenario.run.slip_max_percent
+            ));
+        }
+        let unsent_percent = 100.0 * self.slip.unsent as f64 / self.slip.scheduled.max(1) as f64;
+        if unsent_percent > scenario.run.slip_max_percent {
+            self.valid = false;
+            self.remarks.push(format!(
+                "INVALID: {unsent_percent:.2} % of the messages due were never sent, and no latency shows them; {} % are \
+                 allowed (run.slip_max_percent). Offer less: `loadgen saturate` finds how much is taken",
                 scenario.run.slip_max_percent
             ));
         }
@@ -367,24 +406,29 @@ impl Report {
         }
     }
 
+    /// Times within one process do not depend on the wall clock, those between processes do; and whoever reads the
+    /// report by its dates must know.
+    fn judge_clock(&mut self, step_micros: i64, is_part: bool) {
+        if step_micros.unsigned_abs() < CLOCK_STEP_MICROS {
+            return;
+        }
+        let secs = step_micros.unsigned_abs() as f64 / 1e6;
+        let text = if step_micros < 0 { "went back" } else { "was set forward" };
+        let text = format!("the system's clock {text} by {secs:.1} s during the run");
+        if step_micros < 0 || is_part {
+            self.valid = false;
+            self.remarks
+                .push(format!("INVALID: {text}: keep it from being set (NTP may slew it), and run again"));
+        } else {
+            self.remarks.push(format!("{text}; figures come from a clock that does not step"));
+        }
+    }
+
     /// Whether every promise was kept.
     #[must_use]
     pub fn kept(&self) -> bool {
         self.verdict.kept()
     }
-}
-
-/// The values at quantiles that get closer towards 1, as a curve shows them.
-fn curve(values: &Histogram<u64>) -> Vec<(f64, u64)> {
-    if values.is_empty() {
-        return Vec::new();
-    }
-    let steps = [0.0, 0.25, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85];
-    let tail = (1..=5).flat_map(|nines| {
-        let rest = 10_f64.powi(-nines);
-        [1.0, 0.75, 0.5, 0.3, 0.2].map(|part| 1.0 - rest * part)
-    });
-    steps.into_iter().chain(tail).map(|quantile| (quantile, values.value_at_quantile(quantile))).collect()
 }
 
 impl Counts {
@@ -434,19 +478,20 @@ mod tests {
 
     /// A report of a run of which `slipped` of 1 000 messages left late.
     fn report(overrides: &[&str], live: crate::stats::Live) -> Report {
+        report_with(overrides, live, 0)
+    }
+
+    fn report_with(overrides: &[&str], live: crate::stats::Live, clock_step_micros: i64) -> Report {
         let text = "[run]\nduration_secs = 1\n[publishers]\nrate = 1000\n[subscribers]";
         let overrides: Vec<String> = overrides.iter().map(|&text| text.to_owned()).collect();
         let scenario = Scenario::parse("s.toml", text, &overrides).unwrap();
         let mark = |at, live| Mark { at: crate::clock::Micros(at), live, broker: None, own: None };
         let window = Window { from: mark(0, crate::stats::Live::default()), to: mark(2_000_000, live) };
-        let histogram = crate::stats::histogram;
         let outcome = Outcome {
             ledger: Ledger::new(),
             live,
-            latency: histogram(),
-            ack: histogram(),
-            lateness: histogram(),
-            connect: histogram(),
+            times: Histograms::default(),
+            clock_step_micros,
             errors: vec!["publisher 1: gone".to_owned()],
         };
         Report::new(scenario, &window, Vec::new(), &outcome, Spans::default(), false)
@@ -474,10 +519,39 @@ mod tests {
     }
 
     #[test]
+    fn what_was_never_sent_makes_a_run_invalid_whoever_was_in_the_way() {
+        let live =
+            |unsent| crate::stats::Live { scheduled: 1_000, blocked: unsent, unsent, ..Default::default() };
+        assert!(report(&[], live(10)).valid);
+        let omitted = report(&[], live(11));
+        assert!(
+            !omitted.valid
+                && omitted.remarks[0].starts_with("INVALID: 1.10 % of the messages due were never sent")
+        );
+        assert!(report(&["run.slip_max_percent=2"], live(11)).valid);
+    }
+
+    #[test]
     fn lost_connections_make_a_run_invalid_unless_it_may_reconnect() {
         let live = crate::stats::Live { lost_connections: 1, ..Default::default() };
         assert_eq!(report(&[], live).remarks, ["INVALID: 1 connections were lost: publisher 1: gone"]);
         assert!(report(&["run.reconnect=true"], live).valid);
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_makes_a_run_invalid() {
+        let with = |overrides: &[&str], step| report_with(overrides, crate::stats::Live::default(), step);
+        let back = with(&[], -3_200_000);
+        assert!(!back.valid, "{:?}", back.remarks);
+        assert!(back.remarks[0].starts_with("INVALID: the system's clock went back by 3.2 s during the run"));
+        let forward = with(&[], 3_200_000);
+        assert!(
+            forward.valid && forward.remarks[0].contains("set forward by 3.2 s"),
+            "{:?}",
+            forward.remarks
+        );
+        assert!(!with(&["run.part=1/2"], 3_200_000).valid, "another process has another clock");
+        assert!(with(&[], -50_000).valid);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hdrhistogram::Histogram;
 use model::Qos;
@@ -17,8 +17,10 @@ use crate::clock::{Clock, Micros};
 use crate::ledger::{Contract, Ledger};
 use crate::payload::RunId;
 use crate::replay::{BadRecording, Recording};
+use crate::report::Histograms;
 use crate::scenario::{Join, Pacing, Scenario};
 use crate::stats::{Counters, Live, Timings, histogram};
+use crate::syncs::NoTrace;
 use crate::tls::TlsError;
 use crate::transport::Tls;
 use crate::worker::{Phase, Shared, Worker};
@@ -28,7 +30,7 @@ use crate::{clients, process, publisher, subscriber};
 const LOOK: Duration = Duration::from_millis(10);
 
 /// Files a run needs beside its connections.
-const FILES_BESIDE: u64 = 40;
+pub(crate) const FILES_BESIDE: u64 = 40;
 
 /// Why there is no run.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +44,9 @@ pub enum RunError {
     /// There is nothing to replay.
     #[error("{0}")]
     Recording(#[from] BadRecording),
+    /// Syncs cannot be counted.
+    #[error("{0}")]
+    Tracing(#[from] NoTrace),
     /// Too many connections for the limits of this shell.
     #[error(
         "{connections} connections need more open files than the {allowed} this shell allows; \
@@ -65,11 +70,19 @@ pub enum RunError {
     },
 }
 
+impl RunError {
+    /// Whether the scenario names what cannot be used; the broker was not asked.
+    #[must_use]
+    pub fn is_of_the_scenario(&self) -> bool {
+        matches!(self, RunError::Tls(_) | RunError::Recording(_) | RunError::Tracing(_))
+    }
+}
+
 /// A run that is under way. Dropping it ends it without a verdict.
 pub struct Run {
     shared: Arc<Shared>,
     workers: Vec<Member>,
-    totals: Totals,
+    totals: Histograms,
     connections: u64,
     publishers: u64,
     clients: u64,
@@ -81,28 +94,16 @@ struct Member {
     timings: Arc<Timings>,
 }
 
-/// Histograms of everything in the measured interval so far.
-pub(crate) struct Totals {
-    pub(crate) latency: Histogram<u64>,
-    pub(crate) ack: Histogram<u64>,
-    pub(crate) lateness: Histogram<u64>,
-    pub(crate) connect: Histogram<u64>,
-}
-
 /// What is known when a run is over.
 pub struct Outcome {
     /// Everything that was sent, acknowledged and that arrived.
     pub ledger: Ledger,
     /// The counters at the end.
     pub live: Live,
-    /// Times from the intended send time to the arrival, in microseconds, of the measured interval.
-    pub latency: Histogram<u64>,
-    /// Times from the intended send time to the acknowledgement, in microseconds.
-    pub ack: Histogram<u64>,
-    /// Times from the intended to the actual send time, in microseconds.
-    pub lateness: Histogram<u64>,
-    /// Times from when a client was due to connect until it was there, in microseconds.
-    pub connect: Histogram<u64>,
+    /// The times of the measured interval.
+    pub times: Histograms,
+    /// How far the wall clock was set meanwhile, in microseconds.
+    pub clock_step_micros: i64,
     /// The first connection errors.
     pub errors: Vec<String>,
 }
@@ -155,8 +156,7 @@ impl Run {
                 .spawn(move || work(shared, own_counters, own_timings, thread))?;
             workers.push(Member { thread, counters, timings });
         }
-        let totals =
-            Totals { latency: histogram(), ack: histogram(), lateness: histogram(), connect: histogram() };
+        let totals = Histograms::default();
         let (publishers, clients) = (u64::from(publishers), u64::from(clients));
         Ok(Run { shared, workers, totals, connections, publishers, clients })
     }
@@ -188,7 +188,7 @@ impl Run {
         let from = start.plus(plan.warmup);
         let to = from.plus(plan.duration);
         self.shared.begin(start, from, to);
-        Interval { from, to }
+        Interval { start, from, to }
     }
 
     /// The present time on the clock of the run.
@@ -272,10 +272,8 @@ impl Run {
         Outcome {
             ledger,
             live,
-            latency: self.totals.latency.clone(),
-            ack: self.totals.ack.clone(),
-            lateness: self.totals.lateness.clone(),
-            connect: self.totals.connect.clone(),
+            times: std::mem::take(&mut self.totals),
+            clock_step_micros: self.shared.clock.step(SystemTime::now()),
             errors: self.shared.errors(),
         }
     }
@@ -318,6 +316,8 @@ impl Drop for Run {
 /// The measured interval: intended times from `from` until just before `to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interval {
+    /// When the first message may be due.
+    pub start: Micros,
     /// End of the warm-up.
     pub from: Micros,
     /// End of the load.
@@ -327,7 +327,13 @@ pub struct Interval {
 /// A worker thread, from its first connection to its last.
 fn work(shared: Arc<Shared>, counters: Arc<Counters>, timings: Arc<Timings>, thread: u32) {
     let started = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let both = started.and_then(|runtime| Ok((runtime, Worker::new(shared.clone(), counters, timings)?)));
+    let both = started.and_then(|runtime| {
+        let worker = {
+            let _on_it = runtime.enter();
+            Worker::new(shared.clone(), counters, timings)?
+        };
+        Ok((runtime, worker))
+    });
     let (runtime, worker) = match both {
         Ok(both) => both,
         Err(error) => return shared.note_error(format!("cannot start a worker thread: {error}")),

@@ -48,6 +48,8 @@ pub struct Knee {
     pub rate: Option<f64>,
     /// Whether the generator was the one that gave up: then the knee is its own, not the broker's.
     pub own_limit: bool,
+    /// Why the search ended before its time: the steps are what there was until then, and the knee is not known.
+    pub failed: Option<String>,
 }
 
 /// Doubles, then halves the span. Pure.
@@ -94,6 +96,8 @@ pub enum SaturateError {
 }
 
 /// Searches, beginning at `first` messages a second in all. `make` is the scenario at a rate; `each` is told each step.
+///
+/// Fails if the first step does not come about; if a later one does not, what is known by then is kept and says so.
 pub async fn saturate(
     make: impl Fn(f64) -> Result<Scenario, ScenarioError>,
     watch: Watch,
@@ -105,9 +109,18 @@ pub async fn saturate(
     let (mut steps, mut own_limit) = (Vec::new(), false);
     let mut rate = first;
     loop {
-        let report = measure(make(rate)?, watch, |_| ()).await?;
-        let step = judge(rate, &report, bounds);
-        own_limit |= !report.valid;
+        let scenario = make(rate)?;
+        let slip_max_percent = scenario.run.slip_max_percent;
+        let report = match measure(scenario, watch, |_| ()).await {
+            Ok(report) => report,
+            Err(error) if steps.is_empty() => return Err(error.into()),
+            Err(error) => {
+                return Ok(Knee { bounds, steps, rate: None, own_limit, failed: Some(error.to_string()) });
+            }
+        };
+        let gave_up = report.slip.slipped_percent > slip_max_percent;
+        let step = judge(rate, &report, bounds, gave_up);
+        own_limit |= gave_up;
         each(&step);
         let is_good = step.broken.is_none();
         steps.push(step);
@@ -116,16 +129,16 @@ pub async fn saturate(
             _ => break,
         }
     }
-    Ok(Knee { bounds, steps, rate: search.good, own_limit })
+    Ok(Knee { bounds, steps, rate: search.good, own_limit, failed: None })
 }
 
-fn judge(rate: f64, report: &Report, bounds: Bounds) -> Step {
+fn judge(rate: f64, report: &Report, bounds: Bounds, gave_up: bool) -> Step {
     let verdict = &report.verdict;
     let missing = verdict.expected.saturating_sub(verdict.arrived);
     let lost = 100.0 * missing as f64 / verdict.expected.max(1) as f64;
     let blocked = 100.0 * report.slip.blocked as f64 / report.slip.scheduled.max(1) as f64;
     let p99_micros = report.latency_micros.p99;
-    let broken = if !report.valid {
+    let broken = if gave_up {
         Some("the generator itself gave up".to_owned())
     } else if !report.kept() {
         Some(verdict.broken.join("; "))
@@ -133,6 +146,8 @@ fn judge(rate: f64, report: &Report, bounds: Bounds) -> Step {
         Some(format!("{lost:.3} % lost"))
     } else if blocked > bounds.loss_percent.max(1.0) {
         Some(format!("{blocked:.1} % not taken in time"))
+    } else if !report.valid {
+        Some(report.remarks.join("; "))
     } else if p99_micros > bounds.p99_micros {
         Some(format!("p99 {p99_micros} µs"))
     } else {
@@ -190,6 +205,27 @@ mod tests {
     #[test]
     fn a_broker_that_takes_nothing_has_no_knee() {
         assert_eq!(search(1_000.0, 0.0).0, None);
+    }
+
+    #[test]
+    fn a_search_that_ends_before_its_time_keeps_its_steps() {
+        let broker =
+            std::cell::RefCell::new(crate::null::NullBroker::start(crate::null::Faults::default()).ok());
+        let url = broker.borrow().as_ref().unwrap().url();
+        let make = |rate: f64| {
+            if rate > 10.0 {
+                *broker.borrow_mut() = None;
+            }
+            let text = "[run]\nduration_secs = 0.2\nwarmup_secs = 0\ndrain_secs = 1\nslip_max_percent = 100\n\
+                        [publishers]\nrate = 1\n[subscribers]\n";
+            let overrides = [format!("url={url}"), format!("publishers.rate_total={rate}")];
+            Scenario::parse("s.toml", text, &overrides)
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let bounds = Bounds { p99_micros: u64::MAX, loss_percent: 100.0, precision: 1.0 };
+        let knee = runtime.block_on(saturate(make, Watch::default(), 10.0, bounds, |_| ())).unwrap();
+        assert_eq!((knee.steps.len(), knee.rate), (1, None));
+        assert!(knee.failed.unwrap().contains("cannot connect to"), "and why is said");
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub(crate) struct Counters {
     pub(crate) slipped: AtomicU64,
     /// Of those, sent late or not at all because the broker did not take more.
     pub(crate) blocked: AtomicU64,
+    /// Of those, never sent, whoever was in the way.
+    pub(crate) unsent: AtomicU64,
     /// Connections lost before the end.
     pub(crate) lost_connections: AtomicU64,
     /// Connections opened again.
@@ -141,6 +143,8 @@ pub struct Live {
     pub slipped: u64,
     /// Of those, late or unsent because the broker did not take more.
     pub blocked: u64,
+    /// Of those, never sent.
+    pub unsent: u64,
     /// Connections lost before the end.
     pub lost_connections: u64,
     /// Connections opened again.
@@ -174,6 +178,7 @@ impl Live {
         self.scheduled += read(&counters.scheduled);
         self.slipped += read(&counters.slipped);
         self.blocked += read(&counters.blocked);
+        self.unsent += read(&counters.unsent);
         self.lost_connections += read(&counters.lost_connections);
         self.reconnects += read(&counters.reconnects);
         self.sessions_lost += read(&counters.sessions_lost);

@@ -70,21 +70,36 @@ const SCENARIO: std::time::Duration = std::time::Duration::from_secs(90);
 /// Python is the one that `make setup-test` makes: `MILLRACE_PYTHON`, or where the Makefile puts it.
 #[track_caller]
 pub fn paho(address: SocketAddr, scenario: &str) {
-    let python = std::env::var_os("MILLRACE_PYTHON").map(PathBuf::from).or_else(|| {
-        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-        let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
-        Some(cache.join("millrace/python-test/bin/python"))
-    });
-    let python = python.filter(|path| path.is_file());
-    let python = python.unwrap_or_else(|| panic!("no Python with paho-mqtt: run `make setup-test`"));
     let home = tempfile::tempdir().expect("a directory for the test");
-    let mut command = Command::new(python);
+    let mut command = Command::new(python());
     command.arg("-B").arg(concat!(env!("CARGO_MANIFEST_DIR"), "/it/paho/scenarios.py"));
     command.arg(address.ip().to_string()).arg(address.port().to_string()).arg(scenario);
     let mut process = Process::start("python", &mut command, &home.path().join("log"));
     let ended = within(SCENARIO, || process.has_ended());
     let status = ended.unwrap_or_else(|| panic!("{scenario} takes more than {} s", SCENARIO.as_secs()));
     assert!(status.success(), "{scenario}: {status}\n{}", process.log());
+}
+
+/// What HdrHistogram's own log reader, for Python, finds in a log: intervals, values, what they are like.
+#[track_caller]
+pub fn histogram_log(log: &Path) -> serde_json::Value {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/it/paho/histogram.py");
+    let output = Command::new(python()).arg("-B").arg(script).arg(log).output().expect("python starts");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {}\n{errors}", log.display(), output.status);
+    serde_json::from_slice(&output.stdout).expect("it tells JSON")
+}
+
+/// The Python that `make setup-test` made.
+#[track_caller]
+fn python() -> PathBuf {
+    let python = std::env::var_os("MILLRACE_PYTHON").map(PathBuf::from).or_else(|| {
+        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
+        Some(cache.join("millrace/python-test/bin/python"))
+    });
+    let python = python.filter(|path| path.is_file());
+    python.unwrap_or_else(|| panic!("no Python with paho-mqtt: run `make setup-test`"))
 }
 
 /// A `mosquitto_sub` that runs and has its subscriptions.

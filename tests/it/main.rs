@@ -12,6 +12,7 @@ mod connections;
 mod drains;
 mod durability;
 mod foreign;
+mod identities;
 mod limits;
 mod listeners;
 mod malformed;

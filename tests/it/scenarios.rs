@@ -6,10 +6,10 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use harness::{Router, Setup, Version};
+use harness::{Authority, Router, Setup, Version};
 use serde_json::Value;
 
-/// Every scenario, and what makes it short. `between` needs our upstream behind the router.
+/// Every scenario, and what makes it short.
 const SCENARIOS: &[(&str, &[&str])] = &[
     ("cbor", &[]),
     ("conn-storm", &["clients.count=200", "clients.connect_rate=1000"]),
@@ -18,6 +18,7 @@ const SCENARIOS: &[(&str, &[&str])] = &[
     ("kill-9", &[]),
     ("latency", &["publishers.rate_total=500"]),
     ("offline-then-drain", &["subscribers.away_at_secs=0.3", "subscribers.away_for_secs=0.3"]),
+    ("p2p", &["publishers.count=100", "subscribers.count=100"]),
     ("p2p-qos0", &["publishers.messages=200"]),
     ("p2p-qos1", &["publishers.messages=200"]),
     ("p2p-qos2", &["publishers.messages=200"]),
@@ -26,7 +27,9 @@ const SCENARIOS: &[(&str, &[&str])] = &[
     ("quickstart", &["subscribers.filter=factory/#"]),
     ("reconnect-storm", &["clients.count=100", "clients.storm_at_secs=0.4"]),
     ("retained-load", &["publishers.topics=50", "publishers.messages=50"]),
-    ("rules", &["publishers.messages=200"]),
+    ("rules-1", &["publishers.messages=200"]),
+    ("rules-10k", &["publishers.messages=200"]),
+    ("rules-1k", &["publishers.messages=200"]),
     ("sharedsub", &["publishers.messages=200"]),
     ("slow", &["publishers.messages=50"]),
     ("slow-consumer", &["publishers.rate=200"]),
@@ -54,11 +57,19 @@ fn free_address() -> SocketAddr {
 
 /// Runs a scenario for about a second against `router`; its report, and what it printed.
 fn run(name: &str, router: &Router, overrides: &[String]) -> (Value, String) {
+    run_with(name, &format!("mqtt://{}", router.address()), overrides, &[])
+}
+
+/// The same at this address, with more arguments.
+fn run_with(name: &str, url: &str, overrides: &[String], arguments: &[&str]) -> (Value, String) {
     let home = tempfile::tempdir().expect("a folder");
     let report = home.path().join("report.json");
     let mut command = Command::new(loadgen());
     command.arg("run").arg(folder().join(format!("{name}.toml")));
-    command.args(["--url", &format!("mqtt://{}", router.address()), "--duration", "1", "--quiet"]);
+    command.args(["--url", url, "--quiet"]).args(arguments);
+    if !arguments.contains(&"--duration") {
+        command.args(["--duration", "1"]);
+    }
     // How punctual the generator is says more about this machine than about the scenario.
     command.args(["--set", "run.slip_max_percent=100", "--set", "run.warmup_secs=0"]);
     for text in overrides {
@@ -101,12 +112,14 @@ fn every_scenario_has_its_line() {
     assert_eq!(found, known);
 }
 
-/// Those with an upstream have tests of their own below.
+/// Those that need more than a router have tests of their own below.
 #[test]
 fn every_scenario_runs_and_keeps_its_promises() {
     let router = Router::with_shards(2);
     for (name, overrides) in SCENARIOS {
-        if ["poison", "priority-inversion", "upstream-throttle"].contains(name) {
+        if ["kill-9", "poison", "priority-inversion", "upstream-throttle"].contains(name)
+            || name.starts_with("rules-")
+        {
             continue;
         }
         let overrides: Vec<String> = overrides.iter().map(|&text| text.to_owned()).collect();
@@ -149,4 +162,103 @@ fn bursts_above_what_the_upstream_takes_arrive_all_the_same() {
     let verdict = &report["verdict"];
     assert!(verdict["arrived"].as_u64() >= verdict["sent"].as_u64(), "{verdict}");
     assert!(verdict["sent"].as_u64() > Some(0) && verdict["lost"] == 0, "{verdict}");
+}
+
+/// A router with so many rules, as the program that we ship writes them.
+fn router_with_rules(count: u32) -> Router {
+    let output =
+        Command::new(loadgen()).args(["rules", &count.to_string()]).output().expect("loadgen starts");
+    let rules = String::from_utf8(output.stdout).expect("rules are text");
+    assert_eq!(rules.matches("FROM ").count(), count as usize);
+    // Nobody is there: what the rules would send has nowhere to go, and they match nothing.
+    Setup::new().uplink(free_address(), Version::V5).file(&rules).start()
+}
+
+#[test]
+fn a_router_with_one_rule_and_with_ten_thousand_delivers_the_same() {
+    for (name, count) in [("rules-1", 1), ("rules-1k", 1_000), ("rules-10k", 10_000)] {
+        let router = router_with_rules(count);
+        let overrides: Vec<String> = overrides_of(name).iter().map(|&text| text.to_owned()).collect();
+        let (report, _) = run(name, &router, &overrides);
+        let verdict = &report["verdict"];
+        assert_eq!(verdict["arrived"].as_u64(), Some(2_000), "{name}: {verdict}");
+        let status = router.status();
+        let lanes = status["lanes"].as_array().expect("lanes");
+        assert!(lanes.iter().all(|lane| lane["backlog"] == 0), "{name}: no rule matches: {status:#}");
+    }
+}
+
+/// SIGKILL in the middle of the load, and a start on what it left: nothing acknowledged is lost, all sessions are there.
+#[test]
+fn a_router_that_is_killed_under_the_load_keeps_every_promise() {
+    let (address, home) = (free_address(), tempfile::tempdir().expect("a folder"));
+    let store = home.path().join("store");
+    let broker = format!(
+        "{} run --set listener.tcp.bind={address} --set auth.anonymous=true --set store.path={} --set log.level=error",
+        harness::millrace().display(),
+        store.display()
+    );
+    let url = format!("mqtt://{address}");
+    let arguments = ["--broker-command", &broker, "--kill-at", "0.8", "--down-for", "0.3", "--duration", "2"];
+    let (report, said) = run_with("kill-9", &url, &[], &arguments);
+    let verdict = &report["verdict"];
+    assert_eq!(verdict["broken"], serde_json::json!([]), "{said}");
+    assert!(report["reconnects"].as_u64() >= Some(20), "all 20 clients came back: {}", report["reconnects"]);
+    assert_eq!(report["sessions_lost"], 0, "{said}");
+    assert!(verdict["arrived"].as_u64() >= verdict["acked"].as_u64(), "{verdict}");
+}
+
+/// Each contract over each transport in each version: the generator speaks them all, and so do we.
+#[test]
+fn every_transport_version_and_contract_carries_a_load() {
+    let authority = Authority::new();
+    let server = authority.server("gateway", &["localhost"], 90);
+    let router = Setup::new()
+        .set("listener.ws.bind", "127.0.0.1:0")
+        .set("listener.tls.bind", "127.0.0.1:0")
+        .set("listener.tls.cert", server.cert.display())
+        .set("listener.tls.key", server.key.display())
+        .start();
+    let ca = format!("tls.ca={}", authority.file().display());
+    let trust = [ca, "tls.server_name=localhost".to_owned()];
+    for (listener, scheme) in [("tcp", "mqtt"), ("ws", "ws"), ("tls", "mqtts")] {
+        for version in ["3.1.1", "5"] {
+            for qos in 0..=2 {
+                let url = format!("{scheme}://{}", router.listener(listener));
+                let mut overrides = vec![
+                    format!("publishers.qos={qos}"),
+                    format!("subscribers.qos={qos}"),
+                    format!("publishers.version=\"{version}\""),
+                    format!("subscribers.version=\"{version}\""),
+                    "publishers.count=5".to_owned(),
+                    "subscribers.count=5".to_owned(),
+                    "publishers.messages=100".to_owned(),
+                ];
+                overrides.extend(trust.iter().filter(|_| listener == "tls").cloned());
+                let (report, said) = run_with("p2p-qos1", &url, &overrides, &[]);
+                let arrived = report["verdict"]["arrived"].as_u64();
+                assert_eq!(arrived, Some(500), "{listener} {version} QoS {qos}: {said}");
+            }
+        }
+    }
+}
+
+/// The log of latencies is HdrHistogram's: its own reader finds the values of the report.
+#[cfg(target_arch = "x86_64")] // that reader's wheels are for it alone
+#[test]
+fn the_histogram_log_is_read_by_hdr_histogram_itself() {
+    let router = Router::with_shards(2);
+    let home = tempfile::tempdir().expect("a folder");
+    let log = home.path().join("run.hlog");
+    let arguments = ["--hlog", log.to_str().expect("a name"), "--duration", "3"];
+    let overrides = ["publishers.rate_total=500".to_owned()];
+    let (report, _) = run_with("latency", &format!("mqtt://{}", router.address()), &overrides, &arguments);
+    let (found, told) = (harness::foreign::histogram_log(&log), &report["latency_micros"]);
+    assert_eq!(found["count"], told["count"], "{found}");
+    assert!(found["intervals"].as_u64() >= Some(3) && found["ascending"] == true, "{found}");
+    for figure in ["mean", "min", "max"] {
+        // Three digits, and two libraries that may take either end of a bucket.
+        let [theirs, ours] = [&found[figure], &told[figure]].map(|it| it.as_f64().expect("a number"));
+        assert!((theirs - ours).abs() <= ours / 500.0 + 1.0, "{figure}: {theirs} and {ours}");
+    }
 }

@@ -1,7 +1,8 @@
 //! The performance table of README.md: written from the newest results below `bench/results`, never typed.
 //!
 //! In:  `results.json` of `bench compare`. Out: the text between the two marks; a fault if the page says anything else.
-//! `MILLRACE_BLESS=1` writes it. The newest are those with the latest date inside, not the latest name.
+//! `MILLRACE_BLESS=1` writes it. The newest are those with the latest date inside, not the latest name, that have every row:
+//! a comparison of a few rows stands beside the table, never in its place.
 
 use std::fmt::Write;
 
@@ -13,7 +14,12 @@ const PAGE: &str = "README.md";
 const BEGIN: &str = "<!-- performance: generated from bench/results by the tidy test, MILLRACE_BLESS=1 -->\n";
 const END: &str = "<!-- performance: end -->\n";
 
-/// The newest results, with the folder that they are in.
+/// Whether results have every row: they say so since it is asked; those from before are all whole.
+fn is_whole(results: &Value) -> bool {
+    results["whole"].as_bool().unwrap_or(true)
+}
+
+/// The newest results that are whole, with the folder that they are in.
 fn newest() -> (String, Value) {
     let files = files_below(&["bench/results"]);
     let results = files.into_iter().filter_map(|file| {
@@ -23,20 +29,24 @@ fn newest() -> (String, Value) {
         Some((folder, results))
     });
     results
+        .filter(|(_, results)| is_whole(results))
         .max_by_key(|(_, results)| results["facts"]["date"].as_str().unwrap_or_default().to_owned())
-        .expect("bench/results has a results.json")
+        .expect("bench/results has a results.json that is whole")
 }
 
 fn table((folder, results): &(String, Value)) -> String {
     let facts = &results["facts"];
     let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let others = other_peers(results);
+    let names: Vec<&str> = std::iter::once("mosquitto").chain(others.iter().map(String::as_str)).collect();
     let mut out = String::new();
     writeln!(
         out,
-        "Medians of {} rounds of {} s beside Debian's mosquitto in the same run, load and broker on one machine: {} × {}, \
+        "Medians of {} rounds of {} s beside Debian's mosquitto{} in the same run, load and broker on one machine: {} × {}, \
          Linux {}, commit {}, {}. [All figures, targets and the method]({folder}/README.md).\n",
         results["rounds"],
         results["seconds"],
+        if others.is_empty() { String::new() } else { format!(" and {}", others.join(", ")) },
         facts["processors"],
         word(&facts["processor"]),
         word(&facts["kernel"]),
@@ -44,7 +54,9 @@ fn table((folder, results): &(String, Value)) -> String {
         word(&facts["date"])
     )
     .expect("writing to memory cannot fail");
-    out += "| Load | delivered/s | mosquitto | CPU s per 10⁶ | mosquitto | p99 µs | mosquitto |\n|---|--:|--:|--:|--:|--:|--:|\n";
+    let heads =
+        ["delivered/s", "CPU s per 10⁶", "p99 µs"].map(|head| format!("{head} | {}", names.join(" | ")));
+    out += &format!("| Load | {} |\n|---|{}\n", heads.join(" | "), "--:|".repeat(3 * (1 + names.len())));
     for finding in results["compare"].as_array().into_iter().flatten() {
         let of = |system: &str, figure: &str| {
             let systems = finding["systems"].as_array().into_iter().flatten();
@@ -59,12 +71,22 @@ fn table((folder, results): &(String, Value)) -> String {
         let mut cells = Vec::new();
         for (figure, places) in [("delivered_per_sec", 0), ("cpu_secs_per_million", 2), ("p99_micros", 0)] {
             cells.push(cell(of("millrace", figure), places));
-            cells.push(cell(of("mosquitto", figure), places));
+            cells.extend(names.iter().map(|peer| cell(of(peer, figure), places)));
         }
         writeln!(out, "| {} | {} |", word(&finding["row"]), cells.join(" | "))
             .expect("writing to memory cannot fail");
     }
     out
+}
+
+/// Peers that somebody named, beside mosquitto and the relay.
+fn other_peers(results: &Value) -> Vec<String> {
+    let rows = results["compare"].as_array().into_iter().flatten();
+    let systems = rows.flat_map(|row| row["systems"].as_array().into_iter().flatten());
+    let names = systems.filter_map(|summary| summary["system"].as_str());
+    let known = ["millrace", "before", "mosquitto", "relay"];
+    let found: std::collections::BTreeSet<&str> = names.filter(|name| !known.contains(name)).collect();
+    found.into_iter().map(str::to_owned).collect()
 }
 
 /// A whole number with groups: 1234567 becomes "1 234 567".
@@ -107,4 +129,22 @@ fn rows_without_a_peer_have_a_dash() {
     });
     let table = table(&("bench/results/x".to_owned(), results));
     assert!(table.contains("| alone | 1 234 567 | – | 0.50 | – | – | – |"), "{table}");
+}
+
+#[test]
+fn a_peer_that_was_named_has_its_columns() {
+    let system = |name: &str, rate: f64| serde_json::json!({ "system": name, "delivered_per_sec": { "median": rate } });
+    let systems =
+        [system("millrace", 9.0), system("mosquitto", 3.0), system("relay", 8.0), system("rumqttd", 5.0)];
+    let results = serde_json::json!({ "facts": {}, "compare": [{ "row": "pairs", "systems": systems }] });
+    let table = table(&("bench/results/x".to_owned(), results));
+    assert!(table.contains("beside Debian's mosquitto and rumqttd in the same run"), "{table}");
+    assert!(table.contains("| Load | delivered/s | mosquitto | rumqttd | CPU s per 10⁶ |"), "{table}");
+    assert!(table.contains("| pairs | 9 | 3 | 5 | – |"), "{table}");
+}
+
+#[test]
+fn results_of_a_few_rows_never_make_the_table() {
+    assert!(!is_whole(&serde_json::json!({ "whole": false })));
+    assert!(is_whole(&serde_json::json!({ "whole": true })) && is_whole(&serde_json::json!({})));
 }

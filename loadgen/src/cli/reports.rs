@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use loadgen::calibrate::{Calibration, calibrate};
+use loadgen::calibrate::{Calibration, allow_crowd, calibrate, crowd};
 use loadgen::compare::compare;
 use loadgen::hlog::Interval;
 use loadgen::ledger::{Ledger, Rules};
@@ -18,6 +18,9 @@ use loadgen::saturate::{Bounds, SaturateError, saturate};
 use loadgen::scenario::Scenario;
 
 use crate::{End, write_json};
+
+/// So many connections are to fit into 512 MiB.
+const CROWD_TARGET: u32 = 10_000;
 
 #[derive(Args)]
 pub(crate) struct CompareArgs {
@@ -54,7 +57,11 @@ pub(crate) struct CalibrateArgs {
     /// Length of each of the three runs, in seconds.
     #[arg(long, value_name = "SECS", default_value_t = 3.0)]
     duration: f64,
-    /// Write what was found as JSON, for `loadgen run --calibration`.
+    /// Connections whose memory is measured; 0 measures none.
+    #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
+    connections: u32,
+    /// Write what was found as JSON to this file, for `loadgen run --calibration`, instead of where every run on this
+    /// machine finds it.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -87,9 +94,18 @@ pub(crate) struct SaturateArgs {
     /// Write all steps as JSON to this file; - is standard output.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write all steps as one HTML file, with plots.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// Process id of the broker.
     #[arg(long, value_name = "PID")]
     broker_pid: Option<u32>,
+}
+
+impl SaturateArgs {
+    fn scenario_name(&self) -> String {
+        self.scenario.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+    }
 }
 
 /// Reads a report that `loadgen run --json` has written.
@@ -216,35 +232,76 @@ impl Drop for NullProcess {
 }
 
 pub(crate) async fn calibrate_here(args: CalibrateArgs) -> End {
+    allow_crowd(args.connections);
     let (_process, url) = match NullProcess::start() {
         Ok(started) => started,
         Err(error) => return End::NoRun(error),
     };
-    let found = match calibrate(&url, args.duration).await {
+    let mut found = match calibrate(&url, args.duration).await {
         Ok(found) => found,
         Err(error) => return End::NoRun(error.into()),
     };
+    let mut gathered = None;
+    if args.connections > 0 {
+        gathered = Some(crowd(&url, args.duration, args.connections).await);
+    }
+    if let Some(Ok(crowd)) = &gathered {
+        found.crowd = Some(*crowd);
+    }
     print!("{}", found.text());
-    let targets = [
+    let mut targets = vec![
         ("≥ 3 000 000 messages per CPU second, published", found.published_per_cpu_sec >= 3e6),
         ("p99 through the null sink < 200 µs at 20 000 /s", found.latency_micros.p99 < 200),
     ];
+    if let Some(crowd) = found.crowd.filter(|crowd| crowd.connections >= CROWD_TARGET) {
+        targets.push(("10 000 connections within 512 MiB", crowd.rss_bytes <= 512 << 20));
+    }
     for (target, reached) in targets {
         println!("  target    {target}: {}", if reached { "reached" } else { "MISSED" });
     }
-    if let Some(file) = &args.json
-        && let Err(error) = write_json(&found, file)
-    {
+    if let Err(error) = keep(&found, args.json.as_deref()) {
         return End::NoRun(error);
     }
-    if found.valid {
-        End::Kept
-    } else {
-        End::NoRun(anyhow::anyhow!("the machine was too busy: calibrate again"))
+    match gathered {
+        Some(Err(error)) => {
+            End::NoRun(anyhow::Error::new(error).context("the connections were not measured"))
+        }
+        _ if !found.valid => End::NoRun(anyhow::anyhow!("the machine was too busy: calibrate again")),
+        _ => End::Kept,
     }
 }
 
-pub(crate) fn read_calibration(file: &Path) -> anyhow::Result<Calibration> {
+/// Where every run on this machine looks for a calibration; `None` for somebody without a home.
+fn calibration_file() -> Option<PathBuf> {
+    let folder = std::env::var_os("XDG_CACHE_HOME").filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
+    Some(folder.or_else(home)?.join("loadgen").join("calibration.json"))
+}
+
+fn keep(found: &Calibration, file: Option<&Path>) -> anyhow::Result<()> {
+    if let Some(file) = file {
+        return write_json(found, file);
+    }
+    let Some(file) = calibration_file() else { return Ok(()) };
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    write_json(found, &file)?;
+    println!("  written   {}", file.display());
+    Ok(())
+}
+
+/// What stands in a report: the calibration of this file, or the one that this version made on this machine, if it did.
+pub(crate) fn calibration(file: Option<&Path>) -> anyhow::Result<Option<Calibration>> {
+    if let Some(file) = file {
+        return read_calibration(file).map(Some);
+    }
+    // One that is of another version or machine, or that nobody made, is none.
+    let found = calibration_file().and_then(|file| read_calibration(&file).ok());
+    Ok(found.filter(Calibration::is_of_here))
+}
+
+fn read_calibration(file: &Path) -> anyhow::Result<Calibration> {
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     serde_json::from_str(&text).with_context(|| format!("{} is no calibration", file.display()))
 }
@@ -278,6 +335,14 @@ pub(crate) async fn find_knee(args: SaturateArgs) -> End {
         && let Err(error) = write_json(&knee, file)
     {
         return End::NoRun(error);
+    }
+    if let Some(file) = &args.html
+        && let Err(error) = write(file, loadgen::html::knee(&knee, &args.scenario_name()).as_bytes())
+    {
+        return End::NoRun(error);
+    }
+    if let Some(error) = &knee.failed {
+        return End::NoRun(anyhow::anyhow!("step {} did not come about: {error}", knee.steps.len() + 1));
     }
     match knee.rate {
         None => End::NoRun(anyhow::anyhow!("even the lowest rate was beyond the bounds")),

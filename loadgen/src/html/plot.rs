@@ -37,6 +37,8 @@ const LEFT: f64 = 64.0;
 const RIGHT: f64 = 12.0;
 const TOP: f64 = 34.0;
 const BOTTOM: f64 = 30.0;
+/// Above so many places, bands would be narrower than a pointer.
+const HOVERS_MAX: usize = 600;
 
 impl Plot<'_> {
     /// The plot as an `<svg>`; a sentence if there is nothing to plot.
@@ -86,6 +88,7 @@ impl Plot<'_> {
             escape(self.x_unit)
         )
         .ok();
+        self.write_hovers(&mut out, &place);
         let mut name_at = WIDTH - RIGHT;
         for (index, line) in self.lines.iter().enumerate().rev() {
             write!(
@@ -103,6 +106,20 @@ impl Plot<'_> {
                 .map(|&(x, y)| place(x, y))
                 .map(|(x, y)| format!("{x:.1},{y:.1}"))
                 .collect();
+            // What is under a line that begins at zero is an amount, and is shown as one.
+            if let (Scale::Linear, 0, [first, .., last]) = (self.scale, index, path.as_slice()) {
+                let x =
+                    |point: &String| point.split_once(',').map_or_else(String::new, |(x, _)| x.to_owned());
+                let floor = HEIGHT - BOTTOM;
+                write!(
+                    out,
+                    "<polygon class=\"area c{index}\" points=\"{},{floor} {} {},{floor}\" />",
+                    x(first),
+                    path.join(" "),
+                    x(last)
+                )
+                .ok();
+            }
             if let [one] = path.as_slice() {
                 let (x, y) = one.split_once(',').unwrap_or_default();
                 write!(out, "<circle class=\"dot c{index}\" cx={x} cy={y} r=3 />").ok();
@@ -111,6 +128,41 @@ impl Plot<'_> {
             }
         }
         out + "</svg>"
+    }
+
+    /// Bands that show the figures of their place when the pointer is over them; without a script.
+    fn write_hovers(&self, out: &mut String, place: &impl Fn(f64, f64) -> (f64, f64)) {
+        let Some(longest) = self.lines.iter().max_by_key(|line| line.points.len()) else { return };
+        let places: Vec<f64> = longest.points.iter().map(|&(x, _)| x).collect();
+        if !(2..=HOVERS_MAX).contains(&places.len()) {
+            return;
+        }
+        let middle = |a: f64, b: f64| f64::midpoint(place(a, 1.0).0, place(b, 1.0).0);
+        for (at, &x) in places.iter().enumerate() {
+            let from = at.checked_sub(1).map_or(LEFT, |before| middle(places[before], x));
+            let to = places.get(at + 1).map_or(WIDTH - RIGHT, |&after| middle(x, after));
+            let named = |line: &Line<'_>| {
+                let point = line.points.iter().find(|(other, _)| *other == x)?;
+                Some(format!("{} {}", line.name, short(point.1)))
+            };
+            let figures: Vec<String> = self.lines.iter().filter_map(named).collect();
+            let (across, _) = place(x, 1.0);
+            let name = match &self.x_marks {
+                // The marks have names of their own; their distances say nothing to a reader.
+                Some(_) => String::new(),
+                None => format!("{} {}: ", short(x), self.x_unit),
+            };
+            write!(
+                out,
+                "<g class=at><rect x={from:.1} y={TOP} width={:.1} height={} /><line x1={across:.1} x2={across:.1} y1={TOP} y2={} />\
+                 <title>{name}{}</title></g>",
+                (to - from).max(0.1),
+                HEIGHT - TOP - BOTTOM,
+                HEIGHT - BOTTOM,
+                escape(&figures.join(", ")),
+            )
+            .ok();
+        }
     }
 
     fn scaled(&self, y: f64) -> f64 {
@@ -188,6 +240,10 @@ mod tests {
         let svg = plot(vec![(0.0, 0.0), (1.0, 50.0), (2.0, 100.0)], Scale::Linear);
         assert!(svg.contains("sent &amp; &lt;b&gt;") && svg.contains("points=\"64.0,230.0 "), "{svg}");
         assert!(svg.starts_with("<svg") && svg.ends_with("</svg>"));
+        assert!(
+            svg.contains("<title>1 s: sent &amp; &lt;b&gt; 50</title>"),
+            "figures under the pointer: {svg}"
+        );
     }
 
     #[test]

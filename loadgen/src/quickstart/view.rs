@@ -290,7 +290,6 @@ mod tests {
 
     use super::super::status::{Lane, Store, Uplink};
     use super::*;
-    use crate::report::Percentiles;
 
     fn snapshot(status: Result<Status, String>) -> Snapshot {
         Snapshot {
@@ -305,9 +304,7 @@ mod tests {
                 arrived_first: 12_000,
                 missing: 345,
                 connections: 21,
-                latency: Percentiles::default(),
-                broker_processors: None,
-                broker_rss_bytes: None,
+                ..Second::default()
             },
             line: Line::Down,
             status,

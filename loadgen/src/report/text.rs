@@ -6,6 +6,7 @@ use std::fmt::Write;
 
 use super::{Percentiles, Report};
 use crate::ledger::Verdict;
+use crate::process::Usage;
 
 impl Report {
     /// The report for a person, a screen long.
@@ -20,8 +21,11 @@ impl Report {
         let rates = &self.rates;
         writeln!(
             out,
-            "\n{} ({} loop), measured {:.2} s",
-            self.scenario, self.load_model, self.measured_secs
+            "\n{} ({} loop), measured {:.2} s{}",
+            self.scenario,
+            self.load_model,
+            self.measured_secs,
+            if self.processes > 1 { format!(", {} processes", self.processes) } else { String::new() }
         )?;
         writeln!(
             out,
@@ -60,11 +64,15 @@ impl Report {
                 usage.pss_bytes as f64 / 1_048_576.0,
                 usage.context_switches,
                 bytes(usage.written_bytes),
-                usage.syncs_per_message.map_or_else(String::new, |syncs| format!(", {syncs:.4} syncs each"))
+                syncs(usage)
             )?;
         }
-        if let Some(calibration) = &self.calibration {
-            out.push_str(&calibration.text());
+        match &self.calibration {
+            Some(calibration) => out.push_str(&calibration.text()),
+            None => writeln!(
+                out,
+                "  note      the generator was not calibrated on this machine: loadgen calibrate"
+            )?,
         }
         write_verdict(out, &self.verdict)?;
         for remark in &self.remarks {
@@ -74,14 +82,20 @@ impl Report {
     }
 }
 
+/// How often it waited for its storage, and who says so; nothing where nobody counts.
+pub(crate) fn syncs(usage: &Usage) -> String {
+    let told = usage.syncs_per_message.zip(usage.syncs_by);
+    told.map_or_else(String::new, |(syncs, by)| format!(", {syncs:.4} syncs each ({})", by.name()))
+}
+
 fn write_percentiles(out: &mut String, name: &str, values: &Percentiles) -> std::fmt::Result {
     if values.count == 0 {
         return Ok(());
     }
     writeln!(
         out,
-        "  {name:9} p50 {} µs, p90 {}, p99 {}, p99.9 {}, max {}",
-        values.p50, values.p90, values.p99, values.p999, values.max
+        "  {name:9} p50 {} µs, p90 {}, p99 {}, p99.9 {}, p99.99 {}, max {}",
+        values.p50, values.p90, values.p99, values.p999, values.p9999, values.max
     )
 }
 

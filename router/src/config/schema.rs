@@ -5,6 +5,10 @@
 
 use model::Limits;
 
+mod edge;
+
+pub(super) use edge::*;
+
 /// One key.
 #[derive(Debug)]
 pub(super) struct Key {
@@ -49,6 +53,8 @@ pub(super) enum Allowed {
     Rules,
     /// A level, or several per part of the program.
     LogFilter,
+    /// Where a Workload API is.
+    WorkloadUri,
 }
 
 /// What holds if nobody writes a key.
@@ -97,6 +103,9 @@ impl Allowed {
             }
             Allowed::Rules => {
                 "a list of rules, for example [\"allow user=press7 publish plant/press7/#\"]".to_owned()
+            }
+            Allowed::WorkloadUri => {
+                "unix:///PATH, for example unix:///var/run/iotedge/workload.sock, or http://HOST:PORT".to_owned()
             }
             Allowed::LogFilter => {
                 "off, error, warn, info, debug or trace; or several, as in info,millrace=debug".to_owned()
@@ -177,6 +186,14 @@ pub(super) static LISTENER_PATH: Key = key(
     Default::Derived("any path for `ws` and `wss`; must be written for `unix`"),
     "For `ws` and `wss` the only path of a URL that is served; for `unix` the file of the socket. A socket that \
      was left behind and that nobody answers at makes room, any other file does not.",
+);
+pub(super) static LISTENER_ORIGINS: Key = key(
+    "listener.*.origins",
+    Allowed::Text,
+    Default::Derived("pages of any origin"),
+    "Web pages that may connect by `ws` and `wss`, as their browser names them in `Origin`: `https://panel.plant.example`, \
+     several with spaces between. Clients that send no `Origin`, as programs do, are not asked. Without it every page \
+     that somebody near the gateway opens may try, so write it where clients may be anonymous.",
 );
 pub(super) static LISTENER_MODE: Key = key(
     "listener.*.mode",
@@ -640,9 +657,10 @@ pub(super) static LOG_LEVEL: Key =
     key("log.level", Allowed::LogFilter, Default::Text("info"), "What is logged, to standard error.");
 pub(super) static LOG_FORMAT: Key = words(
     "log.format",
-    &["text", "json"],
+    &["text", "json", "syslog"],
     "text",
-    "`text` for people, `json` for machines: one object per line.",
+    "`text` for people, `json` for machines: one object per line. `syslog` is the shape of edgeHub's lines, with the \
+     severity in front (`<6> 2027-01-31 08:00:00.000 +00:00 [INF] - …`), by which IoT Edge filters log pulls.",
 );
 
 /// Declares the keys of `limits` and how they become `model::Limits`. A field that is missing here does not
@@ -679,6 +697,10 @@ limits! {
         "How long a client waits for its password to be verified.";
     authentication_queue_max: u32 = 1..=1_000_000,
         "Passwords that wait to be verified; above it a client is refused and told that the router is busy.";
+    identities_max: u32 = 1..=1_000_000,
+        "Devices and modules in the device scope or the identity file; with more, those that came last are not known.";
+    identity_lookups_max: u32 = 1..=10_000,
+        "Clients that wait for a lookup of their identity; one more is told that we are busy. Four lookups run at once.";
     authentication_cache_max: u32 = 0..=1_000_000,
         "Credentials that were found good a moment ago and are not verified again.";
     failed_attempts_max: u32 = 1..=1_000_000, "Users and addresses whose failed attempts are remembered.";
@@ -758,6 +780,7 @@ static SERVICE_KEYS: &[&Key] = &[
     &LISTENER_PROXY_PROTOCOL,
     &LISTENER_PROXY_TRUST_CN,
     &LISTENER_PATH,
+    &LISTENER_ORIGINS,
     &LISTENER_MODE,
     &LISTENER_CERT,
     &LISTENER_KEY,
@@ -768,6 +791,8 @@ static SERVICE_KEYS: &[&Key] = &[
     &LISTENER_CLIENT_CRL,
     &LISTENER_USER_FROM,
     &LISTENER_TLS_VERSION_MIN,
+    &LISTENER_CERTIFICATE,
+    &LISTENER_IDENTITIES,
     &STORE_PATH,
     &STORE_MEMTABLE_BYTES,
     &STORE_SYNC,
@@ -841,5 +866,5 @@ pub(super) fn is_secret_name(name: &str) -> bool {
 
 /// Every key, in the order of the page.
 pub(super) fn keys() -> impl Iterator<Item = &'static Key> {
-    SERVICE_KEYS.iter().copied().chain(LIMITS)
+    SERVICE_KEYS.iter().chain(edge::KEYS).copied().chain(LIMITS)
 }

@@ -203,6 +203,7 @@ refusals! {
     TlsOther = "tls_other", "TLS failed in another way.";
     WsRequest = "ws_request", "The HTTP request is no WebSocket upgrade.";
     WsPath = "ws_path", "The path is not the listener's.";
+    WsOrigin = "ws_origin", "The web page that asks is not of an origin that the listener takes.";
     WsSubprotocol = "ws_subprotocol", "The client does not offer the subprotocol `mqtt`.";
     WsText = "ws_text", "A text frame came; MQTT is binary.";
     WsFrame = "ws_frame", "A frame breaks the rules of WebSocket.";

@@ -16,7 +16,7 @@ use super::door::{Door, Refusal, Refused};
 use super::proxy::{self, ProxyRules};
 use super::stream::Stream;
 use super::tls::TlsSession;
-use super::websocket::WebSocket;
+use super::websocket::{Rules, WebSocket};
 
 /// Payload that is put into one TLS record or WebSocket frame: what TLS allows at most (RFC 8446 §5.1).
 const CHUNK_BYTES: usize = 16 << 10;
@@ -42,6 +42,7 @@ pub(crate) struct Layers {
     said_goodbye: bool,
     proxied: Option<SocketAddr>,
     user: Option<Arc<str>>,
+    certificates: Option<Arc<[Box<[u8]>]>>,
     handshake_bytes_max: usize,
 }
 
@@ -96,7 +97,8 @@ impl Layers {
             Some(server) => Some(Box::new(TlsSession::new(&server)?)),
             None => None,
         };
-        let websocket = door.kind().is_websocket().then(|| WebSocket::new(listener.path.clone()));
+        let rules = || Rules { path: listener.path.clone(), origins: listener.origins.clone() };
+        let websocket = door.kind().is_websocket().then(|| WebSocket::new(rules()));
         if proxy.is_none() && tls.is_none() && websocket.is_none() {
             return Ok(None);
         }
@@ -110,6 +112,7 @@ impl Layers {
             said_goodbye: false,
             proxied: None,
             user: None,
+            certificates: None,
             handshake_bytes_max: limits.handshake_bytes_max as usize,
         })))
     }
@@ -244,6 +247,11 @@ impl Layers {
         self.user.take()
     }
 
+    /// The certificates that the client has shown and nobody has judged, once.
+    pub(crate) fn take_certificates(&mut self) -> Option<Arc<[Box<[u8]>]>> {
+        self.certificates.take()
+    }
+
     fn end_of_stream(&self) -> Came {
         if self.is_shaking_hands() {
             return Came::Refused(Refused::new(Refusal::HandshakeAborted, "the client went away"));
@@ -278,6 +286,7 @@ impl Layers {
                 if was_shaking_hands && !tls.is_shaking_hands() {
                     // What the router itself has verified is worth more than what a proxy says.
                     self.user = tls.user().or(self.user.take());
+                    self.certificates = tls.unjudged();
                 }
                 if taken.closed {
                     self.ended = Some(Came::Goodbye);

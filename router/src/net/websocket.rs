@@ -31,8 +31,16 @@ const SUBPROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
 #[derive(Debug)]
 pub(crate) struct WebSocket {
     state: State,
+    rules: Rules,
+}
+
+/// Which requests are taken.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rules {
     /// The only path that is served, if there is one.
-    path: Option<String>,
+    pub path: Option<String>,
+    /// Origins of web pages that may ask, in lower case; any if empty.
+    pub origins: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -68,9 +76,9 @@ struct Frame {
 }
 
 impl WebSocket {
-    /// A connection that has to begin with a request for `path`, or for any.
-    pub(crate) fn new(path: Option<String>) -> WebSocket {
-        WebSocket { state: State::Upgrade(Vec::new()), path }
+    /// A connection that has to begin with a request that `rules` allow.
+    pub(crate) fn new(rules: Rules) -> WebSocket {
+        WebSocket { state: State::Upgrade(Vec::new()), rules }
     }
 
     /// Whether the upgrade is over.
@@ -93,7 +101,7 @@ impl WebSocket {
     ) -> Result<bool, Refused> {
         if let State::Upgrade(request) = &mut self.state {
             request.append(bytes);
-            match upgrade(request, self.path.as_deref(), request_bytes_max) {
+            match upgrade(request, &self.rules, request_bytes_max) {
                 Ok(None) => return Ok(false),
                 Ok(Some((len, response))) => {
                     bytes.extend_from_slice(&request[len..]);
@@ -282,7 +290,7 @@ type NotUpgraded = (Refused, Vec<u8>);
 /// Reads the request: its length and the response; `None` if it has not come in whole.
 fn upgrade(
     bytes: &[u8],
-    path: Option<&str>,
+    rules: &Rules,
     request_bytes_max: usize,
 ) -> Result<Option<(usize, Vec<u8>)>, NotUpgraded> {
     let (len, request) = match Request::try_parse(bytes) {
@@ -296,9 +304,16 @@ fn upgrade(
         Err(error) => return Err(no_upgrade(&error)),
     };
     let asked = request.uri().path();
-    if path.is_some_and(|path| path != asked) {
+    if rules.path.as_ref().is_some_and(|path| path != asked) {
         let refused = Refused::new(Refusal::WsPath, format!("the client asks for {asked:?}"));
         return Err((refused, response(StatusCode::NOT_FOUND, &[])));
+    }
+    // Only browsers send it, and a page cannot choose it (RFC 6455 §10.2).
+    if let Some(origin) = request.headers().get(header::ORIGIN).filter(|_| !rules.origins.is_empty())
+        && !rules.origins.iter().any(|allowed| origin.as_bytes().eq_ignore_ascii_case(allowed.as_bytes()))
+    {
+        let refused = Refused::new(Refusal::WsOrigin, format!("a page of {origin:?} asks"));
+        return Err((refused, response(StatusCode::FORBIDDEN, &[])));
     }
     let mut accepted = create_response(&request).map_err(|error| no_upgrade(&error))?;
     let offers = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL);

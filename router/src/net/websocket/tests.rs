@@ -27,9 +27,13 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+fn on_path(path: &str) -> Rules {
+    Rules { path: Some(path.to_owned()), ..Rules::default() }
+}
+
 /// An open connection.
 fn open() -> WebSocket {
-    let mut socket = WebSocket::new(None);
+    let mut socket = WebSocket::new(Rules::default());
     let (mut bytes, mut answers) = (REQUEST.as_bytes().to_vec(), Vec::new());
     assert!(!socket.take_in(&mut bytes, &mut answers, MAX).unwrap());
     assert!(bytes.is_empty() && socket.is_open());
@@ -53,7 +57,7 @@ fn refused(bytes: &[u8], why: Refusal, code: u16) {
 /// [MQTT-6.0.0-3] [MQTT3-6.0.0-3] [MQTT-6.0.0-4] [MQTT3-6.0.0-4]
 #[test]
 fn the_upgrade_chooses_mqtt_and_what_follows_it_counts() {
-    let mut socket = WebSocket::new(Some("/mqtt".to_owned()));
+    let mut socket = WebSocket::new(on_path("/mqtt"));
     let (mut bytes, mut answers) = (REQUEST.as_bytes().to_vec(), Vec::new());
     bytes.extend(frame(0x82, b"already"));
     assert!(!socket.take_in(&mut bytes, &mut answers, MAX).unwrap());
@@ -67,7 +71,7 @@ fn the_upgrade_chooses_mqtt_and_what_follows_it_counts() {
 
 #[test]
 fn an_upgrade_may_come_byte_by_byte() {
-    let mut socket = WebSocket::new(None);
+    let mut socket = WebSocket::new(Rules::default());
     let mut seen = Vec::new();
     for byte in REQUEST.bytes().chain(frame(0x82, b"hello")) {
         let (bytes, _, result) = take(&mut socket, &[byte]);
@@ -97,7 +101,7 @@ fn what_is_no_upgrade_gets_the_status_that_says_why() {
         ),
     ];
     for (request, status, why) in cases {
-        let mut socket = WebSocket::new(Some("/mqtt".to_owned()));
+        let mut socket = WebSocket::new(on_path("/mqtt"));
         let (_, answers, result) = take(&mut socket, request.as_bytes());
         assert_eq!(result, Err(why), "{request}");
         let answer = String::from_utf8(answers).unwrap();
@@ -108,7 +112,7 @@ fn what_is_no_upgrade_gets_the_status_that_says_why() {
 
 #[test]
 fn the_old_name_of_mqtt_is_known_too() {
-    let mut socket = WebSocket::new(None);
+    let mut socket = WebSocket::new(Rules::default());
     let (_, answers, result) = take(&mut socket, REQUEST.replace("chat, mqtt", "mqttv3.1").as_bytes());
     assert_eq!(result, Ok(false));
     assert!(String::from_utf8(answers).unwrap().to_lowercase().contains("protocol: mqttv3.1\r\n"));
@@ -176,5 +180,24 @@ fn a_close_is_answered_once_and_nothing_counts_after_it() {
         socket.close(NORMAL, &mut more);
         assert!(more.is_empty());
         assert_eq!(take(&mut socket, b"anything"), (Vec::new(), Vec::new(), Ok(true)));
+    }
+}
+
+#[test]
+fn a_page_of_another_origin_is_turned_away() {
+    let ask = |origin: &str| {
+        let origins = vec!["https://panel.example".to_owned(), "http://127.0.0.1:8080".to_owned()];
+        let mut socket = WebSocket::new(Rules { origins, ..Rules::default() });
+        let request = REQUEST.replace("Host: gateway\r\n", &format!("Host: gateway\r\n{origin}"));
+        let (_, answers, result) = take(&mut socket, request.as_bytes());
+        (String::from_utf8(answers).unwrap()[9..12].to_owned(), result)
+    };
+    assert_eq!(ask("Origin: https://Panel.example\r\n"), ("101".to_owned(), Ok(false)));
+    assert_eq!(ask("Origin: http://127.0.0.1:8080\r\n"), ("101".to_owned(), Ok(false)));
+    assert_eq!(ask(""), ("101".to_owned(), Ok(false)), "programs send none");
+    for foreign in ["https://panel.example.com", "http://panel.example", "https://panel.example:444", "null"]
+    {
+        let asked = ask(&format!("Origin: {foreign}\r\n"));
+        assert_eq!(asked, ("403".to_owned(), Err(Refusal::WsOrigin)), "{foreign}");
     }
 }
