@@ -29,7 +29,7 @@ PURE := -p millrace-model -p millrace-wire -p millrace-routes -p millrace-hub -p
 LINKED := -p millrace-store -p millrace
 BINARIES := -p millrace -p millrace-loadgen -p millrace-powercut
 
-.PHONY: help run test bench peers guard crash sim fuzz lint fmt deny docs build setup setup-test release clean
+.PHONY: help run test bench peers soak guard crash sim fuzz lint fmt deny docs build setup setup-test release clean
 
 help: ## What can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -50,8 +50,14 @@ test: setup-test lint deny docs build ## Everything fast: lints, unit tests, rea
 crash: setup-test build ## kill -9 under load, again and again (MILLRACE_CRASH_ROUNDS, MILLRACE_SEED)
 	MILLRACE_CRASH_ROUNDS=$${MILLRACE_CRASH_ROUNDS:-200} cargo test --locked --release -p millrace-tests --test crash -- --nocapture
 
-sim: setup ## The simulation over many seeds (MILLRACE_SIM_SEEDS)
-	MILLRACE_SIM_SEEDS=$${MILLRACE_SIM_SEEDS:-20000} cargo test --locked --release -p millrace-broker sim -- --nocapture
+sim: setup ## The simulations over ever new seeds, until one fails or ^C (MILLRACE_SIM_FROM, MILLRACE_SIM_SEEDS a round, SIM_ROUNDS)
+	from=$${MILLRACE_SIM_FROM:-0}; seeds=$${MILLRACE_SIM_SEEDS:-2000}; round=0; \
+	until [ $$round = $${SIM_ROUNDS:-endless} ]; do \
+	  echo "== seeds $$from to $$((from + seeds - 1))"; \
+	  MILLRACE_SIM_FROM=$$from MILLRACE_SIM_SEEDS=$$seeds cargo test --locked --release -p millrace-broker -- --nocapture \
+	    whatever_happens simulation sim_an_uplink; \
+	  from=$$((from + seeds)); round=$$((round + 1)); \
+	done
 
 fuzz: ## Coverage-guided fuzzing of frames, routes and the broker (FUZZ_SECONDS)
 	tests/fuzz/run $(CACHE)/fuzz $${FUZZ_SECONDS:-600}
@@ -65,9 +71,15 @@ bench: setup-test build peers ## The comparison with mosquitto and rumqttd, dura
 	$(CARGO_TARGET_DIR)/release/bench idle
 	$(CARGO_TARGET_DIR)/release/bench retained
 	$(CARGO_TARGET_DIR)/release/bench forward --rounds 3
-	$(CARGO_TARGET_DIR)/release/bench restart
+	$(CARGO_TARGET_DIR)/release/bench restart --rounds 3
+	$(CARGO_TARGET_DIR)/release/bench drain --rounds 3
+	$(CARGO_TARGET_DIR)/release/bench wear --rounds 1 --seconds 20
 	MILLRACE_BLESS=1 cargo test --locked --release -q -p millrace-tests --test tidy performance
 	cargo bench --locked -p millrace-bench
+
+soak: setup build ## Memory under overload must stay flat (SOAK_MINUTES, an hour if nobody says otherwise)
+	cargo build --locked --release -p millrace-bench
+	$(CARGO_TARGET_DIR)/release/bench soak --minutes $${SOAK_MINUTES:-60} $(ARGS)
 
 guard: setup-test build ## Instructions of the hot path, and hot rows beside a relay and mosquitto, judged by what is stored (about 3 minutes)
 	@# Counts depend on how code is cut into units: always as CI does it, whatever the shell says.

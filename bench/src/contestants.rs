@@ -98,6 +98,12 @@ pub(crate) enum Routes {
     AllDurable,
     /// One that takes everything upstream, to a broker at this address. mosquitto does the same by a bridge, persistence on.
     Forward(SocketAddr),
+    /// The same with what is live before what waited.
+    Drain(SocketAddr),
+    /// The same with this durability.
+    Durability(&'static str, SocketAddr),
+    /// Everything into the lane of an uplink that is down and gives up its oldest beyond 256 MiB.
+    Overloaded,
 }
 
 /// Where the binaries are, and what can be chosen about them.
@@ -231,13 +237,20 @@ impl Binaries {
     }
 
     /// Kills Millrace and starts it on what it has left; how many seconds that took, to the ready file.
-    pub(crate) fn kill_and_start(&self, running: Running) -> anyhow::Result<(Running, f64)> {
+    /// `between` may change what it has left.
+    pub(crate) fn kill_and_start(
+        &self,
+        running: Running,
+        routes: Routes,
+        between: impl FnOnce(&Path) -> anyhow::Result<()>,
+    ) -> anyhow::Result<(Running, f64)> {
         let Running { mut child, folder, .. } = running;
         child.kill();
         drop(child);
         std::fs::remove_file(folder.path().join(READY))?;
+        between(folder.path())?;
         let started = Instant::now();
-        let running = self.start_millrace(&self.millrace, folder, Routes::AllDurable)?;
+        let running = self.start_millrace(&self.millrace, folder, routes)?;
         Ok((running, started.elapsed().as_secs_f64()))
     }
 
@@ -364,6 +377,19 @@ fn millrace_config(shards: u32, store: &Path, routes: Routes) -> String {
             "[uplink.plant]\nurl = \"mqtt://{upstream}\"\nbackoff_max_ms = 1000\n\
              [routes]\nall = 'FROM /messages/* INTO $upstream'\n"
         );
+    } else if let Routes::Drain(upstream) = routes {
+        config += &format!(
+            "[uplink.plant]\nurl = \"mqtt://{upstream}\"\nbackoff_min_ms = 50\nbackoff_max_ms = 100\ndrain = \"live-first\"\n\
+             [routes]\nall = 'FROM /messages/* INTO $upstream'\n"
+        );
+    } else if let Routes::Durability(durability, upstream) = routes {
+        config += &format!(
+            "[uplink.plant]\nurl = \"mqtt://{upstream}\"\n\
+             [routes.all]\nroute = 'FROM /messages/* INTO $upstream'\ndurability = \"{durability}\"\n"
+        );
+    } else if routes == Routes::Overloaded {
+        config += "[uplink.cloud]\nurl = \"mqtt://127.0.0.1:9\"\nbytes_max = 268435456\nwhen_full = \"drop-oldest\"\n\
+                   [routes]\nall = 'FROM /messages/* INTO $upstream'\n";
     } else if routes != Routes::None {
         // Port 9, discard: nobody listens there, so messages stay in their lanes.
         config += "[uplink.cloud]\nurl = \"mqtt://127.0.0.1:9\"\n[routes]\n";
@@ -372,7 +398,11 @@ fn millrace_config(shards: u32, store: &Path, routes: Routes) -> String {
         writeln!(config, "r{number} = '{text}'").expect("writing to memory cannot fail");
     };
     match routes {
-        Routes::None | Routes::Forward(_) => {}
+        Routes::None
+        | Routes::Forward(_)
+        | Routes::Drain(_)
+        | Routes::Durability(..)
+        | Routes::Overloaded => {}
         Routes::Hundred => {
             for number in 0..ROUTES_ELSEWHERE {
                 route(

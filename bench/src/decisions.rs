@@ -92,6 +92,7 @@ impl Stage {
             access: Arc::new(Access::open(true)),
             plan: Arc::new(Plan::empty()),
             offers: Arc::<Offers>::default(),
+            rooms: Arc::default(),
             seed: 7,
             home_seed: 11,
         });

@@ -2,14 +2,17 @@
 //!
 //! Knows: arguments, where results go, exit codes. May use: every other file. Never: figures of its own.
 //! Exit codes: 0 measured, all promises kept · 1 a promise of MQTT was broken · 2 it could not be measured.
-//! Reading order: `rows` (the questions), `compare`, `guard`, `instructions`, `decisions`, `durable`, `idle`, `retained`, `forward`, `restart`,
+//! Reading order: `rows` (the questions), `compare`, `guard`, `instructions`, `decisions`, `durable`, `idle`, `retained`, `forward`,
+//! `backlog`, `restart`, `drain`, `wear`, `soak`,
 //! `contestants`, `peers`, `load`, `relay`, `stats`,
 //! `machine`, `child`, `page`.
 
+mod backlog;
 mod child;
 mod compare;
 mod contestants;
 mod decisions;
+mod drain;
 mod durable;
 mod forward;
 mod guard;
@@ -23,7 +26,9 @@ mod relay;
 mod restart;
 mod retained;
 mod rows;
+mod soak;
 mod stats;
+mod wear;
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -80,7 +85,7 @@ enum Command {
         #[command(flatten)]
         common: Common,
         /// Publishers. Repeatable.
-        #[arg(long, value_name = "COUNT", default_values_t = [1, 10, 100])]
+        #[arg(long, value_name = "COUNT", default_values_t = [1, 10, 100, 1_000])]
         publishers: Vec<u32>,
         /// Messages of one publisher under way.
         #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_535))]
@@ -118,8 +123,29 @@ enum Command {
         #[command(flatten)]
         common: Common,
         /// Payload bytes that wait, in MiB. Repeatable.
-        #[arg(long, value_name = "MIB", default_values_t = [16, 1_024])]
+        #[arg(long, value_name = "MIB", default_values_t = [16, 1_024, 10_240])]
         backlog: Vec<u64>,
+    },
+    /// How fast a backlog leaves, and what live messages notice of it; writes drain.md and drain.json.
+    Drain {
+        #[command(flatten)]
+        common: Common,
+        /// Messages that wait.
+        #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(10_000..=100_000_000))]
+        messages: u64,
+    },
+    /// Bytes written to the disk per accepted byte, by durability, upstream there and away; writes wear.md and wear.json.
+    Wear {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Memory under overload: exit code 1 if it is not flat; writes soak.md and soak.json.
+    Soak {
+        #[command(flatten)]
+        common: Common,
+        /// How long.
+        #[arg(long, default_value_t = 60.0)]
+        minutes: f64,
     },
     /// Hot rows beside a raw relay and mosquitto, judged by a stored baseline of ratios: exit code 1 if one is clearly
     /// slower.
@@ -255,6 +281,32 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Restart { common, backlog } => {
             let binaries = common.binaries(None)?;
             with_interrupt(|interrupted| restart(common, backlog, binaries, interrupted))
+        }
+        Command::Drain { common, messages } => {
+            let binaries = common.binaries(None)?;
+            with_interrupt(|interrupted| async move {
+                let table = drain::run(messages, &binaries, common.rounds, || interrupted.get()).await?;
+                common.finish_table(&binaries, table)
+            })
+        }
+        Command::Wear { common } => {
+            let binaries = common.binaries(None)?;
+            with_interrupt(|interrupted| async move {
+                let table = wear::run(&binaries, common.rounds, common.seconds, || interrupted.get()).await?;
+                common.finish_table(&binaries, table)
+            })
+        }
+        Command::Soak { common, minutes } => {
+            let binaries = common.binaries(None)?;
+            if !(0.1..=100_000.0).contains(&minutes) {
+                bail!("--minutes {minutes}: from 0.1 to 100000 are possible");
+            }
+            with_interrupt(|interrupted| async move {
+                let soaked = soak::run(minutes, &binaries, || interrupted.get()).await?;
+                let is_flat = soaked.as_ref().is_some_and(|it| it.is_flat);
+                common.finish_table(&binaries, soaked.map(|it| it.table))?;
+                Ok(if is_flat { ExitCode::SUCCESS } else { ExitCode::from(1) })
+            })
         }
         Command::Retained { common, topics } => {
             let binaries = common.binaries(None)?;
@@ -567,7 +619,19 @@ impl Common {
             retained: &[],
             forward: &[],
             restart: &[],
+            tables: &[],
         }
+    }
+
+    /// Tells what was found, and writes it.
+    fn finish_table(&self, binaries: &Binaries, table: Option<page::Table>) -> anyhow::Result<ExitCode> {
+        let (facts, settings) = self.begin(binaries);
+        let tables: Vec<_> = table.into_iter().collect();
+        tables.iter().for_each(|table| println!("{}", table.text()));
+        let name = tables.first().map_or("", |table| &table.title);
+        let results = Results { tables: &tables, ..self.results(&facts, &settings) };
+        self.finish(results, &format!("{name}.md"), &format!("{name}.json"))?;
+        Ok(ExitCode::SUCCESS)
     }
 
     fn finish(&self, results: Results<'_>, readme: &str, json: &str) -> anyhow::Result<()> {

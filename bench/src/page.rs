@@ -18,6 +18,25 @@ use crate::restart::Restart;
 use crate::retained::Retained;
 use crate::stats::Spread;
 
+/// Figures that need no page of their own: a question, and what was found in a table.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Table {
+    pub(crate) title: String,
+    pub(crate) question: String,
+    pub(crate) columns: Vec<String>,
+    pub(crate) rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// As Markdown.
+    pub(crate) fn text(&self) -> String {
+        let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+        let rule = format!("|{}\n", "---|".repeat(self.columns.len()));
+        let rows: String = self.rows.iter().map(|row| line(row)).collect();
+        format!("\n## {}\n\n{}\n\n{}{rule}{rows}", self.title, self.question, line(&self.columns))
+    }
+}
+
 /// Everything that one call has found.
 #[derive(Serialize)]
 pub(crate) struct Results<'r> {
@@ -38,13 +57,19 @@ pub(crate) struct Results<'r> {
     pub(crate) forward: &'r [Forward],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub(crate) restart: &'r [Restart],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub(crate) tables: &'r [Table],
 }
 
 impl Results<'_> {
     /// Whether nothing was measured.
     pub(crate) fn is_empty(&self) -> bool {
         let has_rows = !self.compare.is_empty() || !self.idle.is_empty() || !self.retained.is_empty();
-        !has_rows && self.durable.is_none() && self.forward.is_empty() && self.restart.is_empty()
+        !has_rows
+            && self.durable.is_none()
+            && self.forward.is_empty()
+            && self.restart.is_empty()
+            && self.tables.is_empty()
     }
 
     /// Writes `README.md` and `results.json` into `folder`, which is made.
@@ -79,7 +104,7 @@ impl Results<'_> {
         )?;
         writeln!(
             out,
-            "- Again: `make bench`, or `bench compare`, `bench durable`, `bench idle`, `bench retained`, `bench forward`, `bench restart` (release build, `--help` says more)."
+            "- Again: `make bench`, or `bench compare`, `bench durable`, `bench idle`, `bench retained`, `bench forward`, `bench restart`, `bench drain`, `bench wear`, `bench soak` (release build, `--help` says more)."
         )?;
         if !self.compare.is_empty() {
             writeln!(
@@ -106,6 +131,7 @@ impl Results<'_> {
         if !self.restart.is_empty() {
             write_restart(out, self.restart)?;
         }
+        self.tables.iter().for_each(|table| out.push_str(&table.text()));
         Ok(())
     }
 }
@@ -389,7 +415,7 @@ pub(crate) fn forward_lines(row: &Forward) -> String {
 fn write_restart(out: &mut String, rows: &[Restart]) -> std::fmt::Result {
     writeln!(
         out,
-        "\n## restart\n\nMillrace after `kill -9` with a backlog of 1 KiB messages in a lane, which LZ4 makes small, because each publisher repeats its payload; from its start to its ready file, \
+        "\n## restart\n\nMillrace after `kill -9` with a backlog of incompressible 1 KiB messages in a lane; from its start to its ready file, \
          looked for every 20 ms.\n\n| backlog MiB | on disk MiB | ready s | MiB resident |\n|---|---|---|---|"
     )?;
     let mib = |bytes: u64| grouped(bytes as f64 / 1_048_576.0);
@@ -443,11 +469,11 @@ fn scaled(spread: &Spread, factor: f64) -> Spread {
 }
 
 /// `1 234 (1 200–1 300)`; the median alone if all rounds agree.
-fn whole(spread: &Spread) -> String {
+pub(crate) fn whole(spread: &Spread) -> String {
     write_spread(spread, grouped)
 }
 
-fn decimals(spread: &Spread, places: usize) -> String {
+pub(crate) fn decimals(spread: &Spread, places: usize) -> String {
     write_spread(spread, |value| format!("{value:.places$}"))
 }
 

@@ -320,7 +320,7 @@ async fn run(args: RunArgs) -> End {
 async fn run_part(scenario: Scenario, watcher: &Watcher) -> End {
     let told = |second: &Second, interval: Option<&Interval>| {
         // If nobody listens any more, the last line finds out.
-        Word::Second(*second, interval.cloned()).print().ok();
+        Word::Second(Box::new((*second, interval.cloned()))).print().ok();
     };
     match measure_closely(scenario, watcher, told).await {
         Ok(report) => match Word::Whole(Box::new(report.into())).print() {

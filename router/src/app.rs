@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use broker::access::ListenerAccess;
-use broker::{Plan, RetainedRecord, Setup, SinkPlan, StateSpace, StoredSessions, decode_retained};
+use broker::{
+    Plan, RetainedRecord, RoomSetup, Rooms, Setup, SinkPlan, StateSpace, StoredSessions, decode_retained,
+};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use model::{LaneId, Priority, ShardId};
 use store::CommitLog as _;
@@ -25,9 +27,10 @@ use tracing::{error, info, warn};
 
 use crate::access::{Verifier, VerifierSetup};
 use crate::clock::{Clock, entropy};
-use crate::config::{Config, ConfigErrors, Durability};
-use crate::disk::budget::{Allowance, UplinkAllowance};
+use crate::config::{Config, ConfigErrors, Durability, Uplink, WhenFull};
+use crate::disk::budget::{Allowance, UplinkAllowance, part};
 use crate::disk::losses::Ledger;
+use crate::disk::reports;
 use crate::disk::space::{SpaceWatch, UplinkLane};
 use crate::disk::vanished::VanishedLanes;
 use crate::disk::{Disk, DiskState, Job, ReadJob, run_lane_reader, run_merger, space_of};
@@ -186,7 +189,7 @@ impl Router {
         let (jobs, job_queue) = bounded(JOBS_MAX);
         let keeper_mailbox = Arc::new(Mailbox::new(1)); // for watermarks alone
         let boxes = mailboxes.iter().chain([&keeper_mailbox]).cloned().collect();
-        let space = space_watch(&config, &uplinks);
+        let space = space_watch(&config, &uplinks, Arc::clone(&overview.rooms));
         let disk = start_disk(log, job_queue, boxes, (tails, space), &overview)?;
         let verifier = start_verifier(&config, &mailboxes, gatekeeper)?;
         let stored = (sessions, retained);
@@ -198,6 +201,7 @@ impl Router {
             jobs: jobs.clone(),
             mailbox: keeper_mailbox,
             reader: overview.reader.clone(),
+            rooms: Arc::clone(&overview.rooms),
         };
         let upstream = start_upstream(uplinks, access, command_queue, &config, stop)?;
 
@@ -332,6 +336,9 @@ impl Router {
         if self.config.sys_interval_secs > 0 {
             let interval = Duration::from_secs(self.config.sys_interval_secs);
             tokio::spawn(system::run(Arc::clone(&self.overview), Arc::clone(&self.mailboxes[0]), interval));
+        }
+        if let Some(losses) = self.config.losses.clone() {
+            tokio::spawn(reports::run(losses, Arc::clone(&self.overview), Arc::clone(&self.mailboxes[0])));
         }
         self.overview.ready.store(true, Ordering::Relaxed);
         if let Some(path) = ready_file {
@@ -530,6 +537,7 @@ fn overview(
         uplinks: uplinks.iter().map(|setup| (setup.config.name.clone(), Arc::clone(&setup.status))).collect(),
         disk: Arc::new(disk),
         levels: Arc::new(LevelBoard::new(uplinks.len())),
+        rooms: Arc::new(rooms(config)),
         store_bytes_max: config.store.bytes_max,
         reader: log.reader(),
         doors,
@@ -548,8 +556,24 @@ fn disk_state(config: &Config, log: &mut store::Log) -> anyhow::Result<DiskState
     Ok(DiskState::new(ledger, vanished))
 }
 
+/// What each uplink may have waiting.
+fn rooms(config: &Config) -> Rooms {
+    let bound = |uplink: &Uplink| {
+        let bytes_max = uplink.bytes_max?;
+        let reserve_bytes = part(bytes_max, config.store.reserve_percent);
+        let only_counts = uplink.when_full == WhenFull::DropOldest;
+        Some(RoomSetup { bytes_max, reserve_bytes, only_counts })
+    };
+    Rooms::new(
+        config.uplinks.iter().map(bound),
+        config.shards as u16,
+        config.limits.record_bytes_max(),
+        store::RECORD_OVERHEAD_BYTES as u64,
+    )
+}
+
 /// Who watches the budgets.
-fn space_watch(config: &Config, uplinks: &[UplinkSetup]) -> SpaceWatch {
+fn space_watch(config: &Config, uplinks: &[UplinkSetup], rooms: Arc<Rooms>) -> SpaceWatch {
     let allowance = Allowance {
         bytes_max: config.store.bytes_max,
         reserve_percent: config.store.reserve_percent,
@@ -564,7 +588,7 @@ fn space_watch(config: &Config, uplinks: &[UplinkSetup]) -> SpaceWatch {
     let lanes = uplinks.iter().enumerate().flat_map(|(uplink, setup)| {
         setup.lanes.iter().map(move |&(lane, priority)| UplinkLane { uplink, priority, lane })
     });
-    SpaceWatch::new(allowance, lanes.collect())
+    SpaceWatch::new(allowance, lanes.collect(), rooms)
 }
 
 /// The threads that write, read and merge.
@@ -580,11 +604,12 @@ fn start_disk(
     log: store::Log,
     job_queue: Receiver<Job>,
     mailboxes: Vec<Arc<Mailbox>>,
-    (tails, space): (Tails, SpaceWatch),
+    (tails, mut space): (Tails, SpaceWatch),
     overview: &Overview,
 ) -> anyhow::Result<DiskThreads> {
     let (reads, read_queue) = bounded::<ReadJob>(READS_MAX);
     let lane_reader = log.reader();
+    space.see_lanes(&lane_reader);
     let state = Arc::clone(&overview.disk);
     let boxes = mailboxes.clone();
     let reader = thread("lane-reader", move || run_lane_reader(&lane_reader, &read_queue, &boxes, &state))?;
@@ -621,6 +646,7 @@ fn start_shards(
                 access: Arc::clone(&access),
                 plan: Arc::clone(plan),
                 offers: Arc::clone(&offers),
+                rooms: Arc::clone(&overview.rooms),
                 seed: entropy(),
                 home_seed,
             },

@@ -12,6 +12,7 @@ pub(crate) mod budget;
 mod house;
 pub(crate) mod losses;
 mod reading;
+pub(crate) mod reports;
 pub(crate) mod space;
 mod spaces;
 mod unconfirmed;
@@ -230,6 +231,7 @@ impl Disk {
     fn collect(&mut self, first: Job) {
         self.take(first);
         while !self.space.is_due()
+            && !self.space.wants_room()
             && let Ok(job) = self.jobs.try_recv()
         {
             self.take(job);
@@ -272,7 +274,7 @@ impl Disk {
             let staged_bytes = self.log.staged_bytes();
             if staged_bytes > 0
                 && staged_bytes + self.unconfirmed.tray_ahead() > self.log.commit_bytes_max()
-                && let Err(error) = self.write_group()
+                && let Err(error) = self.make_room().and_then(|()| self.write_group())
             {
                 return self.poison(&error);
             }
@@ -297,7 +299,7 @@ impl Disk {
     /// Writes the group and reports it.
     fn commit(&mut self) {
         if !self.is_poisoned()
-            && let Err(error) = self.write_group()
+            && let Err(error) = self.make_room().and_then(|()| self.write_group())
         {
             self.poison(&error);
         }
@@ -333,6 +335,7 @@ impl Disk {
         self.group_first = None;
         self.removing.clear();
         while let Some(kept) = self.unconfirmed.confirmed() {
+            self.space.confirmed(&kept.tray);
             let (ticket, bytes) = &mut self.durable[usize::from(kept.shard.0)];
             *ticket = kept.tray.last;
             *bytes += kept.tray.bytes.len() as u64;

@@ -38,6 +38,8 @@ pub(crate) struct Overview {
     pub disk: Arc<DiskState>,
     /// How much room there is.
     pub levels: Arc<LevelBoard>,
+    /// What waits for uplinks with a bound.
+    pub rooms: Arc<broker::Rooms>,
     /// Most bytes that the store may take, if somebody said so.
     pub store_bytes_max: Option<u64>,
     /// Lanes and sizes.

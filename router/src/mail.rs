@@ -71,6 +71,8 @@ pub(crate) enum Mail {
     Access(Arc<Access>),
     /// What the router says of itself: topics and payloads.
     System(crate::system::Changes),
+    /// A part of the loss ledger, to be published.
+    Losses(crate::disk::reports::Part),
     /// New routes.
     Plan(Arc<Plan>),
     /// Say goodbye to every client, write what can be written, and stop.

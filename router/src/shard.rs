@@ -644,6 +644,11 @@ impl Shard {
                     }
                     continue;
                 }
+                Mail::Losses(part) => {
+                    // Without room now: the same part comes again with the next interval.
+                    self.broker.publish_losses(&part.topic, &part.bytes, part.next, now, &mut self.effects);
+                    continue;
+                }
                 Mail::Plan(plan) => {
                     self.broker.replace_plan(plan);
                     continue;

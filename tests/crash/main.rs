@@ -9,6 +9,7 @@
 //! With QoS 2 and one shard it arrives exactly once.
 
 mod chaos;
+mod drains;
 mod ledger;
 mod power;
 mod traffic;

@@ -216,3 +216,82 @@ fn expect_a_budget_to_hold(len: usize) {
     let lost: Vec<_> = accepted.iter().filter(|number| !arrived.contains(number)).take(10).collect();
     assert!(lost.is_empty(), "accepted, and lost: {lost:?} of {}", accepted.len());
 }
+
+/// Publishes at full speed for an uplink that may have a megabyte waiting; what it had at most, as seen from outside, and
+/// what became of everything.
+#[track_caller]
+fn expect_an_uplink_to_keep_within(when_full: &str, len: usize) {
+    const BYTES_MAX: u64 = 1_000_000;
+    let recorder = Recorder::start();
+    let (proxy, setup) = cut_off(&recorder);
+    let router = setup
+        .shards(2)
+        .set("uplink.plant.bytes_max", BYTES_MAX)
+        .set("uplink.plant.when_full", when_full)
+        .start();
+    let told = Told::default();
+    let mut most = 0;
+    let mut look = |until_when: &dyn Fn() -> bool, what: &str| {
+        until(what, || {
+            let status = router.status();
+            let lanes = status["lanes"].as_array().into_iter().flatten();
+            most = most.max(lanes.filter_map(|lane| lane["backlog_bytes"].as_u64()).sum::<u64>());
+            until_when().then_some(())
+        });
+    };
+    let clients = [v5("a"), v5("b"), v5("c"), v5("d"), v3("e")];
+    let accepted: Vec<usize> = std::thread::scope(|scope| {
+        let (router, told) = (&router, &told);
+        let publishers: Vec<_> = clients
+            .iter()
+            .zip((0..).step_by(10_000_000))
+            .map(|(connect, first)| {
+                scope.spawn(move || publish_at_full_speed(router, connect, (first, len), told))
+            })
+            .collect();
+        let is_full = || match when_full {
+            "refuse" => told.refused.load(Ordering::Relaxed) > 0,
+            "drop-newest" => lost(&router.status(), "sink_full") > 0,
+            _ => lost(&router.status(), "drop_oldest") > 0,
+        };
+        look(&is_full, "the uplink to be full");
+        let full = Instant::now();
+        look(&|| full.elapsed() > Duration::from_secs(2), "time to pass");
+        proxy.mend();
+        let before = recorder.record().len();
+        look(&|| recorder.record().len() > before + 1_000, "the upstream to get some");
+        proxy.cut();
+        look(&is_full, "the uplink to be full");
+        proxy.mend();
+        told.stop.store(true, Ordering::Relaxed);
+        publishers.into_iter().flat_map(|it| it.join().expect("a publisher ends well")).collect()
+    });
+    look(&|| router.backlog() == 0, "the lane to drain");
+    assert!(most <= BYTES_MAX, "{most} bytes were waiting");
+    assert!(most > BYTES_MAX / 2, "{most}: the budget is used");
+    let arrived: BTreeSet<_> = recorder.record().iter().map(|it| number(it.text())).collect();
+    let missing = accepted.iter().filter(|number| !arrived.contains(number)).count() as u64;
+    until("the ledger to have what did not arrive", || {
+        let status = router.status();
+        (lost(&status, "sink_full") + lost(&status, "drop_oldest") >= missing).then_some(())
+    });
+    if when_full == "refuse" {
+        assert_eq!(missing, 0, "of {} accepted", accepted.len());
+    }
+}
+
+/// What is appended and not written counts: a level that the disk thread sets comes too late for a fast publisher.
+#[test]
+fn an_uplink_that_refuses_keeps_its_budget_to_the_byte_at_full_speed() {
+    expect_an_uplink_to_keep_within("refuse", 1_000);
+}
+
+#[test]
+fn an_uplink_that_drops_the_newest_keeps_its_budget_to_the_byte_at_full_speed() {
+    expect_an_uplink_to_keep_within("drop-newest", 4_000);
+}
+
+#[test]
+fn an_uplink_that_drops_the_oldest_keeps_its_budget_to_the_byte_at_full_speed() {
+    expect_an_uplink_to_keep_within("drop-oldest", 1_000);
+}

@@ -136,3 +136,51 @@ fn a_wrong_command_line_is_code_2() {
     assert_eq!(run(&["run", "--set", "without-a-value"]).code, Some(2));
     assert_eq!(run(&["run", "--profile", "no-such-profile"]).code, Some(2));
 }
+
+/// What a store or a route cannot keep is refused by `check`, each with its key and what is allowed, all at once.
+#[test]
+fn impossible_budgets_durations_priorities_and_policies_are_refused_with_what_is_allowed() {
+    let route = |key: &str| format!("routes.all.{key}");
+    let cases = [
+        ("store.bytes_max".to_owned(), "1000", "a whole number from "),
+        ("store.reserve_percent".to_owned(), "51", "a whole number from 0 to 50"),
+        ("store.keep_vanished_secs".to_owned(), "-1", "a whole number from 0 to "),
+        ("uplink.plant.bytes_max".to_owned(), "17", "a whole number from "),
+        (
+            "uplink.plant.when_full".to_owned(),
+            "drop_oldest",
+            "\"refuse\", \"drop-oldest\" or \"drop-newest\"",
+        ),
+        ("uplink.plant.backoff_max_ms".to_owned(), "0", "a whole number from "),
+        ("uplink.plant.drain".to_owned(), "fast", "\"in-order\" or \"live-first\""),
+        ("uplink.plant.history_share_percent".to_owned(), "0", "a whole number from 1 to 99"),
+        ("losses.interval_secs".to_owned(), "0", "a whole number from 1 to 86400"),
+        (route("ttl"), "-5", "a whole number from 0 to "),
+        (route("priority"), "10", "a whole number from 0 to 9"),
+        (route("durability"), "paper", "\"disk\""),
+    ];
+    let base = ["uplink.plant.url=mqtt://127.0.0.1:1", "routes.all.route=FROM \"a/#\" INTO $upstream"];
+    let set = |pairs: &[String]| {
+        let flags = pairs.iter().flat_map(|pair| ["--set".to_owned(), pair.clone()]);
+        let arguments: Vec<String> = ["check".to_owned()].into_iter().chain(flags).collect();
+        harness::run(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let base: Vec<String> = base.map(str::to_owned).into();
+    assert_eq!(set(&base).code, Some(0), "{}", set(&base).err);
+    let mut all = base.clone();
+    for (key, value, allowed) in &cases {
+        let with: Vec<String> = base.iter().cloned().chain([format!("{key}={value}")]).collect();
+        let done = set(&with);
+        let said = format!("{}{}", done.out, done.err);
+        assert_eq!(done.code, Some(2), "{key}: {said}");
+        for part in [&key[..], value, allowed] {
+            assert!(said.contains(part), "{key}: {part:?} is not in {said}");
+        }
+        all.push(format!("{key}={value}"));
+    }
+    let done = set(&all);
+    // Budgets are judged where everything that they depend on is right.
+    for (key, ..) in cases.iter().filter(|(key, ..)| !key.ends_with("bytes_max")) {
+        assert!(done.err.contains(&key[..]) || done.out.contains(&key[..]), "{key} is not in {}", done.err);
+    }
+}

@@ -5,6 +5,7 @@
 //! is missing on the machine makes a test pass.
 
 mod access;
+mod broken_disks;
 mod budgets;
 mod commands;
 mod configuration;
@@ -15,6 +16,8 @@ mod foreign;
 mod identities;
 mod limits;
 mod listeners;
+mod losses;
+mod lost_logs;
 mod malformed;
 mod paho;
 mod properties;

@@ -35,7 +35,7 @@ const LOOK: Duration = Duration::from_millis(10);
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Word {
     /// A second has passed.
-    Second(Second, Option<Interval>),
+    Second(Box<(Second, Option<Interval>)>),
     /// The run is over, and this is all.
     Whole(Box<Part>),
 }
@@ -119,7 +119,8 @@ pub(crate) async fn run(
             after = watcher.sample();
         }
         match line {
-            Some((part, Some(Word::Second(second, interval)))) => {
+            Some((part, Some(Word::Second(said)))) => {
+                let (second, interval) = *said;
                 let member = &mut members[part as usize - 1];
                 member.told = number_of(member.told, &second);
                 seconds.add(member.told, &second, interval);

@@ -48,11 +48,13 @@ fn write_comparison(out: &mut String, comparison: &Comparison) -> std::fmt::Resu
                   Neighbouring seconds are not independent: what decides something is run several times, in turn.</p>\
                   <div class=plots>");
     out.push_str(&intervals_plot(&comparison.lines));
-    let timed = |second: &Second, micros: u64| (second.latency.count > 0).then_some(micros as f64);
-    let figures: [(&str, &str, Scale, &dyn Fn(&Second) -> Option<f64>); 3] = [
-        ("Arrived", "messages/s", Scale::Linear, &|second| Some(second.arrived_per_sec as f64)),
-        ("p50", "µs, logarithmic", Scale::Logarithmic, &|second| timed(second, second.latency.p50)),
-        ("p99", "µs, logarithmic", Scale::Logarithmic, &|second| timed(second, second.latency.p99)),
+    let arrived: Figure = |second| Some(second.arrived_per_sec as f64);
+    let p50: Figure = |second| timed(second, second.latency.p50);
+    let p99: Figure = |second| timed(second, second.latency.p99);
+    let figures = [
+        ("Arrived", "messages/s", Scale::Linear, arrived),
+        ("p50", "µs, logarithmic", Scale::Logarithmic, p50),
+        ("p99", "µs, logarithmic", Scale::Logarithmic, p99),
     ];
     for (title, unit, scale, pick) in figures {
         let line = |name, series: &[Second]| over_time(series, name, pick);
@@ -65,6 +67,14 @@ fn write_comparison(out: &mut String, comparison: &Comparison) -> std::fmt::Resu
     out.push_str("</div>");
     Ok(())
 }
+
+/// A latency of a second in which something arrived.
+fn timed(second: &Second, micros: u64) -> Option<f64> {
+    (second.latency.count > 0).then_some(micros as f64)
+}
+
+/// What a plot shows of a second, if there is anything to show.
+type Figure = fn(&Second) -> Option<f64>;
 
 /// Each change with its interval, as a bar beside zero: what does not touch zero is more than noise.
 fn intervals_plot(lines: &[crate::compare::Line]) -> String {

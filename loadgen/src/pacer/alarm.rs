@@ -35,7 +35,12 @@ mod linux {
         pub(in super::super) fn new() -> std::io::Result<Alarm> {
             let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
             let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
-            Ok(Alarm(AsyncFd::with_interest(Timer(timer), Interest::READABLE)?))
+            #[expect(
+                deprecated,
+                reason = "its successor is unsafe for types whose file may change; this one owns its timer until it is dropped"
+            )]
+            let watched = AsyncFd::with_interest(Timer(timer), Interest::READABLE)?;
+            Ok(Alarm(watched))
         }
 
         /// Sets it, in the place of what it was set to.

@@ -44,6 +44,7 @@ impl Driver {
             offers: Arc::default(),
             access: Arc::new(broker::access::Access::open(true)),
             plan: Arc::new(plan),
+            rooms: Arc::default(),
             seed: 7,
             home_seed: 7,
         };

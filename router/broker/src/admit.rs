@@ -104,12 +104,15 @@ pub(crate) struct Needs {
     pub(crate) disk: bool,
     /// It must be held in memory until the disk has it.
     pub(crate) memory: bool,
+    /// A sink that drops what comes has no room for it.
+    pub(crate) dropped: bool,
 }
 
 impl Broker {
     /// There is more room, or less: who waited may try again, in the order in which they began to wait.
     pub(crate) fn on_levels(&mut self, levels: Levels, effects: &mut Effects) {
         self.is_tight = !levels.are_roomy();
+        self.is_careful = self.is_tight || self.setup.rooms.has_bounds();
         self.levels = levels;
         let withheld = |it: &mut crate::connections::Connection| Some((it.withheld.take()?, it.id));
         let mut waiting: Vec<(NonZeroU64, ConnId)> =
@@ -123,7 +126,7 @@ impl Broker {
 
     /// Connections that wait for room.
     pub fn withheld(&self) -> usize {
-        if !self.is_tight {
+        if !self.is_careful {
             return 0;
         }
         self.connections.iter().filter(|connection| connection.withheld.is_some()).count()
@@ -174,8 +177,9 @@ impl Broker {
                 None => {}
             }
         }
+        let len = publication.envelope.encoded_len() as u64;
         for forward in &forwards {
-            self.ask_lane(forward, &plan, &mut needs);
+            self.ask_lane(forward, len, &plan, &mut needs);
         }
         self.scratch.matches = matches;
         self.scratch.forwards = forwards;
@@ -194,16 +198,52 @@ impl Broker {
         needs.refused |= is_stored && !self.levels.store.takes(Priority::DEFAULT);
     }
 
-    fn ask_lane(&self, forward: &Forward, plan: &Plan, needs: &mut Needs) {
+    /// Takes the room that a message needs; what is not used is given back behind the packet.
+    fn ask_lane(&mut self, forward: &Forward, len: u64, plan: &Plan, needs: &mut Needs) {
         // A clause that holds the most urgent way back leaves the sink to a less urgent, or stricter one.
         let is_sure = !is_gated(plan, &forward.best);
         let priority = if is_sure { forward.best.priority } else { Priority::DEFAULT };
-        if self.levels.uplink(forward.uplink).takes(priority) {
+        let refuses = forward.when_full == WhenFull::Refuse;
+        if self.levels.uplink(forward.uplink).takes(priority)
+            && (!refuses || self.setup.rooms.take(forward.uplink, priority, len))
+        {
+            if refuses {
+                self.rooms_taken.push((forward.uplink, len));
+            }
             needs.disk |= !is_sure || forward.durability == Durability::Disk;
             needs.memory = true;
         } else {
-            needs.refused |= forward.when_full == WhenFull::Refuse;
+            needs.refused |= refuses;
+            needs.dropped |= !refuses;
         }
+    }
+
+    /// The packet at hand is done with: gives back the room that was taken for it and that it did not use.
+    pub(crate) fn give_back_room(&mut self) {
+        for (uplink, len) in self.rooms_taken.drain(..) {
+            self.setup.rooms.give_back(uplink, len);
+        }
+    }
+
+    /// Whether there is room for a message in an uplink with a bound, which is taken then.
+    fn take_room(&mut self, forward: &Forward, publication: &Publication<'_>) -> bool {
+        let (uplink, len) = (forward.uplink, publication.envelope.encoded_len() as u64);
+        if let Some(at) = self.rooms_taken.iter().position(|(of, _)| *of == uplink) {
+            self.rooms_taken.swap_remove(at);
+            return true;
+        }
+        let level = self.levels.uplink(uplink);
+        if level.takes(forward.best.priority) && self.setup.rooms.take(uplink, forward.best.priority, len) {
+            return true;
+        }
+        // It was let in when there was room for the largest message of every shard; its publisher will be told so.
+        let is_admitted = publication.envelope.qos != Qos::AtMostOnce
+            && forward.when_full == WhenFull::Refuse
+            && !(self.is_tight || self.publishes_will);
+        if is_admitted {
+            self.setup.rooms.take_anyway(uplink, len);
+        }
+        is_admitted
     }
 
     /// Whether an uplink takes a message now. What it does not take is lost for it alone, counted and noted.
@@ -214,12 +254,14 @@ impl Broker {
         publication: &Publication<'_>,
         effects: &mut Effects,
     ) -> bool {
-        let reason = if !self.levels.uplink(forward.uplink).takes(forward.best.priority) {
-            self.counters.dropped_sink_full += 1;
-            LossReason::SinkFull
-        } else if publication.envelope.qos == Qos::AtMostOnce && self.holds_no_more() {
+        let is_full = !self.levels.uplink(forward.uplink).takes(forward.best.priority);
+        let is_lost = publication.envelope.qos == Qos::AtMostOnce && self.holds_no_more();
+        let reason = if !is_full && is_lost {
             self.counters.dropped_store_fails += 1;
             LossReason::StoreFails
+        } else if !self.take_room(forward, publication) {
+            self.counters.dropped_sink_full += 1;
+            LossReason::SinkFull
         } else {
             return true;
         };

@@ -22,6 +22,7 @@ use crate::effects::{Control, Effects, HandoffBatch, Request, Write};
 use crate::offers::Offers;
 use crate::plan::Plan;
 use crate::retained::{Retained, Walks};
+use crate::rooms::Rooms;
 use crate::sessions::restoring::StoredSession;
 use crate::sessions::{DelayedWill, Keeping, Session, Stored};
 use crate::sharing::{Estate, Lot};
@@ -45,6 +46,8 @@ pub struct Setup {
     pub plan: Arc<Plan>,
     /// What clients are told beside the bounds.
     pub offers: Arc<Offers>,
+    /// How many bytes wait for each uplink with a bound; shared by all shards.
+    pub rooms: Arc<Rooms>,
     /// Keys the maps and makes server-assigned client identifiers; the same seed gives the same run.
     pub seed: u64,
     /// The same for every shard: decides which shard a client identifier is at home in.
@@ -165,6 +168,12 @@ pub struct Broker {
     /// How much room there is, and whether anything has less than enough.
     pub(crate) levels: Levels,
     pub(crate) is_tight: bool,
+    /// Whether a packet must look if there is room at all: something is tight, or an uplink has a bound.
+    pub(crate) is_careful: bool,
+    /// Room that was taken for the packet at hand and is not used yet: uplink, bytes.
+    pub(crate) rooms_taken: Vec<(u32, u64)>,
+    /// What is published now is nobody's who could send it again.
+    pub(crate) publishes_will: bool,
     /// Numbers the connections that had to wait for room.
     pub(crate) withholdings: u64,
     pub(crate) generation: u32,
@@ -230,6 +239,9 @@ impl Broker {
             marks_owed: VecDeque::new(),
             levels: Levels::default(),
             is_tight: false,
+            is_careful: setup.rooms.has_bounds(),
+            rooms_taken: Vec::new(),
+            publishes_will: false,
             withholdings: 0,
             generation: 0,
             estates: Vec::new(),

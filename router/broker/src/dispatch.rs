@@ -287,12 +287,17 @@ impl Broker {
         }
         let mut body = std::mem::take(&mut self.scratch.body);
         for forward in &forwards {
-            if self.is_tight && !self.has_room_for(forward, publication, effects) {
+            if self.is_careful && !self.has_room_for(forward, publication, effects) {
                 continue;
             }
+            let taken = publication.envelope.encoded_len() as u64;
             let Some(publication) = self.select(&plan, &forward.best, message, publication, &mut body) else {
+                self.setup.rooms.give_back(forward.uplink, taken);
                 continue;
             };
+            if self.is_careful {
+                self.setup.rooms.correct(forward.uplink, taken, publication.envelope.encoded_len() as u64);
+            }
             let ticket = self.append_to_lane(forward, &publication, plan.ttl_millis, effects);
             if forward.durability == Durability::Disk {
                 promise.ticket = promise.ticket.max(ticket);

@@ -240,6 +240,8 @@ pub enum StateSpace {
     Marks,
     /// Places in the middle of poison lanes that are done with, by lane and place.
     Poison,
+    /// How far the loss ledger is published: one value under the empty key.
+    LossesPublished,
 }
 
 /// Publications for one other shard.

@@ -191,7 +191,7 @@ impl Broker {
 }
 
 /// Puts a value under a key of the small durable state.
-fn put(
+pub(crate) fn put(
     appended_bytes: &mut u64,
     effects: &mut Effects,
     space: StateSpace,

@@ -18,9 +18,12 @@ use crate::envelope::Envelope;
 use crate::random::Random;
 use crate::sessions::record::decode_head;
 use crate::{
-    AppendTray, Authentication, Broker, Denial, Effects, Event, Levels, Loss, Offers, Peer, Plan, RecordRead,
-    Request, Setup, StateSpace, StoredSessions, Write,
+    AppendTray, Authentication, Broker, Denial, Effects, Event, Level, Levels, Loss, Offers, Peer, Plan,
+    RecordRead, Request, RoomSetup, Rooms, Setup, StateSpace, StoredSessions, Write,
 };
+
+/// What a record of the store has beside its bytes.
+const RECORD_OVERHEAD: u64 = 10;
 
 /// What a client was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,6 +140,18 @@ impl Disk {
         lane
     }
 
+    /// By name, as `tests::routing` calls them.
+    fn is_of_uplink(&self, lane: LaneId) -> bool {
+        ["urgent", "default"].iter().any(|name| self.names.get(*name) == Some(&lane))
+    }
+
+    /// Bytes in the lanes of the uplink, overhead included.
+    pub(crate) fn waits_for_uplink(&self) -> u64 {
+        let lanes = self.lanes.iter().filter(|(lane, _)| self.is_of_uplink(**lane));
+        let waiting = lanes.flat_map(|(lane, records)| &records[self.heads[lane].get() as usize - 1..]);
+        waiting.map(|record| record.bytes.len() as u64 + RECORD_OVERHEAD).sum()
+    }
+
     pub(crate) fn find_lane(&self, name: &str) -> Option<LaneId> {
         self.names.get(name).copied()
     }
@@ -241,6 +256,11 @@ pub(crate) struct Bench {
     pub(crate) limits: Arc<Limits>,
     pub(crate) plan: Arc<Plan>,
     pub(crate) offers: Arc<Offers>,
+    /// What the one uplink may take, and what waits for it.
+    pub(crate) bound: Option<RoomSetup>,
+    pub(crate) rooms: Arc<Rooms>,
+    /// Bytes of records for the uplink that are written since the start.
+    written: u64,
     /// Who the edge says comes next.
     pub(crate) peer: Peer,
     pub(crate) access: Arc<Access>,
@@ -278,6 +298,9 @@ impl Bench {
             limits: Arc::new(limits),
             plan: Arc::new(plan),
             offers: Arc::default(),
+            bound: None,
+            rooms: Arc::default(),
+            written: 0,
             peer: Peer::default(),
             access: Arc::new(Access::open(true)),
             authentications: VecDeque::new(),
@@ -297,6 +320,9 @@ impl Bench {
     fn start(&mut self) {
         let shards = self.mail.len();
         let home_seed = 11;
+        self.rooms = Arc::new(Rooms::new([self.bound], shards as u16, 200, RECORD_OVERHEAD));
+        self.written = 0;
+        self.look_at_room();
         for shard in 0..shards {
             let mut broker = Broker::new(Setup {
                 shard: ShardId(shard as u16),
@@ -305,6 +331,7 @@ impl Bench {
                 access: Arc::clone(&self.access),
                 plan: Arc::clone(&self.plan),
                 offers: Arc::clone(&self.offers),
+                rooms: Arc::clone(&self.rooms),
                 seed: 7 + shard as u64,
                 home_seed,
             });
@@ -337,7 +364,20 @@ impl Bench {
 
     /// The process dies and starts again: what was not durable is gone, and every connection.
     pub(crate) fn crash(&mut self) {
-        self.disk.jobs.clear();
+        self.crash_behind(0);
+    }
+
+    /// As `crash`, but the disk has the first writes that wait for it, and nobody has heard of that.
+    pub(crate) fn crash_behind(&mut self, written: usize) {
+        for job in std::mem::take(&mut self.disk.jobs).into_iter().take(written) {
+            match job {
+                Job::Append { tray, .. } => self.disk.apply(&tray),
+                Job::Advance(advances) => {
+                    advances.into_iter().for_each(|(lane, up_to)| self.disk.advance(lane, up_to));
+                }
+                Job::Ask { .. } => break,
+            }
+        }
         let durable = std::mem::take(&mut self.disk.durable_heads);
         for (lane, head) in &mut self.disk.heads {
             *head = durable.get(lane).copied().unwrap_or(Seq::FIRST);
@@ -749,6 +789,14 @@ impl Bench {
         match job {
             Job::Append { shard, tray } => {
                 self.disk.apply(&tray);
+                let for_uplink = |write: &Write| match write {
+                    Write::Record { lane, len, .. } if self.disk.is_of_uplink(*lane) => {
+                        u64::from(*len) + RECORD_OVERHEAD
+                    }
+                    _ => 0,
+                };
+                self.written += tray.writes.iter().map(for_uplink).sum::<u64>();
+                self.look_at_room();
                 self.disk.bytes[shard] += tray.bytes.len() as u64;
                 let event = Event::Durable { up_to: tray.last, bytes: self.disk.bytes[shard] };
                 self.answer(shard, event);
@@ -759,6 +807,53 @@ impl Bench {
             Job::Ask { shard, request } => self.ask(shard, request),
         }
         true
+    }
+
+    /// The disk thread looks how much lies in the lanes of the uplink.
+    fn look_at_room(&mut self) {
+        self.rooms.set_written(0, self.disk.waits_for_uplink(), self.written);
+    }
+
+    /// The uplink may take no more than this, from the next start on.
+    pub(crate) fn bind(&mut self, bytes_max: u64, reserve_bytes: u64) {
+        self.bound = Some(RoomSetup { bytes_max, reserve_bytes, only_counts: false });
+        self.disk.fails = false;
+        self.settle();
+        self.crash();
+        self.settle();
+    }
+
+    /// The upstream takes all that waits for it; who found no room may try again.
+    pub(crate) fn drain_uplink(&mut self) {
+        for lane in
+            ["urgent", "default"].iter().filter_map(|name| self.disk.find_lane(name)).collect::<Vec<_>>()
+        {
+            let next = self.disk.next(lane);
+            self.disk.heads.insert(lane, next);
+            self.disk.durable_heads.insert(lane, next);
+        }
+        self.look_at_room();
+        if self.rooms.take_missed(0) > 0 {
+            let full = Levels { uplinks: [Level::FullForOrdinary].into(), ..Levels::default() };
+            self.say_levels(full);
+            self.say_levels(Levels::default());
+        }
+    }
+
+    /// Bytes that wait for the uplink, written or not, overhead included.
+    pub(crate) fn waits_for_uplink(&self) -> u64 {
+        let trays = self.disk.jobs.iter().filter_map(|job| match job {
+            Job::Append { tray, .. } => Some(tray),
+            _ => None,
+        });
+        let trays = trays.chain(self.effects.iter().map(|effects| &effects.appends));
+        let unwritten = trays.flat_map(|tray| &tray.writes).map(|write| match write {
+            Write::Record { lane, len, .. } if self.disk.is_of_uplink(*lane) => {
+                u64::from(*len) + RECORD_OVERHEAD
+            }
+            _ => 0,
+        });
+        self.disk.waits_for_uplink() + unwritten.sum::<u64>()
     }
 
     /// Shard 0 is told what the broker says of itself.

@@ -14,6 +14,7 @@ mod promising;
 mod retaining;
 mod routing;
 mod runs;
+pub(crate) mod seeds;
 mod sharding;
 mod sharing;
 mod sharing_simulation;

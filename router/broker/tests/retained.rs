@@ -31,6 +31,7 @@ impl Driver {
             offers: Arc::default(),
             access: Arc::new(Access::open(true)),
             plan: Arc::new(Plan::empty()),
+            rooms: Arc::default(),
             seed: 7,
             home_seed: 7,
         };

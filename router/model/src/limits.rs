@@ -169,6 +169,11 @@ impl Limits {
 }
 
 impl Limits {
+    /// Bytes of the largest record that a publication becomes: a topic alias may stand for a long topic.
+    pub const fn record_bytes_max(&self) -> u64 {
+        self.packet_bytes_max as u64 + (64 << 10)
+    }
+
     /// How far ahead of the oldest message that a client has not acknowledged it may be sent others.
     #[inline]
     pub const fn session_inflight_span(&self) -> u32 {

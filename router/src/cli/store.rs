@@ -146,6 +146,14 @@ fn repair(path: &Path, out: &mut impl Write) -> Result<Exit, Failed> {
     for (name, lost) in &repaired.lost {
         writeln!(out, "lane {name}: places {} to {} are lost", lost.from, lost.up_to)?;
     }
+    if let Some(what) = &repaired.lost_log {
+        writeln!(
+            out,
+            "{what}: what was in that log alone is lost, and nobody can say how much; \
+             {} lanes lost their name and are kept as found/NUMBER (`millrace store export` has their messages)",
+            repaired.found_lanes
+        )?;
+    }
     if repaired.state_gaps > 0 {
         writeln!(
             out,

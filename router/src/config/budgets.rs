@@ -12,7 +12,7 @@ use super::schema;
 
 /// Judges all budgets together.
 pub(super) fn check(judge: &mut Judge<'_>, store: &Store, uplinks: &[Uplink], limits: &Limits) {
-    let record_bytes_max = u64::from(limits.packet_bytes_max) + (64 << 10);
+    let record_bytes_max = limits.record_bytes_max();
     let usable = |bytes: u64| bytes / 100 * u64::from(100 - store.reserve_percent.min(99));
     let total_for = |usable: u64| usable.div_ceil(u64::from(100 - store.reserve_percent.min(99))) * 100;
     let mut parts = 0u64;

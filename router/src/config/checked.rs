@@ -46,6 +46,8 @@ pub struct Config {
     pub offers: broker::Offers,
     /// How often `$SYS/broker/` is published, in seconds; 0 for never.
     pub sys_interval_secs: u64,
+    /// Where the loss ledger is published, if anywhere.
+    pub losses: Option<LossReports>,
     /// Where health and metrics are served, if anywhere.
     pub http: Option<SocketAddr>,
     /// The Unix socket for operators' commands; `None` for none.
@@ -79,6 +81,15 @@ pub struct Store {
     pub reserve_percent: u8,
     /// How long messages for an uplink that is gone are kept, in seconds.
     pub keep_vanished_secs: u64,
+}
+
+/// How the loss ledger is published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LossReports {
+    /// The topic; not one of our own.
+    pub topic: String,
+    /// How often, if there is anything new.
+    pub interval_secs: u64,
 }
 
 /// Sessions that outlive their connection.
@@ -232,6 +243,7 @@ impl Config {
         let edge = edge::check(&mut judge, host, is_wanted);
         let offers = check_offers(&mut judge);
         let sys_interval_secs = judge.integer(&schema::MQTT_SYS_INTERVAL_SECS, "").unwrap_or_default();
+        let losses = check_losses(&mut judge);
         let http = judge.address(&schema::HTTP_BIND, "");
         let control = judge.text(&schema::CONTROL_PATH, "").map(PathBuf::from);
         let control = control.unwrap_or_else(|| store.path.join("control.sock"));
@@ -263,6 +275,7 @@ impl Config {
             edge,
             offers,
             sys_interval_secs,
+            losses,
             http,
             control: Some(control).filter(|path| path.as_os_str() != "off"),
             uplinks,
@@ -294,6 +307,7 @@ impl Config {
             ("edge", self.edge == new.edge),
             ("mqtt and redirect", self.offers == new.offers),
             ("mqtt.sys_interval_secs", self.sys_interval_secs == new.sys_interval_secs),
+            ("losses", self.losses == new.losses),
             ("http", self.http == new.http),
             ("control", self.control == new.control),
             ("uplink", self.uplinks == new.uplinks),
@@ -352,6 +366,20 @@ fn check_offers(judge: &mut Judge<'_>) -> broker::Offers {
         redirect: to.map(|to| broker::Redirect { to: to.into(), moved: always }),
         check_payload_format: judge.boolean(&schema::MQTT_CHECK_PAYLOAD_FORMAT, "").unwrap_or_default(),
     }
+}
+
+fn check_losses(judge: &mut Judge<'_>) -> Option<LossReports> {
+    let interval_secs = judge.integer(&schema::LOSSES_INTERVAL_SECS, "");
+    let topic = judge.text(&schema::LOSSES_TOPIC, "").filter(|topic| !topic.is_empty())?;
+    if topic.starts_with('$') || model::validate_name(&topic).is_err() {
+        judge.complain(&schema::LOSSES_TOPIC, "", |error| ConfigError {
+            problem: "is no topic that clients could publish to".to_owned(),
+            found: Some(format!("{topic:?}")),
+            allowed: Some("a topic name that does not begin with $, or \"\" for none".to_owned()),
+            ..error
+        });
+    }
+    Some(LossReports { topic, interval_secs: interval_secs? })
 }
 
 /// The uplink that `$upstream` means if there are several.

@@ -123,7 +123,7 @@ impl Store {
     pub fn options(&self, limits: &Limits) -> store::Options {
         let memtable_bytes = self.memtable_bytes as u64;
         // Room for the largest packet with its topic and the store's own words, whatever the memtable.
-        let record_bytes_max = u64::from(limits.packet_bytes_max) + (64 << 10);
+        let record_bytes_max = limits.record_bytes_max();
         store::Options {
             sync: self.sync,
             memtable_bytes,

@@ -37,8 +37,8 @@ mod tests;
 
 pub use auth::Auth;
 pub use checked::{
-    Config, Durability, Host, Log, LogFormat, MqttVersion, Route, Secret, Session, Store, Uplink, UplinkKind,
-    Warning, WhenFull,
+    Config, Durability, Host, Log, LogFormat, LossReports, MqttVersion, Route, Secret, Session, Store,
+    Uplink, UplinkKind, Warning, WhenFull,
 };
 pub use edge::{Edge, Standing};
 pub use errors::{ConfigError, ConfigErrors};

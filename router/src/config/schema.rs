@@ -395,6 +395,21 @@ pub(super) static MQTT_CHECK_PAYLOAD_FORMAT: Key = key(
     "Whether a payload that its publisher calls UTF-8 (Payload Format Indicator) is refused with 0x99 if it \
      is not. Costs one look at each such payload.",
 );
+pub(super) static LOSSES_TOPIC: Key = key(
+    "losses.topic",
+    Allowed::TopicPrefix,
+    Default::Text(""),
+    "Where new entries of the loss ledger are published, at QoS 1, for subscribers and routes: one JSON object per interval \
+     (format in operations.md). A route takes it upstream, for example `FROM \"site/losses\" INTO $upstream`. Empty publishes \
+     none.",
+);
+pub(super) static LOSSES_INTERVAL_SECS: Key = integer(
+    "losses.interval_secs",
+    1,
+    86_400,
+    60,
+    "How often `losses.topic` gets what is new, if anything is.",
+);
 pub(super) static MQTT_SYS_INTERVAL_SECS: Key = integer(
     "mqtt.sys_interval_secs",
     0,
@@ -549,7 +564,9 @@ pub(super) static UPLINK_BYTES_MAX: Key = integer(
     0,
     1 << 50,
     0,
-    "Most bytes of messages that wait for this uplink, before compression. 0 means as many as the store takes.",
+    "Most bytes of messages that wait for this uplink, before compression, those included that are not written yet. 0 \
+     means as many as the store takes. With `drop-oldest` what is not written yet may exceed it for a moment, but never \
+     the disk.",
 );
 pub(super) static UPLINK_WHEN_FULL: Key = words(
     "uplink.*.when_full",
@@ -813,6 +830,8 @@ static SERVICE_KEYS: &[&Key] = &[
     &MQTT_RESPONSE_INFORMATION,
     &MQTT_CHECK_PAYLOAD_FORMAT,
     &MQTT_SYS_INTERVAL_SECS,
+    &LOSSES_TOPIC,
+    &LOSSES_INTERVAL_SECS,
     &REDIRECT_TO,
     &REDIRECT_WHEN,
     &HTTP_BIND,

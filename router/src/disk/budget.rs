@@ -84,13 +84,41 @@ pub(crate) struct Budget {
     allowance: Allowance,
     store: Level,
     uplinks: Vec<Level>,
+    /// By uplink: what is on its way to its lanes, and whether a message found no room.
+    coming: Vec<Coming>,
+}
+
+/// What the shards did that no lane shows yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Coming {
+    /// Bytes that are appended and not written.
+    pub bytes: u64,
+    /// The largest message that found no room since the last judgement; 0 if all did.
+    pub missed: u64,
+    /// The same of earlier ones, until there is room for it.
+    wanted: u64,
 }
 
 impl Budget {
     /// Everything roomy.
     pub(crate) fn new(allowance: Allowance) -> Budget {
         let uplinks = vec![Level::Roomy; allowance.uplinks.len()];
-        Budget { allowance, store: Level::Roomy, uplinks }
+        let coming = vec![Coming::default(); uplinks.len()];
+        Budget { allowance, store: Level::Roomy, uplinks, coming }
+    }
+
+    /// What the shards did since the last judgement.
+    pub(crate) fn set_coming(&mut self, uplink: usize, bytes: u64, missed: u64) {
+        let coming = &mut self.coming[uplink];
+        (coming.bytes, coming.missed) = (bytes, missed);
+        coming.wanted = coming.wanted.max(missed);
+    }
+
+    /// Bytes from which on the oldest must go, of an uplink that gives them up.
+    pub(crate) fn gives_up_from(&self, uplink: usize) -> Option<u64> {
+        let UplinkAllowance { bytes_max, when_full } = self.allowance.uplinks[uplink];
+        let bytes_max = bytes_max.filter(|_| when_full == WhenFull::DropOldest)?;
+        Some(bytes_max - part(bytes_max, self.allowance.reserve_percent))
     }
 
     /// Whether the bytes in lanes matter at all beyond the space they take.
@@ -153,9 +181,23 @@ impl Budget {
         };
         let reserve = part(bytes_max, self.allowance.reserve_percent);
         let marks = Marks { ordinary_at: bytes_max - reserve, urgent_at: bytes_max };
-        let bytes: u64 = lanes_of(waiting, uplink).map(|at| left[at]).sum();
+        let coming = &mut self.coming[uplink];
+        let bytes = lanes_of(waiting, uplink).map(|at| left[at]).sum::<u64>() + coming.bytes;
         if when_full != WhenFull::DropOldest {
-            self.uplinks[uplink] = next_level(self.uplinks[uplink], bytes, marks);
+            let now = self.uplinks[uplink];
+            // What found no room holds back ordinary messages alone: the reserve stays open for small urgent ones.
+            let ordinary = Marks { urgent_at: u64::MAX, ..marks };
+            let wanted = next_level(now.min(Level::FullForOrdinary), bytes + coming.wanted, ordinary);
+            let mut level = next_level(now, bytes, marks).max(wanted);
+            if coming.missed > 0 {
+                // Whoever found no room waits for a change of levels: there must be one, even if there is room by now.
+                level = level.max(Level::FullForOrdinary);
+            }
+            if level == Level::Roomy {
+                coming.wanted = 0;
+            }
+            coming.missed = 0;
+            self.uplinks[uplink] = level;
             return;
         }
         let mut lanes: Vec<usize> = lanes_of(waiting, uplink).collect();
@@ -218,7 +260,8 @@ fn inodes_min(now: Level) -> u64 {
     if now == Level::FullForUrgent { 2 * INODES_MIN } else { INODES_MIN }
 }
 
-fn part(bytes: u64, percent: u8) -> u64 {
+/// So many percent of it.
+pub(crate) fn part(bytes: u64, percent: u8) -> u64 {
     (u128::from(bytes) * u128::from(percent.min(100)) / 100) as u64
 }
 
@@ -363,6 +406,33 @@ mod tests {
             [Level::FullForUrgent; 2],
             "no policy writes to a full disk"
         );
+    }
+
+    #[test]
+    fn what_is_on_its_way_counts() {
+        let uplinks = [(Some(100 * MIB), WhenFull::Refuse), (Some(100 * MIB), WhenFull::DropOldest)];
+        let mut budget = budget(None, &uplinks);
+        let lanes = [lane(0, 5, 80), lane(1, 5, 80)];
+        assert_eq!(budget.judge(occupied(1), &lanes).uplinks[0], Level::Roomy);
+        (0..2).for_each(|uplink| budget.set_coming(uplink, 11 * MIB, 0));
+        let verdict = budget.judge(occupied(1), &lanes);
+        assert_eq!(verdict.uplinks, [Level::FullForOrdinary, Level::Roomy]);
+        assert_eq!(verdict.drops, [(1, MIB + 90 * MIB / 32)], "room is made before it is written");
+        assert_eq!((budget.gives_up_from(0), budget.gives_up_from(1)), (None, Some(90 * MIB)));
+    }
+
+    #[test]
+    fn who_found_no_room_hears_when_there_is_some() {
+        let mut budget = budget(None, &[(Some(100 * MIB), WhenFull::Refuse)]);
+        let mut level = |mib, missed| {
+            budget.set_coming(0, 0, missed * MIB);
+            budget.judge(occupied(1), &[lane(0, 5, mib)]).uplinks[0]
+        };
+        assert_eq!(level(70, 30), Level::FullForOrdinary);
+        assert_eq!(level(60, 0), Level::FullForOrdinary, "not yet for 30");
+        assert_eq!(level(50, 0), Level::Roomy);
+        // Even where all is gone by the time somebody looks.
+        assert_eq!((level(0, 1), level(0, 0)), (Level::FullForOrdinary, Level::Roomy));
     }
 
     #[test]

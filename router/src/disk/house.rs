@@ -49,9 +49,19 @@ impl Disk {
 
     /// Looks at the space, tells the shards, and gives up what a policy gives up.
     pub(super) fn watch_space(&mut self) {
-        if !self.space.is_due() {
-            return;
+        if self.space.is_due()
+            && let Err(error) = self.look_at_space()
+        {
+            self.poison(&error);
         }
+    }
+
+    /// Before a group is written that an uplink with `drop-oldest` has no room for: its oldest go in the same group.
+    pub(super) fn make_room(&mut self) -> Result<(), StoreError> {
+        if self.space.wants_room() { self.look_at_space() } else { Ok(()) }
+    }
+
+    fn look_at_space(&mut self) -> Result<(), StoreError> {
         let reader = self.log.reader();
         let verdict = self.space.look(&reader, &self.state.room);
         self.tell_levels(|levels| {
@@ -60,19 +70,15 @@ impl Disk {
         });
         self.log.press(verdict.merge);
         if self.is_poisoned() || verdict.drops.is_empty() {
-            return;
+            return Ok(());
         }
         for (at, bytes) in verdict.drops {
-            let lane = self.space.lane(at);
-            let dropped = self.log.drop_oldest(lane, bytes).and_then(|lost| match lost {
-                Some(lost) => self.enter_range(Reason::DropOldest, &lost),
-                None => Ok(()),
-            });
-            if let Err(error) = dropped {
-                return self.poison(&error);
+            if let Some(lost) = self.log.drop_oldest(self.space.lane(at), bytes)? {
+                self.enter_range(Reason::DropOldest, &lost)?;
             }
         }
         self.keep_house();
+        Ok(())
     }
 
     /// What sinks did not get.

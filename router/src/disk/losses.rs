@@ -12,11 +12,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use broker::StateSpace;
 use model::{Seq, Timestamp};
 use serde::Serialize;
 use store::{CommitLog, StoreError};
 
-use super::spaces::LOSSES;
+use super::spaces::{LOSSES, space_of};
 
 /// Most memory that one entry takes.
 pub(crate) const LOSS_BYTES_MAX: usize = 640;
@@ -124,6 +125,8 @@ pub(crate) struct Contents {
     pub sums: BTreeMap<(String, String), Sum>,
     /// Entries that made room for newer ones since the start.
     pub forgotten: u64,
+    /// Entries below this number are published, and grow no more.
+    pub published: u64,
 }
 
 /// The ledger: written by the disk thread, read by everybody.
@@ -253,6 +256,7 @@ impl Ledger {
             }
             ControlFlow::Continue(())
         })?;
+        contents.published = published(reader)?;
         Ok(Ledger { contents: Mutex::new(contents), entries_max: entries_max.max(1) })
     }
 
@@ -264,8 +268,9 @@ impl Ledger {
         sum.messages += entry.messages;
         sum.bytes += entry.bytes;
         let sum = sum.encode();
+        let published = contents.published;
         let (number, encoded) = match contents.entries.back_mut() {
-            Some((number, last)) if last.takes(&entry) => {
+            Some((number, last)) if *number >= published && last.takes(&entry) => {
                 last.absorb(&entry);
                 (*number, last.encode())
             }
@@ -309,6 +314,21 @@ impl Ledger {
         self.lock().clone()
     }
 
+    /// Entries from the one with this number on, oldest first, as long as `wanted` says so. They grow no more: what
+    /// follows them begins an entry of its own. Also the number behind the last one.
+    pub(crate) fn publish(&self, from: u64, mut wanted: impl FnMut(u64, &Entry) -> bool) -> u64 {
+        let mut contents = self.lock();
+        let mut next = from;
+        for (number, entry) in contents.entries.iter().skip_while(|(number, _)| *number < from) {
+            if !wanted(*number, entry) {
+                break;
+            }
+            next = number + 1;
+        }
+        contents.published = contents.published.max(next);
+        next
+    }
+
     /// The newest entries, newest first.
     pub(crate) fn latest(&self, count: usize) -> Vec<Entry> {
         self.lock().entries.iter().rev().take(count).map(|(_, entry)| entry.clone()).collect()
@@ -334,6 +354,12 @@ impl Contents {
         let in_store = sum_key(&key.0, &key.1);
         (in_store, self.sums.entry(key).or_default())
     }
+}
+
+/// The number of the first entry that is not published, as the store has it.
+pub(crate) fn published(reader: &store::Reader) -> Result<u64, StoreError> {
+    let value = reader.state_get(space_of(StateSpace::LossesPublished), b"")?;
+    Ok(value.and_then(|bytes| Some(u64::from_le_bytes(bytes.try_into().ok()?))).unwrap_or(0))
 }
 
 /// The uplink of a lane, or `sessions`.

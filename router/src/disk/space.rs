@@ -5,11 +5,13 @@
 //! uplink a few times a second.
 //! Invariant: what is appended between two looks counts at once, so that a budget is not overrun by a fast publisher.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use broker::Level;
+use broker::{AppendTray, Level, Rooms, Write};
 use model::{LaneId, Priority};
 use store::Reader;
 use tracing::{info, warn};
@@ -59,12 +61,21 @@ pub(crate) struct SpaceWatch {
     unjudged: u64,
     waiting: Vec<Waiting>,
     last: Level,
+    /// What waits for uplinks with a bound, written or not.
+    rooms: Arc<Rooms>,
+    /// By lane: its uplink, if that has a bound.
+    bounded: HashMap<LaneId, usize>,
+    /// By uplink: bytes of records that were taken room for and are written.
+    written: Vec<u64>,
 }
 
 impl SpaceWatch {
     /// Nothing is seen yet.
-    pub(crate) fn new(allowance: Allowance, lanes: Vec<UplinkLane>) -> SpaceWatch {
+    pub(crate) fn new(allowance: Allowance, lanes: Vec<UplinkLane>, rooms: Arc<Rooms>) -> SpaceWatch {
         let path = allowance.options.path.clone();
+        let has_bound = |lane: &&UplinkLane| rooms.waiting(lane.uplink as u32).is_some();
+        let bounded = lanes.iter().filter(has_bound).map(|it| (it.lane, it.uplink)).collect();
+        let written = vec![0; allowance.uplinks.len()];
         SpaceWatch {
             budget: Budget::new(allowance),
             lanes,
@@ -77,6 +88,60 @@ impl SpaceWatch {
             unjudged: 0,
             waiting: Vec::new(),
             last: Level::Roomy,
+            rooms,
+            bounded,
+            written,
+        }
+    }
+
+    /// What earlier runs left in the lanes counts from the first message on.
+    pub(crate) fn see_lanes(&mut self, reader: &Reader) {
+        self.waiting = self
+            .lanes
+            .iter()
+            .map(|it| Waiting { uplink: it.uplink, priority: it.priority, bytes: 0 })
+            .collect();
+        self.weigh_lanes(reader);
+    }
+
+    /// All of this tray is written.
+    pub(crate) fn confirmed(&mut self, tray: &AppendTray) {
+        if self.bounded.is_empty() {
+            return;
+        }
+        for write in &tray.writes {
+            if let Write::Record { lane, len, .. } = write
+                && let Some(uplink) = self.bounded.get(lane)
+            {
+                self.written[*uplink] += u64::from(*len) + store::RECORD_OVERHEAD_BYTES as u64;
+            }
+        }
+    }
+
+    /// Whether an uplink that gives up its oldest must do so before more is written.
+    pub(crate) fn wants_room(&self) -> bool {
+        let is_over = |uplink: usize| {
+            let waiting = self.rooms.waiting(uplink as u32).unwrap_or(0);
+            self.budget.gives_up_from(uplink).is_some_and(|mark| waiting > mark)
+        };
+        !self.bounded.is_empty() && (0..self.written.len()).any(is_over)
+    }
+
+    /// Looks how much lies in each lane, and how much is on its way there.
+    fn weigh_lanes(&mut self, reader: &Reader) {
+        for (lane, waiting) in self.lanes.iter().zip(&mut self.waiting) {
+            // While the store recovers nobody can look; what was seen last stands.
+            if let Ok(state) = reader.lane_state(lane.lane) {
+                waiting.bytes = state.bytes;
+            }
+        }
+        for uplink in 0..self.written.len() {
+            let lanes = self.waiting.iter().filter(|it| it.uplink == uplink);
+            let in_lanes: u64 = lanes.map(|it| it.bytes).sum();
+            self.rooms.set_written(uplink as u32, in_lanes, self.written[uplink]);
+            let waiting = self.rooms.waiting(uplink as u32).unwrap_or(in_lanes);
+            let missed = self.rooms.take_missed(uplink as u32);
+            self.budget.set_coming(uplink, waiting.saturating_sub(in_lanes), missed);
         }
     }
 
@@ -110,13 +175,8 @@ impl SpaceWatch {
             ..self.measured
         };
         room.occupied.store(measured.occupied, Ordering::Relaxed);
-        self.waiting.clear();
         if self.budget.needs_lanes() {
-            self.waiting.extend(self.lanes.iter().map(|it| Waiting {
-                uplink: it.uplink,
-                priority: it.priority,
-                bytes: reader.lane_state(it.lane).map_or(0, |state| state.bytes),
-            }));
+            self.weigh_lanes(reader);
         }
         let verdict = self.budget.judge(measured, &self.waiting);
         self.report(verdict.store, &measured);

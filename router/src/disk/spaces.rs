@@ -19,6 +19,7 @@ pub(crate) const fn space_of(kind: StateSpace) -> Space {
         StateSpace::Received => Space(4),
         StateSpace::Marks => Space(5),
         StateSpace::Poison => Space(8),
+        StateSpace::LossesPublished => Space(9),
     }
 }
 
@@ -37,6 +38,7 @@ mod tests {
             StateSpace::Received,
             StateSpace::Marks,
             StateSpace::Poison,
+            StateSpace::LossesPublished,
         ];
         let spaces: Vec<Space> = kinds.map(space_of).into_iter().chain([LOSSES, VANISHED]).collect();
         let numbers: BTreeSet<u8> = spaces.iter().map(|space| space.0).collect();

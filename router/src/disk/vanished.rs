@@ -107,8 +107,12 @@ impl Disk {
     }
 }
 
-/// The uplink that a lane's name speaks of, if it is one of an uplink: `u/NAME/PRIORITY` or `p/NAME`.
+/// The uplink that a lane's name speaks of, if it is one of an uplink: `u/NAME/PRIORITY` or `p/NAME`. A lane that lost its
+/// name in a repair, `found/NUMBER`, is nobody's.
 fn uplink_of(lane: &str) -> Option<&str> {
+    if lane.starts_with("found/") {
+        return Some(lane);
+    }
     let rest = lane.strip_prefix("u/").or_else(|| lane.strip_prefix("p/"))?;
     rest.split('/').next()
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use broker::uplink::{Aside, Poison};
-use broker::{AppendTray, Envelope, StateSpace, Write};
+use broker::{AppendTray, Envelope, Rooms, StateSpace, Write};
 use crossbeam::channel::{Sender, TrySendError};
 use model::{LaneId, Seq, ShardId, Ticket, Timestamp};
 use store::{ReadLimits, ReadOut, Reader, StoreError};
@@ -93,6 +93,8 @@ pub(crate) struct DiskAccess {
     pub mailbox: Arc<Mailbox>,
     /// Reads.
     pub reader: Reader,
+    /// What waits for uplinks with a bound.
+    pub rooms: Arc<Rooms>,
 }
 
 /// The keeper of all poison lanes; one task.
@@ -229,8 +231,9 @@ impl Keeper {
 
     async fn obey(&mut self, command: &Command) -> Result<u64, String> {
         let named = |(lane, _, _): &&(PoisonLane, _, _)| lane.uplink == command.uplink;
-        let found = self.lanes.iter().find(named).map(|(lane, _, _)| (lane.lane, Arc::clone(&lane.status)));
-        let Some((lane, status)) = found else {
+        let at = self.lanes.iter().position(|lane| named(&lane));
+        let found = at.map(|at| (at, self.lanes[at].0.lane, Arc::clone(&self.lanes[at].0.status)));
+        let Some((uplink, lane, status)) = found else {
             return Err(format!("there is no uplink {:?}", command.uplink));
         };
         let clear = |error: StoreError| error.to_string();
@@ -264,6 +267,7 @@ impl Keeper {
             }
             let state = self.disk.reader.lane_state(lane).map_err(clear)?;
             let gone = done_places(&self.disk.reader, lane).map_err(clear)?;
+            self.take_room(uplink as u32, &appends);
             settle(lane, state.head, gone, &done, &mut appends);
             self.write(appends, dropped).await;
             count += done.len() as u64;
@@ -274,6 +278,15 @@ impl Keeper {
             counter.fetch_add(done.len() as u64, std::sync::atomic::Ordering::Relaxed);
         }
         Ok(count)
+    }
+
+    /// What goes back into the lanes of an uplink counts there, whether there is room or not: somebody asked for it.
+    fn take_room(&self, uplink: u32, appends: &AppendTray) {
+        for write in &appends.writes {
+            if let Write::Record { len, .. } = write {
+                self.disk.rooms.take_anyway(uplink, u64::from(*len));
+            }
+        }
     }
 
     fn put_back(&mut self, lane: LaneId, seq: Seq, appends: &mut AppendTray) -> Result<(), String> {

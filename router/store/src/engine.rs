@@ -67,12 +67,31 @@ impl Engine {
         Ok(engine)
     }
 
+    /// Opens it for reading as strictly as for writing, and closes it again.
+    pub(crate) fn open_strict(options: &Options, path: &Path) -> Result<(), OpenError> {
+        Engine::open_read_only(options, path).map(drop)
+    }
+
     /// Opens it for reading, whatever is missing or damaged in its sorted files: they are not looked at before they are
     /// read.
     pub(crate) fn open_damaged(options: &Options, path: &Path) -> Result<Engine, OpenError> {
         let mut tolerant = database_options(options);
         tolerant.set_paranoid_checks(false);
         let db = DB::open_cf_descriptors_read_only(&tolerant, path, families(options), false)
+            .map_err(|e| OpenError::from_engine(&options.path, e))?;
+        let engine = Engine { db, counting: None };
+        engine.check_format(&options.path)?;
+        Ok(engine)
+    }
+
+    /// Opens a copy of a database whose write-ahead logs are missing or damaged, with whatever can be read of them. Only a
+    /// database that is opened for writing forgets which logs there should be; so it must be a copy.
+    pub(crate) fn open_without_logs(options: &Options, path: &Path) -> Result<Engine, OpenError> {
+        let mut tolerant = database_options(options);
+        tolerant.set_paranoid_checks(false);
+        tolerant.set_track_and_verify_wals_in_manifest(false);
+        tolerant.set_wal_recovery_mode(DBRecoveryMode::SkipAnyCorruptedRecord);
+        let db = DB::open_cf_descriptors(&tolerant, path, families(options))
             .map_err(|e| OpenError::from_engine(&options.path, e))?;
         let engine = Engine { db, counting: None };
         engine.check_format(&options.path)?;

@@ -8,9 +8,11 @@
 //! Why a marker beside RocksDB and not only a key inside: RocksDB changes files by merely opening them.
 
 use crate::error::OpenError;
+use crate::newest_log;
 use crate::options::Options;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The format that this version writes, and the newest it reads (storage-format.md §1).
@@ -96,6 +98,27 @@ impl Home {
                 .and_then(|()| sync_directory(&self.root))
                 .map_err(|e| OpenError::from_io(&self.root, e))?;
             self.unfinished = false;
+        }
+        Ok(())
+    }
+
+    /// Fails if the log that was written last is gone.
+    pub(crate) fn check_newest_log(&self) -> Result<(), OpenError> {
+        let missing = newest_log::missing(&self.root, &self.engine_path());
+        match missing.map_err(|error| OpenError::from_io(&self.root, error))? {
+            Some(detail) if !self.unfinished => Err(OpenError::Corrupt { path: self.root.clone(), detail }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The file system may be another one by now, under the same path: locks what is there.
+    pub(crate) fn lock_again(&mut self) -> Result<(), OpenError> {
+        let io = |error| OpenError::from_io(&self.root, error);
+        let marker = File::open(self.root.join(MARKER)).map_err(io)?;
+        let which = |file: &File| file.metadata().map(|about| (about.dev(), about.ino()));
+        if which(&marker).map_err(io)? != which(&self.lock).map_err(io)? {
+            lock_now(&marker, &self.root)?;
+            self.lock = marker;
         }
         Ok(())
     }

@@ -34,6 +34,7 @@ impl Inspection {
     pub fn open(path: impl AsRef<Path>) -> Result<Inspection, OpenError> {
         let options = Options { create_if_missing: false, ..Options::new(path) };
         let home = Home::enter_existing(&options.path)?;
+        home.check_newest_log()?;
         let engine = Engine::open_read_only(&options, &home.engine_path())?;
         let shared = Shared::default();
         for lane in recovery::load(&engine, home.root())?.lanes {

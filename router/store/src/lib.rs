@@ -20,6 +20,7 @@ mod keys;
 mod lanes;
 mod log;
 mod memory;
+mod newest_log;
 mod notes;
 mod options;
 mod quarantine;

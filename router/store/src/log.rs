@@ -11,6 +11,7 @@ use crate::face::{CommitLog, Committed, Expired, Loss, LossKind, Lost, Space, St
 use crate::home::Home;
 use crate::keys::{self, FAMILY_LANES, FAMILY_LOG, FAMILY_STATE, KEY_NEXT_LANE, LANE_NAME_BYTES_MAX};
 use crate::lanes::{Lane, LaneState};
+use crate::newest_log;
 use crate::options::Options;
 use crate::read::{self, ReadLimits, ReadOut, Reader, Shared};
 use crate::record::RECORD_OVERHEAD_BYTES;
@@ -39,6 +40,8 @@ pub struct Log {
     committed: Vec<(LaneId, Seq)>,
     /// Lanes whose cursor is about to be written; kept for its buffer.
     moved: Vec<Arc<Lane>>,
+    /// The number of the newest write-ahead log, as it was noted last.
+    noted_log: u64,
 }
 
 impl Log {
@@ -48,6 +51,9 @@ impl Log {
     /// Fails without touching anything if the directory is locked, in a newer format, or something else than a store.
     pub fn open(options: &Options) -> Result<Log, OpenError> {
         let mut home = Home::enter(options)?;
+        if !home.is_unfinished() {
+            home.check_newest_log()?;
+        }
         let engine = Engine::open(options, &home.engine_path(), home.is_unfinished())?;
         let found = recovery::load(&engine, home.root())?;
         home.finish()?;
@@ -67,9 +73,11 @@ impl Log {
             poison: None,
             committed: Vec::new(),
             moved: Vec::new(),
+            noted_log: 0,
         };
         log.retention.start(&log.reader.shared.lanes.all());
         log.drop_orphans(&found.orphans)?;
+        log.note_newest_log();
         Ok(log)
     }
 
@@ -111,6 +119,7 @@ impl Log {
             return Ok(());
         }
         self.home.probe()?;
+        self.home.lock_again()?;
         self.staging.clear();
         let shared = self.reader.shared.clone();
         shared.replace_engine(None);
@@ -129,7 +138,16 @@ impl Log {
         self.retention = Retention::default();
         self.retention.start(&shared.lanes.all());
         self.poison = None;
+        self.noted_log = 0;
         self.drop_orphans(&found.orphans)
+    }
+
+    /// So that its absence is noticed at the next start. Where nothing is synced nobody can tell.
+    fn note_newest_log(&mut self) {
+        if self.options.sync {
+            // Without the note only less is noticed.
+            newest_log::note(self.home.root(), &self.home.engine_path(), &mut self.noted_log).ok();
+        }
     }
 
     /// Makes everything collected durable, writes the cursors and closes the store.
@@ -317,6 +335,7 @@ impl CommitLog for Log {
     }
 
     fn reclaim(&mut self, now: Timestamp) -> Result<bool, StoreError> {
+        self.note_newest_log();
         self.give_back_space(now)
     }
 

@@ -15,6 +15,7 @@ use crate::error::OpenError;
 use crate::face::Lost;
 use crate::home::{ENGINE_DIRECTORY, Home};
 use crate::keys::{self, FAMILY_LANES, FAMILY_LOG, FAMILY_META, FAMILY_STATE, LaneEntry};
+use crate::newest_log;
 use crate::options::Options;
 use crate::quarantine;
 use crate::read::readable_from;
@@ -31,6 +32,8 @@ const REPAIRED: &str = "rocksdb.repaired";
 const DAMAGED: &str = "rocksdb.damaged";
 /// Second names of the files that are there, from which RocksDB makes a database as best it can.
 const FILES: &str = "rocksdb.files";
+/// A copy that may be opened for writing: second names of sorted files, copies of all others.
+const COPY: &str = "rocksdb.copy";
 /// Bytes written at once.
 const BATCH_BYTES: usize = 1 << 20;
 
@@ -45,6 +48,10 @@ pub struct Repaired {
     pub state_gaps: u64,
     /// Bytes set aside in `quarantine`.
     pub set_aside_bytes: u64,
+    /// A write-ahead log is missing or damaged: what was in it alone is lost, and nobody knows how much that was.
+    pub lost_log: Option<String>,
+    /// Lanes whose name was lost with it: they are kept as `found/NUMBER`.
+    pub found_lanes: u64,
 }
 
 /// Writes a store anew that is not in use. Fails without having changed anything if it is locked, newer, no store, if its
@@ -60,9 +67,12 @@ pub(crate) fn rebuild(options: &Options, home: &Home) -> Result<Repaired, OpenEr
     let (new_path, old_path) = (root.join(REPAIRED), root.join(DAMAGED));
     let io = |error| OpenError::from_io(root, error);
     clear_away(root).map_err(io)?;
-    let mut repaired = Repaired::default();
+    let mut repaired = Repaired { lost_log: lost_log(options, home)?, ..Repaired::default() };
     {
-        let old = Engine::open_damaged(options, &home.engine_path())?;
+        let old = match &repaired.lost_log {
+            None => Engine::open_damaged(options, &home.engine_path())?,
+            Some(_) => Engine::open_without_logs(options, &copy_files(home).map_err(io)?)?,
+        };
         let new = Engine::open(options, &new_path, true)?;
         let copied = Copy { options, old: &old, new: &new, repaired: &mut repaired, files: None }.run();
         let flushed = copied.and_then(|()| {
@@ -77,11 +87,48 @@ pub(crate) fn rebuild(options: &Options, home: &Home) -> Result<Repaired, OpenEr
             return Err(error);
         }
     }
+    newest_log::forget(root).map_err(io)?;
     fs::rename(home.engine_path(), &old_path).map_err(io)?;
     fs::rename(&new_path, home.engine_path()).map_err(io)?;
     fs::File::open(root).and_then(|directory| directory.sync_all()).map_err(io)?;
     clear_away(root).map_err(io)?;
     Ok(repaired)
+}
+
+/// Whether a write-ahead log is missing or damaged.
+fn lost_log(options: &Options, home: &Home) -> Result<Option<String>, OpenError> {
+    match home.check_newest_log() {
+        Err(OpenError::Corrupt { detail, .. }) => return Ok(Some(detail)),
+        other => other?,
+    }
+    Ok(match Engine::open_strict(options, &home.engine_path()) {
+        // RocksDB's words for a log that is gone, shorter than it was, or other than it was.
+        Err(OpenError::Corrupt { detail, .. })
+            if [".log", "WAL", "log record", "point of corruption"].iter().any(|it| detail.contains(it)) =>
+        {
+            Some(detail)
+        }
+        _ => None,
+    })
+}
+
+/// Makes the copy.
+fn copy_files(home: &Home) -> std::io::Result<PathBuf> {
+    let copy = home.root().join(COPY);
+    fs::create_dir(&copy)?;
+    for entry in fs::read_dir(home.engine_path())? {
+        let path = entry?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        // Its lock, and its diary of the first letters LOG.
+        if name.starts_with("LO") || !path.is_file() {
+            continue;
+        }
+        match name.ends_with(".sst") {
+            true => fs::hard_link(&path, copy.join(name))?,
+            false => drop(fs::copy(&path, copy.join(name))?),
+        }
+    }
+    Ok(copy)
 }
 
 /// Finishes a change of places that a crash cut in two: the old database is out, the new one is not in.
@@ -96,7 +143,7 @@ pub(crate) fn finish_swap(root: &Path) -> std::io::Result<()> {
 
 /// Removes what an earlier repair left behind.
 pub(crate) fn clear_away(root: &Path) -> std::io::Result<()> {
-    for name in [REPAIRED, DAMAGED, FILES] {
+    for name in [REPAIRED, DAMAGED, FILES, COPY] {
         let path: PathBuf = root.join(name);
         if path.exists() {
             fs::remove_dir_all(path)?;
@@ -137,6 +184,7 @@ impl Copy<'_> {
         let lanes = self.copy_lanes()?;
         self.repaired.state_gaps = self.copy_family(FAMILY_STATE)?;
         let ends = self.known_ends();
+        let lanes = if self.repaired.lost_log.is_some() { self.add_nameless(lanes)? } else { lanes };
         for (lane, (name, head)) in lanes {
             self.copy_lane(lane, &name, head, ends.get(&lane).copied().unwrap_or(0))?;
         }
@@ -167,6 +215,42 @@ impl Copy<'_> {
             }
             entries.next();
         }
+        Ok(lanes)
+    }
+
+    /// Lanes that have blocks and no name, because the log that had it is lost, get one: their messages are somebody's.
+    fn add_nameless(
+        &mut self,
+        mut lanes: BTreeMap<LaneId, (Arc<str>, u64)>,
+    ) -> Result<BTreeMap<LaneId, (Arc<str>, u64)>, OpenError> {
+        let mut batch = WriteBatch::default();
+        let family = self.new.family(FAMILY_LANES);
+        let mut blocks = self.old.db.raw_iterator_cf(self.old.family(FAMILY_LOG));
+        blocks.seek_to_first();
+        while let Some((key, value)) = blocks.item() {
+            let Some((lane, _)) = keys::parse_block(key) else {
+                blocks.next();
+                continue;
+            };
+            let known = lanes.entry(lane).or_insert_with(|| ("".into(), 0));
+            if known.0.is_empty() {
+                // What was delivered of it is not known either; what is there waits.
+                let first = Block::parse(key, value).map_or(1, |block| block.first);
+                *known = (format!("found/{lane}").into(), known.1.max(first));
+                batch.put_cf(family, keys::lane_name(lane), known.0.as_bytes());
+                batch.put_cf(family, keys::lane_head(lane), known.1.to_be_bytes());
+                self.repaired.found_lanes += 1;
+            }
+            blocks.seek(keys::lane_end(lane));
+        }
+        lanes.retain(|_, (name, _)| !name.is_empty());
+        let next = lanes.keys().next_back().map_or(1, |lane| lane.0 + 1);
+        let noted = self.new.db.get_cf(family, keys::KEY_NEXT_LANE).ok().flatten();
+        let noted = noted.and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_be_bytes);
+        if next > noted {
+            batch.put_cf(family, keys::KEY_NEXT_LANE, next.to_be_bytes());
+        }
+        self.write_if_large(&mut batch, 0)?;
         Ok(lanes)
     }
 

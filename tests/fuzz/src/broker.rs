@@ -442,6 +442,7 @@ impl World {
                 access: Arc::new(broker::access::Access::open(true)),
                 plan: Arc::clone(&self.plan),
                 offers: Arc::default(),
+                rooms: Arc::default(),
                 seed: 7 + shard as u64,
                 home_seed: 11,
             });

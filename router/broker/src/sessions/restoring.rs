@@ -73,7 +73,10 @@ impl StoredSessions {
                 let seq = u64::from_be_bytes(rest.try_into().map_err(|_| InvalidRecord)?);
                 session.marks.insert(Seq::new(seq).ok_or(InvalidRecord)?, decode_mark(value)?);
             }
-            StateSpace::Sessions | StateSpace::Retained | StateSpace::Poison => return Err(InvalidRecord),
+            StateSpace::Sessions
+            | StateSpace::Retained
+            | StateSpace::Poison
+            | StateSpace::LossesPublished => return Err(InvalidRecord),
         }
         Ok(())
     }

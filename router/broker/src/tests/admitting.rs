@@ -503,3 +503,69 @@ fn levels_are_about_priorities() {
         assert_eq!(Level::from_u8(level as u8), level);
     }
 }
+
+/// Room is taken before a message is appended: what the disk has not written yet counts.
+#[test]
+fn a_bound_holds_to_the_byte_while_the_disk_writes_nothing() {
+    for version in [Version::V5, Version::V3] {
+        let (mut bench, publisher, subscriber) = bench(version);
+        bench.bind(1_000, 0);
+        bench.connect(publisher);
+        bench.connect(subscriber);
+        bench.subscribe(subscriber, "#", Qos::AtLeastOnce);
+        bench.settle();
+        bench.take(publisher);
+        bench.take(subscriber);
+        for id in 1..=40 {
+            bench.publish(publisher, "up/a", &"x".repeat(80), id);
+        }
+        let waiting = bench.waits_for_uplink();
+        assert!((880..=1_000).contains(&waiting), "{waiting}");
+        bench.settle();
+        let kept = bench.disk.payloads(DEFAULT).len();
+        assert_eq!((bench.waits_for_uplink(), bench.texts(subscriber).len()), (waiting, kept));
+        let answers = bench.take(publisher);
+        let taken = answers.iter().filter(|seen| matches!(seen, Seen::PubAck(_))).count();
+        match version {
+            Version::V5 => assert_eq!((taken, answers.len()), (kept, 40), "the others are refused"),
+            Version::V3 => assert_eq!((taken, answers.len(), bench.brokers[0].withheld()), (kept, kept, 1)),
+        }
+        // Each time the upstream takes what is there, the next ones find room.
+        for _ in 0..40 {
+            bench.drain_uplink();
+            bench.settle();
+            assert!(bench.waits_for_uplink() <= 1_000);
+        }
+        bench.drain_uplink();
+        assert_eq!(bench.rooms.waiting(0), Some(0));
+        if version == Version::V3 {
+            assert_eq!(bench.disk.payloads(DEFAULT).len(), 40, "who waits is not forgotten");
+        }
+    }
+}
+
+#[test]
+fn without_room_qos_0_and_wills_are_dropped_and_counted_and_urgent_ones_use_the_reserve() {
+    let specs =
+        [("FROM \"up/#\" INTO $upstream", None, None), ("FROM \"alarm/#\" INTO $upstream", Some(0), None)];
+    let (mut bench, publisher, _) = bench_with(plan(&specs), Limits::DEFAULT, Version::V5);
+    bench.bind(1_000, 200);
+    let mut hello = bench.hello(publisher);
+    hello.will = Some(will("up/gone", Qos::AtLeastOnce));
+    bench.connect_with(publisher, &hello);
+    for _ in 0..20 {
+        bench.publish(publisher, "up/a", &"x".repeat(80), 0);
+    }
+    let ordinary = bench.waits_for_uplink();
+    assert!((680..=800).contains(&ordinary), "{ordinary}");
+    for _ in 0..20 {
+        bench.publish(publisher, "alarm/a", "fire", 0);
+    }
+    let all = bench.waits_for_uplink();
+    assert!((960..=1_000).contains(&all), "{all}");
+    let dropped = bench.counters().dropped_sink_full;
+    bench.cut(publisher);
+    assert_eq!((bench.counters().dropped_sink_full, bench.waits_for_uplink()), (dropped + 1, all));
+    let noted: u64 = bench.losses.iter().map(|loss| loss.count).sum();
+    assert_eq!(noted, dropped + 1, "the ledger has them");
+}

@@ -15,7 +15,8 @@ use std::num::NonZeroU16;
 use model::{Limits, Qos};
 use wire::{AckKind, Connect, ReasonCode, Version};
 
-use super::simulation::{Order, number, replay};
+use super::seeds::replay;
+use super::simulation::{Order, number};
 use crate::StateSpace;
 use crate::random::Random;
 use crate::sessions::record::received_key;
@@ -551,5 +552,5 @@ fn run(seed: u64) -> u64 {
 /// [MQTT-4.6.0-4] [MQTT-3.3.4-9]
 #[test]
 fn a_qos_2_message_is_neither_lost_nor_repeated() {
-    replay("exactly_once_simulation", SEEDS, run);
+    replay("exactly_once", SEEDS, run);
 }

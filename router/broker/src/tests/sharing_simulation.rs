@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use model::{Limits, Qos};
 use wire::{ReasonCode, Version};
 
-use super::simulation::replay;
+use super::seeds::replay;
 use crate::Plan;
 use crate::random::Random;
 use crate::testbench::{Bench, Seen};
@@ -261,6 +261,6 @@ fn run(seed: u64) -> (u64, usize) {
 
 #[test]
 fn whoever_leaves_a_group_nothing_acknowledged_is_lost() {
-    let expected: usize = replay("sharing_simulation", SEEDS, run).iter().map(|(_, expected)| expected).sum();
+    let expected: usize = replay("sharing", SEEDS, run).iter().map(|(_, expected)| expected).sum();
     assert!(expected > 0, "the simulation promises something");
 }

@@ -74,7 +74,10 @@ impl Broker {
         };
         let expires = will.expiry_secs.map(|secs| now.timestamp.plus_millis(u64::from(secs) * 1_000));
         let user = user.unwrap_or_default();
-        self.dispatch(&Publication { envelope, user, expires, now }, effects).0
+        self.publishes_will = true;
+        let (promise, _) = self.dispatch(&Publication { envelope, user, expires, now }, effects);
+        self.publishes_will = false;
+        promise
     }
 
     /// The session ends, or its will's delay is over [MQTT-3.1.3-9]. The caller writes the session down, behind the

@@ -75,8 +75,9 @@ impl Broker {
         let Some(frame) = wire::split(bytes, connection.inbound_bytes_max)? else { return Ok(0) };
         let len = frame.total_len();
         let phase = connection.phase;
-        if self.is_tight
+        if self.is_careful
             && let Phase::Open(key) = phase
+            && (self.is_tight || self.setup.rooms.is_near())
         {
             return self.read_gated(conn, key, frame, now, effects);
         }

@@ -49,11 +49,13 @@ impl Broker {
     ) -> Result<usize, Fault> {
         let len = frame.total_len();
         let packet = wire::decode_apart(frame, self.version(conn))?;
-        match self.gate(conn, key, &packet, now, effects) {
+        let read = match self.gate(conn, key, &packet, now, effects) {
             Gate::Open => self.on_packet_apart(conn, key, packet, now, effects).map(|()| len),
             Gate::Wait => Ok(0),
             Gate::Refused => Ok(len),
-        }
+        };
+        self.give_back_room();
+        read
     }
 
     /// Decides about a packet while there is less room than enough.

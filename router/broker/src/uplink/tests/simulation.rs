@@ -1,6 +1,6 @@
 //! A seeded simulation of one uplink: publishers, the store, a moody upstream, networks and crashes in any order.
 //!
-//! `MILLRACE_SIM_SEEDS=5000` runs more seeds; a failing one prints how to run it alone (`MILLRACE_SIM_SEED`).
+//! Which seeds run is said in `crate::tests::seeds`; a failing one prints how to run it alone.
 //! The upstream refuses senders for a while, some messages for ever, dies of some, wants smaller ones, loses what it
 //! answered. Held against each run, after every step: a place counts as delivered only if the upstream has it, it has
 //! expired, or it is safe in the poison lane; positions never go back; no more in flight than both sides agreed on; only
@@ -14,6 +14,7 @@ use wire::ReasonCode;
 
 use super::{Written, at, connack, puback, record, rules, seq, setup, take_written};
 use crate::random::Random;
+use crate::tests::seeds::replay;
 use crate::uplink::{Aside, Carrier, LinkError, LinkSetup, Rules, Schedule};
 
 const SEEDS: u64 = 600;
@@ -428,16 +429,5 @@ fn run(seed: u64) -> String {
 
 #[test]
 fn sim_an_uplink_loses_nothing_and_keeps_the_order_of_each_sender() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seeds = match number("MILLRACE_SIM_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("MILLRACE_SIM_SEEDS").unwrap_or(SEEDS),
-    };
-    for seed in seeds {
-        let result = std::panic::catch_unwind(|| assert_eq!(run(seed), run(seed), "one seed, two runs"));
-        if let Err(panic) = result {
-            eprintln!("replay with MILLRACE_SIM_SEED={seed} cargo test -p millrace-broker sim_an_uplink");
-            std::panic::resume_unwind(panic);
-        }
-    }
+    replay("sim_an_uplink", SEEDS, run);
 }
