@@ -29,6 +29,7 @@ mod rumqttc;
 mod scale;
 mod scenarios;
 mod scripts;
+mod sdk_direct;
 mod sessions;
 mod shards;
 mod space;
