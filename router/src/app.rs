@@ -35,9 +35,10 @@ use crate::disk::space::{SpaceWatch, UplinkLane};
 use crate::disk::vanished::VanishedLanes;
 use crate::disk::{Disk, DiskState, Job, ReadJob, run_lane_reader, run_merger, space_of};
 use crate::http::Overview;
+use crate::iotedge::{Common, EdgeNode, Gatekeeper};
 use crate::levels::LevelBoard;
 use crate::mail::{Mail, Mailbox};
-use crate::net::{Door, Gate};
+use crate::net::{Door, EdgeCertificate, Gate};
 use crate::promises::promises;
 use crate::shard::{SessionAtStart, ShardSetup};
 use crate::telemetry::{ShardReport, start_logging};
@@ -45,6 +46,7 @@ use crate::upstream::poison::{Command, DiskAccess, poison_lane_name};
 use crate::upstream::{Bell, Gateway, LinkStatus, LocalDoor, Tails, UplinkSetup};
 use crate::{control, http, net, shard, system, upstream};
 
+pub use crate::iotedge::StartError;
 pub use crate::net::OpenError;
 
 /// Jobs that may wait for the disk thread; a shard that finds the queue full keeps its job and stops reading.
@@ -73,12 +75,30 @@ pub fn run(config: Config, ready_file: Option<&Path>, reload: Reload<'_>) -> any
         // Before the start, so that no signal finds nobody.
         let mut signals = Signals::new()?;
         let mut router = Router::start(config, ready_file).await?;
-        while signals.next().await == Told::Reload {
-            router.reload(reload);
+        let mut certificates = router.edge.as_ref().map(EdgeNode::certificates);
+        loop {
+            tokio::select! {
+                told = signals.next() => match told {
+                    Told::Reload => router.reload(reload),
+                    Told::Stop => break,
+                },
+                () = changed(&mut certificates) => router.renew(),
+            }
         }
         router.stop();
         Ok(())
     })
+}
+
+/// Waits for the next certificate; for ever, where there will be none.
+async fn changed(certificates: &mut Option<watch::Receiver<Option<Arc<EdgeCertificate>>>>) {
+    let is_new = match certificates {
+        Some(certificates) => certificates.changed().await.is_ok(),
+        None => false,
+    };
+    if !is_new {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// What a signal asks for.
@@ -127,6 +147,7 @@ struct Router {
     verifier: Verifier,
     stop_upstream: watch::Sender<bool>,
     overview: Arc<Overview>,
+    edge: Option<EdgeNode>,
     started: Instant,
     config: Config,
 }
@@ -144,7 +165,12 @@ impl Router {
         let sessions = stored_sessions(&config, &log)?;
         let retained = retained(&log)?;
 
-        let listeners = net::open(&config)?;
+        let mailboxes: Vec<_> = (0..config.shards)
+            .map(|_| Arc::new(Mailbox::new(config.limits.handoff_batches_max as usize * config.shards)))
+            .collect();
+        let edge = EdgeNode::start(&config, &mailboxes).await?;
+        let certificate = edge.as_ref().and_then(|edge| edge.certificates().borrow().clone());
+        let listeners = net::open(&config, certificate.as_deref())?;
         let doors = listeners.iter().map(|(_, door)| Arc::clone(door)).collect();
         let http = match config.http {
             Some(address) => Some(http::bind(address).await?),
@@ -152,16 +178,21 @@ impl Router {
         };
         let control = config.control.as_deref().map(control::bind).transpose()?;
 
-        let mailboxes: Vec<_> = (0..config.shards)
-            .map(|_| Arc::new(Mailbox::new(config.limits.handoff_batches_max as usize * config.shards)))
-            .collect();
-        let overview = overview(&config, &log, disk_state, &uplinks, doors, started);
+        let gatekeeper = edge.as_ref().map(|edge| Arc::clone(&edge.gatekeeper));
+        let overview = overview(
+            &config,
+            &log,
+            disk_state,
+            &uplinks,
+            (doors, gatekeeper.clone().zip(common_labels(&config))),
+            started,
+        );
         let (jobs, job_queue) = bounded(JOBS_MAX);
         let keeper_mailbox = Arc::new(Mailbox::new(1)); // for watermarks alone
         let boxes = mailboxes.iter().chain([&keeper_mailbox]).cloned().collect();
         let space = space_watch(&config, &uplinks, Arc::clone(&overview.rooms));
         let disk = start_disk(log, job_queue, boxes, (tails, space), &overview)?;
-        let verifier = start_verifier(&config, &mailboxes)?;
+        let verifier = start_verifier(&config, &mailboxes, gatekeeper)?;
         let stored = (sessions, retained);
         let shards = start_shards(&config, &plan, stored, &mailboxes, &jobs, &verifier, &overview)?;
         let (stop_upstream, stop) = watch::channel(false);
@@ -177,7 +208,7 @@ impl Router {
         let us = (gateway, LocalDoor::new(number, &config.limits, mailboxes.clone()));
         let upstream = start_upstream(uplinks, access, command_queue, us, &config, stop)?;
 
-        let router = Router {
+        let mut router = Router {
             mailboxes,
             shards,
             upstream,
@@ -186,6 +217,7 @@ impl Router {
             verifier,
             stop_upstream,
             overview,
+            edge,
             started,
             config,
         };
@@ -226,7 +258,13 @@ impl Router {
             self.overview.set_reload_error(Some(text));
             return;
         }
-        let certificates = match net::read_anew(&self.overview.doors, &config) {
+        if let Some(Err(problem)) = self.edge.as_ref().map(EdgeNode::reread_certificate) {
+            error!("SIGHUP: {problem}; nothing was changed");
+            self.overview.set_reload_error(Some(problem.to_string()));
+            return;
+        }
+        let own = self.edge_certificate();
+        let certificates = match net::read_anew(&self.overview.doors, &config, own.as_deref()) {
             Ok(certificates) => certificates,
             Err(problem) => {
                 error!("SIGHUP: {problem}; nothing was changed");
@@ -260,9 +298,25 @@ impl Router {
         self.config = config;
     }
 
+    /// The gateway's certificate now.
+    fn edge_certificate(&self) -> Option<Arc<EdgeCertificate>> {
+        self.edge.as_ref().and_then(|edge| edge.certificates().borrow().clone())
+    }
+
+    /// The gateway has a new certificate: clients that connect from now on see it.
+    fn renew(&self) {
+        let own = self.edge_certificate();
+        match net::read_anew(&self.overview.doors, &self.config, own.as_deref()) {
+            Ok(certificates) => certificates.take_effect(),
+            Err(problem) => {
+                error!("the gateway's new certificate cannot be used: {problem}; the old one stays")
+            }
+        }
+    }
+
     /// Lets listeners accept, and says so everywhere.
     fn announce(
-        &self,
+        &mut self,
         listeners: Vec<(net::Bound, Arc<Door>)>,
         http: Option<http::Bound>,
         ready_file: Option<&Path>,
@@ -276,6 +330,9 @@ impl Router {
         }
         let doors = &self.overview.doors;
         tokio::spawn(net::watch_certificates(doors.clone()));
+        if let Some(edge) = &mut self.edge {
+            edge.run();
+        }
         if let Some(bound) = http {
             tokio::spawn(http::serve(bound, Arc::clone(&self.overview)));
         }
@@ -463,12 +520,22 @@ struct SessionsAtStart {
     orphans: Vec<(StateSpace, Box<[u8]>)>,
 }
 
+/// What edgeHub's series say of this gateway, if it is one.
+fn common_labels(config: &Config) -> Option<Common> {
+    let edge = config.edge.as_ref()?;
+    Some(Common {
+        hub_host: edge.hub_host.clone().unwrap_or_default(),
+        device: edge.device.to_string(),
+        instance: format!("{:016x}", entropy()),
+    })
+}
+
 fn overview(
     config: &Config,
     log: &store::Log,
     disk: DiskState,
     uplinks: &[UplinkSetup],
-    doors: Vec<Arc<Door>>,
+    (doors, gatekeeper): (Vec<Arc<Door>>, Option<(Arc<Gatekeeper>, Common)>),
     started: Instant,
 ) -> Arc<Overview> {
     disk.set_route_names(config.routes.iter().map(|route| route.spec.name.clone()));
@@ -484,6 +551,7 @@ fn overview(
         store_bytes_max: config.store.bytes_max,
         reader: log.reader(),
         doors,
+        gatekeeper,
         routes: Mutex::new(promises(config)),
         reload_error: Mutex::new(None),
     })
@@ -621,7 +689,11 @@ fn listener_access(config: &Config, doors: &[Arc<Door>]) -> Vec<ListenerAccess> 
 }
 
 /// The threads that verify passwords.
-fn start_verifier(config: &Config, mailboxes: &[Arc<Mailbox>]) -> anyhow::Result<Verifier> {
+fn start_verifier(
+    config: &Config,
+    mailboxes: &[Arc<Mailbox>],
+    gatekeeper: Option<Arc<Gatekeeper>>,
+) -> anyhow::Result<Verifier> {
     let auth = &config.auth;
     let setup = VerifierSetup {
         passwords: auth.users.clone(),
@@ -630,6 +702,7 @@ fn start_verifier(config: &Config, mailboxes: &[Arc<Mailbox>]) -> anyhow::Result
         failures_free: auth.failures_free,
         limits: &config.limits,
         mailboxes: mailboxes.to_vec(),
+        gatekeeper,
     };
     Verifier::start(setup).context("passwords cannot be verified")
 }

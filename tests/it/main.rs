@@ -14,6 +14,7 @@ mod connections;
 mod drains;
 mod durability;
 mod foreign;
+mod identities;
 mod limits;
 mod listeners;
 mod losses;

@@ -15,6 +15,7 @@ use routes::{RouteSpec, RouteTable, Sink};
 
 use super::auth::{self, Auth};
 use super::budgets;
+use super::edge::{self, Edge};
 use super::errors::{ConfigError, ConfigErrors};
 use super::forwarding::Forwarding;
 use super::iothub::{self, IotHub};
@@ -43,6 +44,8 @@ pub struct Config {
     pub session: Session,
     /// Who may connect, and who may do what.
     pub auth: Auth,
+    /// This gateway's place in Azure IoT Edge, if it has one.
+    pub edge: Option<Edge>,
     /// What clients are told beside the bounds.
     pub offers: broker::Offers,
     /// How often `$SYS/broker/` is published, in seconds; 0 for never.
@@ -221,6 +224,8 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
+    /// With syslog's severity in front, as edgeHub's.
+    Syslog,
 }
 
 /// Something legal that is probably not meant.
@@ -256,6 +261,8 @@ impl Config {
         let store = check_store(&mut judge);
         let session = Session { durability: durability(judge.text(&schema::SESSION_DURABILITY, "")) };
         let auth = auth::check(&mut judge, &limits, host.cores);
+        let is_wanted = listeners.iter().any(Listener::needs_edge);
+        let edge = edge::check(&mut judge, host, is_wanted);
         let offers = check_offers(&mut judge);
         let sys_interval_secs = judge.integer(&schema::MQTT_SYS_INTERVAL_SECS, "").unwrap_or_default();
         let losses = check_losses(&mut judge);
@@ -288,6 +295,7 @@ impl Config {
             store,
             session,
             auth,
+            edge,
             offers,
             sys_interval_secs,
             losses,
@@ -301,7 +309,8 @@ impl Config {
             log,
             warnings: Vec::new(),
         };
-        config.warnings = warnings::warnings(&config);
+        let notes = raw.notes().iter().map(|(key, text)| Warning { key: key.clone(), text: text.clone() });
+        config.warnings = notes.chain(warnings::warnings(&config)).collect();
         Ok(config)
     }
 
@@ -319,6 +328,7 @@ impl Config {
             ("store", self.store == new.store),
             ("session", self.session == new.session),
             ("auth", !self.auth.needs_restart(&new.auth)),
+            ("edge", self.edge == new.edge),
             ("mqtt and redirect", self.offers == new.offers),
             ("mqtt.sys_interval_secs", self.sys_interval_secs == new.sys_interval_secs),
             ("losses", self.losses == new.losses),
@@ -337,6 +347,7 @@ impl Config {
         ListenerAccess {
             anonymous: listener.anonymous.unwrap_or(self.auth.anonymous),
             packet_bytes_max: listener.packet_bytes_max,
+            identities: listener.identities,
         }
     }
 
@@ -501,6 +512,7 @@ fn check_log(judge: &mut Judge<'_>) -> Log {
         filter: judge.text(&schema::LOG_LEVEL, "").unwrap_or_default(),
         format: match judge.text(&schema::LOG_FORMAT, "").as_deref() {
             Some("json") => LogFormat::Json,
+            Some("syslog") => LogFormat::Syslog,
             _ => LogFormat::Text,
         },
     }
