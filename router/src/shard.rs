@@ -636,7 +636,7 @@ impl Shard {
                     continue;
                 }
                 Mail::Plan(plan) => {
-                    self.broker.replace_plan(plan);
+                    self.broker.replace_plan(plan, &mut self.effects);
                     continue;
                 }
                 Mail::Stop => {

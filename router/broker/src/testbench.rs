@@ -18,8 +18,8 @@ use crate::envelope::Envelope;
 use crate::random::Random;
 use crate::sessions::record::decode_head;
 use crate::{
-    AppendTray, Authentication, Broker, Denial, Effects, Event, Levels, Loss, Offers, Peer, Plan, RecordRead,
-    Request, Setup, StateSpace, StoredSessions, Write,
+    AppendTray, Authentication, Broker, Denial, Effects, Event, HubAnswer, HubRequest, HubSetup, Levels,
+    Loss, Offers, Peer, Plan, RecordRead, Request, Setup, StateSpace, StoredSessions, Unanswered, Write,
 };
 
 /// What a client was sent.
@@ -248,6 +248,10 @@ pub(crate) struct Bench {
     pub(crate) authentications: VecDeque<(usize, Authentication)>,
     /// What clients were not allowed to do.
     pub(crate) denials: Vec<Denial>,
+    /// How the IoT Hub dialect is spoken, if it is.
+    pub(crate) hub: Option<HubSetup>,
+    /// What its services were asked, in order.
+    pub(crate) hub_requests: Vec<HubRequest>,
     /// Whom the last change of levels let go on, in order.
     pub(crate) resumed: Vec<usize>,
     /// What sinks did not get.
@@ -267,6 +271,11 @@ impl Bench {
     }
 
     pub(crate) fn with(shards: usize, limits: Limits, plan: Plan) -> Bench {
+        Bench::speaking(shards, limits, plan, None)
+    }
+
+    /// The same, with the IoT Hub dialect.
+    pub(crate) fn speaking(shards: usize, limits: Limits, plan: Plan, hub: Option<HubSetup>) -> Bench {
         let mut bench = Bench {
             brokers: Vec::new(),
             effects: Vec::new(),
@@ -282,6 +291,8 @@ impl Bench {
             access: Arc::new(Access::open(true)),
             authentications: VecDeque::new(),
             denials: Vec::new(),
+            hub,
+            hub_requests: Vec::new(),
             losses: Vec::new(),
             resumed: Vec::new(),
             walking: vec![false; shards],
@@ -308,6 +319,9 @@ impl Bench {
                 seed: 7 + shard as u64,
                 home_seed,
             });
+            if let Some(hub) = &self.hub {
+                broker.speak_hub(hub.clone());
+            }
             let mut effects = Effects::new(shards as u16);
             let mut stored = StoredSessions::default();
             for ((space, key), value) in &self.disk.state {
@@ -648,11 +662,21 @@ impl Bench {
         }
     }
 
+    /// A service of the IoT Hub dialect tells a client something.
+    pub(crate) fn answer_hub(&mut self, client: usize, answer: &HubAnswer) -> Result<(), Unanswered> {
+        let client = &self.clients[client];
+        let (shard, Some(conn)) = (client.shard, client.conn) else { return Err(Unanswered::Gone) };
+        let sent = self.brokers[shard].answer_hub(conn, answer, &mut self.effects[shard]);
+        self.drain(shard);
+        sent
+    }
+
     /// The routes are replaced, between turns.
     pub(crate) fn replace_plan(&mut self, plan: Plan) {
         self.plan = Arc::new(plan);
-        for broker in &mut self.brokers {
-            broker.replace_plan(Arc::clone(&self.plan));
+        for shard in 0..self.brokers.len() {
+            self.brokers[shard].replace_plan(Arc::clone(&self.plan), &mut self.effects[shard]);
+            self.drain(shard);
         }
     }
 
@@ -909,6 +933,7 @@ impl Bench {
             self.disk.jobs.push_back(Job::Advance(std::mem::take(&mut effects.advances)));
         }
         self.denials.append(&mut effects.denials);
+        self.hub_requests.append(&mut effects.hub);
         self.losses.append(&mut effects.losses);
         self.authentications.extend(effects.authentications.drain(..).map(|question| (shard, question)));
         for request in std::mem::take(&mut effects.requests) {
@@ -994,7 +1019,7 @@ impl Bench {
     fn note(&mut self, shard: usize) {
         let effects = &self.effects[shard];
         let text = format!(
-            "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+            "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
             effects.dirty,
             effects.closing,
             effects.resumed,
@@ -1006,6 +1031,7 @@ impl Bench {
             effects.authentications,
             effects.denials,
             effects.losses,
+            effects.hub,
         );
         self.mix(text.as_bytes());
     }

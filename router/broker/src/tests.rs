@@ -11,7 +11,7 @@ mod exactly_once_simulation;
 mod illegal;
 mod promising;
 mod retaining;
-mod routing;
+pub(crate) mod routing;
 mod runs;
 mod sharding;
 mod sharing;

@@ -125,6 +125,7 @@ impl Broker {
         }
         let Some(connection) = self.connections.find(conn) else { return };
         connection.identity = identity;
+        self.recognise(conn, &connect);
         self.grant_rights(conn, &connect.client_id);
         if let Some(will) = &connect.will
             && !self.may_leave_will(conn, &connect.client_id, &will.topic, effects)
