@@ -23,6 +23,7 @@ mod refusals;
 mod retained;
 mod routes;
 mod rumqttc;
+mod runtime;
 mod scale;
 mod scenarios;
 mod scripts;
