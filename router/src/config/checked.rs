@@ -588,13 +588,19 @@ fn check_uplink(judge: &mut Judge<'_>, name: &str, limits: &Limits, host: &Host)
         Some("drop-newest") => WhenFull::DropNewest,
         _ => WhenFull::Refuse,
     };
+    let failover = transport::check_failover(judge, name, transport.as_ref());
+    let required = judge.boolean(&schema::kinds::UPLINK_REQUIRED, name).unwrap_or_default();
+    let forwarding = Forwarding::check(judge, name);
+    let pacing = Pacing::check(judge, name, window.unwrap_or(limits.uplink_inflight_max));
+    let compression = Compression::check(judge, name, version);
+    // Everything is judged before the first mistake ends it: all of them are said at once.
     Some(Uplink {
         name: name.to_owned(),
         hub,
         kind: kind?,
-        failover: transport::check_failover(judge, name, transport.as_ref()),
+        failover,
         transport: transport?,
-        required: judge.boolean(&schema::kinds::UPLINK_REQUIRED, name).unwrap_or_default(),
+        required,
         version,
         client_id,
         user,
@@ -606,9 +612,9 @@ fn check_uplink(judge: &mut Judge<'_>, name: &str, limits: &Limits, host: &Host)
         backoff_min_millis: backoff_min_millis?,
         backoff_max_millis: backoff_max_millis?,
         pace_messages_per_sec: NonZeroU32::new(pace),
-        forwarding: Forwarding::check(judge, name)?,
-        pacing: Pacing::check(judge, name, window.unwrap_or(limits.uplink_inflight_max))?,
-        compression: Compression::check(judge, name, version),
+        forwarding: forwarding?,
+        pacing: pacing?,
+        compression,
         bytes_max: bytes_max.filter(|bytes| *bytes > 0),
         when_full,
     })
