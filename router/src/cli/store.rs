@@ -154,6 +154,9 @@ fn repair(path: &Path, out: &mut impl Write) -> Result<Exit, Failed> {
             repaired.found_lanes
         )?;
     }
+    if repaired.assumed_format {
+        writeln!(out, "the note of its format was lost; it was read as the format that its marker names")?;
+    }
     if repaired.state_gaps > 0 {
         writeln!(
             out,

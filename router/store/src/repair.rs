@@ -1,7 +1,7 @@
 //! A store with damage that RocksDB does not work around is written anew: everything that can be read goes into a fresh
 //! database beside the old one, then they change places.
 //!
-//! Knows: how to step over what cannot be read. May use: `engine`, `keys`, `block`, `read`, `quarantine`. Never: guesses.
+//! Knows: how to step over what cannot be read. May use: `engine`, `keys`, `block`, `read`, `quarantine`, `salvage`. Never: guesses.
 //! In:  a directory that nobody else has. Out: a store that opens, and the ranges that are lost.
 //! Invariant: until the new database is complete and synced the old one is untouched; a crash leaves one or the other, or
 //! a change of places that the next opening finishes. Cost: reads and writes all live data once, and needs its room.
@@ -20,6 +20,7 @@ use crate::options::Options;
 use crate::quarantine;
 use crate::read::readable_from;
 use crate::record::seq;
+use crate::salvage::salvage;
 use model::{LaneId, Seq};
 use rocksdb::WriteBatch;
 use std::collections::BTreeMap;
@@ -52,6 +53,8 @@ pub struct Repaired {
     pub lost_log: Option<String>,
     /// Lanes whose name was lost with it: they are kept as `found/NUMBER`.
     pub found_lanes: u64,
+    /// The database had lost the note of its format: it was read as the format that the marker of the store names.
+    pub assumed_format: bool,
 }
 
 /// Writes a store anew that is not in use. Fails without having changed anything if it is locked, newer, no store, if its
@@ -71,7 +74,12 @@ pub(crate) fn rebuild(options: &Options, home: &Home) -> Result<Repaired, OpenEr
     {
         let old = match &repaired.lost_log {
             None => Engine::open_damaged(options, &home.engine_path())?,
-            Some(_) => Engine::open_without_logs(options, &copy_files(home).map_err(io)?)?,
+            Some(_) => {
+                let copy = copy_files(options, home, &mut repaired.set_aside_bytes).map_err(io)?;
+                let (engine, has_format) = Engine::open_without_logs(options, &copy)?;
+                repaired.assumed_format = !has_format;
+                engine
+            }
         };
         let new = Engine::open(options, &new_path, true)?;
         let copied = Copy { options, old: &old, new: &new, repaired: &mut repaired, files: None }.run();
@@ -112,8 +120,8 @@ fn lost_log(options: &Options, home: &Home) -> Result<Option<String>, OpenError>
     })
 }
 
-/// Makes the copy.
-fn copy_files(home: &Home) -> std::io::Result<PathBuf> {
+/// Makes the copy: of logs, what is whole. One with damage goes into `quarantine` as it is, if there is room.
+fn copy_files(options: &Options, home: &Home, set_aside_bytes: &mut u64) -> std::io::Result<PathBuf> {
     let copy = home.root().join(COPY);
     fs::create_dir(&copy)?;
     for entry in fs::read_dir(home.engine_path())? {
@@ -123,9 +131,20 @@ fn copy_files(home: &Home) -> std::io::Result<PathBuf> {
         if name.starts_with("LO") || !path.is_file() {
             continue;
         }
-        match name.ends_with(".sst") {
-            true => fs::hard_link(&path, copy.join(name))?,
-            false => drop(fs::copy(&path, copy.join(name))?),
+        let log_number: Option<u32> = name.strip_suffix(".log").and_then(|number| number.parse().ok());
+        if let Some(number) = log_number {
+            let log = fs::read(&path)?;
+            let salvaged = salvage(&log, number);
+            fs::write(copy.join(name), salvaged.bytes)?;
+            if salvaged.is_damaged {
+                // Without room, or on a disk that refuses, there is no copy.
+                *set_aside_bytes +=
+                    quarantine::keep_log(home.root(), options.quarantine_bytes_max, name, &log).unwrap_or(0);
+            }
+        } else if name.ends_with(".sst") {
+            fs::hard_link(&path, copy.join(name))?;
+        } else {
+            fs::copy(&path, copy.join(name))?;
         }
     }
     Ok(copy)
