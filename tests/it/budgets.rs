@@ -53,24 +53,27 @@ fn a_full_uplink_refuses_5_0_lets_3_1_1_wait_and_goes_on_when_the_upstream_is_ba
     assert_eq!(refused, ReasonCode::QUOTA_EXCEEDED);
     assert!(accepted * LARGE < 300_000, "{accepted} of {LARGE} bytes are more than the budget");
     assert_eq!(subscriber.messages(accepted).len(), accepted);
-    // Had the refused one been delivered, it would come before this one.
-    publisher.publish("factory/a", "for those who are here", QOS_0);
-    assert_eq!(subscriber.message().text(), "for those who are here", "nobody got what was refused");
+    // Had the refused one been delivered, it would come before this one. All are as large: the bound holds to the byte, so a
+    // small one may still find room.
+    let for_those_here = format!("for those who are here {large}");
+    publisher.publish("factory/a", &for_those_here, QOS_0);
+    assert_eq!(subscriber.message().text(), for_those_here, "nobody got what was refused");
 
     let mut device = router.connect(&v3("device"));
-    let waits = device.send(&for_the_uplink("from the device")).expect("an identifier");
+    let from_device = format!("from the device {large}");
+    let waits = device.send(&for_the_uplink(&from_device)).expect("an identifier");
     router.wait_for("/withheld", 1);
     device.ping();
     publisher.publish("local", "others do not notice", QOS_1);
 
     proxy.mend();
     device.await_ack(waits);
-    assert_eq!(subscriber.message().text(), "from the device");
+    assert_eq!(subscriber.message().text(), from_device);
     until("room again", || {
         (publisher.reason_of(&for_the_uplink("again")) == ReasonCode::SUCCESS).then_some(())
     });
     let arrived = recorder.wait_for(accepted + 2);
-    assert_eq!(arrived.iter().filter(|it| it.text() == "from the device").count(), 1);
+    assert_eq!(arrived.iter().filter(|it| it.text() == from_device).count(), 1);
     assert_eq!(arrived.iter().filter(|it| it.text() == large).count(), accepted);
     // Shards say how many wait a moment later.
     until("nobody to wait", || (router.number("/withheld") == 0).then_some(()));
