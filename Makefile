@@ -44,6 +44,7 @@ test: setup-test lint deny docs build ## Everything fast: lints, unit tests, rea
 	cargo test --locked --release -p millrace-tests --test tidy
 	cargo test --locked --release -p millrace-tests --test it
 	cargo test --locked --release -p millrace-powercut
+	cargo test --locked --release -p millrace-test-iothub
 	cargo test --locked --release -p millrace-tests --test crash
 	tests/fuzz/run $(CACHE)/fuzz frames=60,routes=20,broker=20
 

@@ -120,7 +120,8 @@ fn a_room_knows_only_the_rooms_below_it() {
 #[test]
 fn every_room_of_the_product_is_in_the_table() {
     let known: BTreeSet<_> = MAY_KNOW.iter().map(|(folder, _)| (*folder).to_owned()).collect();
-    let others: BTreeSet<_> = ["bench", "loadgen", "tests", "tests/powercut"].map(str::to_owned).into();
+    let others: BTreeSet<_> =
+        ["bench", "loadgen", "tests", "tests/iothub", "tests/powercut"].map(str::to_owned).into();
     let strangers: Vec<_> =
         members().into_iter().filter(|it| !known.contains(it) && !others.contains(it)).collect();
     expect_none("rooms without a line in the table of walls", &strangers);
@@ -132,7 +133,7 @@ fn the_product_does_not_know_its_tools() {
     let mut faults = Vec::new();
     for (folder, _) in MAY_KNOW.iter().filter(|(folder, _)| members.contains(*folder)) {
         let known = dependencies(folder, ALL_HEADINGS);
-        let tools = ["millrace-bench", "millrace-loadgen", "millrace-tests"];
+        let tools = ["millrace-bench", "millrace-loadgen", "millrace-tests", "millrace-test-iothub"];
         faults.extend(
             tools.iter().filter(|tool| known.contains(**tool)).map(|tool| format!("{folder} knows {tool}")),
         );
