@@ -6,6 +6,7 @@
 //! Always: every wait has a deadline ([`PATIENCE`]) and says what it waited for; a process never outlives its value;
 //! ports are chosen by the system, files live in a directory of their own, so that tests run side by side.
 
+pub mod azure;
 mod binary;
 mod certificates;
 mod client;

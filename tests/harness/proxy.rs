@@ -33,7 +33,13 @@ impl Proxy {
     /// A proxy to `target`, on a port of its own.
     #[track_caller]
     pub fn to(target: SocketAddr) -> Proxy {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Proxy::at(([127, 0, 0, 1], 0).into(), target)
+    }
+
+    /// A proxy to `target` at this address; port 0 is a port of its own.
+    #[track_caller]
+    pub fn at(address: SocketAddr, target: SocketAddr) -> Proxy {
+        let listener = TcpListener::bind(address).unwrap_or_else(|error| panic!("{address}: {error}"));
         let address = listener.local_addr().expect("a bound socket has an address");
         let state = Arc::new(State {
             target: Mutex::new(target),
