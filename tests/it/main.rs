@@ -7,6 +7,7 @@
 mod access;
 mod broken_disks;
 mod budgets;
+mod cloud;
 mod commands;
 mod compression;
 mod configuration;
