@@ -4,7 +4,8 @@
 //! May use: `model`. Never: I/O, clocks (time is an argument), randomness, sessions, storage, other rooms.
 //! In:  topics, bags, user names, tokens, JSON documents. Out: what they mean, or whose mistake they are.
 //! Bound: what is kept is bounded by the text it came from, or by an argument that names a limit.
-//! Reading order: `id`, `bag`, `topics`, `connect`; `sas`, `connection_string`, `identity`, `tree`.
+//! Reading order: `id`, `bag`, `topics`, `mapping`, `connect`; `sas`, `connection_string`, `identity`, `tree`; `twin`,
+//! `methods`, `manifest`.
 #![forbid(unsafe_code)]
 
 pub mod bag;
@@ -13,8 +14,12 @@ pub mod connection_string;
 mod escape;
 pub mod id;
 pub mod identity;
+pub mod manifest;
+pub mod mapping;
+pub mod methods;
 pub mod sas;
 pub mod topics;
 pub mod tree;
+pub mod twin;
 
 pub use id::HubId;

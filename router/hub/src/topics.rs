@@ -244,6 +244,8 @@ pub fn filter(filter: &str, id: &HubId) -> Filter {
         && !device.is_empty()
         && !module.is_empty()
     {
+        // `…/modules/m/inputs/in1/#` is recognised, too.
+        let module = module.split('/').next().unwrap_or_default();
         return owned(id.is(device, Some(module)), Feature::Inputs);
     }
     Filter::Other
