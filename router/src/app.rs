@@ -35,9 +35,10 @@ use crate::disk::space::{SpaceWatch, UplinkLane};
 use crate::disk::vanished::VanishedLanes;
 use crate::disk::{Disk, DiskState, Job, ReadJob, run_lane_reader, run_merger, space_of};
 use crate::http::Overview;
+use crate::iotedge::{Common, EdgeNode, Gatekeeper};
 use crate::levels::LevelBoard;
 use crate::mail::{Mail, Mailbox};
-use crate::net::{Door, Gate};
+use crate::net::{Door, EdgeCertificate, Gate};
 use crate::promises::promises;
 use crate::shard::{SessionAtStart, ShardSetup};
 use crate::telemetry::{ShardReport, start_logging};
@@ -45,6 +46,7 @@ use crate::upstream::poison::{Command, DiskAccess, poison_lane_name};
 use crate::upstream::{Bell, Gateway, LinkStatus, LocalDoor, Tails, UplinkSetup};
 use crate::{control, http, net, shard, system, upstream};
 
+pub use crate::iotedge::StartError;
 pub use crate::net::OpenError;
 
 /// Jobs that may wait for the disk thread; a shard that finds the queue full keeps its job and stops reading.
@@ -73,12 +75,30 @@ pub fn run(config: Config, ready_file: Option<&Path>, reload: Reload<'_>) -> any
         // Before the start, so that no signal finds nobody.
         let mut signals = Signals::new()?;
         let mut router = Router::start(config, ready_file).await?;
-        while signals.next().await == Told::Reload {
-            router.reload(reload);
+        let mut certificates = router.edge.as_ref().map(EdgeNode::certificates);
+        loop {
+            tokio::select! {
+                told = signals.next() => match told {
+                    Told::Reload => router.reload(reload),
+                    Told::Stop => break,
+                },
+                () = changed(&mut certificates) => router.renew(),
+            }
         }
         router.stop();
         Ok(())
     })
+}
+
+/// Waits for the next certificate; for ever, where there will be none.
+async fn changed(certificates: &mut Option<watch::Receiver<Option<Arc<EdgeCertificate>>>>) {
+    let is_new = match certificates {
+        Some(certificates) => certificates.changed().await.is_ok(),
+        None => false,
+    };
+    if !is_new {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// What a signal asks for.
@@ -127,6 +147,7 @@ struct Router {
     verifier: Verifier,
     stop_upstream: watch::Sender<bool>,
     overview: Arc<Overview>,
+    edge: Option<EdgeNode>,
     started: Instant,
     config: Config,
 }
@@ -136,7 +157,12 @@ impl Router {
         let started = Instant::now();
         let mut log = open_store(&config)?;
         let mut tails = Tails::default();
-        let uplinks = uplinks(&config, &mut log, &mut tails)?;
+        let mailboxes: Vec<_> = (0..config.shards)
+            .map(|_| Arc::new(Mailbox::new(config.limits.handoff_batches_max as usize * config.shards)))
+            .collect();
+        // Before the uplinks, which trust what it trusts and have it sign.
+        let edge = EdgeNode::start(&config, &mailboxes).await?;
+        let uplinks = uplinks(&config, &mut log, &mut tails, edge.as_ref())?;
         let gateway = Gateway::new(&config.gateway, &mut log)?;
         let plan = Arc::new(plan(&config, &log.reader()));
         let disk_state = disk_state(&config, &mut log)?;
@@ -144,7 +170,8 @@ impl Router {
         let sessions = stored_sessions(&config, &log)?;
         let retained = retained(&log)?;
 
-        let listeners = net::open(&config)?;
+        let certificate = edge.as_ref().and_then(|edge| edge.certificates().borrow().clone());
+        let listeners = net::open(&config, certificate.as_deref())?;
         let doors = listeners.iter().map(|(_, door)| Arc::clone(door)).collect();
         let http = match config.http {
             Some(address) => Some(http::bind(address).await?),
@@ -152,16 +179,22 @@ impl Router {
         };
         let control = config.control.as_deref().map(control::bind).transpose()?;
 
-        let mailboxes: Vec<_> = (0..config.shards)
-            .map(|_| Arc::new(Mailbox::new(config.limits.handoff_batches_max as usize * config.shards)))
-            .collect();
-        let overview = overview(&config, &log, disk_state, &uplinks, doors, started);
+        let gatekeeper = edge.as_ref().map(|edge| Arc::clone(&edge.gatekeeper));
+        let overview = overview(
+            &config,
+            &log,
+            disk_state,
+            &uplinks,
+            doors,
+            gatekeeper.clone().zip(common_labels(&config)),
+            started,
+        );
         let (jobs, job_queue) = bounded(JOBS_MAX);
         let keeper_mailbox = Arc::new(Mailbox::new(1)); // for watermarks alone
         let boxes = mailboxes.iter().chain([&keeper_mailbox]).cloned().collect();
         let space = space_watch(&config, &uplinks, Arc::clone(&overview.rooms));
         let disk = start_disk(log, job_queue, boxes, (tails, space), &overview)?;
-        let verifier = start_verifier(&config, &mailboxes)?;
+        let verifier = start_verifier(&config, &mailboxes, gatekeeper)?;
         let stored = (sessions, retained);
         let shards = start_shards(&config, &plan, stored, &mailboxes, &jobs, &verifier, &overview)?;
         let (stop_upstream, stop) = watch::channel(false);
@@ -177,7 +210,7 @@ impl Router {
         let us = (gateway, LocalDoor::new(number, &config.limits, mailboxes.clone()));
         let upstream = start_upstream(uplinks, access, command_queue, us, &config, stop)?;
 
-        let router = Router {
+        let mut router = Router {
             mailboxes,
             shards,
             upstream,
@@ -186,6 +219,7 @@ impl Router {
             verifier,
             stop_upstream,
             overview,
+            edge,
             started,
             config,
         };
@@ -226,7 +260,13 @@ impl Router {
             self.overview.set_reload_error(Some(text));
             return;
         }
-        let certificates = match net::read_anew(&self.overview.doors, &config) {
+        if let Some(Err(problem)) = self.edge.as_ref().map(EdgeNode::reread_certificate) {
+            error!("SIGHUP: {problem}; nothing was changed");
+            self.overview.set_reload_error(Some(problem.to_string()));
+            return;
+        }
+        let own = self.edge_certificate();
+        let certificates = match net::read_anew(&self.overview.doors, &config, own.as_deref()) {
             Ok(certificates) => certificates,
             Err(problem) => {
                 error!("SIGHUP: {problem}; nothing was changed");
@@ -260,9 +300,25 @@ impl Router {
         self.config = config;
     }
 
+    /// The gateway's certificate now.
+    fn edge_certificate(&self) -> Option<Arc<EdgeCertificate>> {
+        self.edge.as_ref().and_then(|edge| edge.certificates().borrow().clone())
+    }
+
+    /// The gateway has a new certificate: clients that connect from now on see it.
+    fn renew(&self) {
+        let own = self.edge_certificate();
+        match net::read_anew(&self.overview.doors, &self.config, own.as_deref()) {
+            Ok(certificates) => certificates.take_effect(),
+            Err(problem) => {
+                error!("the gateway's new certificate cannot be used: {problem}; the old one stays")
+            }
+        }
+    }
+
     /// Lets listeners accept, and says so everywhere.
     fn announce(
-        &self,
+        &mut self,
         listeners: Vec<(net::Bound, Arc<Door>)>,
         http: Option<http::Bound>,
         ready_file: Option<&Path>,
@@ -276,6 +332,9 @@ impl Router {
         }
         let doors = &self.overview.doors;
         tokio::spawn(net::watch_certificates(doors.clone()));
+        if let Some(edge) = &mut self.edge {
+            edge.run();
+        }
         if let Some(bound) = http {
             tokio::spawn(http::serve(bound, Arc::clone(&self.overview)));
         }
@@ -350,7 +409,12 @@ fn lane_name(uplink: &str, priority: Priority) -> String {
 
 /// Every uplink with a lane for each priority, whether or not a route uses it now: a reload needs no new lanes, and what
 /// a route that is gone has left behind drains.
-fn uplinks(config: &Config, log: &mut store::Log, tails: &mut Tails) -> anyhow::Result<Vec<UplinkSetup>> {
+fn uplinks(
+    config: &Config,
+    log: &mut store::Log,
+    tails: &mut Tails,
+    edge: Option<&EdgeNode>,
+) -> anyhow::Result<Vec<UplinkSetup>> {
     let mut setups = Vec::new();
     for uplink in &config.uplinks {
         if let Some(tls) = &uplink.transport.tls {
@@ -369,7 +433,9 @@ fn uplinks(config: &Config, log: &mut store::Log, tails: &mut Tails) -> anyhow::
             poison: log.lane(&poison_lane_name(&uplink.name))?,
             bell,
             status: Arc::new(LinkStatus::default()),
-            signer: None,
+            signer: edge
+                .filter(|_| uplink.hub.as_ref().is_some_and(|hub| hub.is_edge))
+                .and_then(EdgeNode::signer),
         });
         for transport in &uplink.failover.transports {
             if let Some(tls) = &transport.tls {
@@ -463,12 +529,23 @@ struct SessionsAtStart {
     orphans: Vec<(StateSpace, Box<[u8]>)>,
 }
 
+/// What edgeHub's series say of this gateway, if it is one.
+fn common_labels(config: &Config) -> Option<Common> {
+    let edge = config.edge.as_ref()?;
+    Some(Common {
+        hub_host: edge.hub_host.clone().unwrap_or_default(),
+        device: edge.device.to_string(),
+        instance: format!("{:016x}", entropy()),
+    })
+}
+
 fn overview(
     config: &Config,
     log: &store::Log,
     disk: DiskState,
     uplinks: &[UplinkSetup],
     doors: Vec<Arc<Door>>,
+    gatekeeper: Option<(Arc<Gatekeeper>, Common)>,
     started: Instant,
 ) -> Arc<Overview> {
     disk.set_route_names(config.routes.iter().map(|route| route.spec.name.clone()));
@@ -484,6 +561,7 @@ fn overview(
         store_bytes_max: config.store.bytes_max,
         reader: log.reader(),
         doors,
+        gatekeeper,
         routes: Mutex::new(promises(config)),
         reload_error: Mutex::new(None),
     })
@@ -621,7 +699,11 @@ fn listener_access(config: &Config, doors: &[Arc<Door>]) -> Vec<ListenerAccess> 
 }
 
 /// The threads that verify passwords.
-fn start_verifier(config: &Config, mailboxes: &[Arc<Mailbox>]) -> anyhow::Result<Verifier> {
+fn start_verifier(
+    config: &Config,
+    mailboxes: &[Arc<Mailbox>],
+    gatekeeper: Option<Arc<Gatekeeper>>,
+) -> anyhow::Result<Verifier> {
     let auth = &config.auth;
     let setup = VerifierSetup {
         passwords: auth.users.clone(),
@@ -630,6 +712,7 @@ fn start_verifier(config: &Config, mailboxes: &[Arc<Mailbox>]) -> anyhow::Result
         failures_free: auth.failures_free,
         limits: &config.limits,
         mailboxes: mailboxes.to_vec(),
+        gatekeeper,
     };
     Verifier::start(setup).context("passwords cannot be verified")
 }

@@ -17,6 +17,7 @@ use serde::Serialize;
 use crate::disk::DiskState;
 use crate::disk::losses::{Entry, Sum};
 use crate::disk::vanished::Vanished;
+use crate::iotedge::{Common, Gatekeeper};
 use crate::levels::{LevelBoard, word_of};
 use crate::net::{CertificateInfo, Door};
 use crate::promises::RouteStatus;
@@ -47,6 +48,8 @@ pub(crate) struct Overview {
     pub reader: store::Reader,
     /// Every listener, in the order of the configuration.
     pub doors: Vec<Arc<Door>>,
+    /// Who lets identities in, if this is an edge device, and how its series are labelled.
+    pub gatekeeper: Option<(Arc<Gatekeeper>, Common)>,
     /// What each route promises, for people.
     pub routes: Mutex<Vec<RouteStatus>>,
     /// Why the last reload changed nothing.

@@ -62,6 +62,11 @@ pub(crate) enum Mail {
         /// What came of it.
         verdict: Verdict,
     },
+    /// An identity may not stay.
+    Withdrawn {
+        /// Its connection; it may be gone.
+        conn: ConnId,
+    },
     /// New users and rules.
     Access(Arc<Access>),
     /// What the router says of itself: topics and payloads.

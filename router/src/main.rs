@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use millrace::app::OpenError;
+use millrace::app::{OpenError, StartError};
 use millrace::cli::{Cli, Command, Exit, RunArgs};
 use millrace::{app, cli, config, control, status};
 
@@ -19,9 +19,11 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("millrace: {error:#}");
             // A certificate that cannot be used is a mistake of the configuration, wherever it lies.
-            match error.downcast_ref() {
-                Some(OpenError::Certificate(_)) => Exit::BadConfig.into(),
-                _ => Exit::Failed.into(),
+            let is_certificate = matches!(error.downcast_ref(), Some(OpenError::Certificate(_)));
+            if is_certificate || matches!(error.downcast_ref(), Some(StartError::Config(_))) {
+                Exit::BadConfig.into()
+            } else {
+                Exit::Failed.into()
             }
         }
     }
@@ -48,6 +50,9 @@ fn run(cli: &Cli) -> anyhow::Result<Exit> {
         Command::Store(args) => cli::store(args, &mut out, &mut err).context("output cannot be written"),
         Command::Passwd(args) => cli::passwd(args, &mut std::io::stdin().lock(), &mut out, &mut err)
             .context("output cannot be written"),
+        Command::Identity(args) => {
+            cli::identity(args, &mut out, &mut err).context("output cannot be written")
+        }
         Command::Lanes(args) => control::lanes(args, &mut out, &mut err),
         Command::Status(args) => {
             status::print(args.http, &mut out)?;

@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::http::Overview;
+use crate::iotedge::{Queue, encode_numbers};
 use crate::net::{CertificateInfo, Refusal};
 use crate::telemetry::total;
 use crate::upstream::LinkStatus;
@@ -46,7 +47,35 @@ pub(crate) fn encode(overview: &Overview) -> Result<String, std::fmt::Error> {
     store(&mut registry, overview);
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)?;
+    if let Some((gatekeeper, common)) = &overview.gatekeeper {
+        // Before the mark of the end.
+        let end = text.rfind("# EOF").unwrap_or(text.len());
+        text.insert_str(end, &encode_numbers(common, &gatekeeper.numbers(), &queues(overview)));
+    }
     Ok(text)
+}
+
+/// The lanes of uplinks, as edgeHub calls them.
+fn queues(overview: &Overview) -> Vec<Queue> {
+    let lanes = overview.reader.lanes().unwrap_or_default();
+    let queue = |name: &str, length: u64| {
+        let (uplink, priority) = name.strip_prefix("u/")?.rsplit_once('/')?;
+        let endpoint = match &overview.uplinks[..] {
+            [_] => "iothub",
+            _ if uplink == "upstream" => "iothub",
+            _ => uplink,
+        };
+        Some(Queue {
+            endpoint: endpoint.to_owned(),
+            priority: priority.parse().unwrap_or(2_000_000_000),
+            length,
+        })
+    };
+    lanes
+        .iter()
+        .filter(|state| state.tail > model::Seq::FIRST)
+        .filter_map(|state| queue(&state.name, state.messages()))
+        .collect()
 }
 
 fn shards(registry: &mut Registry, overview: &Overview) {

@@ -336,6 +336,9 @@ impl Shard {
         if let Some(user) = socket.take_user() {
             self.broker.identify(conn, user);
         }
+        if let Some(certificates) = socket.take_certificates() {
+            self.broker.show(conn, certificates);
+        }
         match came {
             Came::Bytes if self.scratch.plain.is_empty() => ControlFlow::Continue(()),
             Came::Bytes => {
@@ -624,7 +627,13 @@ impl Shard {
                     accepted.push(arrival);
                     continue;
                 }
-                Mail::Authenticated { conn, verdict } => Event::Authenticated { conn, verdict },
+                Mail::Authenticated { conn, verdict } => {
+                    if self.socket(conn).is_none() {
+                        self.verifier.gone(self.id, conn);
+                    }
+                    Event::Authenticated { conn, verdict }
+                }
+                Mail::Withdrawn { conn } => Event::Withdrawn { conn },
                 Mail::Access(access) => {
                     self.broker.replace_access(access, now, &mut self.effects);
                     continue;
@@ -676,6 +685,7 @@ impl Shard {
             self.sockets_open -= 1;
         }
         self.broker.closed(conn, now, &mut self.effects);
+        self.verifier.gone(self.id, conn);
         self.schedule_flush();
         Poll::Ready(())
     }

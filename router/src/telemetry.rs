@@ -7,6 +7,7 @@ use broker::{Broker, Counters, RetainedNumbers};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Log, LogFormat};
+use crate::syslog::Syslog;
 
 /// What one shard publishes, a few times a second.
 #[derive(Debug, Default)]
@@ -93,5 +94,6 @@ pub(crate) fn start_logging(log: &Log) {
     drop(match log.format {
         LogFormat::Text => builder.with_target(false).try_init(),
         LogFormat::Json => builder.json().try_init(),
+        LogFormat::Syslog => builder.with_ansi(false).event_format(Syslog).try_init(),
     });
 }

@@ -26,6 +26,7 @@ pub struct Setup {
     environment: Vec<(String, OsString)>,
     store: Option<PathBuf>,
     file: Option<String>,
+    profile: Option<String>,
 }
 
 impl Default for Setup {
@@ -37,7 +38,8 @@ impl Default for Setup {
 impl Setup {
     /// Loopback, free ports, anonymous clients, two shards, an empty store.
     pub fn new() -> Setup {
-        let setup = Setup { keys: Vec::new(), environment: Vec::new(), store: None, file: None };
+        let setup =
+            Setup { keys: Vec::new(), environment: Vec::new(), store: None, file: None, profile: None };
         setup
             .set("listener.tcp.bind", "127.0.0.1:0")
             .set("http.bind", "127.0.0.1:0")
@@ -76,6 +78,13 @@ impl Setup {
     #[must_use]
     pub fn file(mut self, text: &str) -> Setup {
         self.file = Some(text.to_owned());
+        self
+    }
+
+    /// A profile other than the default one.
+    #[must_use]
+    pub fn profile(mut self, name: &str) -> Setup {
+        self.profile = Some(name.to_owned());
         self
     }
 
@@ -129,6 +138,9 @@ const UNKNOWN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4A
 fn spawn(setup: &Setup, home: &Path) -> Process {
     let mut command = Command::new(millrace());
     without_configuration(&mut command).arg("run").arg("--ready-file").arg(home.join("ready"));
+    if let Some(profile) = &setup.profile {
+        command.arg("--profile").arg(profile);
+    }
     if let Some(text) = &setup.file {
         std::fs::write(home.join(CONFIG), text).expect("a configuration can be written");
         command.arg("--config").arg(home.join(CONFIG));

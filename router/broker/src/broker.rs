@@ -93,6 +93,11 @@ pub enum Event {
         /// Who it is, or why it stays out.
         verdict: Verdict,
     },
+    /// An identity, see [`Verdict::Identified`], may not stay.
+    Withdrawn {
+        /// Whose; it may be gone.
+        conn: ConnId,
+    },
     /// Answer to [`Request::OpenLane`].
     LaneOpened {
         /// Whose.
@@ -276,8 +281,8 @@ impl Broker {
         session.expiry_secs = record.expiry_secs;
         session.disconnected_at = if connected { now.timestamp } else { record.disconnected_at };
         session.ends_at = ends_at(&session, now);
-        if let Some((owner, certificate)) = record.owner {
-            (session.owner, session.owner_certificate) = (Some(owner.into()), certificate);
+        if let Some((owner, vouched)) = record.owner {
+            (session.owner, session.vouched) = (Some(owner.into()), vouched);
         }
         // Nor did it say goodbye.
         session.delayed_will = record.will.map(|(will, due_at)| match due_at {
@@ -330,6 +335,13 @@ impl Broker {
     pub fn identify(&mut self, conn: ConnId, user: Arc<str>) {
         if let Some(connection) = self.connections.find(conn) {
             connection.peer.certificate_user = Some(user);
+        }
+    }
+
+    /// The certificates that `conn` has shown, for whoever judges them at CONNECT. Only before its CONNECT is read.
+    pub fn show(&mut self, conn: ConnId, certificates: Arc<[Box<[u8]>]>) {
+        if let Some(connection) = self.connections.find(conn) {
+            connection.peer.certificates = Some(certificates);
         }
     }
 
@@ -392,6 +404,7 @@ impl Broker {
             Event::Levels(levels) => self.on_levels(levels, effects),
             Event::Control(control) => self.on_control(control, now, effects),
             Event::Authenticated { conn, verdict } => self.on_authenticated(conn, verdict, now, effects),
+            Event::Withdrawn { conn } => self.on_withdrawn(conn, now, effects),
             Event::LaneOpened { session, generation, lane, head, next } => {
                 self.on_lane_opened(session, generation, (lane, head, next), now, effects);
             }

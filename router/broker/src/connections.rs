@@ -41,6 +41,8 @@ pub struct Peer {
     pub listener: u16,
     /// The user whom its verified client certificate names.
     pub certificate_user: Option<Arc<str>>,
+    /// The certificates it has shown, its own first, where nobody has judged them yet: DER.
+    pub certificates: Option<Arc<[Box<[u8]>]>>,
     /// Why it is not served, whatever its CONNECT says; see [`crate::Turnstile`].
     pub turned_away: Option<wire::ReasonCode>,
 }
@@ -54,6 +56,8 @@ pub(crate) struct Identity {
     pub(crate) certificate: bool,
     /// The print of what verified its password, if that is how it came in.
     pub(crate) print: Option<u64>,
+    /// Whether the edge knows it and says how long it may stay.
+    pub(crate) by_edge: bool,
 }
 
 /// What a client may do, and what it was last told about that.

@@ -98,6 +98,10 @@ pub struct Authentication {
     pub user: Box<str>,
     /// What it shows for that; any bytes. Not shown by `Debug`.
     pub password: Option<Box<[u8]>>,
+    /// Whether it says it is an identity that the edge knows, and not a user.
+    pub is_identity: bool,
+    /// For an identity, the certificates it has shown: DER, its own first. It has proved that it has the key.
+    pub certificates: Option<std::sync::Arc<[Box<[u8]>]>>,
 }
 
 impl std::fmt::Debug for Authentication {

@@ -34,7 +34,7 @@ impl Broker {
             expiry_secs: session.expiry_secs,
             disconnected_at: session.disconnected_at,
             sent_before: session.conn.is_none().then_some(stored.sent_before),
-            owner: session.owner.as_deref().map(|owner| (owner, session.owner_certificate)),
+            owner: session.owner.as_deref().map(|owner| (owner, session.vouched)),
             will,
         };
         let client_id = &session.client_id;

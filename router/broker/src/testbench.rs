@@ -749,6 +749,12 @@ impl Bench {
         self.drain(shard);
     }
 
+    /// The edge sends an identity away.
+    pub(crate) fn withdraw(&mut self, shard: usize, conn: ConnId) {
+        self.brokers[shard].handle(Event::Withdrawn { conn }, self.now, &mut self.effects[shard]);
+        self.drain(shard);
+    }
+
     /// Users and rules are replaced, as by SIGHUP.
     pub(crate) fn replace_access(&mut self, access: Access) {
         self.access = Arc::new(access);

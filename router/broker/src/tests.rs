@@ -8,6 +8,7 @@ mod connecting;
 mod delivering;
 mod exactly_once;
 mod exactly_once_simulation;
+mod identifying;
 mod illegal;
 mod promising;
 mod retaining;

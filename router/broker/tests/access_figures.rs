@@ -51,7 +51,8 @@ fn best(mut check: impl FnMut()) -> f64 {
 fn figures() {
     for count in [10, 1_000, 10_000] {
         let set = rules(count);
-        let subject = set.subject(Identity { user: Some("u3"), client_id: "c", certificate: false });
+        let subject =
+            set.subject(Identity { user: Some("u3"), client_id: "c", certificate: false, by_edge: false });
         for (topic, effect) in [
             ("plant/shared/a/b", Effect::Allow),
             ("devices/u3/state", Effect::Allow),

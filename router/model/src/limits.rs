@@ -11,6 +11,10 @@ pub struct Limits {
     pub authentication_timeout_millis: u64,
     /// Passwords that wait to be verified; above it a client is refused and told that we are busy.
     pub authentication_queue_max: u32,
+    /// Devices and modules that may be known.
+    pub identities_max: u32,
+    /// Clients that wait while their identity is looked up.
+    pub identity_lookups_max: u32,
     /// Credentials that were found good a moment ago and are not verified again.
     pub authentication_cache_max: u32,
     /// Users and addresses whose failed attempts are remembered.
@@ -118,6 +122,8 @@ impl Limits {
         connect_timeout_millis: 10_000,
         authentication_timeout_millis: 30_000,
         authentication_queue_max: 4_096,
+        identities_max: 10_000,
+        identity_lookups_max: 256,
         authentication_cache_max: 10_000,
         failed_attempts_max: 10_000,
         password_entries_max: 100_000,

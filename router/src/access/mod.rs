@@ -10,6 +10,7 @@ mod recent;
 mod verifier;
 
 pub use acl::AclError;
+pub(crate) use brake::Brake;
 pub use passwords::{PasswordFile, PasswordFileError};
 pub(crate) use verifier::{Verifier, VerifierSetup};
 

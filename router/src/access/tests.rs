@@ -284,7 +284,7 @@ fn the_examples_of_the_documentation_hold() {
             _ => continue,
         };
         let user = (*user != "–").then_some(*user);
-        let subject = set.subject(Identity { user, client_id, certificate: false });
+        let subject = set.subject(Identity { user, client_id, certificate: false, by_edge: false });
         let topic = topic.trim_matches('`');
         let found = match action {
             Action::Publish => set.may_publish(&subject, topic),

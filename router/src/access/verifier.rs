@@ -9,12 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use broker::Authentication;
 use broker::access::Verdict;
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
-use model::{Limits, ShardId};
+use model::{ConnId, Limits, ShardId};
 
 use super::brake::Brake;
 use super::passwords::PasswordFile;
 use super::recent::Recent;
 use crate::clock::Clock;
+use crate::iotedge::Gatekeeper;
 use crate::mail::{Mail, Mailbox};
 
 /// What the threads need.
@@ -31,6 +32,8 @@ pub(crate) struct VerifierSetup<'a> {
     pub limits: &'a Limits,
     /// Where verdicts go, indexed by shard.
     pub mailboxes: Vec<Arc<Mailbox>>,
+    /// Who knows identities, if anybody does.
+    pub gatekeeper: Option<Arc<Gatekeeper>>,
 }
 
 /// Where shards ask.
@@ -38,6 +41,7 @@ pub(crate) struct VerifierSetup<'a> {
 pub(crate) struct Verifier {
     shared: Arc<Shared>,
     queue: Sender<Question>,
+    gatekeeper: Option<Arc<Gatekeeper>>,
 }
 
 struct Shared {
@@ -80,7 +84,7 @@ impl Verifier {
             let builder = std::thread::Builder::new().name(format!("verify-{number}")).stack_size(512 << 10);
             builder.spawn(move || shared.run(&questions))?;
         }
-        Ok(Verifier { shared, queue })
+        Ok(Verifier { shared, queue, gatekeeper: setup.gatekeeper })
     }
 
     /// Replaces the users; what was good under a line that is the same stays good.
@@ -95,6 +99,10 @@ impl Verifier {
         authentication: Authentication,
         address: Option<IpAddr>,
     ) -> Option<Verdict> {
+        if authentication.is_identity {
+            let Some(gatekeeper) = &self.gatekeeper else { return Some(Verdict::NotAuthorized) };
+            return gatekeeper.ask(shard, authentication, address);
+        }
         let shared = &self.shared;
         let now = shared.clock.now().instant;
         let Authentication { user, password, .. } = &authentication;
@@ -112,6 +120,13 @@ impl Verifier {
         match self.queue.try_send(Question { shard, authentication, address, asked: now }) {
             Ok(()) => None,
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Some(Verdict::Busy),
+        }
+    }
+
+    /// A connection has ended, or was gone before its verdict came.
+    pub(crate) fn gone(&self, shard: ShardId, conn: ConnId) {
+        if let Some(gatekeeper) = &self.gatekeeper {
+            gatekeeper.gone(shard, conn);
         }
     }
 }

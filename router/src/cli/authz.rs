@@ -62,8 +62,12 @@ fn explain(
     topic: &str,
     out: &mut impl Write,
 ) -> io::Result<Exit> {
-    let identity =
-        Identity { user: args.user.as_deref(), client_id: &args.client, certificate: args.certificate };
+    let identity = Identity {
+        user: args.user.as_deref(),
+        client_id: &args.client,
+        certificate: args.certificate,
+        by_edge: false,
+    };
     let subject = rules.subject(identity);
     let decision = match action {
         Action::Publish => rules.may_publish(&subject, topic),

@@ -5,7 +5,7 @@
 use std::io::{self, Write};
 
 use super::{CheckArgs, Exit};
-use crate::config::{self, Config, Listener, LogFormat};
+use crate::config::{self, Config, Edge, Listener, LogFormat, OwnCertificate, Standing};
 use crate::net::{CertificateInfo, load_tls};
 
 /// Judges a configuration and writes the plan to `out`, or every mistake to `err`.
@@ -43,9 +43,12 @@ pub fn check(
 
 /// The router's own certificates, by listener.
 fn certificates(config: &Config) -> Result<Vec<Vec<CertificateInfo>>, String> {
+    let edge = crate::iotedge::own_certificate(config).map_err(|error| error.to_string())?;
     let of_listener = |listener: &Listener| match &listener.tls {
         None => Ok(Vec::new()),
-        Some(tls) => match load_tls(&listener.name, listener.kind, tls) {
+        // The runtime issues it at the start; a check asks nobody.
+        Some(tls) if tls.certificate == OwnCertificate::Edge && edge.is_none() => Ok(Vec::new()),
+        Some(tls) => match load_tls(&listener.name, listener.kind, tls, edge.as_ref()) {
             Ok(server) => Ok(server.certificates),
             Err(error) => Err(error.to_string()),
         },
@@ -67,6 +70,7 @@ fn plan(config: &Config, certificates: &[Vec<CertificateInfo>], out: &mut impl W
         None => writeln!(out, "http      none (http.bind is not set)")?,
     }
     access(config, out)?;
+    edge(config, out)?;
     writeln!(out, "shards    {}", config.shards)?;
     let store = &config.store;
     writeln!(
@@ -84,7 +88,11 @@ fn plan(config: &Config, certificates: &[Vec<CertificateInfo>], out: &mut impl W
         if store.sync { "synced before every acknowledgement" } else { "NOT SYNCED" },
     )?;
     writeln!(out, "sessions  {}", config.session.durability)?;
-    let format = if config.log.format == LogFormat::Json { "json" } else { "text" };
+    let format = match config.log.format {
+        LogFormat::Json => "json",
+        LogFormat::Syslog => "syslog",
+        LogFormat::Text => "text",
+    };
     writeln!(out, "log       {}  as {format}", config.log.filter)?;
     uplinks(config, out)?;
     routes(config, out)?;
@@ -98,6 +106,26 @@ fn plan(config: &Config, certificates: &[Vec<CertificateInfo>], out: &mut impl W
         writeln!(out, "  {warning}")?;
     }
     Ok(())
+}
+
+/// The place in Azure IoT Edge, if there is one.
+fn edge(config: &Config, out: &mut impl Write) -> io::Result<()> {
+    let Some(edge) = &config.edge else { return Ok(()) };
+    let (from, how) = match &edge.standing {
+        Standing::Alone(path) => (path.display().to_string(), "without IoT Hub".to_owned()),
+        Standing::Key(_) => (scope_of(edge), "by a connection string".to_owned()),
+        Standing::Runtime { uri, version, .. } => {
+            (scope_of(edge), format!("with the runtime at {uri}, version {version}"))
+        }
+    };
+    writeln!(out, "edge      {} as {}, {how}", edge.module, edge.host_name)?;
+    let most = edge.clients_max.map_or("any number".to_owned(), |max| format!("at most {max}"));
+    writeln!(out, "          identities from {from}, {most} of them at once")
+}
+
+fn scope_of(edge: &Edge) -> String {
+    let host = edge.parent_host.as_ref().or(edge.hub_host.as_ref());
+    format!("the device scope at {}", host.map_or("?", String::as_str))
 }
 
 /// Who may connect, and what for.

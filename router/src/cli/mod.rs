@@ -5,6 +5,7 @@
 
 mod authz;
 mod check;
+mod identity;
 mod passwd;
 mod route;
 mod store;
@@ -22,6 +23,7 @@ use crate::config::ConfigArgs;
 
 pub use authz::authz;
 pub use check::check;
+pub use identity::identity;
 pub use passwd::passwd;
 pub use route::route;
 pub(crate) use route::sink_name;
@@ -67,6 +69,8 @@ pub enum Command {
     Authz(AuthzArgs),
     /// Create, change or delete a user of a password file.
     Passwd(PasswdArgs),
+    /// Make, show and change the identities of a gateway that has no IoT Hub.
+    Identity(IdentityArgs),
     /// Ask a running router how it is.
     Status(StatusArgs),
     /// Show lanes, and what no upstream wanted.
@@ -221,6 +225,80 @@ pub struct PasswdArgs {
     /// Passes over that memory.
     #[arg(long, value_name = "COUNT", default_value_t = Cost::default().passes)]
     pub passes: u32,
+}
+
+/// `millrace identity`.
+#[derive(Debug, Args)]
+pub struct IdentityArgs {
+    /// The identity file, as `edge.identities` names it.
+    #[arg(long, value_name = "FILE", default_value = "identities.json", global = true)]
+    pub file: PathBuf,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: IdentityCommand,
+}
+
+/// What can be done with identities. An id is DEVICE or DEVICE/MODULE.
+#[derive(Debug, Subcommand)]
+pub enum IdentityCommand {
+    /// Add an identity with two new keys. The first one of a file is the gateway itself and needs --edge.
+    Create {
+        /// Its id.
+        id: String,
+        /// It is an edge device, which others connect through.
+        #[arg(long, conflicts_with_all = ["thumbprint", "authority"])]
+        edge: bool,
+        /// It authenticates by a certificate with this thumbprint (SHA-1 or SHA-256, hex); once or twice.
+        #[arg(long, value_name = "HEX", num_args = 1, conflicts_with = "authority")]
+        thumbprint: Vec<String>,
+        /// It authenticates by a certificate of an authority in the trust bundle, with its id as common name.
+        #[arg(long)]
+        authority: bool,
+        /// The edge device that it is below.
+        #[arg(long, value_name = "DEVICE")]
+        parent: Option<String>,
+    },
+    /// Print the connection string of an identity: it holds the key.
+    Show {
+        /// Its id.
+        id: String,
+        /// The host name that its client connects to.
+        #[arg(long, value_name = "NAME", default_value = "localhost")]
+        host: String,
+    },
+    /// Print a token of an identity, for a client that cannot make its own.
+    Token {
+        /// Its id.
+        id: String,
+        /// The host name that it is for: that of the gateway.
+        #[arg(long, value_name = "NAME", default_value = "localhost")]
+        host: String,
+        /// How long it is good.
+        #[arg(long, value_name = "MINUTES", default_value_t = 60)]
+        minutes: u32,
+    },
+    /// List all identities, without their keys.
+    List,
+    /// Give an identity a new primary key; the old one becomes the secondary.
+    Rotate {
+        /// Its id.
+        id: String,
+    },
+    /// Let a device in again.
+    Enable {
+        /// Its id.
+        id: String,
+    },
+    /// Keep a device and its modules out.
+    Disable {
+        /// Its id.
+        id: String,
+    },
+    /// Remove an identity; with a device go its modules.
+    Delete {
+        /// Its id.
+        id: String,
+    },
 }
 
 /// Flags of `millrace status`.

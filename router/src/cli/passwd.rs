@@ -3,16 +3,15 @@
 //! In: a file, a user, a password from the terminal or from standard input. Out: the file, replaced as a whole, readable
 //! by its owner alone. Never: a password on the command line, where every process can read it.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
 
 use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 
 use super::{Exit, PasswdArgs};
 use crate::access::PasswordFile;
 use crate::access::passwords::{self, Cost};
+use crate::files;
 
 /// Does what `args` ask.
 ///
@@ -54,7 +53,7 @@ fn change(args: &PasswdArgs, input: &mut impl BufRead, err: &mut impl Write) -> 
         if !found {
             return Err(format!("{} has no user {}", args.file.display(), args.user));
         }
-        replace(&args.file, &text).map_err(named)?;
+        files::replace(&args.file, text.as_bytes()).map_err(named)?;
         return Ok("deleted");
     }
     let password =
@@ -68,7 +67,7 @@ fn change(args: &PasswdArgs, input: &mut impl BufRead, err: &mut impl Write) -> 
     let line =
         passwords::line(&args.user, password.as_bytes(), salt, cost).map_err(|error| error.to_string())?;
     let (text, found) = passwords::with_user(&text, &args.user, Some(&line));
-    replace(&args.file, &text).map_err(named)?;
+    files::replace(&args.file, text.as_bytes()).map_err(named)?;
     Ok(if found { "changed" } else { "created" })
 }
 
@@ -98,29 +97,4 @@ fn first_line(input: &mut impl BufRead) -> Result<String, String> {
     let mut line = String::new();
     input.read_line(&mut line).map_err(|error| format!("the password cannot be read: {error}"))?;
     Ok(line.trim_end_matches(['\r', '\n']).to_owned())
-}
-
-/// Replaces a file whole: nobody ever sees half of it, and a crash leaves the old one or the new one.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    // A link keeps leading to the file.
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut name = target.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let unfinished = folder.join(name);
-    let write = || {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
-        if let Ok(old) = fs::metadata(&target) {
-            // Run by root, the router must still be able to read it.
-            let current = file.metadata()?;
-            if (old.uid(), old.gid()) != (current.uid(), current.gid()) {
-                std::os::unix::fs::chown(&unfinished, Some(old.uid()), Some(old.gid()))?;
-            }
-        }
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&unfinished, &target)?;
-        File::open(folder)?.sync_all()
-    };
-    write().inspect_err(|_| drop(fs::remove_file(&unfinished)))
 }

@@ -18,6 +18,7 @@ fn run(arguments: &[&str]) -> (Exit, String, String) {
         Command::Passwd(args) => passwd(&args, &mut &b""[..], &mut out, &mut err),
         Command::Run(_) | Command::Status(_) | Command::Lanes(_) => panic!("needs a router"),
         Command::Store(args) => store(&args, &mut out, &mut err),
+        Command::Identity(args) => identity(&args, &mut out, &mut err),
     };
     let text = |bytes| String::from_utf8(bytes).expect("text");
     (exit.expect("written"), text(out), text(err))
@@ -186,4 +187,77 @@ fn route_test_refuses_a_message_it_does_not_understand() {
     }
     let (exit, _, _) = run(&["route", "test", &routes, "--prop", "no-value"]);
     assert_eq!(exit, Exit::BadConfig);
+}
+
+#[test]
+fn identities_are_made_shown_and_changed() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let file = folder.path().join("identities.json").display().to_string();
+    let identity = |arguments: &[&str]| run(&[&["identity", "--file", &file], arguments].concat());
+    for (arguments, expected) in [
+        (&["create", "d1"][..], "create the gateway itself first, with --edge"),
+        (&["list"], "No such file"),
+        (&["create", "a b", "--edge"], "is no id"),
+    ] {
+        let (exit, _, err) = identity(arguments);
+        assert_eq!(exit, Exit::BadConfig, "{arguments:?}");
+        assert!(err.contains(expected), "{err}");
+    }
+    for arguments in [
+        &["create", "gw1", "--edge"][..],
+        &["create", "d1"],
+        &["create", "gw1/filter"],
+        &["create", "x1", "--authority"],
+        &["create", "gw2", "--edge"],
+        &["create", "d2", "--parent", "gw2"],
+        &["rotate", "d1"],
+        &["disable", "d1"],
+        &["delete", "d2"],
+    ] {
+        let (exit, _, err) = identity(arguments);
+        assert_eq!(exit, Exit::Done, "{arguments:?}: {err}");
+    }
+    let (_, list, _) = identity(&["list"]);
+    let lines: Vec<String> =
+        list.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    for line in [
+        "gw1 sas edge gateway",
+        "gw1/$edgeHub sas",
+        "d1 sas disabled",
+        "x1 certificateAuthority",
+        "gw2 sas edge",
+    ] {
+        assert!(lines.iter().any(|found| found == line), "{line}\n{list}");
+    }
+    assert!(!list.contains("d2"), "{list}");
+    let (_, string, _) = identity(&["show", "gw1/filter", "--host", "gw.local"]);
+    assert!(
+        string.starts_with("HostName=gw.local;DeviceId=gw1;ModuleId=filter;SharedAccessKey="),
+        "{string}"
+    );
+    let (_, token, _) = identity(&["token", "gw1/filter", "--host", "gw.local"]);
+    assert!(
+        token.starts_with("SharedAccessSignature sr=gw.local%2Fdevices%2Fgw1%2Fmodules%2Ffilter&sig="),
+        "{token}"
+    );
+    let (exit, _, err) = identity(&["token", "x1"]);
+    assert_eq!(exit, Exit::BadConfig);
+    assert!(err.contains("x1 has no keys"), "{err}");
+}
+
+#[test]
+fn a_check_tells_the_place_in_iot_edge_and_asks_no_runtime() {
+    let (exit, out, err) = run(&[
+        "check",
+        "--set=edge.device_id=gw1",
+        "--set=edge.hub_host=hub.example",
+        "--set=edge.generation_id=1",
+        "--set=edge.workload_uri=unix:///nowhere/workload.sock",
+        "--set=listener.tls.bind=127.0.0.1:0",
+        "--set=listener.tls.certificate=edge",
+        "--set=listener.tls.identities=iothub",
+    ]);
+    assert_eq!(exit, Exit::Done, "{err}");
+    assert!(out.contains("edge      gw1/$edgeHub as "), "{out}");
+    assert!(out.contains("identities from the device scope at hub.example, any number of them"), "{out}");
 }

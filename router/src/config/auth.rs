@@ -45,10 +45,14 @@ impl Auth {
     pub fn access(&self, listeners: Vec<ListenerAccess>) -> Access {
         let prints =
             |users: &Arc<PasswordFile>| users.prints().map(|(user, print)| (user.into(), print)).collect();
+        let takes_identities = listeners.iter().any(|listener| listener.identities);
         Access {
             listeners,
             users: self.users.as_ref().map(prints),
-            rules: self.ruleset(),
+            // Identities have topics of their own, and nobody else's: that takes a set of rules, even an empty one.
+            rules: self
+                .ruleset()
+                .or_else(|| takes_identities.then(|| Ruleset::new(Vec::new(), Effect::Allow))),
             denied_v3: self.denied_v3,
             client_ids: self.client_ids,
         }

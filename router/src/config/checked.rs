@@ -15,6 +15,7 @@ use routes::{RouteSpec, RouteTable, Sink};
 
 use super::auth::{self, Auth};
 use super::budgets;
+use super::edge::{self, Edge};
 use super::errors::{ConfigError, ConfigErrors};
 use super::forwarding::Forwarding;
 use super::iothub::{self, IotHub};
@@ -43,6 +44,8 @@ pub struct Config {
     pub session: Session,
     /// Who may connect, and who may do what.
     pub auth: Auth,
+    /// This gateway's place in Azure IoT Edge, if it has one.
+    pub edge: Option<Edge>,
     /// What clients are told beside the bounds.
     pub offers: broker::Offers,
     /// How often `$SYS/broker/` is published, in seconds; 0 for never.
@@ -221,6 +224,8 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
+    /// With syslog's severity in front, as edgeHub's.
+    Syslog,
 }
 
 /// Something legal that is probably not meant.
@@ -256,6 +261,8 @@ impl Config {
         let store = check_store(&mut judge);
         let session = Session { durability: durability(judge.text(&schema::SESSION_DURABILITY, "")) };
         let auth = auth::check(&mut judge, &limits, host.cores);
+        let is_wanted = listeners.iter().any(Listener::needs_edge);
+        let edge = edge::check(&mut judge, host, is_wanted);
         let offers = check_offers(&mut judge);
         let sys_interval_secs = judge.integer(&schema::MQTT_SYS_INTERVAL_SECS, "").unwrap_or_default();
         let losses = check_losses(&mut judge);
@@ -263,18 +270,31 @@ impl Config {
         let control = judge.text(&schema::CONTROL_PATH, "").map(PathBuf::from);
         let control = control.unwrap_or_else(|| store.path.join("control.sock"));
         let gateway = judge.text(&schema::kinds::GATEWAY_NAME, "").unwrap_or_else(|| host.word());
-        let names = judge.names(&["uplink"]);
+        let mut names = judge.names(&["uplink"]);
+        // A gateway of IoT Edge sends to its hub, as edgeHub does, unless something else is written.
+        let is_implied = names.is_empty() && edge.as_ref().is_some_and(Edge::has_cloud);
+        if is_implied {
+            names.push(UPSTREAM.to_owned());
+        }
+        let around = Around {
+            limits: &limits,
+            host,
+            edge: edge.as_ref(),
+            trust: store.path.join(EDGE_FOLDER).join(TRUST_FILE),
+            is_implied,
+        };
         let uplinks: Vec<_> =
-            names.iter().filter_map(|name| check_uplink(&mut judge, name, &limits, host)).collect();
+            names.iter().filter_map(|name| check_uplink(&mut judge, name, &around)).collect();
         budgets::check(&mut judge, &store, &uplinks, &limits);
         limits.commit_bytes_max = budgets::commit_bytes_max(&store, shards, &limits);
+        let uplink_names = names;
         let names = judge.names(&["routes"]);
         let routes: Vec<_> = names.iter().filter_map(|name| routing::check_route(&mut judge, name)).collect();
         let log = check_log(&mut judge);
         let mode = routing::mode(&mut judge);
         let table = routing::compile(&mut judge, &routes, mode, &limits);
         if let Some(table) = &table {
-            routing::check_sinks(&mut judge, table, &routes);
+            routing::check_sinks(&mut judge, table, &routes, &uplink_names);
         }
 
         let errors = judge.into_errors();
@@ -288,6 +308,7 @@ impl Config {
             store,
             session,
             auth,
+            edge,
             offers,
             sys_interval_secs,
             losses,
@@ -301,7 +322,8 @@ impl Config {
             log,
             warnings: Vec::new(),
         };
-        config.warnings = warnings::warnings(&config);
+        let notes = raw.notes().iter().map(|(key, text)| Warning { key: key.clone(), text: text.clone() });
+        config.warnings = notes.chain(warnings::warnings(&config)).collect();
         Ok(config)
     }
 
@@ -319,6 +341,7 @@ impl Config {
             ("store", self.store == new.store),
             ("session", self.session == new.session),
             ("auth", !self.auth.needs_restart(&new.auth)),
+            ("edge", self.edge == new.edge),
             ("mqtt and redirect", self.offers == new.offers),
             ("mqtt.sys_interval_secs", self.sys_interval_secs == new.sys_interval_secs),
             ("losses", self.losses == new.losses),
@@ -337,6 +360,7 @@ impl Config {
         ListenerAccess {
             anonymous: listener.anonymous.unwrap_or(self.auth.anonymous),
             packet_bytes_max: listener.packet_bytes_max,
+            identities: listener.identities,
         }
     }
 
@@ -395,6 +419,11 @@ fn check_losses(judge: &mut Judge<'_>) -> Option<LossReports> {
     }
     Some(LossReports { topic, interval_secs: interval_secs? })
 }
+
+/// The folder of the gateway's identities and secrets, in `store.path`.
+pub(crate) const EDGE_FOLDER: &str = "edge";
+/// The gateway's trust bundle, in that folder.
+pub(crate) const TRUST_FILE: &str = "trust.pem";
 
 /// The uplink that `$upstream` means if there are several.
 pub(super) const UPSTREAM: &str = "upstream";
@@ -501,13 +530,26 @@ fn check_log(judge: &mut Judge<'_>) -> Log {
         filter: judge.text(&schema::LOG_LEVEL, "").unwrap_or_default(),
         format: match judge.text(&schema::LOG_FORMAT, "").as_deref() {
             Some("json") => LogFormat::Json,
+            Some("syslog") => LogFormat::Syslog,
             _ => LogFormat::Text,
         },
     }
 }
 
+/// What stands around an uplink.
+struct Around<'a> {
+    limits: &'a Limits,
+    host: &'a Host,
+    edge: Option<&'a Edge>,
+    /// Where the gateway's trust bundle lies.
+    trust: PathBuf,
+    /// It is not written, and is there for the gateway of `[edge]`.
+    is_implied: bool,
+}
+
 /// `None` if a required key is missing or refused; then an error says so.
-fn check_uplink(judge: &mut Judge<'_>, name: &str, limits: &Limits, host: &Host) -> Option<Uplink> {
+fn check_uplink(judge: &mut Judge<'_>, name: &str, around: &Around<'_>) -> Option<Uplink> {
+    let (limits, host) = (around.limits, around.host);
     // Names become directory and metric names, and stand unquoted in routes.
     let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(is_plain) {
@@ -522,18 +564,25 @@ fn check_uplink(judge: &mut Judge<'_>, name: &str, limits: &Limits, host: &Host)
         });
     }
     let kind = judge.text(&schema::UPLINK_KIND, name).map(|word| match &*word {
+        _ if around.is_implied => UplinkKind::IotHub,
         "parent" => UplinkKind::Parent,
         "iothub" => UplinkKind::IotHub,
         _ => UplinkKind::Mqtt,
     });
     let hub = match kind {
-        Some(UplinkKind::IotHub) => Some(iothub::check(judge, name)?),
+        Some(UplinkKind::IotHub) => Some(iothub::check(judge, name, around.edge)?),
         _ => {
             iothub::refuse(judge, name);
             None
         }
     };
-    let transport = transport::check_transport(judge, name, hub.as_ref().and_then(|hub| hub.host.as_deref()));
+    let mut transport =
+        transport::check_transport(judge, name, hub.as_ref().and_then(|hub| hub.host.as_deref()));
+    if hub.as_ref().is_some_and(|hub| hub.is_edge)
+        && let Some(tls) = transport.as_mut().and_then(|transport| transport.tls.as_mut())
+    {
+        tls.also = Some(around.trust.clone());
+    }
     let version = match judge.text(&schema::UPLINK_VERSION, name).as_deref() {
         _ if hub.is_some() => MqttVersion::V311,
         Some("3.1.1") => MqttVersion::V311,

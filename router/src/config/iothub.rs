@@ -9,6 +9,7 @@ use hub::HubId;
 use hub::connection_string::ConnectionString;
 
 use super::checked::Secret;
+use super::edge::{Edge, Standing};
 use super::errors::ConfigError;
 use super::judge::{BETWEEN_NAMES, Judge};
 use super::packing;
@@ -28,6 +29,8 @@ pub struct IotHub {
     pub id: HubId,
     /// Its key; `None` with a certificate, or if somebody else signs.
     pub key: Option<Secret>,
+    /// Whether the gateway of `[edge]` is meant: who keeps its key signs, and its trust bundle counts.
+    pub is_edge: bool,
     /// How long a token is valid, in seconds.
     pub token_secs: u64,
     /// Whether children without an identity here have a link with our token.
@@ -95,22 +98,28 @@ pub(super) fn refuse(judge: &mut Judge<'_>, name: &str) {
     refuse_keys(judge, name, &own(), "is for kind = \"iothub\"");
 }
 
-/// `None` if something that is needed is missing or refused; then an error says so.
-pub(super) fn check(judge: &mut Judge<'_>, name: &str) -> Option<IotHub> {
+/// `None` if something that is needed is missing or refused; then an error says so. Where no key says who connects, it is
+/// the gateway of `[edge]`, if that has an IoT Hub.
+pub(super) fn check(judge: &mut Judge<'_>, name: &str, edge: Option<&Edge>) -> Option<IotHub> {
     refuse_keys(judge, name, &others(), "is not for kind = \"iothub\", which leaves no choice about it");
-    let on_behalf_of = judge.text(&kinds::UPLINK_CHILDREN, name).as_deref() == Some("on-behalf-of");
+    let edge = edge.filter(|edge| edge.has_cloud() && !says_who(judge, name));
+    let for_all = edge.is_some_and(|edge| edge.module.module_id() == Some(EDGE_HUB));
+    let for_all = for_all && !judge.is_written(&kinds::UPLINK_CHILDREN, name);
+    let on_behalf_of =
+        judge.text(&kinds::UPLINK_CHILDREN, name).as_deref() == Some("on-behalf-of") || for_all;
     let token_secs = judge.integer(&kinds::UPLINK_TOKEN_SECS, name);
     let idle_secs = judge.integer(&kinds::UPLINK_LINK_IDLE_SECS, name);
     let answer_secs = judge.integer(&kinds::UPLINK_ANSWER_SECS, name);
     let children = check_children(judge, name);
-    let (hub, host, id, key) = match judge.text(&kinds::UPLINK_CONNECTION_STRING, name) {
-        Some(text) => from_string(judge, name, &text)?,
-        None => from_keys(judge, name)?,
+    let (hub, host, id, key) = match (judge.text(&kinds::UPLINK_CONNECTION_STRING, name), edge) {
+        (Some(text), _) => from_string(judge, name, &text)?,
+        (None, Some(edge)) => from_edge(edge)?,
+        (None, None) => from_keys(judge, name)?,
     };
     if let Some(key) = &key {
         check_key(judge, &kinds::UPLINK_SHARED_ACCESS_KEY, name, key);
     }
-    if key.is_none() && !judge.is_written(&schema::UPLINK_CERT, name) {
+    if key.is_none() && edge.is_none() && !judge.is_written(&schema::UPLINK_CERT, name) {
         judge.complain(&kinds::UPLINK_SHARED_ACCESS_KEY, name, |error| ConfigError {
             problem: "is missing: without a key or a certificate the hub lets nobody in".to_owned(),
             hint: Some("write connection_string, shared_access_key, or cert and key".to_owned()),
@@ -131,6 +140,7 @@ pub(super) fn check(judge: &mut Judge<'_>, name: &str) -> Option<IotHub> {
         host,
         id,
         key,
+        is_edge: edge.is_some(),
         token_secs: token_secs?,
         on_behalf_of,
         children,
@@ -140,6 +150,29 @@ pub(super) fn check(judge: &mut Judge<'_>, name: &str) -> Option<IotHub> {
 }
 
 type Parts = (String, Option<String>, HubId, Option<Secret>);
+
+/// Whether the uplink itself says who connects.
+fn says_who(judge: &Judge<'_>, name: &str) -> bool {
+    let keys = [
+        &kinds::UPLINK_CONNECTION_STRING,
+        &kinds::UPLINK_HUB,
+        &kinds::UPLINK_DEVICE,
+        &kinds::UPLINK_MODULE,
+        &kinds::UPLINK_SHARED_ACCESS_KEY,
+        &schema::UPLINK_CERT,
+    ];
+    keys.iter().any(|key| judge.is_written(key, name))
+}
+
+fn from_edge(edge: &Edge) -> Option<Parts> {
+    let key = match &edge.standing {
+        Standing::Key(key) => Some(key.clone()),
+        Standing::Runtime { .. } => None,
+        Standing::Alone(_) => return None,
+    };
+    let host = edge.parent_host.clone().or_else(|| edge.hub_host.clone())?;
+    Some((edge.hub_name()?, Some(host), edge.module.clone(), key))
+}
 
 fn from_string(judge: &mut Judge<'_>, name: &str, text: &str) -> Option<Parts> {
     let beside =

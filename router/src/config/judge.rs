@@ -298,6 +298,7 @@ fn judge_text(allowed: &Allowed, text: &str) -> Result<(), Option<String>> {
         Allowed::Url => return transport::parse_url(text).map(|_| ()),
         Allowed::ProxyUrl => return transport::parse_proxy(text).map(|_| ()),
         Allowed::Pins => return transport::parse_pins(text).map(|_| ()),
+        Allowed::WorkloadUri => crate::iotedge::WorkloadUri::parse(text).is_some(),
         Allowed::FileMode => u32::from_str_radix(text, 8).is_ok_and(|mode| mode <= 0o777),
         Allowed::TopicPrefix => !text.contains(['+', '#', '\0']),
         Allowed::LogFilter => text.split(',').all(is_log_directive),

@@ -43,6 +43,8 @@ pub struct Listener {
     pub packet_bytes_max: Option<u32>,
     /// Whether, and how, packed messages are unpacked here.
     pub decompression: Option<Decompression>,
+    /// Whether devices and modules of `[edge]` connect here.
+    pub identities: bool,
 }
 
 /// What is spoken at a listener.
@@ -77,10 +79,8 @@ pub enum Bind {
 /// Files and rules of TLS. A reload may change them; clients that are connected keep what they have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
-    /// Certificate chain, PEM.
-    pub cert: PathBuf,
-    /// Private key, PEM.
-    pub key: PathBuf,
+    /// Where our certificate comes from.
+    pub certificate: OwnCertificate,
     /// Further certificates, chosen by the name that the client asks for: label, chain, key.
     pub sni: Vec<(String, PathBuf, PathBuf)>,
     /// Authorities for client certificates, PEM.
@@ -95,6 +95,20 @@ pub struct Tls {
     pub tls_1_2: bool,
 }
 
+/// Where a listener's own certificate comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OwnCertificate {
+    /// From files.
+    Files {
+        /// Certificate chain, PEM.
+        cert: PathBuf,
+        /// Private key, PEM.
+        key: PathBuf,
+    },
+    /// It is the gateway's, see `[edge]`.
+    Edge,
+}
+
 /// Whether clients have certificates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientCertificate {
@@ -104,6 +118,8 @@ pub enum ClientCertificate {
     Optional,
     /// They must.
     Required,
+    /// They are asked, and whatever they show is judged when they say who they are.
+    Identity,
 }
 
 /// What in a client's certificate is its user name.
@@ -161,8 +177,15 @@ impl fmt::Display for Bind {
 impl Listener {
     /// Whether a client can come with a user that a certificate names.
     pub fn names_users(&self) -> bool {
-        let asks = |tls: &Tls| tls.client_cert != ClientCertificate::None;
+        let asks =
+            |tls: &Tls| !matches!(tls.client_cert, ClientCertificate::None | ClientCertificate::Identity);
         self.proxy_trust_cn || self.tls.as_ref().is_some_and(asks)
+    }
+
+    /// Whether it is of no use without `[edge]`.
+    pub fn needs_edge(&self) -> bool {
+        let own = |tls: &Tls| tls.certificate == OwnCertificate::Edge;
+        self.identities || self.tls.as_ref().is_some_and(own)
     }
 
     /// Whether others than programs on this machine can reach it.
@@ -241,7 +264,8 @@ fn check_listener(judge: &mut Judge<'_>, name: &str, limits: &Limits) -> Option<
     let kind = kind(judge, name)?;
     refuse_what_does_not_fit(judge, name, kind);
     let bind = bind(judge, name, kind)?;
-    let tls = if kind.is_tls() { tls(judge, name) } else { None };
+    let identities = judge.text(&schema::LISTENER_IDENTITIES, name).as_deref() == Some("iothub");
+    let tls = if kind.is_tls() { tls(judge, name, identities) } else { None };
     let path = if kind.is_websocket() { judge.text(&schema::LISTENER_PATH, name) } else { None };
     if path.as_ref().is_some_and(|path| !path.starts_with('/')) {
         judge.complain(&schema::LISTENER_PATH, name, |error| ConfigError {
@@ -280,6 +304,7 @@ fn check_listener(judge: &mut Judge<'_>, name: &str, limits: &Limits) -> Option<
         anonymous: judge.boolean(&schema::LISTENER_ANONYMOUS, name),
         packet_bytes_max,
         decompression: Decompression::check(judge, name),
+        identities,
     })
 }
 
@@ -355,6 +380,7 @@ fn refuse_what_does_not_fit(judge: &mut Judge<'_>, name: &str, kind: ListenerKin
         &schema::LISTENER_CLIENT_CERT,
         &schema::LISTENER_USER_FROM,
         &schema::LISTENER_TLS_VERSION_MIN,
+        &schema::LISTENER_CERTIFICATE,
     ];
     if !kind.is_tls() {
         for key in of_tls {
@@ -388,7 +414,8 @@ fn refuse_written(judge: &mut Judge<'_>, key: &'static Key, name: &str, kind: Li
 }
 
 /// `None` if something required is missing; then an error says so.
-fn tls(judge: &mut Judge<'_>, name: &str) -> Option<Tls> {
+fn tls(judge: &mut Judge<'_>, name: &str, identities: bool) -> Option<Tls> {
+    let from_edge = judge.text(&schema::LISTENER_CERTIFICATE, name).as_deref() == Some("edge");
     let mut file = |key: &'static Key, name: &str| judge.text(key, name).map(PathBuf::from);
     let (cert, key) = (file(&schema::LISTENER_CERT, name), file(&schema::LISTENER_KEY, name));
     let (client_ca, client_crl) =
@@ -397,19 +424,36 @@ fn tls(judge: &mut Judge<'_>, name: &str) -> Option<Tls> {
         (&schema::LISTENER_CERT, "the file of the certificate chain, PEM"),
         (&schema::LISTENER_KEY, "the file of the certificate's private key, PEM"),
     ] {
-        if !judge.is_written(key, name) {
-            missing(judge, key, name, what);
+        match (judge.is_written(key, name), from_edge) {
+            (false, false) => missing(judge, key, name, what),
+            (true, true) => judge.complain(key, name, |error| ConfigError {
+                problem: "means nothing where certificate is \"edge\"".to_owned(),
+                ..error
+            }),
+            _ => {}
         }
     }
     let has_ca = judge.is_written(&schema::LISTENER_CLIENT_CA, name);
+    if identities {
+        for key in [&schema::LISTENER_CLIENT_CA, &schema::LISTENER_CLIENT_CERT] {
+            if judge.is_written(key, name) {
+                judge.complain(key, name, |error| ConfigError {
+                    problem: "means nothing where identities is \"iothub\": `[edge]` says whose certificates are taken"
+                        .to_owned(),
+                    ..error
+                });
+            }
+        }
+    }
     let client_cert = match judge.text(&schema::LISTENER_CLIENT_CERT, name).as_deref() {
         Some("none") => ClientCertificate::None,
         Some("optional") => ClientCertificate::Optional,
         Some(_) => ClientCertificate::Required,
+        None if identities => ClientCertificate::Identity,
         None if has_ca => ClientCertificate::Required,
         None => ClientCertificate::None,
     };
-    if client_cert != ClientCertificate::None && !has_ca {
+    if !matches!(client_cert, ClientCertificate::None | ClientCertificate::Identity) && !has_ca {
         needs(judge, &schema::LISTENER_CLIENT_CERT, name, "client_ca, the authorities of these certificates");
     }
     if client_cert == ClientCertificate::None && has_ca {
@@ -432,7 +476,9 @@ fn tls(judge: &mut Judge<'_>, name: &str) -> Option<Tls> {
     };
     let tls_1_2 = judge.text(&schema::LISTENER_TLS_VERSION_MIN, name).as_deref() != Some("1.3");
     let sni = sni(judge, name);
-    Some(Tls { cert: cert?, key: key?, sni, client_ca, client_crl, client_cert, user_from, tls_1_2 })
+    let certificate =
+        if from_edge { OwnCertificate::Edge } else { OwnCertificate::Files { cert: cert?, key: key? } };
+    Some(Tls { certificate, sni, client_ca, client_crl, client_cert, user_from, tls_1_2 })
 }
 
 fn sni(judge: &mut Judge<'_>, name: &str) -> Vec<(String, PathBuf, PathBuf)> {

@@ -6,7 +6,7 @@
 //!
 //! Reading order: `sources` (the layers), `raw` (as written), `schema` (every key), `judge` (one key at a
 //! time), `checked`, `listeners`, `transport`, `topics` and `iothub` (as used, and what two keys mean together), `auth` (users and rules),
-//! `routing` (routes and where they lead), `budgets` (space on the disk), `warnings`, `memory` (the ceiling), `reference`
+//! `edge` (the place in Azure IoT Edge), `routing` (routes and where they lead), `budgets` (space on the disk), `warnings`, `memory` (the ceiling), `reference`
 //! (the page of keys).
 
 use std::path::Path;
@@ -16,6 +16,7 @@ use routes::RouteTable;
 mod auth;
 mod budgets;
 mod checked;
+mod edge;
 mod errors;
 mod forwarding;
 mod hours;
@@ -44,11 +45,14 @@ pub use checked::{
     Config, Durability, Host, Log, LogFormat, LossReports, MqttVersion, Route, Secret, Session, Store,
     Uplink, UplinkKind, Warning, WhenFull,
 };
+pub(crate) use checked::{EDGE_FOLDER, TRUST_FILE};
+pub(crate) use edge::without_port;
+pub use edge::{Edge, Standing};
 pub use errors::{ConfigError, ConfigErrors};
 pub use forwarding::Forwarding;
 pub use hours::Hours;
 pub use iothub::{Child, IotHub, Proof};
-pub use listeners::{Bind, ClientCertificate, Listener, ListenerKind, Tls, UserFrom};
+pub use listeners::{Bind, ClientCertificate, Listener, ListenerKind, OwnCertificate, Tls, UserFrom};
 pub use memory::Holder;
 pub use pacing::Pacing;
 pub use packing::{Compression, Decompression};

@@ -18,6 +18,7 @@ use super::errors::ConfigError;
 pub struct Raw {
     root: Section,
     faults: Vec<ConfigError>,
+    notes: Vec<(String, String)>,
 }
 
 /// The keys of one TOML table.
@@ -136,6 +137,16 @@ impl Raw {
     /// Notes that a layer, or a part of it, could not be read at all.
     pub(super) fn add_fault(&mut self, fault: ConfigError) {
         self.faults.push(fault);
+    }
+
+    /// Notes something that was written and does nothing: where, and why.
+    pub(super) fn add_note(&mut self, about: String, text: String) {
+        self.notes.push((about, text));
+    }
+
+    /// What was written and does nothing.
+    pub(super) fn notes(&self) -> &[(String, String)] {
+        &self.notes
     }
 
     /// What could not be read.

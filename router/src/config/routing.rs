@@ -95,12 +95,11 @@ pub fn sinks(table: &RouteTable, route: usize) -> impl Iterator<Item = &Sink> {
 }
 
 /// Every sink must lead somewhere: to an uplink that exists, or to a topic.
-pub(super) fn check_sinks(judge: &mut Judge<'_>, table: &RouteTable, routes: &[Route]) {
+pub(super) fn check_sinks(judge: &mut Judge<'_>, table: &RouteTable, routes: &[Route], uplinks: &[String]) {
     // A line that is not TOML may have been the head of the uplink that would seem to be missing.
     if judge.is_damaged() {
         return;
     }
-    let uplinks = judge.names(&["uplink"]);
     let uplinks: Vec<_> = uplinks.iter().map(String::as_str).collect();
     for (index, route) in routes.iter().enumerate() {
         for (problem, hint) in sinks(table, index).filter_map(|sink| sink_fault(sink, &uplinks)) {

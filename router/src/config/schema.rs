@@ -7,7 +7,10 @@ use model::Limits;
 
 use super::{pacing, packing};
 
+mod edge;
 pub(super) mod kinds;
+
+pub(super) use edge::*;
 
 /// One key.
 #[derive(Debug)]
@@ -61,6 +64,8 @@ pub(super) enum Allowed {
     LogFilter,
     /// Text of a form of its own; `judge` gives a hint if it does not fit.
     Fitting { takes: &'static str, judge: fn(&str) -> Result<(), Option<String>> },
+    /// Where a Workload API is.
+    WorkloadUri,
 }
 
 /// What holds if nobody writes a key.
@@ -113,6 +118,9 @@ impl Allowed {
             Allowed::List(which) => which.to_owned(),
             Allowed::Word => "letters, digits, _, - and .".to_owned(),
             Allowed::TextOrNone => "text, or \"\" for none".to_owned(),
+            Allowed::WorkloadUri => {
+                "unix:///PATH, for example unix:///var/run/iotedge/workload.sock, or http://HOST:PORT".to_owned()
+            }
             Allowed::LogFilter => {
                 "off, error, warn, info, debug or trace; or several, as in info,millrace=debug".to_owned()
             }
@@ -686,9 +694,10 @@ pub(super) static LOG_LEVEL: Key =
     key("log.level", Allowed::LogFilter, Default::Text("info"), "What is logged, to standard error.");
 pub(super) static LOG_FORMAT: Key = words(
     "log.format",
-    &["text", "json"],
+    &["text", "json", "syslog"],
     "text",
-    "`text` for people, `json` for machines: one object per line.",
+    "`text` for people, `json` for machines: one object per line. `syslog` is the shape of edgeHub's lines, with the \
+     severity in front (`<6> 2027-01-31 08:00:00.000 +00:00 [INF] - …`), by which IoT Edge filters log pulls.",
 );
 
 /// Declares the keys of `limits` and how they become `model::Limits`. A field that is missing here does not
@@ -725,6 +734,10 @@ limits! {
         "How long a client waits for its password to be verified.";
     authentication_queue_max: u32 = 1..=1_000_000,
         "Passwords that wait to be verified; above it a client is refused and told that the router is busy.";
+    identities_max: u32 = 1..=1_000_000,
+        "Devices and modules in the device scope or the identity file; with more, those that came last are not known.";
+    identity_lookups_max: u32 = 1..=10_000,
+        "Clients that wait for a lookup of their identity; one more is told that we are busy. Four lookups run at once.";
     authentication_cache_max: u32 = 0..=1_000_000,
         "Credentials that were found good a moment ago and are not verified again.";
     failed_attempts_max: u32 = 1..=1_000_000, "Users and addresses whose failed attempts are remembered.";
@@ -821,6 +834,8 @@ static SERVICE_KEYS: &[&Key] = &[
     &LISTENER_CLIENT_CRL,
     &LISTENER_USER_FROM,
     &LISTENER_TLS_VERSION_MIN,
+    &LISTENER_CERTIFICATE,
+    &LISTENER_IDENTITIES,
     &STORE_PATH,
     &STORE_MEMTABLE_BYTES,
     &STORE_SYNC,
@@ -928,5 +943,5 @@ pub(super) fn is_secret_name(name: &str) -> bool {
 
 /// Every key, in the order of the page.
 pub(super) fn keys() -> impl Iterator<Item = &'static Key> {
-    SERVICE_KEYS.iter().copied().chain(LIMITS)
+    SERVICE_KEYS.iter().chain(edge::KEYS).copied().chain(LIMITS)
 }

@@ -10,6 +10,7 @@ use super::errors::ConfigError;
 use super::profiles;
 use super::raw::{Origin, Raw, split_key};
 use super::suggest;
+use crate::iotedge::environment;
 
 /// The flags that say what the configuration is.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -47,7 +48,11 @@ pub(super) fn collect(args: &ConfigArgs, env: impl Iterator<Item = (String, Stri
             }
         }
     }
-    add_environment(&mut raw, env);
+    let env: Vec<_> = env.collect();
+    if args.profile.as_deref() == Some(EDGEHUB) {
+        add_edgehub_environment(&mut raw, &env);
+    }
+    add_environment(&mut raw, env.into_iter());
     args.set.iter().for_each(|flag| add_flag(&mut raw, flag));
     raw
 }
@@ -89,6 +94,33 @@ fn add_profile(raw: &mut Raw, name: &str) {
             hint: suggest::nearest_word(name, &profiles::names().collect::<Vec<_>>()),
             ..ConfigError::new(Origin::Nowhere, "--profile", "there is no such profile")
         }),
+    }
+}
+
+/// The profile that reads edgeHub's own variables.
+const EDGEHUB: &str = "edgehub";
+
+/// What the IoT Edge runtime and a deployment manifest say to edgeHub.
+fn add_edgehub_environment(raw: &mut Raw, env: &[(String, String)]) {
+    let mapped = environment::map(env);
+    for (key, value, name) in mapped.values {
+        let origin = Origin::Environment(name.as_str().into());
+        // A route has its name in the variable's.
+        let (path, value) = match (key.strip_suffix(".*"), value.split_once('\n')) {
+            (Some(section), Some((name, value))) => (vec![section.to_owned(), name.to_owned()], value),
+            _ => (key.split('.').map(str::to_owned).collect(), value.as_str()),
+        };
+        raw.add_value(&path, value, &origin);
+    }
+    for (name, value, allowed) in mapped.faults {
+        raw.add_fault(ConfigError {
+            found: Some(format!("{value:?}")),
+            allowed: Some(allowed.to_owned()),
+            ..ConfigError::new(Origin::Environment(name.as_str().into()), "", "cannot be understood")
+        });
+    }
+    for (name, reason) in mapped.ignored {
+        raw.add_note(name, format!("ignored: {reason}"));
     }
 }
 

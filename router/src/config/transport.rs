@@ -63,6 +63,8 @@ pub struct Failover {
 pub struct UplinkTls {
     /// Authorities whose certificates are accepted, PEM; `None` is those of the system.
     pub ca: Option<PathBuf>,
+    /// Authorities beside those of the system, PEM; a file that is not there adds none.
+    pub also: Option<PathBuf>,
     /// Our certificate chain and its private key, PEM.
     pub cert: Option<(PathBuf, PathBuf)>,
     /// The name that the other end's certificate must be for.
@@ -203,6 +205,7 @@ fn check_tls(judge: &mut Judge<'_>, name: &str, url: &Url) -> Option<UplinkTls> 
     }
     Some(UplinkTls {
         ca,
+        also: None,
         cert: cert.zip(key),
         server_name: server_name.unwrap_or_else(|| url.host.clone()),
         pins: pin.map(|text| parse_pins(&text).unwrap_or_default()).unwrap_or_default(),

@@ -67,6 +67,11 @@ pub(super) fn warnings(config: &Config) -> Vec<Warning> {
         );
         warn("limits.sessions_max", text);
     }
+    let is_bare = |it: &&Listener| it.identities && it.tls.is_none() && it.is_exposed();
+    for listener in config.listeners.iter().filter(is_bare) {
+        let key = suggest::dotted(&["listener", &listener.name, "identities"]);
+        warn(&key, format!("tokens of devices go in clear text to {}; they want TLS", listener.bind));
+    }
     for (key, bytes) in [
         ("limits.outbox_bytes_max", limits.outbox_bytes_max),
         ("limits.session_queue_bytes_max", limits.session_queue_bytes_max),
@@ -95,8 +100,9 @@ fn closed_listeners(config: &Config, warn: &mut impl FnMut(&str, String)) {
     if config.auth.users.as_ref().is_some_and(|users| !users.is_empty()) {
         return;
     }
-    let is_closed =
-        |listener: &&Listener| !config.listener_access(listener).anonymous && !listener.names_users();
+    let is_closed = |listener: &&Listener| {
+        !config.listener_access(listener).anonymous && !listener.names_users() && !listener.identities
+    };
     let closed: Vec<_> = config.listeners.iter().filter(is_closed).collect();
     if closed.len() == config.listeners.len() {
         warn(

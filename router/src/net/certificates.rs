@@ -17,7 +17,8 @@ use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
-use crate::config::{ClientCertificate, ListenerKind, Tls, UserFrom};
+use super::unjudged::Unjudged;
+use crate::config::{ClientCertificate, ListenerKind, OwnCertificate, Tls, UserFrom};
 
 /// From how long before its end a certificate is warned about.
 const EXPIRY_WARNING_DAYS: i64 = 30;
@@ -32,6 +33,8 @@ pub(crate) struct TlsServer {
     pub config: Arc<ServerConfig>,
     /// What names the user of a client's certificate.
     pub user_from: UserFrom,
+    /// Whether clients' certificates are judged later, see `ClientCertificate::Identity`.
+    pub is_unjudged: bool,
     /// The router's own certificates: the default one first.
     pub certificates: Vec<CertificateInfo>,
 }
@@ -45,6 +48,23 @@ pub(crate) struct CertificateInfo {
     pub names: Vec<String>,
     /// When it ends, in seconds since 1970.
     pub not_after: i64,
+}
+
+/// The gateway's certificate, wherever it came from.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct EdgeCertificate {
+    /// Its chain, PEM, its own first.
+    pub chain: String,
+    /// Its private key, PEM.
+    pub key: String,
+    /// Where it came from, for people: a file, or the Workload API.
+    pub source: PathBuf,
+}
+
+impl std::fmt::Debug for EdgeCertificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "EdgeCertificate({})", self.source.display())
+    }
 }
 
 /// What is wrong with a file.
@@ -81,11 +101,20 @@ impl CertificateInfo {
     }
 }
 
-/// Reads everything that a listener needs for TLS. `name` is the listener's.
-pub(crate) fn load(name: &str, kind: ListenerKind, settings: &Tls) -> Result<TlsServer, CertificateError> {
+/// Reads everything that a listener needs for TLS. `name` is the listener's, `edge` the gateway's certificate.
+pub(crate) fn load(
+    name: &str,
+    kind: ListenerKind,
+    settings: &Tls,
+    edge: Option<&EdgeCertificate>,
+) -> Result<TlsServer, CertificateError> {
     let provider = Arc::new(ring::default_provider());
     let section = format!("listener.{name}");
-    let (default, info) = certified_key(&section, &settings.cert, &settings.key, &provider)?;
+    let (default, info) = match &settings.certificate {
+        OwnCertificate::Files { cert, key } => certified_key(&section, cert, key, &provider)?,
+        OwnCertificate::Edge => edge_key(&section, edge, &provider)?,
+    };
+    let own = info.path.clone();
     let mut certificates = vec![info];
     let mut by_name = HashMap::new();
     for (label, cert, key) in &settings.sni {
@@ -108,20 +137,22 @@ pub(crate) fn load(name: &str, kind: ListenerKind, settings: &Tls) -> Result<Tls
     } else {
         &[&rustls::version::TLS13]
     };
-    let whole = |problem: String| CertificateError {
-        key: format!("{section}.cert"),
-        path: settings.cert.clone(),
-        problem,
-    };
+    let whole =
+        |problem: String| CertificateError { key: format!("{section}.cert"), path: own.clone(), problem };
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(versions)
         .map_err(|error| whole(error.to_string()))?;
     let verifier = client_verifier(&section, settings, &provider)?;
     let verifies = verifier.is_some();
     let builder = match verifier {
+        // Resumed sessions bring the certificates back; they are judged again all the same.
+        None if settings.client_cert == ClientCertificate::Identity => {
+            builder.with_client_cert_verifier(Arc::new(Unjudged(Arc::clone(&provider))))
+        }
         None => builder.with_no_client_auth(),
         Some(verifier) => builder.with_client_cert_verifier(verifier),
     };
+    let is_unjudged = settings.client_cert == ClientCertificate::Identity;
     let mut config = builder.with_cert_resolver(Arc::new(ByName { default, by_name }));
     let protocol: &[u8] = if kind.is_websocket() { b"http/1.1" } else { b"mqtt" };
     config.alpn_protocols = vec![protocol.to_vec()];
@@ -134,7 +165,7 @@ pub(crate) fn load(name: &str, kind: ListenerKind, settings: &Tls) -> Result<Tls
         config.ticketer = ring::Ticketer::new().map_err(|error| whole(error.to_string()))?;
         config.send_tls13_tickets = 1;
     }
-    Ok(TlsServer { config: Arc::new(config), user_from: settings.user_from, certificates })
+    Ok(TlsServer { config: Arc::new(config), user_from: settings.user_from, is_unjudged, certificates })
 }
 
 fn certified_key(
@@ -158,13 +189,34 @@ fn certified_key(
     Ok((Arc::new(certified), info))
 }
 
+/// The gateway's certificate, in the place of a listener's own.
+fn edge_key(
+    section: &str,
+    edge: Option<&EdgeCertificate>,
+    provider: &CryptoProvider,
+) -> Result<(Arc<CertifiedKey>, CertificateInfo), CertificateError> {
+    let source = edge.map(|edge| edge.source.clone()).unwrap_or_default();
+    let wrong = |problem: String| CertificateError::new(section, "certificate", &source, problem);
+    let Some(edge) = edge else { return Err(wrong("the gateway has no certificate yet".to_owned())) };
+    let chain = CertificateDer::pem_slice_iter(edge.chain.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| wrong(pem_problem(&error, "certificate")))?;
+    let Some(leaf) = chain.first() else { return Err(wrong("holds no certificate in PEM form".to_owned())) };
+    let info = describe(&edge.source, leaf).map_err(wrong)?;
+    let private = PrivateKeyDer::from_pem_slice(edge.key.as_bytes())
+        .map_err(|error| wrong(pem_problem(&error, "private key")))?;
+    let certified = CertifiedKey::from_der(chain, private, provider)
+        .map_err(|error| wrong(format!("certificate and key cannot be used: {error}")))?;
+    Ok((Arc::new(certified), info))
+}
+
 fn client_verifier(
     section: &str,
     settings: &Tls,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Option<Arc<dyn ClientCertVerifier>>, CertificateError> {
-    let Some(ca) = settings.client_ca.as_ref().filter(|_| settings.client_cert != ClientCertificate::None)
-    else {
+    let verifies = !matches!(settings.client_cert, ClientCertificate::None | ClientCertificate::Identity);
+    let Some(ca) = settings.client_ca.as_ref().filter(|_| verifies) else {
         return Ok(None);
     };
     let at_ca =
@@ -233,6 +285,12 @@ fn describe(path: &Path, leaf: &CertificateDer<'_>) -> Result<CertificateInfo, S
 
 fn end(certificate: &X509Certificate<'_>) -> i64 {
     certificate.validity().not_after.timestamp()
+}
+
+/// When a certificate ends, in seconds since 1970; `None` if it is none.
+pub(crate) fn end_of(pem: &str) -> Option<i64> {
+    let leaf = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
+    X509Certificate::from_der(&leaf).ok().map(|(_, certificate)| end(&certificate))
 }
 
 /// The user whom a verified client certificate names; `None` if it names none in this way, or more than one.

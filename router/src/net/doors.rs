@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::certificates::{self, CertificateError, TlsServer};
+use super::certificates::{self, CertificateError, EdgeCertificate, TlsServer};
 use super::door::Door;
 use super::listener::{Bound, ListenError, bind};
 use crate::config::{Config, Listener};
@@ -32,11 +32,14 @@ pub enum OpenError {
 pub(crate) struct NewCertificates(Vec<(Arc<Door>, TlsServer)>);
 
 /// Opens every listener, in the order of the configuration. Nobody is let in yet.
-pub(crate) fn open(config: &Config) -> Result<Vec<(Bound, Arc<Door>)>, OpenError> {
+pub(crate) fn open(
+    config: &Config,
+    edge: Option<&EdgeCertificate>,
+) -> Result<Vec<(Bound, Arc<Door>)>, OpenError> {
     let all_open = Arc::new(AtomicU32::new(0));
     let mut doors = Vec::new();
     for (number, listener) in config.listeners.iter().enumerate() {
-        let tls = load(listener)?;
+        let tls = load(listener, edge)?;
         let bound = bind(listener)?;
         let address = bound.address.to_string();
         let unpacking = unpacking(listener, config.limits.packet_bytes_max)?;
@@ -47,12 +50,16 @@ pub(crate) fn open(config: &Config) -> Result<Vec<(Bound, Arc<Door>)>, OpenError
 }
 
 /// Reads what a new configuration says about the TLS of listeners that run; listeners it does not know keep theirs.
-pub(crate) fn read_anew(doors: &[Arc<Door>], config: &Config) -> Result<NewCertificates, CertificateError> {
+pub(crate) fn read_anew(
+    doors: &[Arc<Door>],
+    config: &Config,
+    edge: Option<&EdgeCertificate>,
+) -> Result<NewCertificates, CertificateError> {
     let mut new = Vec::new();
     for door in doors {
         let same = |listener: &&Listener| listener.name == door.listener.name && listener.kind == door.kind();
         if let Some(listener) = config.listeners.iter().find(same)
-            && let Some(tls) = load(listener)?
+            && let Some(tls) = load(listener, edge)?
         {
             new.push((Arc::clone(door), tls));
         }
@@ -86,9 +93,9 @@ fn unpacking(listener: &Listener, packet_bytes_max: u32) -> Result<Option<Unpack
     Ok(Some(Unpacking::new(&dictionary, most)))
 }
 
-fn load(listener: &Listener) -> Result<Option<TlsServer>, CertificateError> {
+fn load(listener: &Listener, edge: Option<&EdgeCertificate>) -> Result<Option<TlsServer>, CertificateError> {
     let Some(settings) = &listener.tls else { return Ok(None) };
-    let server = certificates::load(&listener.name, listener.kind, settings)?;
+    let server = certificates::load(&listener.name, listener.kind, settings, edge)?;
     for warning in server.certificates.iter().filter_map(|certificate| certificate.warning()) {
         warn!(listener = listener.name, "{warning}");
     }

@@ -45,6 +45,7 @@ pub(crate) struct Layers {
     said_goodbye: bool,
     proxied: Option<SocketAddr>,
     user: Option<Arc<str>>,
+    certificates: Option<Arc<[Box<[u8]>]>>,
     handshake_bytes_max: usize,
 }
 
@@ -118,6 +119,7 @@ impl Layers {
             said_goodbye: false,
             proxied: None,
             user: None,
+            certificates: None,
             handshake_bytes_max: limits.handshake_bytes_max as usize,
         })))
     }
@@ -254,6 +256,11 @@ impl Layers {
         self.user.take()
     }
 
+    /// The certificates that the client has shown and nobody has judged, once.
+    pub(crate) fn take_certificates(&mut self) -> Option<Arc<[Box<[u8]>]>> {
+        self.certificates.take()
+    }
+
     fn end_of_stream(&self) -> Came {
         if self.is_shaking_hands() {
             return Came::Refused(Refused::new(Refusal::HandshakeAborted, "the client went away"));
@@ -288,6 +295,7 @@ impl Layers {
                 if was_shaking_hands && !tls.is_shaking_hands() {
                     // What the router itself has verified is worth more than what a proxy says.
                     self.user = tls.user().or(self.user.take());
+                    self.certificates = tls.unjudged();
                 }
                 if taken.closed {
                     self.ended = Some(Came::Goodbye);

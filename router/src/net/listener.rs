@@ -161,7 +161,7 @@ pub(crate) async fn serve(
                 continue;
             }
         };
-        let peer = Peer { listener: door.number, certificate_user: None, turned_away };
+        let peer = Peer { listener: door.number, turned_away, ..Peer::default() };
         let arrival = Arrival { stream, layers, admission, proxied: None, peer, unread: Vec::new() };
         turn = (turn + 1) % mailboxes.len();
         if mailboxes[turn].send(Mail::Accepted(arrival)).is_err() {

@@ -14,10 +14,11 @@ mod socket;
 mod stream;
 mod tls;
 mod unix;
+mod unjudged;
 mod websocket;
 
 pub(crate) use certificates::{
-    CertificateError, CertificateInfo, certificates, load as load_tls, pem_problem,
+    CertificateError, CertificateInfo, EdgeCertificate, certificates, end_of, load as load_tls, pem_problem,
 };
 pub(crate) use door::{Door, Gate, Refusal, Refused};
 pub use doors::OpenError;

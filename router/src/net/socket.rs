@@ -124,6 +124,11 @@ impl Socket {
         self.layers.as_mut()?.take_user()
     }
 
+    /// The certificates that the client has shown and nobody has judged, told once.
+    pub(crate) fn take_certificates(&mut self) -> Option<Arc<[Box<[u8]>]>> {
+        self.layers.as_mut()?.take_certificates()
+    }
+
     /// Writes once; the number of bytes that were taken.
     pub(crate) fn poll_write(
         &mut self,

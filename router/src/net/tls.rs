@@ -24,6 +24,8 @@ const RECORD_OVERHEAD_BYTES: usize = 64;
 pub(crate) struct TlsSession {
     session: UnbufferedServerConnection,
     user_from: UserFrom,
+    /// Certificates are shown to whoever asks who the client is, and name no user.
+    is_unjudged: bool,
     /// Nothing more is encrypted: we have closed, or TLS has failed.
     over: bool,
 }
@@ -43,7 +45,7 @@ impl TlsSession {
     pub(crate) fn new(server: &TlsServer) -> Result<TlsSession, Refused> {
         let session =
             UnbufferedServerConnection::new(Arc::clone(&server.config)).map_err(|error| refused(&error))?;
-        Ok(TlsSession { session, user_from: server.user_from, over: false })
+        Ok(TlsSession { session, user_from: server.user_from, is_unjudged: server.is_unjudged, over: false })
     }
 
     /// Whether the handshake is not over.
@@ -53,7 +55,16 @@ impl TlsSession {
 
     /// The user whom the client's certificate names, if it has one and names one.
     pub(crate) fn user(&self) -> Option<Arc<str>> {
+        if self.is_unjudged {
+            return None;
+        }
         user_of(self.session.peer_certificates()?.first()?, self.user_from)
+    }
+
+    /// The certificates that the client has shown and nobody has judged, its own first.
+    pub(crate) fn unjudged(&self) -> Option<Arc<[Box<[u8]>]>> {
+        let shown = self.session.peer_certificates().filter(|_| self.is_unjudged)?;
+        Some(shown.iter().map(|certificate| Box::from(certificate.as_ref())).collect())
     }
 
     /// Takes every whole record of `input`. What they hold is put behind `plain`, what must be sent behind `outgoing`.

@@ -9,4 +9,4 @@ mod signer;
 
 pub(super) use access::{Access, Keyring};
 pub(super) use dialect::HubDialect;
-pub(crate) use signer::Signer;
+pub(crate) use signer::{Signature, Signer};

@@ -48,6 +48,7 @@ impl LocalDoor {
             anonymous: Some(false),
             packet_bytes_max: None,
             decompression: None,
+            identities: false,
         };
         let all_open = Arc::new(AtomicU32::new(0));
         let door = Door::new(number, listener, "socketpair".to_owned(), None, None, all_open);
@@ -64,7 +65,7 @@ impl LocalDoor {
             .admit(&self.gate)
             .ok_or_else(|| io::Error::other("limits.connections_max is reached"))?;
         let certificate_user = Some(user.into());
-        let peer = Peer { listener: self.door.number, certificate_user, turned_away };
+        let peer = Peer { listener: self.door.number, certificate_user, turned_away, ..Peer::default() };
         let stream = Detached::Unix(theirs);
         let arrival = Arrival { stream, layers: None, admission, proxied: None, peer, unread: Vec::new() };
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) as usize % self.mailboxes.len();

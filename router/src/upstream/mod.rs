@@ -31,7 +31,7 @@ use crate::clock::entropy;
 use crate::config::Uplink;
 
 pub(crate) use dialects::Gateway;
-pub(crate) use iothub::Signer;
+pub(crate) use iothub::{Signature, Signer};
 pub(crate) use local::LocalDoor;
 pub(crate) use status::{LinkStatus, UplinkState};
 pub(crate) use tails::{Bell, Tails};

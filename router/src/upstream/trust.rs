@@ -68,6 +68,9 @@ fn roots(section: &str, settings: &UplinkTls) -> Result<RootCertStore, Certifica
     let Some(ca) = &settings.ca else {
         // Some of the system's certificates may be unusable for reasons of their own.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if let Some(also) = &settings.also {
+            roots.add_parsable_certificates(certificates(also).unwrap_or_default());
+        }
         if roots.is_empty() {
             let problem =
                 "is not set, and this system has no authorities; install the package ca-certificates";

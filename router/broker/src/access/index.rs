@@ -12,6 +12,7 @@ use std::collections::HashMap;
 
 use foldhash::fast::FixedState;
 
+use super::own;
 use super::rules::{Action, Effect, Level, Rule, Standing, Who};
 
 /// No rule; higher than the number of every rule.
@@ -36,6 +37,8 @@ pub struct Subject {
     user: Option<Box<str>>,
     /// What `%c` stands for, if it can stand in a level.
     client_id: Option<Box<str>>,
+    /// The name of the identity that it is, if it is one.
+    identity: Option<Box<str>>,
 }
 
 /// A client that shows who it is.
@@ -47,6 +50,8 @@ pub struct Identity<'a> {
     pub client_id: &'a str,
     /// Whether a verified certificate says so.
     pub certificate: bool,
+    /// Whether it is an identity that the edge knows; it has topics of its own, whatever the rules say.
+    pub by_edge: bool,
 }
 
 /// What the rules say.
@@ -243,6 +248,7 @@ impl Ruleset {
             classes: classes.into(),
             user: identity.user.and_then(usable),
             client_id: usable(identity.client_id),
+            identity: identity.user.filter(|_| identity.by_edge).map(Into::into),
         }
     }
 
@@ -250,6 +256,9 @@ impl Ruleset {
     ///
     /// Cost: one walk down the index, which meets the places whose filter matches and no others.
     pub fn may_publish(&self, subject: &Subject, topic: &str) -> Decision {
+        if let Some(own) = subject.identity.as_deref().and_then(|name| own::may_publish(name, topic)) {
+            return own_decision(own);
+        }
         let mut walk = Walk { set: self, subject, allow: NONE, deny: NONE };
         if topic.starts_with('$') {
             // Leading wildcards do not match names that start with `$` [MQTT-4.7.2-1], nor do substitutes.
@@ -266,6 +275,9 @@ impl Ruleset {
     /// Cost: one walk; where an *allow* covers the filter, a second one over the *deny* rules before it that the
     /// filter's wildcards reach.
     pub fn may_subscribe(&self, subject: &Subject, filter: &str) -> Decision {
+        if let Some(own) = subject.identity.as_deref().and_then(|name| own::may_subscribe(name, filter)) {
+            return own_decision(own);
+        }
         let mut walk = Walk { set: self, subject, allow: NONE, deny: NONE };
         if filter.starts_with('$') {
             let (level, rest) = split_level(filter);
@@ -284,6 +296,11 @@ impl Ruleset {
             None => Decision { effect: self.default, rule: None },
         }
     }
+}
+
+/// What an identity may do with topics of its own dialect; no rule says it.
+fn own_decision(may: bool) -> Decision {
+    Decision { effect: if may { Effect::Allow } else { Effect::Deny }, rule: None }
 }
 
 /// One check: the lowest numbers found so far.

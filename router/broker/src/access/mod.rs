@@ -8,6 +8,7 @@
 
 mod explain;
 mod index;
+mod own;
 mod rules;
 
 use std::collections::HashMap;
@@ -44,6 +45,8 @@ pub struct ListenerAccess {
     pub anonymous: bool,
     /// Largest packet it takes, where that is less than `limits.packet_bytes_max`.
     pub packet_bytes_max: Option<u32>,
+    /// Whether user names with a `/` are those of identities that the edge knows (`HOST/DEVICE/?…`), and not users'.
+    pub identities: bool,
 }
 
 /// The names of all users, each with a print of what verifies it: it changes when the password does.
@@ -105,8 +108,18 @@ pub enum Verdict {
         /// Changes when what verifies the user changes; see [`Users`].
         print: u64,
     },
+    /// It is an identity that the edge knows and verifies itself, whatever users there are; the edge also says when it
+    /// may not stay any longer, with [`crate::Event::Withdrawn`].
+    Identified {
+        /// The identity's name, which is its user here.
+        user: Arc<str>,
+    },
     /// User name and password do not belong together, or to nobody.
     BadCredentials,
+    /// The user name is none that could belong to anybody.
+    Unusable,
+    /// As many identities are connected as may be at once.
+    TooManyClients,
     /// They are good, and the client may not come in all the same.
     NotAuthorized,
     /// Too many attempts failed before; they were not even looked at.
@@ -124,6 +137,8 @@ pub(crate) enum Admission {
     Certificate,
     /// Somebody must verify its password.
     Ask,
+    /// The edge must look whether it is the identity that it says it is.
+    AskIdentity,
     /// It stays out.
     Refused(ReasonCode),
 }
@@ -132,7 +147,7 @@ impl Access {
     /// No users and no rules: everybody or nobody may come in, and do everything.
     pub fn open(anonymous: bool) -> Access {
         Access {
-            listeners: vec![ListenerAccess { anonymous, packet_bytes_max: None }],
+            listeners: vec![ListenerAccess { anonymous, packet_bytes_max: None, identities: false }],
             users: None,
             rules: None,
             denied_v3: DeniedV3::default(),
@@ -157,6 +172,10 @@ impl Access {
 
     /// What a client's first packet leads to.
     pub(crate) fn admit(&self, peer: &Peer, connect: &Connect) -> Admission {
+        let takes_identities = self.of_listener(peer.listener).is_some_and(|access| access.identities);
+        if takes_identities && connect.user_name.as_deref().is_some_and(|name| name.contains('/')) {
+            return Admission::AskIdentity;
+        }
         if let Some(user) = &peer.certificate_user {
             return match &connect.user_name {
                 // Two different names: one of them would act for the other.

@@ -38,7 +38,7 @@ fn rules(lines: &[&str]) -> Ruleset {
 }
 
 const fn named<'a>(user: &'a str, client_id: &'a str) -> Identity<'a> {
-    Identity { user: Some(user), client_id, certificate: false }
+    Identity { user: Some(user), client_id, certificate: false, by_edge: false }
 }
 
 #[track_caller]
@@ -81,7 +81,7 @@ fn conditions_hold_together() {
         "allow certificate all shown",
         "allow client=c all mine",
     ]);
-    let anonymous = Identity { user: None, client_id: "c", certificate: false };
+    let anonymous = Identity { user: None, client_id: "c", certificate: false, by_edge: false };
     let certificate = Identity { certificate: true, ..named("u", "d") };
     check(&set, named("u", "c"), Publish, "both", (Allow, Some(0)));
     check(&set, named("u", "d"), Publish, "both", (Deny, None));
@@ -112,7 +112,7 @@ fn a_value_never_widens_a_rule() {
         check(&set, named(user, "c"), Subscribe, "dev/#", (Deny, None));
         check(&set, named("u", user), Subscribe, "own/+", (Deny, None));
     }
-    let anonymous = Identity { user: None, client_id: "c", certificate: false };
+    let anonymous = Identity { user: None, client_id: "c", certificate: false, by_edge: false };
     check(&set, anonymous, Publish, "dev//x", (Deny, None));
 }
 
@@ -254,7 +254,7 @@ proptest! {
         filters in proptest::collection::vec(any_filter(&["+"]), 1..20),
     ) {
         let set = Ruleset::new(rules, if open { Effect::Allow } else { Effect::Deny });
-        let identity = Identity { user, client_id, certificate };
+        let identity = Identity { user, client_id, certificate, by_edge: false };
         let subject = set.subject(identity);
         for name in names.into_iter().map(|levels| levels.join("/")).filter(|name| !name.is_empty()) {
             let expected = set.explain(identity, Action::Publish, &name).decision;
@@ -275,7 +275,7 @@ proptest! {
         filter in any_filter(&["+"]),
     ) {
         let set = Ruleset::new(rules, if open { Effect::Allow } else { Effect::Deny });
-        let identity = Identity { user, client_id, certificate };
+        let identity = Identity { user, client_id, certificate, by_edge: false };
         prop_assume!(set.may_subscribe(&set.subject(identity), &filter).effect == Effect::Allow);
         for name in all_names().iter().filter(|name| model::filter_matches(&filter, name)) {
             let single = set.explain(identity, Action::Subscribe, name).decision;
@@ -317,7 +317,7 @@ fn what_a_client_shows_decides_how_it_comes_in() {
 
 #[test]
 fn each_listener_asks_for_itself_and_the_last_one_for_those_beyond() {
-    let of = |anonymous, packet_bytes_max| ListenerAccess { anonymous, packet_bytes_max };
+    let of = |anonymous, packet_bytes_max| ListenerAccess { anonymous, packet_bytes_max, identities: false };
     let listeners = vec![of(true, Some(200)), of(false, None), of(true, Some(u32::MAX))];
     let access = Access { listeners, ..Access::open(false) };
     let limits = Limits { packet_bytes_max: 1_000, ..Limits::DEFAULT };

@@ -128,6 +128,18 @@ pub(crate) enum Keeping {
     Stored(Stored),
 }
 
+/// Who says that the owner of a session exists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Vouched {
+    /// The users with a password; a session whose owner is none of them any more goes to whoever comes.
+    #[default]
+    Users,
+    /// A certificate.
+    Certificate,
+    /// The edge, which knows it as an identity.
+    Edge,
+}
+
 /// One session.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -135,8 +147,8 @@ pub(crate) struct Session {
     pub(crate) client_id: Rc<str>,
     /// The user it belongs to, if that is known.
     pub(crate) owner: Option<Rc<str>>,
-    /// Whether a certificate named that user.
-    pub(crate) owner_certificate: bool,
+    /// Who says that this user exists.
+    pub(crate) vouched: Vouched,
     /// Distinguishes it from an earlier session with the same key.
     pub(crate) generation: u32,
     /// The connection it has now.
@@ -177,7 +189,7 @@ impl Session {
         Session {
             client_id,
             owner: None,
-            owner_certificate: false,
+            vouched: Vouched::default(),
             generation,
             conn: None,
             expiry_secs: 0,

@@ -2,7 +2,7 @@
 //!
 //! Session, under the client identifier, version 2: `u8` version · `u32` lane · `u32` expiry seconds · `u64` disconnected
 //! at (wall milliseconds) · `u64` sent before (all ones while connected) · `u8` flags (1 there is an owner, 2 a certificate
-//! named it, 4 there is a will) · the owner: `u32` length · user name · the will: `u64` due at (wall milliseconds; all ones
+//! named it, 4 there is a will, 8 the edge knows it as an identity) · the owner: `u32` length · user name · the will: `u64` due at (wall milliseconds; all ones
 //! while connected) · `u32` delay seconds · `u8` QoS and flags · `u32` expiry seconds · `u16` topic length · topic ·
 //! `u32` properties length · properties · payload.
 //! Subscription, under client identifier, 0, filter: `u8` QoS and flags · `u32` identifier.
@@ -16,7 +16,7 @@ use std::num::NonZeroU16;
 
 use model::{LaneId, Qos, Seq, Timestamp};
 
-use super::{Mark, SubscriptionOptions};
+use super::{Mark, SubscriptionOptions, Vouched};
 use crate::connections::Will;
 
 const VERSION: u8 = 2;
@@ -28,6 +28,7 @@ const SHARED: u8 = 0b1_0000;
 const OWNED: u8 = 0b001;
 const OWNED_BY_CERTIFICATE: u8 = 0b010;
 const WILL: u8 = 0b100;
+const OWNED_BY_IDENTITY: u8 = 0b1000;
 const EXPIRES: u8 = 0b1000;
 const MARK_RELEASED: u8 = 0;
 const MARK_COMPLETED: u8 = 1;
@@ -43,8 +44,8 @@ pub(crate) struct SessionRecord {
     pub(crate) disconnected_at: Timestamp,
     /// Records before this place had been sent when the connection ended; `None`: it had not ended.
     pub(crate) sent_before: Option<Seq>,
-    /// The user it belongs to, and whether a certificate named that user.
-    pub(crate) owner: Option<(Box<str>, bool)>,
+    /// The user it belongs to, and who says that there is one.
+    pub(crate) owner: Option<(Box<str>, Vouched)>,
     /// Its will, and when it is due if the connection had ended.
     pub(crate) will: Option<(Will, Option<Timestamp>)>,
 }
@@ -61,7 +62,7 @@ pub(crate) struct SessionParts<'a> {
     pub(crate) expiry_secs: u32,
     pub(crate) disconnected_at: Timestamp,
     pub(crate) sent_before: Option<Seq>,
-    pub(crate) owner: Option<(&'a str, bool)>,
+    pub(crate) owner: Option<(&'a str, Vouched)>,
     pub(crate) will: Option<(&'a Will, Option<Timestamp>)>,
 }
 
@@ -72,9 +73,13 @@ pub(crate) fn encode_session(out: &mut Vec<u8>, parts: SessionParts<'_>) {
     out.extend_from_slice(&parts.expiry_secs.to_le_bytes());
     out.extend_from_slice(&parts.disconnected_at.0.to_le_bytes());
     out.extend_from_slice(&parts.sent_before.map_or(CONNECTED, Seq::get).to_le_bytes());
-    let certificate = parts.owner.is_some_and(|(_, certificate)| certificate);
-    let flags =
-        [(parts.owner.is_some(), OWNED), (certificate, OWNED_BY_CERTIFICATE), (parts.will.is_some(), WILL)];
+    let vouched = parts.owner.map(|(_, vouched)| vouched);
+    let flags = [
+        (parts.owner.is_some(), OWNED),
+        (vouched == Some(Vouched::Certificate), OWNED_BY_CERTIFICATE),
+        (vouched == Some(Vouched::Edge), OWNED_BY_IDENTITY),
+        (parts.will.is_some(), WILL),
+    ];
     out.push(flags.iter().filter(|(set, _)| *set).fold(0, |all, (_, flag)| all | flag));
     if let Some((owner, _)) = parts.owner {
         out.extend_from_slice(&(owner.len() as u32).to_le_bytes());
@@ -113,7 +118,13 @@ pub(crate) fn decode_session(bytes: &[u8]) -> Result<SessionRecord, InvalidRecor
         _ => {
             let len = reader.u32()? as usize;
             let user = std::str::from_utf8(reader.take(len)?).map_err(|_| InvalidRecord)?;
-            Some((user.into(), flags & OWNED_BY_CERTIFICATE != 0))
+            let vouched = match (flags & OWNED_BY_CERTIFICATE, flags & OWNED_BY_IDENTITY) {
+                (0, 0) => Vouched::Users,
+                (_, 0) => Vouched::Certificate,
+                (0, _) => Vouched::Edge,
+                _ => return Err(InvalidRecord),
+            };
+            Some((user.into(), vouched))
         }
     };
     let will = match flags & WILL {

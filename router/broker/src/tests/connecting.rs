@@ -248,7 +248,7 @@ fn who_the_edge_says_a_client_is_travels_with_its_connection() {
     let mut bench = Bench::new(1);
     let conn = bench.brokers[0].open(Peer { listener: 3, ..Peer::default() }, bench.now);
     bench.brokers[0].identify(conn, "press-7".into());
-    let expected = Peer { listener: 3, certificate_user: Some("press-7".into()), turned_away: None };
+    let expected = Peer { listener: 3, certificate_user: Some("press-7".into()), ..Peer::default() };
     assert_eq!(bench.brokers[0].peer(conn), expected);
     let mut effects = Effects::new(1);
     bench.brokers[0].closed(conn, bench.now, &mut effects);

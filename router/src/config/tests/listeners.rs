@@ -68,7 +68,8 @@ fn origins_are_those_that_browsers_send() {
 fn a_tls_listener_is_complete_with_certificate_and_key() {
     let [tls] = &beside_tcp(&format!("[listener.tls]\n{TLS}"))[..] else { panic!("one listener") };
     let files = tls.tls.as_ref().expect("TLS");
-    assert_eq!((files.cert.to_str(), files.key.to_str()), (Some("c.pem"), Some("k.pem")));
+    let own = crate::config::OwnCertificate::Files { cert: "c.pem".into(), key: "k.pem".into() };
+    assert_eq!(files.certificate, own);
     assert_eq!((files.client_cert, files.user_from), (ClientCertificate::None, UserFrom::Cn));
     assert!(files.tls_1_2 && files.sni.is_empty());
     let text = format!(
@@ -156,7 +157,11 @@ fn what_a_listener_asks_of_clients_is_its_own_or_that_of_all() {
     let text = "auth.anonymous = true\n[listener.ws]\nbind = '127.0.0.1:0'\nanonymous = false\npacket_bytes_max = 4_096";
     let config = good(text, &[], &[]);
     let asked: Vec<_> = config.listeners.iter().map(|listener| config.listener_access(listener)).collect();
-    let access = |anonymous, packet_bytes_max| broker::access::ListenerAccess { anonymous, packet_bytes_max };
+    let access = |anonymous, packet_bytes_max| broker::access::ListenerAccess {
+        anonymous,
+        packet_bytes_max,
+        identities: false,
+    };
     assert_eq!(asked, [access(true, None), access(false, Some(4_096))]);
     refused("listener.tcp.anonymous = 'yes'", "listener.tcp.anonymous", "true or false", "");
     let large = "listener.tcp.packet_bytes_max = 4_097\nlimits.packet_bytes_max = 4_096";

@@ -89,6 +89,7 @@ fn tls(trust: &Trust) -> UplinkTls {
         pins: Vec::new(),
         tls_1_2: true,
         insecure: false,
+        also: None,
     }
 }
 

@@ -13,6 +13,7 @@ use crate::access::{Admission, Verdict};
 use crate::broker::Broker;
 use crate::connections::{Asked, Identity, Phase};
 use crate::effects::{Authentication, Effects};
+use crate::sessions::Vouched;
 
 impl Broker {
     /// Lets a client in, asks about it, or turns it away.
@@ -32,16 +33,25 @@ impl Broker {
             }
             Admission::Certificate => {
                 let user = peer.certificate_user.as_deref().map(Rc::from);
-                let identity = Identity { user, certificate: true, print: None };
+                let identity = Identity { user, certificate: true, ..Identity::default() };
                 self.enter(conn, connect, assigned, identity, now, effects);
             }
-            Admission::Ask => self.ask(conn, connect, assigned, now, effects),
+            Admission::Ask => self.ask(conn, connect, assigned, false, now, effects),
+            Admission::AskIdentity => self.ask(conn, connect, assigned, true, now, effects),
             Admission::Refused(reason) => self.turn_away(conn, connect.version, reason, now, effects),
         }
     }
 
     /// Puts the question who a client is on the tray; its CONNECT waits.
-    fn ask(&mut self, conn: ConnId, connect: Connect, assigned: bool, now: Now, effects: &mut Effects) {
+    fn ask(
+        &mut self,
+        conn: ConnId,
+        connect: Connect,
+        assigned: bool,
+        is_identity: bool,
+        now: Now,
+        effects: &mut Effects,
+    ) {
         let Some(connection) = self.connections.find(conn) else { return };
         effects.authentications.push(Authentication {
             conn,
@@ -49,6 +59,8 @@ impl Broker {
             client_id: connect.client_id.as_str().into(),
             user: connect.user_name.as_deref().unwrap_or_default().into(),
             password: connect.password.as_deref().map(Into::into),
+            is_identity,
+            certificates: connection.peer.certificates.clone().filter(|_| is_identity),
         });
         connection.phase = Phase::Authenticating;
         connection.asked = Some(Box::new(Asked { connect, assigned }));
@@ -72,7 +84,13 @@ impl Broker {
             // Users may have been replaced while it was verified.
             Verdict::Accepted { user, print } if self.setup.access.print_of(&user) == Some(print) => {
                 let identity =
-                    Identity { user: Some(Rc::from(&*user)), certificate: false, print: Some(print) };
+                    Identity { user: Some(Rc::from(&*user)), print: Some(print), ..Identity::default() };
+                self.enter(conn, connect, assigned, identity, now, effects);
+                return;
+            }
+            Verdict::Identified { user } => {
+                let identity =
+                    Identity { user: Some(Rc::from(&*user)), by_edge: true, ..Identity::default() };
                 self.enter(conn, connect, assigned, identity, now, effects);
                 return;
             }
@@ -80,8 +98,19 @@ impl Broker {
             Verdict::NotAuthorized => ReasonCode::NOT_AUTHORIZED,
             Verdict::TooManyAttempts => ReasonCode::CONNECTION_RATE_EXCEEDED,
             Verdict::Busy => ReasonCode::SERVER_BUSY,
+            Verdict::Unusable => ReasonCode::SERVER_UNAVAILABLE,
+            Verdict::TooManyClients => ReasonCode::QUOTA_EXCEEDED,
         };
         self.turn_away(conn, connect.version, reason, now, effects);
+    }
+
+    /// The edge does not know the client any more, or what it showed has expired.
+    pub(crate) fn on_withdrawn(&mut self, conn: ConnId, now: Now, effects: &mut Effects) {
+        let is_known = |connection: &crate::connections::Connection| connection.identity.by_edge;
+        if self.connections.get(conn).is_some_and(is_known) {
+            self.counters.closed_access_withdrawn += 1;
+            self.say_goodbye(conn, ReasonCode::NOT_AUTHORIZED, now, effects);
+        }
     }
 
     /// Ends the wait of clients whose password nobody verified in time.
@@ -146,7 +175,7 @@ impl Broker {
             return true;
         }
         let is_gone = |users: &crate::access::Users| !users.contains(owner);
-        session.is_some_and(|session| !session.owner_certificate && session.conn.is_none())
+        session.is_some_and(|session| session.vouched == Vouched::Users && session.conn.is_none())
             && self.setup.access.users.as_ref().is_none_or(is_gone)
     }
 

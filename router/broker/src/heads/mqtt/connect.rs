@@ -13,7 +13,7 @@ use crate::broker::{Broker, home};
 use crate::connections::{Held, Phase, Will};
 use crate::effects::{Effects, Request};
 use crate::retained::is_system;
-use crate::sessions::{Keeping, Session, Stored};
+use crate::sessions::{Keeping, Session, Stored, Vouched};
 use crate::subscriptions::SessionKey;
 
 impl Broker {
@@ -296,7 +296,11 @@ impl Broker {
         session.disconnected_at = now.timestamp;
         let Some(connection) = self.connections.find(conn) else { return };
         session.owner = connection.identity.user.clone();
-        session.owner_certificate = connection.identity.certificate;
+        session.vouched = match (connection.identity.by_edge, connection.identity.certificate) {
+            (true, _) => Vouched::Edge,
+            (false, true) => Vouched::Certificate,
+            (false, false) => Vouched::Users,
+        };
         connection.phase = Phase::Joining(key);
         connection.session = Some(key);
         // [MQTT-3.1.2-22]: one and a half times the keep-alive; ours, if the client was told one [MQTT-3.2.2-21].

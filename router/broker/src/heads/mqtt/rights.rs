@@ -16,7 +16,7 @@ use crate::acks::{OwedAck, Promise};
 use crate::broker::Broker;
 use crate::connections::{Connection, Identity, Rights};
 use crate::effects::{Denial, Effects};
-use crate::sessions::Session;
+use crate::sessions::{Session, Vouched};
 use crate::subscriptions::SessionKey;
 
 impl Broker {
@@ -252,14 +252,20 @@ impl Broker {
 }
 
 fn seen_by_rules<'a>(identity: &'a Identity, client_id: &'a str) -> access::Identity<'a> {
-    access::Identity { user: identity.user.as_deref(), client_id, certificate: identity.certificate }
+    access::Identity {
+        user: identity.user.as_deref(),
+        client_id,
+        certificate: identity.certificate,
+        by_edge: identity.by_edge,
+    }
 }
 
 fn owner_of(session: &Session) -> access::Identity<'_> {
     access::Identity {
         user: session.owner.as_deref(),
         client_id: &session.client_id,
-        certificate: session.owner_certificate,
+        certificate: session.vouched == Vouched::Certificate,
+        by_edge: session.vouched == Vouched::Edge,
     }
 }
 

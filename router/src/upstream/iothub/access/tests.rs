@@ -12,6 +12,7 @@ fn config(on_behalf_of: bool) -> IotHub {
         hub: "plant.azure-devices.net".to_owned(),
         host: None,
         id: HubId::module("gw1", "$edgeHub").expect("an id"),
+        is_edge: false,
         key: Some(Secret(KEY.to_owned())),
         token_secs: 3_600,
         on_behalf_of,

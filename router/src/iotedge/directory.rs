@@ -1,0 +1,372 @@
+//! The identities known now: read from IoT Hub or a local file, kept sealed on the disk, and good while nobody answers.
+//!
+//! In: a source, the vault. Out: the tree to judge by; news, by number. Always: what was known before an outage or a restart
+//! stays known until the source says otherwise; an answer that comes half changes nothing.
+//! Bound: `identities_max`, and as many lookups remembered.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant, SystemTime};
+
+use hub::HubId;
+use hub::identity::{DeviceDocument, Identity, ModuleDocument, ScopePage};
+use hub::tree::{AuthChain, Tree};
+use tokio::sync::watch;
+
+use super::local::{LocalError, LocalFile};
+use super::scope::Scope;
+use super::vault::{Vault, VaultError};
+use crate::files;
+
+/// The name under which the identities are sealed, and of their file.
+const SEALED: &str = "identities.sealed";
+/// How often a local file is looked at.
+const LOOK: Duration = Duration::from_secs(2);
+/// How soon a scope that has never been read is tried again.
+const UNREAD: Duration = Duration::from_secs(60);
+
+/// Where identities come from.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// A file of this gateway.
+    Local(PathBuf),
+    /// IoT Hub or a parent gateway, cached in a folder.
+    Scope(Box<Scope>),
+}
+
+/// What a lookup of one identity came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lookup {
+    /// What is known is as new as it can be.
+    Done,
+    /// It was looked up a moment ago.
+    TooSoon,
+    /// Nobody answers.
+    Unreachable,
+}
+
+/// Why the identities cannot be had at the start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DirectoryError {
+    /// The local file.
+    #[error("edge.identities = \"{path}\": {error}", path = path.display())]
+    Local {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        error: LocalError,
+    },
+}
+
+/// The identities.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    source: Source,
+    device: HubId,
+    folder: PathBuf,
+    vault: Arc<Vault>,
+    tree: RwLock<Tree>,
+    identities_max: usize,
+    lookup_min: Duration,
+    refresh: Duration,
+    /// When each was looked up last.
+    looked_up: Mutex<HashMap<HubId, Instant>>,
+    /// Whether the source has ever been read, in this or an earlier run.
+    is_filled: AtomicBool,
+    refreshes: AtomicU64,
+    failures: AtomicU64,
+    news: watch::Sender<u64>,
+}
+
+impl Directory {
+    /// The identities as they were known last. A local file must be good; IoT Hub need not be there.
+    pub(crate) fn open(
+        source: Source,
+        device: HubId,
+        folder: PathBuf,
+        vault: Arc<Vault>,
+        identities_max: usize,
+        (lookup_min, refresh): (Duration, Duration),
+    ) -> Result<Directory, DirectoryError> {
+        let directory = Directory {
+            tree: RwLock::new(Tree::new(device.clone(), identities_max)),
+            source,
+            device,
+            folder,
+            vault,
+            identities_max,
+            lookup_min,
+            refresh,
+            looked_up: Mutex::default(),
+            is_filled: AtomicBool::new(false),
+            refreshes: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            news: watch::Sender::new(0),
+        };
+        match &directory.source {
+            Source::Local(path) => {
+                let failed = |error| DirectoryError::Local { path: path.clone(), error };
+                let file = LocalFile::read(path, identities_max).map_err(failed)?;
+                if file.gateway != directory.device {
+                    return Err(failed(LocalError::NoEdge(directory.device.clone())));
+                }
+                directory.replace(file.identities);
+            }
+            Source::Scope(_) => directory.unseal(),
+        }
+        Ok(directory)
+    }
+
+    /// What to judge by. Held for the time of one judgement.
+    pub(crate) fn tree(&self) -> RwLockReadGuard<'_, Tree> {
+        self.tree.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes with every change of what is known.
+    pub(crate) fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
+    /// How often all were read, and how often that failed.
+    pub(crate) fn refreshes(&self) -> (u64, u64) {
+        (self.refreshes.load(Ordering::Relaxed), self.failures.load(Ordering::Relaxed))
+    }
+
+    /// Looks one identity up, unless that was done a moment ago. `chain`: the one that its client presents.
+    pub(crate) async fn look_up(&self, id: &HubId, chain: Option<&AuthChain>) -> Lookup {
+        let Source::Scope(scope) = &self.source else {
+            // The file is looked at all the time; this is for a client that is faster.
+            return if self.read_file(None).is_some() { Lookup::Done } else { Lookup::TooSoon };
+        };
+        if !self.may_look_up(id) {
+            return Lookup::TooSoon;
+        }
+        match scope.one(id, &self.chain_to(id, chain)).await {
+            Ok(found) => {
+                self.update(id, found);
+                Lookup::Done
+            }
+            Err(error) => {
+                tracing::debug!(%error, identity = %id, "an identity cannot be looked up");
+                // The next client may try at once.
+                lock(&self.looked_up).remove(id);
+                Lookup::Unreachable
+            }
+        }
+    }
+
+    /// Keeps what is known up to date, for ever.
+    pub(crate) async fn run(&self) {
+        match &self.source {
+            Source::Local(path) => {
+                let mut seen = modified(path);
+                loop {
+                    tokio::time::sleep(LOOK).await;
+                    if let Some(now) = self.read_file(Some(seen)) {
+                        seen = now;
+                    }
+                }
+            }
+            Source::Scope(scope) => loop {
+                self.read_scope(scope).await;
+                let pause = if self.is_filled.load(Ordering::Relaxed) { self.refresh } else { UNREAD };
+                tokio::time::sleep(pause).await;
+            },
+        }
+    }
+
+    async fn read_scope(&self, scope: &Scope) {
+        match scope.all().await {
+            Ok(found) => {
+                let identities = found.len();
+                self.refreshes.fetch_add(1, Ordering::Relaxed);
+                let is_first = !self.is_filled.swap(true, Ordering::Relaxed);
+                if self.replace(found) {
+                    tracing::info!(identities, "the device scope has changed");
+                    self.seal();
+                } else if is_first {
+                    self.seal();
+                }
+            }
+            Err(error) => {
+                self.failures.fetch_add(1, Ordering::Relaxed);
+                let known = self.tree().len();
+                tracing::warn!(%error, known, "the device scope cannot be read; those known before stay known");
+            }
+        }
+    }
+
+    /// Reads the local file, if it is newer than `seen`; when it was changed, if it was read.
+    fn read_file(&self, seen: Option<Option<SystemTime>>) -> Option<Option<SystemTime>> {
+        let Source::Local(path) = &self.source else { return None };
+        let now = modified(path);
+        if seen == Some(now) {
+            return None;
+        }
+        match LocalFile::read(path, self.identities_max) {
+            Ok(file) if file.gateway == self.device => {
+                self.refreshes.fetch_add(1, Ordering::Relaxed);
+                if self.replace(file.identities) {
+                    tracing::info!(identities = self.tree().len(), "the identity file has changed");
+                }
+            }
+            Ok(file) => {
+                self.failures.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(gateway = %file.gateway, "edge.identities is that of another gateway; nothing was changed");
+            }
+            Err(error) => {
+                self.failures.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(path = %path.display(), %error, "edge.identities has mistakes; nothing was changed");
+            }
+        }
+        Some(now)
+    }
+
+    fn may_look_up(&self, id: &HubId) -> bool {
+        let now = Instant::now();
+        let mut looked_up = lock(&self.looked_up);
+        if looked_up.get(id).is_some_and(|last| now.duration_since(*last) < self.lookup_min) {
+            return false;
+        }
+        if looked_up.len() >= self.identities_max {
+            looked_up.retain(|_, last| now.duration_since(*last) < self.lookup_min);
+        }
+        // As many names as there can be identities, each within one pause: nobody honest does that.
+        if looked_up.len() >= self.identities_max {
+            return false;
+        }
+        looked_up.insert(id.clone(), now);
+        true
+    }
+
+    /// The links from `id` up to us: over the edge device that stands in for it, if one does.
+    fn chain_to(&self, id: &HubId, chain: Option<&AuthChain>) -> String {
+        let actor =
+            chain.filter(|chain| chain.is_on_behalf()).map(|chain| chain.actor().device_id().to_owned());
+        let actor = actor.and_then(|actor| HubId::device(&actor).ok());
+        let known = actor.and_then(|actor| self.tree().chain_of(&actor));
+        let up = known.map_or_else(|| self.device.to_string(), |chain| chain.to_string());
+        let device =
+            id.module_id().map(|_| id.device_id()).filter(|device| up.split(';').next() != Some(device));
+        match device {
+            _ if *id == self.device => up,
+            Some(device) => format!("{id};{device};{up}"),
+            None => format!("{id};{up}"),
+        }
+    }
+
+    /// Takes over what a lookup of `id` found.
+    fn update(&self, id: &HubId, found: Vec<Identity>) {
+        let mut changed = false;
+        {
+            let mut tree = self.tree.write().unwrap_or_else(PoisonError::into_inner);
+            if !found.iter().any(|identity| identity.id == *id) {
+                changed |= tree.remove(id);
+            }
+            for identity in found {
+                match tree.set(identity) {
+                    Ok(is_new) => changed |= is_new,
+                    Err(error) => tracing::error!(%error, identity = %id, "limits.identities_max is reached"),
+                }
+            }
+        }
+        if changed {
+            self.seal();
+            self.tell();
+        }
+    }
+
+    /// Takes over all identities; whether anything has changed.
+    fn replace(&self, found: Vec<Identity>) -> bool {
+        let mut new = Tree::new(self.device.clone(), self.identities_max);
+        for identity in found {
+            if let Err(error) = new.set(identity) {
+                tracing::error!(%error, "limits.identities_max is reached; the rest is not known");
+                break;
+            }
+        }
+        let changed = {
+            let mut tree = self.tree.write().unwrap_or_else(PoisonError::into_inner);
+            let changed = !new.iter().eq(tree.iter());
+            *tree = new;
+            changed
+        };
+        if changed {
+            self.tell();
+        }
+        changed
+    }
+
+    fn tell(&self) {
+        self.news.send_modify(|number| *number += 1);
+    }
+
+    /// Writes what is known, for the next start. What fails is said; the router goes on.
+    fn seal(&self) {
+        let page = {
+            let tree = self.tree();
+            ScopePage {
+                devices: tree
+                    .iter()
+                    .filter_map(Identity::to_device_document)
+                    .collect::<Vec<DeviceDocument>>(),
+                modules: tree
+                    .iter()
+                    .filter_map(Identity::to_module_document)
+                    .collect::<Vec<ModuleDocument>>(),
+                continuation_link: None,
+            }
+        };
+        let path = self.folder.join(SEALED);
+        let write = || -> Result<(), VaultError> {
+            let failed = |error| VaultError::File { path: path.clone(), error };
+            let text = serde_json::to_vec(&page).map_err(|error| failed(std::io::Error::other(error)))?;
+            files::replace(&path, &self.vault.seal(SEALED, &text)?).map_err(failed)
+        };
+        if let Err(error) = write() {
+            tracing::error!(%error, "identities cannot be kept for a start without IoT Hub");
+        }
+    }
+
+    /// Reads what was known in an earlier run.
+    fn unseal(&self) {
+        let path = self.folder.join(SEALED);
+        let sealed = match std::fs::read(&path) {
+            Ok(sealed) => sealed,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+            Err(error) => {
+                tracing::error!(path = %path.display(), %error, "identities of an earlier run cannot be read");
+                return;
+            }
+        };
+        let page = self.vault.open_sealed(SEALED, &sealed).map_err(|error| error.to_string());
+        let page = page.and_then(|text| {
+            serde_json::from_slice::<ScopePage>(&text).map_err(|error| format!("line {}", error.line()))
+        });
+        match page {
+            Ok(page) => {
+                let devices = page.devices.iter().filter_map(|device| Identity::try_from(device).ok());
+                let modules = page.modules.iter().filter_map(|module| Identity::try_from(module).ok());
+                self.replace(devices.chain(modules).collect());
+                self.is_filled.store(true, Ordering::Relaxed);
+                tracing::info!(identities = self.tree().len(), "identities of an earlier run are known");
+            }
+            Err(problem) => {
+                tracing::error!(path = %path.display(), problem, "identities of an earlier run are of no use; they are read anew");
+            }
+        }
+    }
+}
+
+fn modified(path: &std::path::Path) -> Option<SystemTime> {
+    std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,156 @@
+//! edgeHub's series: those that say something true here, under its names and with its labels (`reference/edgehub.md` §8).
+//!
+//! In: what was counted. Out: text in the format of Prometheus. A series whose number nobody counts yet is left out, not
+//! served as zero: a dashboard then shows a gap and not a lie. Those left out: see `router/docs/edgehub.md`.
+
+use std::fmt::Write as _;
+
+use super::gatekeeper::IdentityNumbers;
+
+/// The labels that every series has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Common {
+    /// `iothub`
+    pub hub_host: String,
+    /// `edge_device`
+    pub device: String,
+    /// `instance_number`: another one for each process.
+    pub instance: String,
+}
+
+/// One queue towards an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Queue {
+    /// edgeHub calls everything upstream `iothub`.
+    pub endpoint: String,
+    /// As edgeHub writes it: the one of messages without priority is 2000000000.
+    pub priority: u32,
+    /// Messages that wait.
+    pub length: u64,
+}
+
+/// The series, in the order of their names.
+pub(crate) fn encode(common: &Common, identities: &IdentityNumbers, queues: &[Queue]) -> String {
+    let mut out = Text { text: String::new(), common };
+    let mut refused = std::collections::BTreeMap::<&str, u64>::new();
+    for ((id, _), count) in &identities.denied {
+        *refused.entry(id).or_default() += count;
+    }
+    out.head("edgehub_client_connect_failed_total", "counter", "Client connections that were refused");
+    for (id, count) in refused {
+        // edgeHub knows this one reason; ours stand in millrace_identities_refused_total.
+        out.line(
+            "edgehub_client_connect_failed_total",
+            &[("id", id), ("reason", "not_authenticated")],
+            count,
+        );
+    }
+    out.head("edgehub_client_connect_success_total", "counter", "Client connections that were accepted");
+    for (id, count) in &identities.accepted {
+        out.line("edgehub_client_connect_success_total", &[("id", id)], *count);
+    }
+    out.head("edgehub_client_disconnect_total", "counter", "Client connections that have ended");
+    for (id, count) in &identities.left {
+        out.line("edgehub_client_disconnect_total", &[("id", id)], *count);
+    }
+    out.head("edgehub_connected_clients", "gauge", "Clients connected now");
+    out.line("edgehub_connected_clients", &[], identities.connected as u64);
+    out.head("edgehub_queue_length", "gauge", "Messages that wait for an endpoint");
+    for queue in queues {
+        let priority = queue.priority.to_string();
+        out.line(
+            "edgehub_queue_length",
+            &[("endpoint", &queue.endpoint), ("priority", &priority), ("ms_telemetry", "True")],
+            queue.length,
+        );
+    }
+    out.head("millrace_identities_known", "gauge", "Devices and modules known now");
+    out.line("millrace_identities_known", &[], identities.known as u64);
+    out.head("millrace_identities_refresh_failures_total", "counter", "Reads of all identities that failed");
+    out.line("millrace_identities_refresh_failures_total", &[], identities.refreshes.1);
+    out.head("millrace_identities_refreshes_total", "counter", "Reads of all identities");
+    out.line("millrace_identities_refreshes_total", &[], identities.refreshes.0);
+    out.head(
+        "millrace_identities_refused_total",
+        "counter",
+        "Client connections that were refused, by reason",
+    );
+    for ((id, reason), count) in &identities.denied {
+        out.line("millrace_identities_refused_total", &[("id", id), ("reason", reason)], *count);
+    }
+    out.text
+}
+
+struct Text<'a> {
+    text: String,
+    common: &'a Common,
+}
+
+impl Text<'_> {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        // OpenMetrics names a counter without its suffix in what describes it.
+        let name = name.strip_suffix("_total").unwrap_or(name);
+        self.push(format_args!("# HELP {name} {help}.\n# TYPE {name} {kind}\n"));
+    }
+
+    fn line(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
+        let Common { hub_host, device, instance } = self.common;
+        let common = [("iothub", hub_host.as_str()), ("edge_device", device), ("instance_number", instance)];
+        let mut text = String::new();
+        for (key, value) in common.into_iter().chain(labels.iter().copied()) {
+            let separator = if text.is_empty() { "" } else { "," };
+            text.push_str(separator);
+            text.push_str(key);
+            text.push_str("=\"");
+            for character in value.chars() {
+                match character {
+                    '\\' => text.push_str("\\\\"),
+                    '"' => text.push_str("\\\""),
+                    '\n' => text.push_str("\\n"),
+                    other => text.push(other),
+                }
+            }
+            text.push('"');
+        }
+        self.push(format_args!("{name}{{{text}}} {value}\n"));
+    }
+
+    fn push(&mut self, text: std::fmt::Arguments<'_>) {
+        // Writing to a `String` does not fail.
+        self.text.write_fmt(text).unwrap_or_default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series_have_the_names_and_labels_of_edgehub() {
+        let common =
+            Common { hub_host: "hub.example".to_owned(), device: "gw1".to_owned(), instance: "7".to_owned() };
+        let mut identities = IdentityNumbers { connected: 2, ..IdentityNumbers::default() };
+        identities.accepted.insert("gw1/filter".to_owned(), 3);
+        identities.left.insert("d\"1".to_owned(), 1);
+        identities.denied.insert(("d1".to_owned(), "expired"), 4);
+        identities.denied.insert(("d1".to_owned(), "signature"), 1);
+        let queue = Queue { endpoint: "iothub".to_owned(), priority: 2_000_000_000, length: 9 };
+        let text = encode(&common, &identities, &[queue]);
+        let labels = "iothub=\"hub.example\",edge_device=\"gw1\",instance_number=\"7\"";
+        for line in [
+            format!(
+                "edgehub_client_connect_failed_total{{{labels},id=\"d1\",reason=\"not_authenticated\"}} 5"
+            ),
+            format!("edgehub_client_connect_success_total{{{labels},id=\"gw1/filter\"}} 3"),
+            format!("edgehub_client_disconnect_total{{{labels},id=\"d\\\"1\"}} 1"),
+            format!("edgehub_connected_clients{{{labels}}} 2"),
+            format!(
+                "edgehub_queue_length{{{labels},endpoint=\"iothub\",priority=\"2000000000\",ms_telemetry=\"True\"}} 9"
+            ),
+            format!("millrace_identities_refused_total{{{labels},id=\"d1\",reason=\"expired\"}} 4"),
+            "# TYPE edgehub_client_connect_failed counter".to_owned(),
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\nis not in\n{text}");
+        }
+    }
+}

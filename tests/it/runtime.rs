@@ -1,0 +1,127 @@
+//! The profile `edgehub` beside an IoT Edge runtime and below an IoT Hub, both doubles that check strictly: start,
+//! identities, an outage with a restart, a certificate that ends soon.
+
+use std::time::Duration;
+
+use harness::azure::{Cloud, DEVICE, GATEWAY, MODULE};
+use harness::{Client, Connection, ReasonCode, Router, Setup, Trust, Version, until, v3};
+use iothub::Identity;
+use wire::Connect;
+
+const HOST: &str = "127.0.0.1";
+
+fn setup(cloud: &Cloud) -> Setup {
+    let mut setup = Setup::new()
+        .profile("edgehub")
+        .set("auth.anonymous", false)
+        .set("listener.tls.bind", "127.0.0.1:0")
+        .set("listener.wss.bind", "127.0.0.1:0")
+        .set("edge.scope_refresh_min_secs", 1)
+        .set("edge.scope_refresh_secs", 10);
+    for (name, value) in cloud.environment("$edgeHub") {
+        // The runtime names a parent gateway only where there is one.
+        if name != "IOTEDGE_GATEWAYHOSTNAME" {
+            setup = setup.env(name, value);
+        }
+    }
+    setup.env("EDGEDEVICEHOSTNAME", HOST)
+}
+
+/// Trusts what the runtime signs.
+fn trust(cloud: &Cloud) -> Trust {
+    Trust::of(&cloud.home().join("ca.pem"))
+}
+
+fn hello(cloud: &Cloud, id: &str) -> Connect {
+    let mut connect = v3(id);
+    connect.user_name = Some(format!("{}/{id}/?api-version=2021-04-12", cloud.hub.host()));
+    let key = cloud.hub.identity(id).expect("an identity").key().to_owned();
+    let (device, module) = id.split_once('/').map_or((id, None), |(device, module)| (device, Some(module)));
+    let expiry = std::time::SystemTime::now() + Duration::from_secs(3_600);
+    let token = iothub::sas::token(cloud.hub.host(), device, module, &key, expiry);
+    connect.password = Some(token.into_bytes());
+    connect
+}
+
+#[track_caller]
+fn try_connect(cloud: &Cloud, router: &Router, id: &str) -> Client {
+    let connection =
+        Connection::open_tls(router.listener("tls"), Version::V3, &trust(cloud)).expect("a handshake");
+    Client::over(connection, &hello(cloud, id)).expect("a CONNACK")
+}
+
+#[track_caller]
+fn connect(cloud: &Cloud, router: &Router, id: &str) -> Client {
+    let client = try_connect(cloud, router, id);
+    assert_eq!(client.greeting.reason, ReasonCode::SUCCESS, "{id}");
+    client
+}
+
+#[test]
+fn a_gateway_starts_as_edgehub_and_takes_the_identities_of_its_scope() {
+    let cloud = Cloud::start();
+    let router = setup(&cloud).start();
+    let module = format!("{GATEWAY}/{MODULE}");
+    for id in [DEVICE, &module] {
+        connect(&cloud, &router, id).ping();
+    }
+    // One that is made later, and one that is no child of ours.
+    cloud.hub.put(Identity::device("late").below(GATEWAY)).expect("an identity");
+    connect(&cloud, &router, "late").ping();
+    cloud.hub.put(Identity::device("elsewhere")).expect("an identity");
+    let refused = try_connect(&cloud, &router, "elsewhere");
+    assert_eq!(refused.greeting.reason, ReasonCode::NOT_AUTHORIZED);
+    assert_eq!(cloud.workload.violations(), [], "the Workload API is asked as it wants to be");
+    let log = router.log();
+    assert!(log.lines().any(|line| line.starts_with("<6> ") && line.contains("[INF] - ")), "{log}");
+    assert!(!log.contains("SharedAccess") && !log.contains("PRIVATE KEY"));
+}
+
+#[test]
+fn a_device_that_is_disabled_in_the_cloud_goes() {
+    let cloud = Cloud::start();
+    let router = setup(&cloud).start();
+    let (mut device, mut other) =
+        (connect(&cloud, &router, DEVICE), connect(&cloud, &router, &format!("{GATEWAY}/{MODULE}")));
+    cloud.hub.set_enabled(DEVICE, false);
+    device.ending();
+    other.ping();
+    assert_eq!(try_connect(&cloud, &router, DEVICE).greeting.reason, ReasonCode::NOT_AUTHORIZED);
+}
+
+#[test]
+fn clients_come_in_after_a_restart_without_the_cloud() {
+    let cloud = Cloud::start();
+    let mut router = setup(&cloud).start();
+    connect(&cloud, &router, DEVICE).ping();
+    let sealed = router.store().join("edge/identities.sealed");
+    until("the identities to be kept", || sealed.exists().then_some(()));
+    let key = cloud.hub.identity(DEVICE).expect("an identity").key().to_owned();
+    let kept = std::fs::read(&sealed).expect("a file");
+    assert!(!kept.windows(key.len()).any(|window| window == key.as_bytes()), "no key lies open");
+    cloud.hub.set_offline(true);
+    router.kill();
+    router.start_again();
+    connect(&cloud, &router, DEVICE).ping();
+    // Nobody can say who this is, and it is not kept waiting.
+    cloud.hub.put(Identity::device("late").below(GATEWAY)).expect("an identity");
+    assert_eq!(try_connect(&cloud, &router, "late").greeting.reason, ReasonCode::SERVER_UNAVAILABLE);
+    cloud.hub.set_offline(false);
+    until("the newcomer to come in", || {
+        (try_connect(&cloud, &router, "late").greeting.reason == ReasonCode::SUCCESS).then_some(())
+    });
+}
+
+#[test]
+fn a_certificate_is_renewed_while_clients_stay() {
+    let cloud = Cloud::start();
+    cloud.workload.limit_certificates(Some(Duration::from_secs(10)));
+    let router = setup(&cloud).start();
+    let mut client = connect(&cloud, &router, DEVICE);
+    cloud.workload.limit_certificates(None);
+    until("a second certificate", || (cloud.workload.certificates() >= 2).then_some(()));
+    client.ping();
+    connect(&cloud, &router, &format!("{GATEWAY}/{MODULE}")).ping();
+    let days = router.listener_status("tls")["certificates"][0]["expires_in_days"].as_i64();
+    assert!(until("the new certificate", || days.filter(|days| *days > 0)) > 0);
+}
