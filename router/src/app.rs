@@ -7,7 +7,7 @@
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use broker::access::ListenerAccess;
 use broker::{
-    Plan, RetainedRecord, RoomSetup, Rooms, Setup, SinkPlan, StateSpace, StoredSessions, decode_retained,
+    HubSetup, Plan, RetainedRecord, RoomSetup, Rooms, Setup, SinkPlan, StateSpace, StoredSessions,
+    decode_retained,
 };
 use crossbeam::channel::{Receiver, Sender, bounded};
 use model::{LaneId, Priority, ShardId};
@@ -34,17 +35,20 @@ use crate::disk::reports;
 use crate::disk::space::{SpaceWatch, UplinkLane};
 use crate::disk::vanished::VanishedLanes;
 use crate::disk::{Disk, DiskState, Job, ReadJob, run_lane_reader, run_merger, space_of};
-use crate::http::Overview;
+use crate::http::{EdgeNumbers, Overview};
 use crate::iotedge::{Common, EdgeNode, Gatekeeper};
 use crate::levels::LevelBoard;
 use crate::mail::{Mail, Mailbox};
 use crate::net::{Door, EdgeCertificate, Gate};
 use crate::promises::promises;
+use crate::services::Desk;
 use crate::shard::{SessionAtStart, ShardSetup};
 use crate::telemetry::{ShardReport, start_logging};
 use crate::upstream::poison::{Command, DiskAccess, poison_lane_name};
 use crate::upstream::{Bell, Gateway, LinkStatus, LocalDoor, Tails, UplinkSetup};
 use crate::{control, http, net, shard, system, upstream};
+
+mod hub;
 
 pub use crate::iotedge::StartError;
 pub use crate::net::OpenError;
@@ -76,6 +80,7 @@ pub fn run(config: Config, ready_file: Option<&Path>, reload: Reload<'_>) -> any
         let mut signals = Signals::new()?;
         let mut router = Router::start(config, ready_file).await?;
         let mut certificates = router.edge.as_ref().map(EdgeNode::certificates);
+        let mut petitions = router.petitions.take();
         loop {
             tokio::select! {
                 told = signals.next() => match told {
@@ -83,6 +88,15 @@ pub fn run(config: Config, ready_file: Option<&Path>, reload: Reload<'_>) -> any
                     Told::Stop => break,
                 },
                 () = changed(&mut certificates) => router.renew(),
+                wish = hub::next(&mut petitions) => {
+                    let granted = router.grant(&wish);
+                    if granted.is_ok() {
+                        router.open_doors()?;
+                    }
+                    if let Some(petitions) = &petitions {
+                        petitions.answer(wish.version, granted).await;
+                    }
+                }
             }
         }
         router.stop();
@@ -148,8 +162,21 @@ struct Router {
     stop_upstream: watch::Sender<bool>,
     overview: Arc<Overview>,
     edge: Option<EdgeNode>,
+    /// What the gateway's twin wants, if routes come from there.
+    petitions: Option<hub::Petitions>,
+    /// Since routes came from there: the time to live of messages whose route states none.
+    twin_ttl_millis: Option<Option<u64>>,
+    /// What is not open yet.
+    doors: Option<Doors>,
     started: Instant,
     config: Config,
+}
+
+/// Listeners that are bound and do not accept yet, and who is told when they do.
+struct Doors {
+    listeners: Vec<(net::Bound, Arc<Door>)>,
+    http: Option<SocketAddr>,
+    ready_file: Option<PathBuf>,
 }
 
 impl Router {
@@ -162,7 +189,8 @@ impl Router {
             .collect();
         // Before the uplinks, which trust what it trusts and have it sign.
         let edge = EdgeNode::start(&config, &mailboxes).await?;
-        let uplinks = uplinks(&config, &mut log, &mut tails, edge.as_ref())?;
+        let mut uplinks = uplinks(&config, &mut log, &mut tails, edge.as_ref())?;
+        let hub = hub::parts(&config, edge.as_ref(), &mut uplinks, &mailboxes)?;
         let gateway = Gateway::new(&config.gateway, &mut log)?;
         let plan = Arc::new(plan(&config, &log.reader()));
         let disk_state = disk_state(&config, &mut log)?;
@@ -186,7 +214,7 @@ impl Router {
             disk_state,
             &uplinks,
             doors,
-            gatekeeper.clone().zip(common_labels(&config)),
+            edge_numbers(&config, gatekeeper.clone(), hub.as_ref()),
             started,
         );
         let (jobs, job_queue) = bounded(JOBS_MAX);
@@ -196,7 +224,15 @@ impl Router {
         let disk = start_disk(log, job_queue, boxes, (tails, space), &overview)?;
         let verifier = start_verifier(&config, &mailboxes, gatekeeper)?;
         let stored = (sessions, retained);
-        let shards = start_shards(&config, &plan, stored, &mailboxes, &jobs, &verifier, &overview)?;
+        let (hub, petitions) = match hub {
+            Some(hub::Parts { shards, service, web: (web, arrivals), petitions }) => {
+                tokio::spawn(service.run());
+                tokio::spawn(web.serve(arrivals));
+                (Some(shards), petitions)
+            }
+            None => (None, None),
+        };
+        let shards = start_shards(&config, &plan, stored, &mailboxes, &jobs, &verifier, (&overview, hub))?;
         let (stop_upstream, stop) = watch::channel(false);
         let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
         let access = DiskAccess {
@@ -220,6 +256,9 @@ impl Router {
             stop_upstream,
             overview,
             edge,
+            petitions,
+            twin_ttl_millis: None,
+            doors: None,
             started,
             config,
         };
@@ -228,7 +267,17 @@ impl Router {
             // The keeper of poison lanes runs as long as somebody may command it.
             None => drop(tokio::spawn(async move { commands.closed().await })),
         }
-        router.announce(listeners, http, ready_file)?;
+        router.doors = Some(Doors {
+            listeners,
+            http: http.as_ref().map(|bound| bound.address),
+            ready_file: ready_file.map(Path::to_owned),
+        });
+        router.run_edges(http);
+        if router.petitions.is_some() {
+            info!("waiting for the module twin: no client is let in before its routes are known");
+        } else {
+            router.open_doors()?;
+        }
         Ok(router)
     }
 
@@ -252,7 +301,10 @@ impl Router {
         // Everything but routes, users, rules and certificates stays as it was: sinks are resolved against the uplinks
         // that really run.
         let Config { routes, table, listeners, auth, .. } = config;
-        let config = Config { routes, table, listeners, auth, ..self.config.clone() };
+        let mut config = Config { routes, table, listeners, auth, ..self.config.clone() };
+        if self.twin_ttl_millis.is_some() {
+            (config.routes, config.table) = (self.config.routes.clone(), Arc::clone(&self.config.table));
+        }
         let unknown = config.routes_without_uplink();
         if !unknown.is_empty() {
             let text = format!("routes lead to uplinks that need a restart: {}", unknown.join(", "));
@@ -275,7 +327,6 @@ impl Router {
             }
         };
         certificates.take_effect();
-        let plan = Arc::new(plan(&config, &self.overview.reader));
         // First the passwords: a client that is let in from now on is let in by the new ones.
         self.verifier.replace(config.auth.users.clone());
         let doors = &self.overview.doors;
@@ -283,12 +334,10 @@ impl Router {
             || listener_access(&self.config, doors) != listener_access(&config, doors);
         let access = changed.then(|| Arc::new(config.auth.access(listener_access(&config, doors))));
         for mailbox in &self.mailboxes {
-            send(mailbox, Mail::Plan(Arc::clone(&plan)));
             if let Some(access) = &access {
                 send(mailbox, Mail::Access(Arc::clone(access)));
             }
         }
-        self.overview.set_routes(promises(&config));
         self.overview.set_reload_error(None);
         let rules = config.auth.rules.as_ref().map_or(0, Vec::len);
         info!(
@@ -297,6 +346,18 @@ impl Router {
             access_changed = access.is_some(),
             "SIGHUP: routes, users and rules replaced"
         );
+        self.swap(config);
+    }
+
+    /// Routes by another configuration from now on.
+    fn swap(&mut self, config: Config) {
+        let mut plan = plan(&config, &self.overview.reader);
+        plan.ttl_millis = self.twin_ttl_millis.flatten();
+        let plan = Arc::new(plan);
+        for mailbox in &self.mailboxes {
+            send(mailbox, Mail::Plan(Arc::clone(&plan)));
+        }
+        self.overview.set_routes(promises(&config));
         self.config = config;
     }
 
@@ -316,22 +377,9 @@ impl Router {
         }
     }
 
-    /// Lets listeners accept, and says so everywhere.
-    fn announce(
-        &mut self,
-        listeners: Vec<(net::Bound, Arc<Door>)>,
-        http: Option<http::Bound>,
-        ready_file: Option<&Path>,
-    ) -> anyhow::Result<()> {
-        let http_address = http.as_ref().map(|bound| bound.address);
-        let limits = Arc::new(self.config.limits.clone());
-        let gate = Arc::new(Gate::new(&limits));
-        for (bound, door) in listeners {
-            let (limits, gate) = (Arc::clone(&limits), Arc::clone(&gate));
-            tokio::spawn(net::serve(bound, door, self.mailboxes.clone(), limits, gate));
-        }
-        let doors = &self.overview.doors;
-        tokio::spawn(net::watch_certificates(doors.clone()));
+    /// Starts what runs on its own and lets nobody in.
+    fn run_edges(&mut self, http: Option<http::Bound>) {
+        tokio::spawn(net::watch_certificates(self.overview.doors.clone()));
         if let Some(edge) = &mut self.edge {
             edge.run();
         }
@@ -345,8 +393,22 @@ impl Router {
         if let Some(losses) = self.config.losses.clone() {
             tokio::spawn(reports::run(losses, Arc::clone(&self.overview), Arc::clone(&self.mailboxes[0])));
         }
+    }
+
+    /// Lets listeners accept, and says so everywhere; once.
+    fn open_doors(&mut self) -> anyhow::Result<()> {
+        let Some(Doors { listeners, http: http_address, ready_file }) = self.doors.take() else {
+            return Ok(());
+        };
+        let limits = Arc::new(self.config.limits.clone());
+        let gate = Arc::new(Gate::new(&limits));
+        for (bound, door) in listeners {
+            let (limits, gate) = (Arc::clone(&limits), Arc::clone(&gate));
+            tokio::spawn(net::serve(bound, door, self.mailboxes.clone(), limits, gate));
+        }
+        let doors = &self.overview.doors;
         self.overview.ready.store(true, Ordering::Relaxed);
-        if let Some(path) = ready_file {
+        if let Some(path) = &ready_file {
             write_ready_file(path, doors, http_address)?;
         }
         let listed: Vec<_> =
@@ -436,6 +498,7 @@ fn uplinks(
             signer: edge
                 .filter(|_| uplink.hub.as_ref().is_some_and(|hub| hub.is_edge))
                 .and_then(EdgeNode::signer),
+            line: None,
         });
         for transport in &uplink.failover.transports {
             if let Some(tls) = &transport.tls {
@@ -455,6 +518,7 @@ fn plan(config: &Config, reader: &store::Reader) -> Plan {
             let lanes = lanes_of(reader, &uplink.name);
             SinkPlan::Lanes { uplink: number(&uplink.name), lanes, when_full: uplink.when_full.into() }
         }
+        None if matches!(sink, routes::Sink::Input { .. }) => SinkPlan::Input,
         None => SinkPlan::Topic,
     });
     let sinks = sinks.collect();
@@ -529,14 +593,19 @@ struct SessionsAtStart {
     orphans: Vec<(StateSpace, Box<[u8]>)>,
 }
 
-/// What edgeHub's series say of this gateway, if it is one.
-fn common_labels(config: &Config) -> Option<Common> {
+/// What an edge device counts, and how edgeHub's series name it.
+fn edge_numbers(
+    config: &Config,
+    gatekeeper: Option<Arc<Gatekeeper>>,
+    parts: Option<&hub::Parts>,
+) -> Option<EdgeNumbers> {
     let edge = config.edge.as_ref()?;
-    Some(Common {
+    let common = Common {
         hub_host: edge.hub_host.clone().unwrap_or_default(),
         device: edge.device.to_string(),
         instance: format!("{:016x}", entropy()),
-    })
+    };
+    Some(EdgeNumbers { gatekeeper: gatekeeper?, common, services: parts?.service.numbers() })
 }
 
 fn overview(
@@ -545,7 +614,7 @@ fn overview(
     disk: DiskState,
     uplinks: &[UplinkSetup],
     doors: Vec<Arc<Door>>,
-    gatekeeper: Option<(Arc<Gatekeeper>, Common)>,
+    edge: Option<EdgeNumbers>,
     started: Instant,
 ) -> Arc<Overview> {
     disk.set_route_names(config.routes.iter().map(|route| route.spec.name.clone()));
@@ -561,7 +630,7 @@ fn overview(
         store_bytes_max: config.store.bytes_max,
         reader: log.reader(),
         doors,
-        gatekeeper,
+        edge,
         routes: Mutex::new(promises(config)),
         reload_error: Mutex::new(None),
     })
@@ -648,7 +717,7 @@ fn start_shards(
     mailboxes: &[Arc<Mailbox>],
     jobs: &Sender<Job>,
     verifier: &Verifier,
-    overview: &Overview,
+    (overview, hub): (&Overview, Option<(HubSetup, Desk)>),
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
     let limits = Arc::new(config.limits.clone());
     let access = Arc::new(config.auth.access(listener_access(config, &overview.doors)));
@@ -677,6 +746,7 @@ fn start_shards(
             disk: jobs.clone(),
             levels: Arc::clone(&overview.levels),
             verifier: verifier.clone(),
+            hub: hub.clone(),
             report: Arc::clone(&overview.shards[index]),
             leaving: Arc::clone(&leaving),
         };

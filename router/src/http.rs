@@ -21,6 +21,7 @@ use crate::iotedge::{Common, Gatekeeper};
 use crate::levels::{LevelBoard, word_of};
 use crate::net::{CertificateInfo, Door};
 use crate::promises::RouteStatus;
+use crate::services::Numbers;
 use crate::telemetry::{ShardReport, total};
 use crate::upstream::{LinkStatus, UplinkState};
 
@@ -48,12 +49,22 @@ pub(crate) struct Overview {
     pub reader: store::Reader,
     /// Every listener, in the order of the configuration.
     pub doors: Vec<Arc<Door>>,
-    /// Who lets identities in, if this is an edge device, and how its series are labelled.
-    pub gatekeeper: Option<(Arc<Gatekeeper>, Common)>,
+    /// What an edge device counts, if this is one.
+    pub edge: Option<EdgeNumbers>,
     /// What each route promises, for people.
     pub routes: Mutex<Vec<RouteStatus>>,
     /// Why the last reload changed nothing.
     pub reload_error: Mutex<Option<String>>,
+}
+
+/// What an edge device counts.
+pub(crate) struct EdgeNumbers {
+    /// Who lets identities in.
+    pub gatekeeper: Arc<Gatekeeper>,
+    /// How its series are labelled.
+    pub common: Common,
+    /// The services of the IoT Hub dialect.
+    pub services: Arc<Mutex<Numbers>>,
 }
 
 /// Entries of the loss ledger in `/status`.

@@ -20,6 +20,7 @@ mod metrics;
 mod net;
 mod packing;
 mod promises;
+mod services;
 mod shard;
 pub mod status;
 mod syslog;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use broker::access::{Access, Verdict};
-use broker::{Control, HandoffBatch, Plan, SessionKey};
+use broker::{Control, HandoffBatch, HubAnswer, Plan, SessionKey};
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 use model::{ConnId, LaneId, Seq, ShardId, Ticket, Timestamp};
@@ -61,6 +61,13 @@ pub(crate) enum Mail {
         conn: ConnId,
         /// What came of it.
         verdict: Verdict,
+    },
+    /// A service of the IoT Hub dialect tells a client something.
+    Hub {
+        /// Its connection; it may be gone.
+        conn: ConnId,
+        /// What.
+        answer: HubAnswer,
     },
     /// An identity may not stay.
     Withdrawn {

@@ -2,6 +2,7 @@
 //!
 //! In: numbers as last published. Out: text. The names are a contract: `millrace_` first, unit last.
 
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -10,8 +11,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::http::Overview;
-use crate::iotedge::{Queue, encode_numbers};
+use crate::http::{EdgeNumbers, Overview};
+use crate::iotedge::{Queue, encode_numbers, encode_services};
 use crate::net::{CertificateInfo, Refusal};
 use crate::telemetry::total;
 use crate::upstream::LinkStatus;
@@ -47,10 +48,12 @@ pub(crate) fn encode(overview: &Overview) -> Result<String, std::fmt::Error> {
     store(&mut registry, overview);
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)?;
-    if let Some((gatekeeper, common)) = &overview.gatekeeper {
+    if let Some(EdgeNumbers { gatekeeper, common, services }) = &overview.edge {
         // Before the mark of the end.
         let end = text.rfind("# EOF").unwrap_or(text.len());
-        text.insert_str(end, &encode_numbers(common, &gatekeeper.numbers(), &queues(overview)));
+        let mut own = encode_numbers(common, &gatekeeper.numbers(), &queues(overview));
+        own += &encode_services(common, &services.lock().unwrap_or_else(PoisonError::into_inner));
+        text.insert_str(end, &own);
     }
     Ok(text)
 }

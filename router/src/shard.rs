@@ -15,7 +15,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use broker::{Broker, Denial, Effects, Event, RecordRead, RetainedRecord, Setup, StateSpace, StoredSession};
+use broker::{
+    Broker, Denial, Effects, Event, HubAnswer, HubSetup, RecordRead, RetainedRecord, Setup, StateSpace,
+    StoredSession,
+};
 use crossbeam::channel::{Sender, TrySendError};
 use model::{ConnId, Limits, ShardId, Ticket};
 use tokio::sync::Notify;
@@ -28,6 +31,7 @@ use crate::disk::Job;
 use crate::levels::{LevelBoard, LevelReader};
 use crate::mail::{Mail, Mailbox};
 use crate::net::{Arrival, Came, Refusal, Refused, Scratch, Socket};
+use crate::services::{Desk, Question};
 use crate::telemetry::ShardReport;
 
 /// Reads of one connection in one wake-up; then others have their turn.
@@ -70,6 +74,8 @@ pub(crate) struct ShardSetup {
     pub levels: Arc<LevelBoard>,
     /// Who verifies passwords.
     pub verifier: Verifier,
+    /// How the IoT Hub dialect is spoken, and who serves it; `None` where it is not.
+    pub hub: Option<(HubSetup, Desk)>,
     /// Where numbers are published.
     pub report: Arc<ShardReport>,
     /// How many shards have nothing more to say, when the process stops.
@@ -177,6 +183,9 @@ struct Shard {
     disk: Sender<Job>,
     levels: LevelReader,
     verifier: Verifier,
+    desk: Option<Desk>,
+    /// Questions that the desk did not take.
+    unasked: VecDeque<Question>,
     report: Arc<ShardReport>,
     stopping: bool,
 }
@@ -188,6 +197,10 @@ impl Shard {
         let mut effects = Effects::new(setup.broker.shards);
         let id = setup.broker.shard;
         let mut broker = Broker::new(setup.broker);
+        let desk = setup.hub.map(|(hub, desk)| {
+            broker.speak_hub(hub);
+            desk
+        });
         broker.delete_orphans(setup.orphans, &mut effects);
         for SessionAtStart { client_id, session, head, next } in setup.sessions {
             broker.restore(&client_id, session, head, next, clock.now(), &mut effects);
@@ -217,6 +230,8 @@ impl Shard {
             disk: setup.disk,
             levels: LevelReader::new(setup.levels),
             verifier: setup.verifier,
+            desk,
+            unasked: VecDeque::new(),
             report: setup.report,
             stopping: false,
         }
@@ -247,6 +262,10 @@ impl Shard {
             Turn::Over => return self.drop_connection(conn),
             Turn::Moved => {
                 self.send_away(conn);
+                return Poll::Ready(());
+            }
+            Turn::Http => {
+                self.give_away(conn);
                 return Poll::Ready(());
             }
             Turn::Goodbye => {
@@ -338,6 +357,10 @@ impl Shard {
         }
         if let Some(certificates) = socket.take_certificates() {
             self.broker.show(conn, certificates);
+        }
+        if socket.is_http() && matches!(came, Came::Bytes) {
+            socket.unread.append(&mut self.scratch.plain);
+            return ControlFlow::Break(Turn::Http);
         }
         match came {
             Came::Bytes if self.scratch.plain.is_empty() => ControlFlow::Continue(()),
@@ -446,10 +469,44 @@ impl Shard {
         }
     }
 
+    /// Asks the services of the IoT Hub dialect; what they have no room for waits, and meanwhile nothing is read.
+    fn send_requests(&mut self) {
+        let shard = self.id;
+        let asked = std::mem::take(&mut self.effects.hub).into_iter();
+        self.unasked.extend(asked.map(|request| Question::Request { shard, request }));
+        let Some(desk) = &self.desk else {
+            self.unasked.clear();
+            return;
+        };
+        while let Some(question) = self.unasked.pop_front() {
+            if let Err(question) = desk.ask(question) {
+                self.unasked.push_front(question);
+                self.mailboxes[usize::from(shard.0)].ring();
+                return;
+            }
+        }
+    }
+
+    /// A service tells a client something. It is told itself when the client did not get it.
+    fn answer_hub(&mut self, conn: ConnId, answer: &HubAnswer) {
+        let now = self.clock.now();
+        let Err(why) = self.broker.answer_hub(conn, answer, now, &mut self.effects) else { return };
+        match answer {
+            HubAnswer::Method { rid, .. } => {
+                self.unasked.push_back(Question::Unanswered { rid: rid.clone(), why });
+            }
+            HubAnswer::CloudToDevice { token, .. } => {
+                self.unasked.push_back(Question::Unposted { token: *token, why });
+            }
+            HubAnswer::Twin { .. } | HubAnswer::Desired { .. } => {}
+        }
+    }
+
     /// Empties the trays.
     fn turn_end(&mut self) {
         self.handshakes_left = HANDSHAKES_PER_TURN;
         self.send_questions();
+        self.send_requests();
         self.send_jobs();
         self.send_mail();
         // Writing may put more on the tray (a window opens as an outbox empties), but each time only for a socket that
@@ -579,7 +636,9 @@ impl Shard {
 
     /// Whether something waits for room in a queue.
     fn owes(&self) -> bool {
-        !self.jobs.is_empty() || self.unsent.iter().any(|unsent| !unsent.is_empty())
+        !self.jobs.is_empty()
+            || !self.unasked.is_empty()
+            || self.unsent.iter().any(|unsent| !unsent.is_empty())
     }
 
     /// Whether disk or other shards are so far behind that nothing may be read.
@@ -587,6 +646,7 @@ impl Shard {
         let handoffs = self.unsent.iter().map(VecDeque::len).max().unwrap_or(0);
         self.broker.is_saturated()
             || !self.jobs.is_empty()
+            || !self.unasked.is_empty()
             || handoffs > self.limits.handoff_batches_max as usize
     }
 
@@ -633,6 +693,10 @@ impl Shard {
                     }
                     Event::Authenticated { conn, verdict }
                 }
+                Mail::Hub { conn, answer } => {
+                    self.answer_hub(conn, &answer);
+                    continue;
+                }
                 Mail::Withdrawn { conn } => Event::Withdrawn { conn },
                 Mail::Access(access) => {
                     self.broker.replace_access(access, now, &mut self.effects);
@@ -650,7 +714,7 @@ impl Shard {
                     continue;
                 }
                 Mail::Plan(plan) => {
-                    self.broker.replace_plan(plan);
+                    self.broker.replace_plan(plan, &mut self.effects);
                     continue;
                 }
                 Mail::Stop => {
@@ -702,6 +766,18 @@ impl Shard {
         self.send_mail();
     }
 
+    /// Gives a connection that speaks HTTP to whoever serves that.
+    fn give_away(&mut self, conn: ConnId) {
+        let Some(socket) = self.sockets.get_mut(slot(conn)).and_then(Option::take) else { return };
+        self.sockets_open -= 1;
+        let peer = self.broker.peer(conn);
+        self.broker.closed(conn, self.clock.now(), &mut self.effects);
+        let Ok(arrival) = socket.detach(peer) else { return };
+        if self.desk.as_ref().is_none_or(|desk| desk.receive(arrival).is_err()) {
+            warn!("a client over HTTPS is turned away: too many wait");
+        }
+    }
+
     fn tick(&mut self) {
         let now = self.clock.now();
         self.broker.tick(now, &mut self.effects);
@@ -730,6 +806,8 @@ enum Turn {
     Over,
     /// The socket belongs to another shard.
     Moved,
+    /// The client speaks HTTP.
+    Http,
     /// A layer has ended the connection; what it says of that is still to leave.
     Goodbye,
 }

@@ -115,9 +115,15 @@ impl Cloud {
     #[track_caller]
     pub fn put_gateway(&mut self, mqtt: SocketAddr, https: SocketAddr) -> IpAddr {
         let address = free_address();
+        self.put_gateway_at(address, mqtt, https);
+        address
+    }
+
+    /// The same, at an address of [`free_address`] that the gateway's certificate is for.
+    #[track_caller]
+    pub fn put_gateway_at(&mut self, address: IpAddr, mqtt: SocketAddr, https: SocketAddr) {
         let place = |port, target| Proxy::at((address, port).into(), target);
         self.gateway = Some(Fixed { address, mqtt: place(8_883, mqtt), https: place(443, https) });
-        address
     }
 
     /// The environment of a module, as the daemon of a gateway sets it.

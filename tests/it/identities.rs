@@ -10,7 +10,7 @@ use harness::{
 use wire::Connect;
 
 /// A gateway with its identity file and its certificate.
-struct Gateway {
+pub(crate) struct Gateway {
     authority: Authority,
     home: tempfile::TempDir,
     server: Identity,
@@ -20,7 +20,7 @@ const HOST: &str = "gw.local";
 
 impl Gateway {
     /// `gw1` with the module `filter` and the devices `d1`, `d2`.
-    fn new() -> Gateway {
+    pub(crate) fn new() -> Gateway {
         let authority = Authority::new();
         let server = authority.server("gateway", &[HOST], 90);
         let gateway = Gateway { authority, home: tempfile::tempdir().expect("a directory"), server };
@@ -37,14 +37,14 @@ impl Gateway {
 
     /// `millrace identity …`: what it prints.
     #[track_caller]
-    fn identity(&self, arguments: &[&str]) -> String {
+    pub(crate) fn identity(&self, arguments: &[&str]) -> String {
         let file = self.file().display().to_string();
         let done = run(&[&["identity", "--file", &file], arguments].concat());
         assert_eq!(done.code, Some(0), "{}", done.err);
         done.out.trim().to_owned()
     }
 
-    fn setup(&self) -> Setup {
+    pub(crate) fn setup(&self) -> Setup {
         Setup::new()
             .set("auth.anonymous", false)
             .set("auth.acl_default", "deny")
@@ -62,24 +62,24 @@ impl Gateway {
             .set("listener.wss.identities", "iothub")
     }
 
-    fn token(&self, id: &str) -> String {
+    pub(crate) fn token(&self, id: &str) -> String {
         self.identity(&["token", id, "--host", HOST])
     }
 
-    fn trust(&self) -> Trust {
+    pub(crate) fn trust(&self) -> Trust {
         self.authority.trust(None)
     }
 
     /// CONNECT through TLS; what CONNACK says is in the client's greeting.
     #[track_caller]
-    fn try_connect(&self, router: &Router, trust: &Trust, connect: &Connect) -> Client {
+    pub(crate) fn try_connect(&self, router: &Router, trust: &Trust, connect: &Connect) -> Client {
         let connection =
             Connection::open_tls(router.listener("tls"), Version::V3, trust).expect("a handshake");
         Client::over(connection, connect).expect("a CONNACK")
     }
 
     #[track_caller]
-    fn connect(&self, router: &Router, id: &str) -> Client {
+    pub(crate) fn connect(&self, router: &Router, id: &str) -> Client {
         let client = self.try_connect(router, &self.trust(), &hello(id, Some(&self.token(id))));
         assert_eq!(client.greeting.reason, ReasonCode::SUCCESS, "{id}");
         client
@@ -87,7 +87,7 @@ impl Gateway {
 }
 
 /// A CONNECT as an SDK sends it.
-fn hello(id: &str, token: Option<&str>) -> Connect {
+pub(crate) fn hello(id: &str, token: Option<&str>) -> Connect {
     let mut connect = v3(id);
     connect.user_name = Some(format!("{HOST}/{id}/?api-version=2021-04-12&DeviceClientType=test%2F1"));
     connect.password = token.map(|token| token.as_bytes().to_vec());

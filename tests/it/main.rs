@@ -12,6 +12,7 @@ mod commands;
 mod compression;
 mod configuration;
 mod connections;
+mod dialect;
 mod drains;
 mod durability;
 mod foreign;

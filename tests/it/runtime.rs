@@ -4,13 +4,19 @@
 use std::time::Duration;
 
 use harness::azure::{Cloud, DEVICE, GATEWAY, MODULE};
-use harness::{Client, Connection, ReasonCode, Router, Setup, Trust, Version, until, v3};
+use harness::{Client, Connection, QOS_1, ReasonCode, Router, Setup, Trust, Version, until, v3};
 use iothub::Identity;
+use serde_json::{Value, json};
 use wire::Connect;
 
 const HOST: &str = "127.0.0.1";
 
-fn setup(cloud: &Cloud) -> Setup {
+/// With routes from the configuration.
+pub(crate) fn setup(cloud: &Cloud) -> Setup {
+    led_by_twin(cloud).set("edge.config_source", "file")
+}
+
+fn led_by_twin(cloud: &Cloud) -> Setup {
     let mut setup = Setup::new()
         .profile("edgehub")
         .set("auth.anonymous", false)
@@ -124,4 +130,67 @@ fn a_certificate_is_renewed_while_clients_stay() {
     connect(&cloud, &router, &format!("{GATEWAY}/{MODULE}")).ping();
     let days = router.listener_status("tls")["certificates"][0]["expires_in_days"].as_i64();
     assert!(until("the new certificate", || days.filter(|days| *days > 0)) > 0);
+}
+
+const HUB: &str = "gw1/$edgeHub";
+
+fn desired(route: &str) -> Value {
+    json!({
+        "schemaVersion": "1.1",
+        "routes": { "up": { "route": route, "priority": 1, "timeToLiveSecs": 3600 } },
+        "storeAndForwardConfiguration": { "timeToLiveSecs": 7200 },
+    })
+}
+
+/// What the gateway says of a version of its desired properties.
+fn status(cloud: &Cloud, version: u64) -> Value {
+    until(&format!("a word about version {version}"), || {
+        let reported = Value::Object(cloud.hub.twin(HUB).reported.properties.clone());
+        (reported["lastDesiredVersion"] == json!(version)).then_some(reported)
+    })
+}
+
+#[test]
+fn routes_come_from_the_module_twin_and_a_bad_one_changes_nothing() {
+    let cloud = Cloud::start();
+    let good = "FROM /messages/* WHERE level = 'high' INTO $upstream";
+    let version = cloud.hub.patch_desired(HUB, &desired(good)).expect("a patch");
+    let mut router = led_by_twin(&cloud)
+        .set("uplink.upstream.kind", "iothub")
+        .set("uplink.upstream.backoff_min_ms", 20)
+        .set("uplink.upstream.backoff_max_ms", 500)
+        .start();
+    assert_eq!(status(&cloud, version)["lastDesiredStatus"]["code"], json!(200));
+    let publish = |router: &Router, level: &str, text: &str| {
+        let mut device = connect(&cloud, router, DEVICE);
+        device.publish(&format!("devices/{DEVICE}/messages/events/level={level}"), text, QOS_1);
+    };
+    let arrived = || cloud.hub.telemetry().into_iter().map(|it| it.body).collect::<Vec<_>>();
+    publish(&router, "high", "one");
+    publish(&router, "low", "two");
+    until("the one", || (arrived().len() == 1).then_some(()));
+
+    let bad = cloud.hub.patch_desired(HUB, &desired("FROM /messages/* WHERE nofunction(1) INTO $upstream"));
+    let said = status(&cloud, bad.expect("a patch"));
+    assert_eq!(said["lastDesiredStatus"]["code"], json!(400), "compiled before anything is said");
+    assert!(
+        said["lastDesiredStatus"]["description"].as_str().is_some_and(|text| text.contains("routes.up")),
+        "{said}"
+    );
+    publish(&router, "high", "three");
+    until("the other", || (arrived().len() == 2).then_some(()));
+    assert_eq!(said["schemaVersion"], json!("1.0"));
+
+    let all = cloud.hub.patch_desired(HUB, &json!({"routes": {"up": "FROM /messages/* INTO $upstream"}}));
+    assert_eq!(status(&cloud, all.expect("a patch"))["lastDesiredStatus"]["code"], json!(200));
+    publish(&router, "low", "four");
+    until("all", || (arrived().len() == 3).then_some(()));
+
+    // Without the cloud the routes are those of the last run.
+    cloud.hub.set_offline(true);
+    router.kill();
+    router.start_again();
+    publish(&router, "low", "five");
+    cloud.hub.set_offline(false);
+    until("what waited", || (arrived().len() == 4).then_some(()));
 }

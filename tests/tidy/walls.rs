@@ -11,7 +11,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("router/routes", &["millrace-model"]),
     ("router/hub", &["millrace-model"]),
     ("router/store", &["millrace-model"]),
-    ("router/broker", &["millrace-model", "millrace-wire", "millrace-routes"]),
+    ("router/broker", &["millrace-model", "millrace-wire", "millrace-routes", "millrace-hub"]),
     (
         "router",
         &[

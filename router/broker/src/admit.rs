@@ -174,6 +174,13 @@ impl Broker {
                     }
                     self.scratch.topic = topic;
                 }
+                Some(SinkPlan::Input) => {
+                    let mut topic = std::mem::take(&mut self.scratch.topic);
+                    if self.input_topic(found, &plan, &mut topic) {
+                        self.ask_subscriptions(&topic, &mut needs);
+                    }
+                    self.scratch.topic = topic;
+                }
                 None => {}
             }
         }

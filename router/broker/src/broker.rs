@@ -19,6 +19,7 @@ use crate::counters::Counters;
 use crate::delivery::FrameCache;
 use crate::dispatch::Forward;
 use crate::effects::{Control, Effects, HandoffBatch, Request, Write};
+use crate::heads::iothub::{HubRequest, HubSetup};
 use crate::offers::Offers;
 use crate::plan::Plan;
 use crate::retained::{Retained, Walks};
@@ -138,6 +139,15 @@ pub struct Broker {
     pub(crate) plan: Rc<Arc<Plan>>,
     /// Whether `setup.access` has rules: all that a publication must ask where there are none.
     pub(crate) has_rules: bool,
+    /// How the IoT Hub dialect is spoken, if it is; and whether it is.
+    pub(crate) hub: Option<Rc<HubSetup>>,
+    pub(crate) has_hub: bool,
+    /// Modules may have come into the plan that have no session yet.
+    pub(crate) inputs_unkept: bool,
+    /// Lanes of modules that are being opened: nothing is read before.
+    pub(crate) inputs_opening: u32,
+    /// Other shards wait to hear that our sessions are back, and we for those lanes.
+    pub(crate) restored_unsaid: bool,
     /// Connections that wait for somebody to verify their password, and since when, in that order.
     pub(crate) asked: std::collections::VecDeque<(Instant, ConnId)>,
     /// Denials that still fit into the log before the next tick, and those that did not.
@@ -201,6 +211,8 @@ pub(crate) struct Scratch {
     pub(crate) routes: routes::Scratch,
     pub(crate) frames: FrameCache,
     pub(crate) topic: String,
+    /// The topic of a message of the IoT Hub dialect.
+    pub(crate) hub_topic: String,
     /// The topic that an alias of the publisher stands for.
     pub(crate) aliased: String,
     pub(crate) lots: Vec<Lot>,
@@ -216,6 +228,11 @@ impl Broker {
         Broker {
             plan: Rc::new(Arc::clone(&setup.plan)),
             has_rules: setup.access.rules.is_some(),
+            hub: None,
+            has_hub: false,
+            inputs_unkept: false,
+            inputs_opening: 0,
+            restored_unsaid: false,
             asked: std::collections::VecDeque::new(),
             denials_left: DENIALS_PER_TICK,
             denials_unsaid: 0,
@@ -313,6 +330,15 @@ impl Broker {
     /// earlier would be acknowledged and pass by the stored sessions of the others.
     pub fn restored(&mut self, effects: &mut Effects) {
         self.withdraw_denied(effects); // the rules may have changed meanwhile
+        self.keep_inputs(effects);
+        if self.inputs_opening > 0 {
+            self.restored_unsaid = true;
+        } else {
+            self.say_restored(effects);
+        }
+    }
+
+    pub(crate) fn say_restored(&mut self, effects: &mut Effects) {
         for shard in self.others() {
             effects.controls.push((shard, Control::Restored { from: self.setup.shard }));
         }
@@ -479,9 +505,11 @@ impl Broker {
     }
 
     /// Replaces routes, between turns.
-    pub fn replace_plan(&mut self, plan: Arc<Plan>) {
+    pub fn replace_plan(&mut self, plan: Arc<Plan>, effects: &mut Effects) {
         self.plan = Rc::new(Arc::clone(&plan));
         self.setup.plan = plan;
+        self.inputs_unkept = self.has_hub;
+        self.keep_inputs(effects);
     }
 
     /// Every connection that should be told that the server goes away.
@@ -574,6 +602,7 @@ impl Broker {
                     Answer::Ack(ack) => self.acknowledge_late(conn, ack, kept, effects),
                     Answer::Refusal(ack) => self.refuse_late(conn, ack, effects),
                     Answer::Held => self.let_go(conn, now, effects),
+                    Answer::Post(token) => effects.hub.push(HubRequest::Posted { token }),
                     Answer::Estate(id) => self.settle_estate(id, 1, effects),
                     Answer::Will(key, generation) => self.forget_will(key, generation, effects),
                 }
@@ -636,6 +665,9 @@ impl Broker {
     pub(crate) fn end_session(&mut self, key: SessionKey, effects: &mut Effects) -> Ticket {
         let Some(session) = self.sessions.try_remove(key.0 as usize) else { return Ticket(0) };
         self.by_client.remove(&session.client_id);
+        if session.awaited {
+            self.inputs_are_open(effects);
+        }
         self.walks.end(key);
         for filter in session.subscriptions.keys() {
             let before = self.presence(filter);

@@ -12,6 +12,7 @@ use wire::{Connect, Version};
 use crate::access::Subject;
 use crate::acks::AckQueue;
 use crate::aliases::{InboundAliases, OutboundAliases};
+use crate::heads::iothub::HubClient;
 use crate::outbox::Outbox;
 use crate::subscriptions::SessionKey;
 
@@ -117,6 +118,8 @@ pub(crate) struct Connection {
     pub(crate) session: Option<SessionKey>,
     /// Who it is, from an accepted CONNECT on.
     pub(crate) identity: Identity,
+    /// Who it is in the IoT Hub dialect, if it speaks that.
+    pub(crate) hub: Option<Rc<HubClient>>,
     /// What it may do; `None` where there are no rules.
     pub(crate) rights: Option<Box<Rights>>,
     /// Its CONNECT, while somebody verifies its password.
@@ -173,6 +176,7 @@ impl Connection {
             phase: Phase::Greeting,
             session: None,
             identity: Identity::default(),
+            hub: None,
             rights: None,
             asked: None,
             version: Version::V3,

@@ -38,6 +38,34 @@ counters! {
     refused_busy,
     /// Connections closed because their user is gone or has a new password, or may not be anonymous any more.
     closed_access_withdrawn,
+    /// Publications of hub clients dropped because their topic is none of the dialect, nor allowed by rules.
+    hub_unknown_topics,
+    /// Publications of hub clients refused because their twin topic asks for nothing, or for an answer to nobody.
+    hub_bad_twin_topics,
+    /// Publications of hub clients dropped because their topic names another sender.
+    hub_sender_mismatches,
+    /// Publications of hub clients dropped because their property bag is none.
+    hub_bad_bags,
+    /// Publications of hub clients dropped because body and properties are too large.
+    hub_too_large,
+    /// Subscriptions of hub clients refused: another client's topics, or none of the dialect and not allowed by rules.
+    hub_refused_filters,
+    /// Requests of hub clients given to services: twins, reported properties, answers to methods.
+    hub_requests,
+    /// Requests of hub clients refused because too many came in one turn.
+    hub_requests_refused,
+    /// What services told hub clients.
+    hub_answers,
+    /// What services told hub clients that were gone, had not subscribed or did not read.
+    hub_unanswered,
+    /// Modules with no queue for what routes send to them: there are `limits.sessions_max` sessions.
+    hub_modules_not_kept,
+    /// Messages that routes sent to inputs of modules.
+    sent_to_inputs,
+    /// Messages for inputs dropped because there is no queue for the module.
+    dropped_input_unknown,
+    /// Messages for inputs dropped because their properties make no topic.
+    dropped_input_topic,
     /// Publications dropped because a rule denies them.
     denied_publish,
     /// Subscriptions refused because a rule denies them.

@@ -483,6 +483,7 @@ pub(crate) fn has_room(
 ) -> bool {
     matches!(connection.phase, Phase::Open(_))
         && connection.held.is_none() // behind the SUBACK of what it is for
+        && !session.parked
         && session.inflight.open() < usize::from(connection.window)
         && session.inflight.has_place(seq, limits.session_inflight_span())
         && connection.outbox.len() <= limits.outbox_bytes_max as usize
@@ -582,7 +583,7 @@ fn send_queued(
         (Keeping::Stored(stored), Some(seq)) => seq < stored.sent_before,
         _ => false,
     };
-    let publication = Publication { envelope, user: "", expires: queued.expires, now };
+    let publication = Publication { envelope, user: "", expires: queued.expires, now, hub: None };
     let ids: Vec<u32> = head.subscription_ids().collect();
     let packet_id = session.inflight.push(queued.seq, head.qos);
     let mut outgoing = outgoing(&publication, head.qos, head.retain, now);

@@ -28,6 +28,8 @@ pub(crate) struct Publication<'t> {
     pub(crate) expires: Option<Timestamp>,
     /// When it came.
     pub(crate) now: Now,
+    /// What routes see of it, if it came in the IoT Hub dialect.
+    pub(crate) hub: Option<&'t hub::mapping::Properties<'t>>,
 }
 
 /// One uplink that a publication goes to.
@@ -282,6 +284,13 @@ impl Broker {
                     self.counters.bugs += u64::from(!add_forward(&mut forwards, &plan, found));
                 }
                 Some(SinkPlan::Topic) => self.republish(found, &plan, message, publication, promise, effects),
+                Some(SinkPlan::Input) => {
+                    let mut body = std::mem::take(&mut self.scratch.body);
+                    if let Some(selected) = self.select(&plan, found, message, publication, &mut body) {
+                        self.send_to_input(found, &plan, message, &selected, promise, effects);
+                    }
+                    self.scratch.body = body;
+                }
                 None => self.counters.bugs += 1,
             }
         }
@@ -475,6 +484,7 @@ fn next_handed_over(bytes: &[u8], now: Now) -> Option<(Publication<'_>, &[u8])> 
         user: "",
         expires: (expires != 0).then_some(Timestamp(expires)),
         now,
+        hub: None,
     };
     Some((publication, rest))
 }
@@ -485,12 +495,22 @@ pub(crate) struct MessageParts<'t> {
     properties: Vec<Property<'t>>,
     system: [Property<'t>; 2],
     system_len: usize,
+    /// Of a message in the IoT Hub dialect, in place of `system`, and its source.
+    hub: Option<(Vec<Property<'t>>, String)>,
 }
 
 impl<'t> MessageParts<'t> {
     pub(crate) fn new(publication: &Publication<'t>, wanted: bool) -> MessageParts<'t> {
         let none = Property { name: "", value: None };
-        let mut parts = MessageParts { properties: Vec::new(), system: [none; 2], system_len: 0 };
+        let mut parts = MessageParts { properties: Vec::new(), system: [none; 2], system_len: 0, hub: None };
+        if let Some(hub) = publication.hub {
+            // The source is always wanted; properties also where no condition asks: they go to inputs.
+            let mut source = String::new();
+            hub.source(&mut source);
+            parts.properties = hub.application_properties();
+            parts.hub = Some((hub.system_properties(), source));
+            return parts;
+        }
         let raw = publication.envelope.properties;
         if !raw.is_empty()
             && let Ok(block) = wire::PublishProperties::from_block(raw)
@@ -518,14 +538,20 @@ impl<'t> MessageParts<'t> {
     where
         't: 'a,
     {
+        let plain = Message::new(publication.envelope.topic, publication.envelope.payload);
+        let (system, source) = match &self.hub {
+            Some((system, source)) => (&system[..], source.as_str()),
+            None => (&self.system[..self.system_len], plain.source),
+        };
         Message {
             properties: &self.properties,
-            system: &self.system[..self.system_len],
+            system,
+            source,
             client_id: publication.envelope.client_id,
             user: publication.user,
             qos: publication.envelope.qos,
             retain: publication.envelope.retain,
-            ..Message::new(publication.envelope.topic, publication.envelope.payload)
+            ..plain
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use model::{ConnId, LaneId, RouteId, Seq, ShardId, Ticket, Timestamp};
 
+use crate::heads::iothub::HubRequest;
 use crate::subscriptions::SessionKey;
 use crate::subscriptions::shares::Members;
 
@@ -30,6 +31,8 @@ pub struct Effects {
     pub authentications: Vec<Authentication>,
     /// What clients were not allowed to do, for the log; a bounded choice of it.
     pub denials: Vec<Denial>,
+    /// What clients of the IoT Hub dialect did that concerns its services.
+    pub hub: Vec<HubRequest>,
     /// What sinks did not get, for the loss ledger: at most one note for each lane and reason.
     pub losses: Vec<Loss>,
     /// Lanes whose messages up to here are delivered.
@@ -52,6 +55,7 @@ impl Effects {
             requests: Vec::new(),
             authentications: Vec::new(),
             denials: Vec::new(),
+            hub: Vec::new(),
             losses: Vec::new(),
             advances: Vec::new(),
             walk: false,
@@ -70,6 +74,7 @@ impl Effects {
             && self.requests.is_empty()
             && self.authentications.is_empty()
             && self.denials.is_empty()
+            && self.hub.is_empty()
             && self.losses.is_empty()
             && self.advances.is_empty()
             && !self.walk

@@ -1,6 +1,6 @@
 //! Floor 2: the decisions of one shard, without I/O.
 //!
-//! Knows: sessions, subscriptions, dispatch, admission, promises, the uplink's window. May use: `model`, `wire`, `routes`.
+//! Knows: sessions, subscriptions, dispatch, admission, promises, the uplink's window. May use: `model`, `wire`, `routes`, `hub`.
 //! In: bytes of a connection, events from other shards and from the store, and the time. Out: trays of [`Effects`].
 //! Always: the same inputs at the same times give the same effects; nothing here blocks, waits, or asks a clock.
 #![forbid(unsafe_code)]
@@ -42,6 +42,7 @@ pub use effects::{
     StateSpace, Write,
 };
 pub use envelope::{Envelope, InvalidEnvelope};
+pub use heads::iothub::{HubAnswer, HubRequest, HubSetup, Unanswered};
 pub use offers::{Offers, Redirect};
 pub use plan::{Durability, Plan, SinkPlan};
 pub use retained::RetainedNumbers;

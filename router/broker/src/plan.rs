@@ -31,6 +31,8 @@ pub enum SinkPlan {
     },
     /// Back into the local topic space, by the sink's template.
     Topic,
+    /// To an input of a module of this edge device.
+    Input,
 }
 
 /// Everything that decides where a publication goes besides subscriptions.

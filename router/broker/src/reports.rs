@@ -30,7 +30,7 @@ impl Broker {
             properties: &[],
             payload: part,
         };
-        let publication = Publication { envelope, user: "", expires: None, now };
+        let publication = Publication { envelope, user: "", expires: None, now, hub: None };
         if self.is_careful {
             let needs = self.needs_of(&publication);
             if needs.refused || needs.dropped || !self.levels.takes_writes {

@@ -15,6 +15,7 @@ use crate::delivery::agree;
 use crate::dispatch::Publication;
 use crate::effects::Effects;
 use crate::envelope::Envelope;
+use crate::heads::iothub::is_reserved;
 use crate::heads::mqtt::Fault;
 use crate::retained::is_system;
 use crate::subscriptions::{Entry, SessionKey};
@@ -41,7 +42,7 @@ impl<'t> Running<'t> {
             properties: &[],
             payload,
         };
-        Publication { envelope, user: self.user, expires: None, now: self.now }
+        Publication { envelope, user: self.user, expires: None, now: self.now, hub: None }
     }
 }
 
@@ -61,8 +62,8 @@ impl Broker {
         let Some(run) = Run::split(bytes, version, connection.inbound_bytes_max, RUN_BYTES_MAX) else {
             return Ok(None);
         };
-        if is_system(run.topic()) {
-            return Ok(None); // each is refused on its own
+        if is_system(run.topic()) || self.has_hub && (connection.hub.is_some() || is_reserved(run.topic())) {
+            return Ok(None); // each is refused, or read, on its own
         }
         let publish = Publish {
             dup: false,

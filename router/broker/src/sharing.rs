@@ -270,7 +270,12 @@ impl Broker {
             self.counters.dropped_expired += 1;
             return;
         }
-        self.share_again(head.share, &Publication { envelope, user: "", expires, now }, promise, effects);
+        self.share_again(
+            head.share,
+            &Publication { envelope, user: "", expires, now, hub: None },
+            promise,
+            effects,
+        );
     }
 
     /// A stored session has ended. If it was in groups and its lane is not empty, what belongs to them is passed on

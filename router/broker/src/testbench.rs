@@ -18,8 +18,9 @@ use crate::envelope::Envelope;
 use crate::random::Random;
 use crate::sessions::record::decode_head;
 use crate::{
-    AppendTray, Authentication, Broker, Denial, Effects, Event, Level, Levels, Loss, Offers, Peer, Plan,
-    RecordRead, Request, RoomSetup, Rooms, Setup, StateSpace, StoredSessions, Write,
+    AppendTray, Authentication, Broker, Denial, Effects, Event, HubAnswer, HubRequest, HubSetup, Level,
+    Levels, Loss, Offers, Peer, Plan, RecordRead, Request, RoomSetup, Rooms, Setup, StateSpace,
+    StoredSessions, Unanswered, Write,
 };
 
 /// What a record of the store has beside its bytes.
@@ -268,6 +269,10 @@ pub(crate) struct Bench {
     pub(crate) authentications: VecDeque<(usize, Authentication)>,
     /// What clients were not allowed to do.
     pub(crate) denials: Vec<Denial>,
+    /// How the IoT Hub dialect is spoken, if it is.
+    pub(crate) hub: Option<HubSetup>,
+    /// What its services were asked, in order.
+    pub(crate) hub_requests: Vec<HubRequest>,
     /// Whom the last change of levels let go on, in order.
     pub(crate) resumed: Vec<usize>,
     /// What sinks did not get.
@@ -287,6 +292,11 @@ impl Bench {
     }
 
     pub(crate) fn with(shards: usize, limits: Limits, plan: Plan) -> Bench {
+        Bench::speaking(shards, limits, plan, None)
+    }
+
+    /// The same, with the IoT Hub dialect.
+    pub(crate) fn speaking(shards: usize, limits: Limits, plan: Plan, hub: Option<HubSetup>) -> Bench {
         let mut bench = Bench {
             brokers: Vec::new(),
             effects: Vec::new(),
@@ -305,6 +315,8 @@ impl Bench {
             access: Arc::new(Access::open(true)),
             authentications: VecDeque::new(),
             denials: Vec::new(),
+            hub,
+            hub_requests: Vec::new(),
             losses: Vec::new(),
             resumed: Vec::new(),
             walking: vec![false; shards],
@@ -335,6 +347,9 @@ impl Bench {
                 seed: 7 + shard as u64,
                 home_seed,
             });
+            if let Some(hub) = &self.hub {
+                broker.speak_hub(hub.clone());
+            }
             let mut effects = Effects::new(shards as u16);
             let mut stored = StoredSessions::default();
             for ((space, key), value) in &self.disk.state {
@@ -688,11 +703,21 @@ impl Bench {
         }
     }
 
+    /// A service of the IoT Hub dialect tells a client something.
+    pub(crate) fn answer_hub(&mut self, client: usize, answer: &HubAnswer) -> Result<(), Unanswered> {
+        let client = &self.clients[client];
+        let (shard, Some(conn)) = (client.shard, client.conn) else { return Err(Unanswered::Gone) };
+        let sent = self.brokers[shard].answer_hub(conn, answer, self.now, &mut self.effects[shard]);
+        self.drain(shard);
+        sent
+    }
+
     /// The routes are replaced, between turns.
     pub(crate) fn replace_plan(&mut self, plan: Plan) {
         self.plan = Arc::new(plan);
-        for broker in &mut self.brokers {
-            broker.replace_plan(Arc::clone(&self.plan));
+        for shard in 0..self.brokers.len() {
+            self.brokers[shard].replace_plan(Arc::clone(&self.plan), &mut self.effects[shard]);
+            self.drain(shard);
         }
     }
 
@@ -1010,6 +1035,7 @@ impl Bench {
             self.disk.jobs.push_back(Job::Advance(std::mem::take(&mut effects.advances)));
         }
         self.denials.append(&mut effects.denials);
+        self.hub_requests.append(&mut effects.hub);
         self.losses.append(&mut effects.losses);
         self.authentications.extend(effects.authentications.drain(..).map(|question| (shard, question)));
         for request in std::mem::take(&mut effects.requests) {
@@ -1095,7 +1121,7 @@ impl Bench {
     fn note(&mut self, shard: usize) {
         let effects = &self.effects[shard];
         let text = format!(
-            "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+            "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
             effects.dirty,
             effects.closing,
             effects.resumed,
@@ -1107,6 +1133,7 @@ impl Bench {
             effects.authentications,
             effects.denials,
             effects.losses,
+            effects.hub,
         );
         self.mix(text.as_bytes());
     }

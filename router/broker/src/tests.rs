@@ -12,7 +12,7 @@ mod identifying;
 mod illegal;
 mod promising;
 mod retaining;
-mod routing;
+pub(crate) mod routing;
 mod runs;
 pub(crate) mod seeds;
 mod sharding;

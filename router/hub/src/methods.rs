@@ -196,6 +196,11 @@ impl<W> Calls<W> {
         self.waiting.remove(rid).map(|(_, _, who)| who)
     }
 
+    /// A call could not be sent to its client.
+    pub fn take_back(&mut self, rid: &str) -> Option<W> {
+        self.waiting.remove(rid).map(|(_, _, who)| who)
+    }
+
     /// Takes out those whose time is over.
     pub fn expire(&mut self, now: Instant) -> Vec<W> {
         self.take(|_, ends| ends <= now)

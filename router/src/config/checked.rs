@@ -294,7 +294,7 @@ impl Config {
         let mode = routing::mode(&mut judge);
         let table = routing::compile(&mut judge, &routes, mode, &limits);
         if let Some(table) = &table {
-            routing::check_sinks(&mut judge, table, &routes, &uplink_names);
+            routing::check_sinks(&mut judge, table, &routes, &uplink_names, edge.is_some());
         }
 
         let errors = judge.into_errors();

@@ -48,6 +48,12 @@ pub struct Edge {
     pub lookup_timeout_millis: u64,
     /// Most identities connected at once; `None` is as many as the listeners take.
     pub clients_max: Option<u32>,
+    /// Whether clients may name others as senders.
+    pub allow_sender_mismatch: bool,
+    /// Whether messages are kept for modules that have never come.
+    pub keep_for_unknown: bool,
+    /// Whether routes come from our module twin.
+    pub config_by_twin: bool,
     /// The storage of an edgeHub that was here before, if its place is known.
     pub old_storage: Option<PathBuf>,
 }
@@ -56,6 +62,11 @@ impl Edge {
     /// The IoT Hub as tokens name it: without a port.
     pub(crate) fn hub_name(&self) -> Option<String> {
         self.hub_host.as_deref().map(without_port)
+    }
+
+    /// Whether routes come from a twin that there is.
+    pub(crate) fn is_led_by_twin(&self) -> bool {
+        self.config_by_twin && self.has_cloud()
     }
 
     /// Whether it has an IoT Hub to send to.
@@ -169,6 +180,9 @@ pub(super) fn check(judge: &mut Judge<'_>, host: &Host, is_wanted: bool) -> Opti
             .integer(&schema::EDGE_CLIENTS_MAX, "")
             .filter(|max| *max > 0)
             .map(|max| max as u32),
+        allow_sender_mismatch: judge.boolean(&schema::EDGE_ALLOW_SENDER_MISMATCH, "").unwrap_or_default(),
+        keep_for_unknown: judge.boolean(&schema::EDGE_KEEP_FOR_UNKNOWN, "").unwrap_or(true),
+        config_by_twin: judge.text(&schema::EDGE_CONFIG_SOURCE, "").as_deref() == Some("twin"),
         old_storage: file(judge, &schema::EDGE_OLD_STORAGE),
     })
 }

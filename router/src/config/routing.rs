@@ -95,14 +95,20 @@ pub fn sinks(table: &RouteTable, route: usize) -> impl Iterator<Item = &Sink> {
 }
 
 /// Every sink must lead somewhere: to an uplink that exists, or to a topic.
-pub(super) fn check_sinks(judge: &mut Judge<'_>, table: &RouteTable, routes: &[Route], uplinks: &[String]) {
+pub(super) fn check_sinks(
+    judge: &mut Judge<'_>,
+    table: &RouteTable,
+    routes: &[Route],
+    uplinks: &[String],
+    has_edge: bool,
+) {
     // A line that is not TOML may have been the head of the uplink that would seem to be missing.
     if judge.is_damaged() {
         return;
     }
     let uplinks: Vec<_> = uplinks.iter().map(String::as_str).collect();
     for (index, route) in routes.iter().enumerate() {
-        for (problem, hint) in sinks(table, index).filter_map(|sink| sink_fault(sink, &uplinks)) {
+        for (problem, hint) in sinks(table, index).filter_map(|sink| sink_fault(sink, &uplinks, has_edge)) {
             let name = route.spec.name.as_str();
             judge.complain(text_key(judge, name), name, |error| ConfigError {
                 problem,
@@ -116,7 +122,7 @@ pub(super) fn check_sinks(judge: &mut Judge<'_>, table: &RouteTable, routes: &[R
 }
 
 /// What is wrong with a sink, and what to do about it.
-fn sink_fault(sink: &Sink, uplinks: &[&str]) -> Option<(String, Option<String>)> {
+fn sink_fault(sink: &Sink, uplinks: &[&str], has_edge: bool) -> Option<(String, Option<String>)> {
     let add = |name: &str| Some(format!("add uplink.{name}.url = \"mqtt://HOST:1883\""));
     match (sink, uplinks) {
         (Sink::Upstream, []) => {
@@ -133,10 +139,11 @@ fn sink_fault(sink: &Sink, uplinks: &[&str]) -> Option<(String, Option<String>)>
             format!("leads to an uplink that does not exist: {name}"),
             suggest::nearest_word(name, uplinks).or_else(|| add(name)),
         )),
-        // A module's input is a queue that outlives its connection: handing messages to whoever listens would lose
-        // them where edgeHub keeps them.
+        // The inputs are those of the modules of this gateway's device; without one nobody could be such a module.
+        (Sink::Input { .. }, _) if has_edge => None,
         (Sink::Input { module, input }, _) => Some((
-            "leads into a module input, which is not available in this version".to_owned(),
+            "leads into a module input, and this router is no edge device: [edge] says how it becomes one"
+                .to_owned(),
             Some(format!(
                 "for a client that subscribes by itself: INTO topic \"modules/{module}/inputs/{input}\""
             )),

@@ -634,11 +634,12 @@ fn upstream_is_the_uplink_of_that_name_or_the_only_one() {
 }
 
 #[test]
-fn a_route_into_a_module_input_is_not_available() {
+fn a_route_into_a_module_input_needs_an_edge_device() {
     let route = "routes.r = 'FROM /messages/* INTO BrokeredEndpoint(\"/modules/m/inputs/i\")'";
     let errors = bad(route, &[], &[]);
     let [error] = errors.as_slice() else { panic!("{errors:#?}") };
-    assert!(error.problem.contains("not available in this version"), "{error}");
+    assert!(error.problem.contains("this router is no edge device"), "{error}");
+    good(&format!("{route}\nedge.device_id = 'gw1'\nedge.identities = 'ids.json'"), &[], &[]);
 }
 
 #[test]

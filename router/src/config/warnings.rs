@@ -8,6 +8,7 @@ use routes::Sink;
 
 use super::auth::Auth;
 use super::checked::{Config, Uplink, Warning};
+use super::edge::Edge;
 use super::listeners::Listener;
 use super::suggest;
 
@@ -42,9 +43,14 @@ pub(super) fn warnings(config: &Config) -> Vec<Warning> {
     }
     for uplink in &config.uplinks {
         let leads_there = |sink: &Sink| config.uplink(sink).is_some_and(|used| used.name == uplink.name);
-        if !config.table.sinks().iter().any(leads_there) {
+        // Routes that come from a twin are not known yet.
+        let is_led = config.edge.as_ref().is_some_and(Edge::is_led_by_twin);
+        if !is_led && !config.table.sinks().iter().any(leads_there) {
             warn(&suggest::dotted(&["uplink", &uplink.name]), "no route leads to it".to_owned());
         }
+    }
+    if config.edge.as_ref().is_some_and(Edge::is_led_by_twin) && !config.routes.is_empty() {
+        warn("routes", "mean nothing: edge.config_source = \"twin\"".to_owned());
     }
     for (at, uplink) in config.uplinks.iter().enumerate() {
         let same = |other: &&Uplink| {

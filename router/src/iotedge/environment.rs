@@ -47,6 +47,8 @@ pub(crate) enum Form {
     TlsVersions,
     /// `Scope`, `CloudAndScope`, `Cloud`.
     AuthenticationMode,
+    /// `twin` or `local`.
+    ConfigSource,
 }
 
 /// What the environment came to.
@@ -61,7 +63,9 @@ pub(crate) struct Mapped {
 }
 
 use Fate::{Ignored, Key};
-use Form::{AuthenticationMode, Boolean, Enabled, Folder, LogLevel, Port, Same, SpanMillis, TlsVersions};
+use Form::{
+    AuthenticationMode, Boolean, ConfigSource, Enabled, Folder, LogLevel, Port, Same, SpanMillis, TlsVersions,
+};
 
 const fn variable(name: &'static str, default: &'static str, fate: Fate) -> Variable {
     Variable { name, default, fate }
@@ -72,7 +76,7 @@ const DOTNET: &str = "it tunes the .NET program; the router's threads and buffer
 const ROCKSDB: &str = "it tunes edgeHub's store; see [store]";
 const ALWAYS_PERSISTENT: &str = "messages are always kept on the disk";
 const UPSTREAM: &str = "the connection upstream is configured as an uplink; see [uplink]";
-const TWIN: &str = "twins are not mirrored by this key";
+const TWIN: &str = "reported properties go up at most every 5 s for each client, and twins are fetched after every reconnect";
 const TEMPLATES: &str = "the topics of the dialect are fixed";
 const METRICS: &str = "as with edgeHub itself, the listener of the metrics is HttpSettings__metrics_port";
 
@@ -187,14 +191,12 @@ pub(crate) static VARIABLES: &[Variable] = &[
         Ignored("the certificate is renewed in place when a fifth of its time is left"),
     ),
     // What is done.
+    variable("ConfigSource", "twin", Key("edge.config_source", ConfigSource)),
     variable(
-        "ConfigSource",
-        "twin",
-        Ignored(
-            "routes come from [routes] in this version; the module twin of $edgeHub is not read by this key",
-        ),
+        "ConfigRefreshFrequencySecs",
+        "3600",
+        Ignored("patches come as they are made, and the whole twin after every reconnect and every gap"),
     ),
-    variable("ConfigRefreshFrequencySecs", "3600", Ignored("the module twin is not read by this key")),
     variable("routes__*", "FROM /* INTO $upstream", Key("routes.*", Same)),
     variable(
         "storeAndForward__timeToLiveSecs",
@@ -392,6 +394,11 @@ fn take(mapped: &mut Mapped, (name, value): (&String, &String), key: &'static st
             }
             "tls1.2 and tls1.3, with commas between"
         }
+        ConfigSource => match value.to_lowercase().as_str() {
+            "twin" => return write(key, "twin".to_owned()),
+            "local" => return write(key, "file".to_owned()),
+            _ => "twin or local",
+        },
         AuthenticationMode => match value.to_lowercase().as_str() {
             "scope" => return,
             "cloudandscope" | "cloud" => {
@@ -441,6 +448,7 @@ pub fn page() -> String {
                 format!("`{}` and `{}`: the oldest that is named; nothing older than 1.2", TLS_LISTENERS[0], TLS_LISTENERS[1])
             }
             Key(key, Folder) => format!("`{key}` = FOLDER/millrace; an `edgeHub` in FOLDER is left alone, and said"),
+            Key(key, ConfigSource) => format!("`{key}`: `local` is `file`"),
             Key(key, Port) => format!("`{key}` = `[::]:PORT`"),
             Key(key, SpanMillis) => format!("`{key}`, converted"),
             Key(key, LogLevel) => format!("`{key}`: `verbose` is `trace`, `warning` is `warn`, `fatal` is `error`"),

@@ -19,9 +19,11 @@ mod vault;
 mod workload;
 
 pub(crate) use gatekeeper::Gatekeeper;
+pub(crate) use judge::{Claim, Proof};
 pub use node::StartError;
 pub(crate) use node::{EdgeNode, own_certificate};
-pub(crate) use numbers::{Common, Queue, encode as encode_numbers};
+pub(crate) use numbers::{Common, Queue, encode as encode_numbers, encode_services};
+pub(crate) use vault::Vault;
 pub use workload::{WorkloadUri, version_for};
 
 /// An id as it stands in a path or a query.

@@ -58,6 +58,8 @@ pub(crate) struct EdgeNode {
     config: Edge,
     workload: Option<Workload>,
     signer: Option<Arc<dyn Signer>>,
+    folder: PathBuf,
+    vault: Arc<Vault>,
     trust_file: PathBuf,
     certificate: watch::Sender<Option<Arc<EdgeCertificate>>>,
     waiting: Option<Waiting>,
@@ -93,8 +95,8 @@ impl EdgeNode {
         let directory = Directory::open(
             source,
             edge.device.clone(),
-            folder,
-            vault,
+            folder.clone(),
+            Arc::clone(&vault),
             config.limits.identities_max as usize,
             pauses,
         )
@@ -118,6 +120,8 @@ impl EdgeNode {
             config: edge.clone(),
             workload,
             signer,
+            folder,
+            vault,
             trust_file,
             certificate: watch::Sender::new(certificate.map(Arc::new)),
             waiting: Some(waiting),
@@ -128,6 +132,11 @@ impl EdgeNode {
     pub(crate) fn signer(&self) -> Option<Arc<dyn crate::upstream::Signer>> {
         let signer = self.signer.as_ref().map(Arc::clone)?;
         Some(Arc::new(ForUplink(signer)))
+    }
+
+    /// The folder of what this gateway keeps, and the vault that seals it.
+    pub(crate) fn vault(&self) -> (&Path, Arc<Vault>) {
+        (&self.folder, Arc::clone(&self.vault))
     }
 
     /// The certificate now, and each that follows.

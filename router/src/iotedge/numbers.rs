@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 
 use super::gatekeeper::IdentityNumbers;
+use crate::services::Numbers;
 
 /// The labels that every series has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -77,6 +78,17 @@ pub(crate) fn encode(common: &Common, identities: &IdentityNumbers, queues: &[Qu
     );
     for ((id, reason), count) in &identities.denied {
         out.line("millrace_identities_refused_total", &[("id", id), ("reason", reason)], *count);
+    }
+    out.text
+}
+
+/// What the services of the dialect counted.
+pub(crate) fn encode_services(common: &Common, numbers: &Numbers) -> String {
+    let mut out = Text { text: String::new(), common };
+    for (name, help, count) in numbers.each() {
+        let name = format!("millrace_hub_{name}_total");
+        out.head(&name, "counter", help);
+        out.line(&name, &[], count);
     }
     out.text
 }

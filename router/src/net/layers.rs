@@ -46,6 +46,8 @@ pub(crate) struct Layers {
     proxied: Option<SocketAddr>,
     user: Option<Arc<str>>,
     certificates: Option<Arc<[Box<[u8]>]>>,
+    /// The client speaks HTTP: TLS is all that is left here.
+    is_http: bool,
     handshake_bytes_max: usize,
 }
 
@@ -102,7 +104,12 @@ impl Layers {
             Some(server) => Some(Box::new(TlsSession::new(&server)?)),
             None => None,
         };
-        let rules = || Rules { path: listener.path.clone(), origins: listener.origins.clone() };
+        let rules = || Rules {
+            path: listener.path.clone(),
+            origins: listener.origins.clone(),
+            // Never without TLS: what is plain then would be taken for MQTT.
+            http: listener.identities && tls.is_some(),
+        };
         let websocket = door.kind().is_websocket().then(|| WebSocket::new(rules()));
         let unpacking = door.unpacking.clone().map(|unpacking| (unpacking, Progress::default()));
         if proxy.is_none() && tls.is_none() && websocket.is_none() && unpacking.is_none() {
@@ -120,6 +127,7 @@ impl Layers {
             proxied: None,
             user: None,
             certificates: None,
+            is_http: false,
             handshake_bytes_max: limits.handshake_bytes_max as usize,
         })))
     }
@@ -251,6 +259,11 @@ impl Layers {
         self.proxied.take()
     }
 
+    /// Whether the client speaks HTTP, and not MQTT.
+    pub(crate) fn is_http(&self) -> bool {
+        self.is_http
+    }
+
     /// The user of the client's certificate, once.
     pub(crate) fn take_user(&mut self) -> Option<Arc<str>> {
         self.user.take()
@@ -341,7 +354,11 @@ impl Layers {
                 }
             }
         }
-        if result? && self.ended.is_none() {
+        let is_over = result?;
+        if websocket.is_http() {
+            (self.is_http, self.websocket) = (true, None);
+        }
+        if is_over && self.ended.is_none() {
             self.ended = Some(Came::Goodbye);
         }
         Ok(())

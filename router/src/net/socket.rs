@@ -174,6 +174,11 @@ impl Socket {
         }
     }
 
+    /// Whether the client speaks HTTP, and not MQTT.
+    pub(crate) fn is_http(&self) -> bool {
+        self.layers.as_ref().is_some_and(|layers| layers.is_http())
+    }
+
     /// Notes who is to be woken when there is something to do.
     pub(crate) fn set_waker(&mut self, waker: &Waker) {
         match &mut self.waker {

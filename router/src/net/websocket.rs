@@ -41,6 +41,8 @@ pub(crate) struct Rules {
     pub path: Option<String>,
     /// Origins of web pages that may ask, in lower case; any if empty.
     pub origins: Vec<String>,
+    /// Whether a request that wants no WebSocket is somebody else's, and not a mistake.
+    pub http: bool,
 }
 
 #[derive(Debug)]
@@ -50,6 +52,8 @@ enum State {
     Open(Frames),
     /// A close frame was sent.
     Closed,
+    /// It is HTTP, and no WebSocket.
+    Http,
 }
 
 /// How far the stream of frames is.
@@ -86,6 +90,11 @@ impl WebSocket {
         !matches!(self.state, State::Upgrade(_))
     }
 
+    /// Whether the client has begun with another request than for a WebSocket; nothing is taken from its bytes then.
+    pub(crate) fn is_http(&self) -> bool {
+        matches!(self.state, State::Http)
+    }
+
     /// Whether a close frame was sent.
     pub(crate) fn is_closed(&self) -> bool {
         matches!(self.state, State::Closed)
@@ -108,11 +117,18 @@ impl WebSocket {
                     answers.extend_from_slice(&response);
                     self.state = State::Open(Frames::default());
                 }
-                Err((refused, response)) => {
+                Err(NotUpgraded::Mistake(refused, response)) => {
                     answers.extend_from_slice(&response);
                     return Err(refused);
                 }
+                Err(NotUpgraded::Http) => {
+                    bytes.append(request);
+                    self.state = State::Http;
+                }
             }
+        }
+        if self.is_http() {
+            return Ok(false);
         }
         let State::Open(frames) = &mut self.state else {
             bytes.clear();
@@ -284,8 +300,13 @@ fn put(opcode: OpCode, payload: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(payload);
 }
 
-/// What must be sent for a request, and why, if it is none we take.
-type NotUpgraded = (Refused, Vec<u8>);
+/// A request that is for no WebSocket.
+enum NotUpgraded {
+    /// Why it is none we take, and what must be sent.
+    Mistake(Refused, Vec<u8>),
+    /// It is for somebody else.
+    Http,
+}
 
 /// Reads the request: its length and the response; `None` if it has not come in whole.
 fn upgrade(
@@ -298,24 +319,27 @@ fn upgrade(
         Ok(None) if bytes.len() > request_bytes_max => {
             let detail = format!("{} bytes came, and the request is not over", bytes.len());
             let refused = Refused::new(Refusal::HandshakeTooLarge, detail);
-            return Err((refused, response(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &[])));
+            return Err(NotUpgraded::Mistake(
+                refused,
+                response(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &[]),
+            ));
         }
         Ok(None) => return Ok(None),
-        Err(error) => return Err(no_upgrade(&error)),
+        Err(error) => return Err(no_upgrade(&error, rules)),
     };
     let asked = request.uri().path();
     if rules.path.as_ref().is_some_and(|path| path != asked) {
         let refused = Refused::new(Refusal::WsPath, format!("the client asks for {asked:?}"));
-        return Err((refused, response(StatusCode::NOT_FOUND, &[])));
+        return Err(NotUpgraded::Mistake(refused, response(StatusCode::NOT_FOUND, &[])));
     }
     // Only browsers send it, and a page cannot choose it (RFC 6455 §10.2).
     if let Some(origin) = request.headers().get(header::ORIGIN).filter(|_| !rules.origins.is_empty())
         && !rules.origins.iter().any(|allowed| origin.as_bytes().eq_ignore_ascii_case(allowed.as_bytes()))
     {
         let refused = Refused::new(Refusal::WsOrigin, format!("a page of {origin:?} asks"));
-        return Err((refused, response(StatusCode::FORBIDDEN, &[])));
+        return Err(NotUpgraded::Mistake(refused, response(StatusCode::FORBIDDEN, &[])));
     }
-    let mut accepted = create_response(&request).map_err(|error| no_upgrade(&error))?;
+    let mut accepted = create_response(&request).map_err(|error| no_upgrade(&error, rules))?;
     let offers = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL);
     let offered = |wanted: &str| {
         offers
@@ -325,7 +349,8 @@ fn upgrade(
     };
     let Some(chosen) = SUBPROTOCOLS.into_iter().find(|subprotocol| offered(subprotocol)) else {
         let refused = Refused::new(Refusal::WsSubprotocol, "the client does not offer the subprotocol mqtt");
-        return Err((refused, response(StatusCode::BAD_REQUEST, &[("Sec-WebSocket-Protocol", "mqtt")])));
+        let answer = response(StatusCode::BAD_REQUEST, &[("Sec-WebSocket-Protocol", "mqtt")]);
+        return Err(NotUpgraded::Mistake(refused, answer));
     };
     accepted.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(chosen)); // [MQTT-6.0.0-4]
     let mut bytes = Vec::new();
@@ -334,9 +359,20 @@ fn upgrade(
 }
 
 /// The status that says best what is wrong with a request.
-fn no_upgrade(error: &tungstenite::Error) -> NotUpgraded {
+fn no_upgrade(error: &tungstenite::Error, rules: &Rules) -> NotUpgraded {
     use tungstenite::Error::{Capacity, Protocol};
     use tungstenite::error::ProtocolError as Wrong;
+    let is_other = matches!(
+        error,
+        Protocol(
+            Wrong::WrongHttpMethod
+                | Wrong::MissingConnectionUpgradeHeader
+                | Wrong::MissingUpgradeWebSocketHeader
+        )
+    );
+    if is_other && rules.http {
+        return NotUpgraded::Http;
+    }
     const UPGRADE: &[(&str, &str)] =
         &[("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Version", "13")];
     let (status, headers) = match error {
@@ -350,7 +386,7 @@ fn no_upgrade(error: &tungstenite::Error) -> NotUpgraded {
         Capacity(_) => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &[][..]),
         _ => (StatusCode::BAD_REQUEST, &[][..]),
     };
-    (Refused::new(Refusal::WsRequest, error.to_string()), response(status, headers))
+    NotUpgraded::Mistake(Refused::new(Refusal::WsRequest, error.to_string()), response(status, headers))
 }
 
 fn response(status: StatusCode, headers: &[(&str, &str)]) -> Vec<u8> {

@@ -6,6 +6,7 @@
 
 mod dialects;
 mod iothub;
+mod line;
 mod link;
 mod local;
 mod packing;
@@ -32,6 +33,7 @@ use crate::config::Uplink;
 
 pub(crate) use dialects::Gateway;
 pub(crate) use iothub::{Signature, Signer};
+pub(crate) use line::{Line, News, ORDERS_MAX, Operator, Order, line};
 pub(crate) use local::LocalDoor;
 pub(crate) use status::{LinkStatus, UplinkState};
 pub(crate) use tails::{Bell, Tails};
@@ -54,6 +56,8 @@ pub(crate) struct UplinkSetup {
     pub status: Arc<LinkStatus>,
     /// Signs this gateway's tokens instead of the key in the configuration, for IoT Hub.
     pub signer: Option<Arc<dyn Signer>>,
+    /// Services that speak over its links, for IoT Hub.
+    pub line: Option<Line>,
 }
 
 /// Runs all uplinks on this thread until `stop` says so; `commands` come from operators.
@@ -71,7 +75,8 @@ pub(crate) fn run(
         let (gateway, local) = (Rc::new(gateway), Rc::new(local));
         let wake_keeper = Rc::new(Notify::new());
         let (mut links, mut lanes) = (Vec::new(), Vec::new());
-        for setup in uplinks {
+        for mut setup in uplinks {
+            let line = setup.line.take();
             let tray = poison::SharedTray::default();
             let forwarding = &setup.config.forwarding;
             let lane = PoisonLane {
@@ -88,7 +93,7 @@ pub(crate) fn run(
             let keyring = setup.config.hub.as_ref().map(|hub| Keyring::new(hub, setup.signer.clone()));
             let link = link::Uplink::new(setup, reader, limits, (tray, wake), us, stop);
             links.push(match keyring {
-                Some(keyring) => tokio::task::spawn_local(link::pooled::run(link, keyring)),
+                Some(keyring) => tokio::task::spawn_local(link::pooled::run(link, keyring, line)),
                 None => tokio::task::spawn_local(link.run()),
             });
         }

@@ -1,3 +1,4 @@
-//! The protocols that clients speak to us. Today MQTT; the IoT Hub dialect will be a second reading of the same packets.
+//! The protocols that clients speak to us. MQTT, and the IoT Hub dialect: another reading of the same packets.
 
+pub(crate) mod iothub;
 pub(crate) mod mqtt;

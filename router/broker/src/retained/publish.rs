@@ -50,7 +50,7 @@ impl Broker {
             properties: &[],
             payload: payload.as_bytes(),
         };
-        let publication = Publication { envelope, user: "", expires: None, now };
+        let publication = Publication { envelope, user: "", expires: None, now, hub: None };
         self.publish(&publication, &mut Promise::default(), effects);
     }
 

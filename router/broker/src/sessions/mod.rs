@@ -177,6 +177,10 @@ pub(crate) struct Session {
     pub(crate) queue_bytes: usize,
     /// Whether it is or was in a group that shares a subscription.
     pub(crate) shares: bool,
+    /// It is that of a module that has not subscribed to its inputs: what waits for it stays.
+    pub(crate) parked: bool,
+    /// The broker reads nothing before its lane is open.
+    pub(crate) awaited: bool,
     /// QoS 1 messages of its groups that are in flight, in a clean session: they go to others if it leaves.
     pub(crate) lent: VecDeque<Lent>,
     /// Bytes of `lent`.
@@ -204,6 +208,8 @@ impl Session {
             queue: VecDeque::new(),
             queue_bytes: 0,
             shares: false,
+            parked: false,
+            awaited: false,
             lent: VecDeque::new(),
             lent_bytes: 0,
         }

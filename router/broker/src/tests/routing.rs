@@ -13,7 +13,7 @@ const URGENT: LaneId = LaneId(1);
 const DEFAULT: LaneId = LaneId(2);
 
 /// Routes `(text, priority, ttl)`; every uplink is one and the same, with an urgent and a default lane.
-pub(super) fn plan(specs: &[(&str, Option<i64>, Option<u64>)]) -> Plan {
+pub(crate) fn plan(specs: &[(&str, Option<i64>, Option<u64>)]) -> Plan {
     let spec = |(text, priority, ttl_millis): &(&str, Option<i64>, Option<u64>)| RouteSpec {
         name: (*text).to_owned(),
         text: (*text).to_owned(),
@@ -27,7 +27,8 @@ pub(super) fn plan(specs: &[(&str, Option<i64>, Option<u64>)]) -> Plan {
             let lanes = vec![(Priority::HIGHEST, URGENT), (Priority::DEFAULT, DEFAULT)];
             SinkPlan::Lanes { uplink: 0, lanes, when_full: WhenFull::Refuse }
         }
-        _ => SinkPlan::Topic,
+        routes::Sink::Input { .. } => SinkPlan::Input,
+        routes::Sink::Topic(_) => SinkPlan::Topic,
     });
     Plan {
         sinks: sinks.collect(),
@@ -38,7 +39,7 @@ pub(super) fn plan(specs: &[(&str, Option<i64>, Option<u64>)]) -> Plan {
 }
 
 /// Everything goes to the uplink.
-pub(super) fn uplink_plan() -> Plan {
+pub(crate) fn uplink_plan() -> Plan {
     plan(&[("FROM /* INTO $upstream", None, None)])
 }
 

@@ -5,12 +5,12 @@
 //! In: bytes from the upstream, records to send, time. Out: bytes to write, answers, or why it ends.
 //! Invariant: packet identifiers in flight are consecutive in a ring, so an acknowledgement is found by subtraction.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use model::{Instant, Now, Qos, Seq};
-use wire::{Connect, OutgoingPublish, Packet, ReasonCode, Subscribe, Version};
+use wire::{Connect, OutgoingPublish, Packet, ReasonCode, Subscribe, Subscription, Unsubscribe, Version};
 
 use super::dialect::{Dialect, Form, Outgoing};
 use super::inbound::{Inbound, InboundCounts, InboundRules, LocalError};
@@ -131,6 +131,29 @@ pub(super) struct Answer {
     pub(super) number: u64,
 }
 
+/// A publication from upstream that is for a service, and not for our own broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// As it came.
+    pub topic: String,
+    /// As it came.
+    pub payload: Vec<u8>,
+    /// What it is acknowledged by, if it wants to be: the number of the link, its identifier.
+    pub ack: Option<(u64, NonZeroU16)>,
+}
+
+/// What services have with the upstream over a link: filters, requests, what comes back. One question about filters is in
+/// flight at a time.
+#[derive(Debug, Default)]
+struct Line {
+    wanted: BTreeSet<String>,
+    told: BTreeSet<String>,
+    is_asking: bool,
+    heard: Vec<Heard>,
+    /// Of the link.
+    number: u64,
+}
+
 /// One connection to an upstream.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -160,6 +183,7 @@ pub(super) struct Link {
     unsubscribed: Vec<(String, ReasonCode)>,
     /// Messages that were sent without their properties.
     poorer: u64,
+    line: Line,
 }
 
 impl Link {
@@ -199,6 +223,7 @@ impl Link {
             local_out,
             unsubscribed: Vec::new(),
             poorer: 0,
+            line: Line::default(),
             setup,
         })
     }
@@ -250,7 +275,11 @@ impl Link {
             match wire::decode(frame, self.setup.version)? {
                 Packet::PubAck(ack) => answers.extend(self.on_puback(ack.packet_id, ack.reason, now)),
                 Packet::ConnAck(ack) => self.on_connack(&ack, out)?,
-                Packet::SubAck(ack) => self.on_suback(&ack.reasons),
+                Packet::SubAck(ack) => {
+                    self.on_suback(&ack.reasons);
+                    self.answered_about_filters(out);
+                }
+                Packet::UnsubAck(_) => self.answered_about_filters(out),
                 Packet::PingResp => {}
                 Packet::Disconnect(disconnect) => return Err(LinkError::Disconnected(disconnect.reason)),
                 Packet::Publish(publish) => {
@@ -258,7 +287,14 @@ impl Link {
                         inbound.take(&publish, self.setup.version, &mut self.local_out, out);
                         continue;
                     }
-                    // Left over from an earlier life of this client identifier: take it, so that it is not sent for ever.
+                    if !self.line.wanted.is_empty() {
+                        let (topic, payload) = (publish.topic.to_owned(), publish.payload.to_vec());
+                        let wants = publish.packet_id.filter(|_| publish.qos == Qos::AtLeastOnce);
+                        let ack = wants.map(|packet_id| (self.line.number, packet_id));
+                        self.line.heard.push(Heard { topic, payload, ack });
+                        continue;
+                    }
+                    // Left over from an earlier life of this client identifier: it is not sent for ever.
                     if let (Qos::AtLeastOnce, Some(packet_id)) = (publish.qos, publish.packet_id) {
                         let version = self.setup.version;
                         wire::encode_ack(out, version, wire::AckKind::PubAck, packet_id, ReasonCode::SUCCESS);
@@ -298,6 +334,76 @@ impl Link {
         }
         self.inflight.push_back(Some(about));
         Ok(Sent::InFlight)
+    }
+
+    /// What services want to hear; the upstream is told what has changed.
+    pub(super) fn listen(&mut self, filters: &BTreeSet<String>, out: &mut Vec<u8>) {
+        self.line.wanted.clone_from(filters);
+        self.ask_for_filters(out);
+    }
+
+    /// Appends a request of a service, with QoS 0: it is answered by another message, or not at all. `false`: it cannot be
+    /// sent, now or ever.
+    pub(super) fn say(&mut self, topic: &str, payload: &[u8], now: Now, out: &mut Vec<u8>) -> bool {
+        let start = out.len();
+        let publish = OutgoingPublish { topic, payload, qos: Qos::AtMostOnce, ..OutgoingPublish::default() };
+        let fits = self.state == LinkState::Up
+            && wire::encode_publish(out, self.setup.version, &publish).is_ok()
+            && out.len() - start <= self.packet_bytes_max;
+        if fits {
+            self.wrote_at = now.instant;
+        } else {
+            out.truncate(start);
+        }
+        fits
+    }
+
+    /// A service has taken what it heard.
+    pub(super) fn acknowledge(&mut self, packet_id: NonZeroU16, now: Now, out: &mut Vec<u8>) {
+        wire::encode_ack(out, self.setup.version, wire::AckKind::PubAck, packet_id, ReasonCode::SUCCESS);
+        self.wrote_at = now.instant;
+    }
+
+    /// It is the link of this number.
+    pub(super) fn number(mut self, number: u64) -> Link {
+        self.line.number = number;
+        self
+    }
+
+    /// What has come for services.
+    pub(super) fn take_heard(&mut self) -> Vec<Heard> {
+        std::mem::take(&mut self.line.heard)
+    }
+
+    fn answered_about_filters(&mut self, out: &mut Vec<u8>) {
+        self.line.is_asking = false;
+        self.ask_for_filters(out);
+    }
+
+    fn ask_for_filters(&mut self, out: &mut Vec<u8>) {
+        let line = &mut self.line;
+        if self.state != LinkState::Up || line.is_asking {
+            return;
+        }
+        let new: Vec<String> = line.wanted.difference(&line.told).cloned().collect();
+        let gone: Vec<String> = line.told.difference(&line.wanted).cloned().collect();
+        let version = self.setup.version;
+        // A few short filters can always be encoded.
+        if !new.is_empty() {
+            let subscribe = Subscribe {
+                packet_id: SUBSCRIBE_ID,
+                subscription_id: None,
+                user_properties: Vec::new(),
+                subscriptions: new.iter().map(|filter| Subscription::new(filter, Qos::AtLeastOnce)).collect(),
+            };
+            line.is_asking = wire::encode_subscribe(out, version, &subscribe).is_ok();
+            line.told.extend(new);
+        } else if !gone.is_empty() {
+            line.told.retain(|filter| !gone.contains(filter));
+            let unsubscribe =
+                Unsubscribe { packet_id: SUBSCRIBE_ID, user_properties: Vec::new(), filters: gone };
+            line.is_asking = wire::encode_unsubscribe(out, version, &unsubscribe).is_ok();
+        }
     }
 
     /// Time passed: keeps the connection alive, or says that it is not.
@@ -438,6 +544,8 @@ impl Link {
             let encoded = wire::encode_subscribe(out, self.setup.version, &subscribe);
             encoded
                 .map_err(|_| LinkError::Protocol("our SUBSCRIBE is too long; name fewer inbound topics"))?;
+        } else {
+            self.ask_for_filters(out);
         }
         Ok(())
     }

@@ -29,7 +29,7 @@ pub use carrier::{Aside, Carrier, Counts, Reading, Rules};
 pub use clocks::ClockWatch;
 pub use dialect::{Dialect, Form, Origin, Outgoing};
 pub use inbound::{InboundCounts, InboundEntry, InboundRules, LocalError};
-pub use link::{LinkError, LinkSetup, LinkState};
+pub use link::{Heard, LinkError, LinkSetup, LinkState};
 pub use mapping::{Entry, Mapping, Packing};
 pub use poison::{InvalidPoison, Poison, Refusal, Unfit};
 pub use pool::PoolRules;

@@ -8,12 +8,13 @@
 //! lane's look-ahead and by `senders_max`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use model::{Instant, Now};
 
 use super::Backoff;
-use super::link::{Answer, Link, LinkError, LinkSetup, LinkState, Sending};
+use super::link::{Answer, Heard, Link, LinkError, LinkSetup, LinkState, Sending};
 use super::poison;
 use super::suspicion::Suspicion;
 use crate::random::Random;
@@ -63,6 +64,10 @@ struct Member {
     is_wanted: bool,
     /// Nothing new is sent: it is about to be closed for a better one.
     is_resting: bool,
+    /// What services want to hear over it; while that is something, the link stays as long as there are enough for all.
+    filters: BTreeSet<String>,
+    /// Links that it has had.
+    links: u64,
     /// Not opened before.
     due: Instant,
     backoff: Backoff,
@@ -121,6 +126,8 @@ impl Pool {
             is_taken: false,
             is_wanted: false,
             is_resting: false,
+            filters: BTreeSet::new(),
+            links: 0,
             due: Instant::default(),
             backoff: Backoff::new(min, max),
             used_at: now,
@@ -186,10 +193,12 @@ impl Pool {
         if now < self.open_at || self.taken() >= self.rules.links_max {
             return None;
         }
+        // Who has been without one for longest: with more identities than links, each has its turn.
         let member = self
             .members
             .values_mut()
-            .find(|member| member.is_wanted && !member.is_taken && member.due <= now)?;
+            .filter(|member| member.is_wanted && !member.is_taken && member.due <= now)
+            .min_by_key(|member| member.used_at)?;
         member.is_taken = true;
         member.is_resting = false;
         let identity = Arc::clone(&member.identity);
@@ -211,7 +220,10 @@ impl Pool {
     pub(super) fn connected(&mut self, id: u64, setup: LinkSetup, now: Now) -> Result<(), LinkError> {
         let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
         member.out.clear();
-        member.link = Some(Link::open(setup, now, &mut member.out)?);
+        member.links += 1;
+        let mut link = Link::open(setup, now, &mut member.out)?.number(member.links);
+        link.listen(&member.filters, &mut member.out); // once it is up
+        member.link = Some(link);
         (member.answered_at, member.used_at) = (now.instant, now.instant);
         Ok(())
     }
@@ -240,6 +252,49 @@ impl Pool {
             (member.answered_at, member.used_at) = (now.instant, now.instant);
         }
         Ok((taken, is_new))
+    }
+
+    /// Services want to hear this over the link of `identity`, or nothing any more. The link stays while they do. Whether it is
+    /// up.
+    pub(super) fn listen(
+        &mut self,
+        id: u64,
+        identity: &str,
+        filters: BTreeSet<String>,
+        now: Instant,
+    ) -> bool {
+        let member = self.member(id, identity, now);
+        member.is_wanted |= !filters.is_empty() && !member.is_taken;
+        member.filters = filters;
+        member.used_at = now;
+        if let Some(link) = &mut member.link {
+            link.listen(&member.filters, &mut member.out);
+        }
+        member.is_up()
+    }
+
+    /// A service says something over the link of an identity; `false`: that is not up, or does not take it.
+    pub(super) fn say(&mut self, id: u64, topic: &str, payload: &[u8], now: Now) -> bool {
+        let Some(member) = self.members.get_mut(&id) else { return false };
+        if member.is_resting || member.out.len() > OUT_BYTES_MAX {
+            return false;
+        }
+        member.used_at = now.instant;
+        member.link.as_mut().is_some_and(|link| link.say(topic, payload, now, &mut member.out))
+    }
+
+    /// A service has taken what came over a link, if that is still there.
+    pub(super) fn acknowledge(&mut self, id: u64, (number, packet_id): (u64, NonZeroU16), now: Now) {
+        let Some(member) = self.members.get_mut(&id).filter(|member| member.links == number) else { return };
+        if let Some(link) = &mut member.link {
+            link.acknowledge(packet_id, now, &mut member.out);
+        }
+    }
+
+    /// What has come for services over one link.
+    pub(super) fn take_heard(&mut self, id: u64) -> Vec<Heard> {
+        let link = self.members.get_mut(&id).and_then(|member| member.link.as_mut());
+        link.map_or_else(Vec::new, Link::take_heard)
     }
 
     /// Takes what waits for the socket of one link.
@@ -284,7 +339,7 @@ impl Pool {
         // With others waiting, a moment without messages is enough.
         *member.identity != *self.rules.own
             && is_empty
-            && (idle >= self.rules.idle_millis
+            && (member.filters.is_empty() && idle >= self.rules.idle_millis
                 || is_crowded && idle >= STALL_MILLIS.min(self.rules.idle_millis))
     }
 
@@ -327,7 +382,7 @@ impl Pool {
         if failed {
             member.due = now.plus_millis(member.backoff.failed(random));
         }
-        member.is_wanted = failed || *member.identity == *self.rules.own;
+        member.is_wanted = failed || *member.identity == *self.rules.own || !member.filters.is_empty();
         if is_refused && *member.identity != *self.rules.own {
             member.refusals = member.refusals.saturating_add(1);
         }
@@ -355,8 +410,10 @@ impl Pool {
     /// Forgets identities that nobody wants any more: devices that are gone for good take no room.
     pub(super) fn tidy(&mut self, waiting: &BTreeSet<u64>) {
         self.members.retain(|id, member| {
-            member.is_wanted &=
-                member.is_taken || *member.identity == *self.rules.own || waiting.contains(id);
+            member.is_wanted &= member.is_taken
+                || *member.identity == *self.rules.own
+                || !member.filters.is_empty()
+                || waiting.contains(id);
             member.is_taken || member.is_wanted || member.refusals > 0 && waiting.contains(id)
         });
     }

@@ -128,6 +128,28 @@ pub(in super::super) static EDGE_CLIENTS_MAX: Key = integer(
     0,
     "Identities connected at once; one more is refused with CONNACK, before it has a session. 0 means no such bound.",
 );
+pub(in super::super) static EDGE_ALLOW_SENDER_MISMATCH: Key = key(
+    "edge.allow_sender_mismatch",
+    Allowed::Boolean,
+    Default::Boolean(false),
+    "Whether a client may name another device or module as the sender of its telemetry, as edgeHub lets it. Otherwise such a \
+     message is refused, as by IoT Hub.",
+);
+pub(in super::super) static EDGE_KEEP_FOR_UNKNOWN: Key = key(
+    "edge.keep_for_unknown",
+    Allowed::Boolean,
+    Default::Boolean(true),
+    "Whether messages for an input of a module that has never connected are kept until it comes. Without, they are dropped \
+     and counted.",
+);
+pub(in super::super) static EDGE_CONFIG_SOURCE: Key = words(
+    "edge.config_source",
+    &["file", "twin"],
+    "file",
+    "Where routes come from: `file`, from `[routes]`; `twin`, from the desired properties of our module twin (schema 1.0 to \
+     1.3), as edgeHub's do. Then `[routes]` means nothing, and no client is let in before the twin was read once, from IoT Hub \
+     or from the copy of an earlier run. Without an IoT Hub it is always `file`.",
+);
 pub(in super::super) static EDGE_OLD_STORAGE: Key = key(
     "edge.old_storage",
     Allowed::Text,
@@ -171,5 +193,8 @@ pub(super) static KEYS: &[&Key] = &[
     &EDGE_SCOPE_REFRESH_MIN_SECS,
     &EDGE_LOOKUP_TIMEOUT_MS,
     &EDGE_CLIENTS_MAX,
+    &EDGE_ALLOW_SENDER_MISMATCH,
+    &EDGE_KEEP_FOR_UNKNOWN,
+    &EDGE_CONFIG_SOURCE,
     &EDGE_OLD_STORAGE,
 ];

@@ -31,6 +31,7 @@ fn every_variable_writes_its_key_or_says_why_not() {
                 "tls1.3",
                 &[("listener.tls.tls_version_min", "1.3"), ("listener.wss.tls_version_min", "1.3")],
             ),
+            Fate::Key(key, Form::ConfigSource) => ("Local", &[(key, "file")]),
             Fate::Key(_, Form::AuthenticationMode) => ("Scope", &[]),
         };
         for name in [name.clone(), name.to_uppercase(), name.replace("__", ":")] {

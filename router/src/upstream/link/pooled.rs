@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use broker::uplink::{LinkError, LinkSetup};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
@@ -25,7 +25,7 @@ use super::super::watchdogs;
 use super::{GOODBYE_TIMEOUT, QUIET, TICK, Uplink, push, stopped};
 use crate::clock::entropy;
 use crate::upstream::sentences::with_advice;
-use crate::upstream::{UplinkState, link_setup};
+use crate::upstream::{Line, News, Order, UplinkState, link_setup};
 
 /// How far the wall clock may go another way than time itself before tokens are made anew.
 const CLOCK_JUMP_MILLIS: i64 = 30_000;
@@ -65,13 +65,16 @@ struct Shared {
     rang: Notify,
     /// Rings for each link: there are bytes.
     bells: RefCell<BTreeMap<Arc<str>, Rc<Notify>>>,
+    /// Where services are told what comes, if there are any.
+    news: Option<mpsc::Sender<News>>,
 }
 
 /// Carries until told to stop.
-pub(in crate::upstream) async fn run(uplink: Uplink, keyring: Keyring) {
+pub(in crate::upstream) async fn run(uplink: Uplink, keyring: Keyring, line: Option<Line>) {
+    let (news, mut orders) = line.map(|line| (line.news, line.orders)).unzip();
     let (bell, mut stop) = (Arc::clone(&uplink.setup.bell), uplink.stop.clone());
     let core = RefCell::new(uplink);
-    let shared = Rc::new(Shared { core, keyring, rang: Notify::new(), bells: RefCell::default() });
+    let shared = Rc::new(Shared { core, keyring, rang: Notify::new(), bells: RefCell::default(), news });
     let mut links = JoinSet::new();
     loop {
         let (opens, wait) = shared.turn();
@@ -85,12 +88,23 @@ pub(in crate::upstream) async fn run(uplink: Uplink, keyring: Keyring) {
             () = bell.wait() => shared.core.borrow_mut().look_at_tails_or_say(),
             () = shared.rang.notified() => {}
             () = pause(wait) => {}
+            order = next(&mut orders) => shared.obey(order).await,
             ended = links.join_next(), if !links.is_empty() => if let Some(Err(error)) = ended {
                 warn!(%error, "a link ended by a defect; please report");
             },
         }
     }
     while links.join_next().await.is_some() {}
+}
+
+/// The next order; for ever, if there is nobody to give one.
+async fn next(orders: &mut Option<mpsc::Receiver<Order>>) -> Order {
+    if let Some(orders) = orders
+        && let Some(order) = orders.recv().await
+    {
+        return order;
+    }
+    pending().await
 }
 
 /// Waits so long, or for ever.
@@ -124,6 +138,41 @@ impl Shared {
         (opens, wait.map(Duration::from_millis))
     }
 
+    /// Does what a service wants.
+    async fn obey(&self, order: Order) {
+        let now = self.core.borrow().clock.now();
+        match order {
+            Order::Listen { identity, filters } => {
+                let is_up = self.core.borrow_mut().carrier.listen(&identity, filters, now.instant);
+                if is_up {
+                    self.tell(News::Up(identity)).await;
+                }
+            }
+            Order::Acknowledge { identity, ack } => {
+                self.core.borrow_mut().carrier.acknowledge(&identity, ack, now);
+            }
+            Order::Say { identity, topic, payload } => {
+                let mut core = self.core.borrow_mut();
+                if !core.carrier.say(&identity, &topic, &payload, now) {
+                    // The service waits for an answer with a deadline of its own.
+                    debug!(uplink = %core.name, %identity, topic, "a request could not be sent");
+                }
+            }
+        }
+    }
+
+    /// Tells services, which may take a moment; not while the router stops, when they do not listen any more.
+    async fn tell(&self, news: News) {
+        let Some(sender) = &self.news else { return };
+        let mut stop = self.core.borrow().stop.clone();
+        tokio::select! {
+            () = stopped(&mut stop) => {}
+            told = sender.send(news) => if told.is_err() {
+                debug!("nobody listens to IoT Hub any more");
+            },
+        }
+    }
+
     /// The status is that of the gateway's own link.
     fn say(&self, identity: &str, state: UplinkState, error: Option<String>) {
         let core = self.core.borrow();
@@ -144,6 +193,7 @@ async fn link(shared: Rc<Shared>, identity: Arc<str>, ring: Rc<Notify>) {
         Err(over) => over,
     };
     shared.bells.borrow_mut().remove(&identity);
+    shared.tell(News::Down(Arc::clone(&identity))).await;
     let advice = shared.advice(&identity, &over);
     {
         let mut core = shared.core.borrow_mut();
@@ -198,7 +248,11 @@ impl Shared {
     }
 }
 
-async fn carry(shared: &Shared, identity: &str, ring: &Notify) -> Result<std::convert::Infallible, Over> {
+async fn carry(
+    shared: &Shared,
+    identity: &Arc<str>,
+    ring: &Notify,
+) -> Result<std::convert::Infallible, Over> {
     let (mut stop, clock, name, mut transport) = {
         let core = shared.core.borrow();
         (core.stop.clone(), core.clock, Rc::clone(&core.name), core.transport().clone())
@@ -253,6 +307,11 @@ async fn carry(shared: &Shared, identity: &str, ring: &Notify) -> Result<std::co
                 unread.drain(..taken);
                 if is_new {
                     shared.on_up(identity);
+                    shared.tell(News::Up(Arc::clone(identity))).await;
+                }
+                let heard = shared.core.borrow_mut().carrier.take_heard(identity);
+                for heard in heard {
+                    shared.tell(News::Heard(Arc::clone(identity), heard)).await;
                 }
                 shared.rang.notify_one();
             }

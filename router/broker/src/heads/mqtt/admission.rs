@@ -148,12 +148,13 @@ impl Broker {
         }
         let user = identity.user.as_deref();
         let id_fits = assigned || self.setup.access.takes_client_id(user, &connect.client_id);
-        if !id_fits || !self.may_take_session(user, &connect.client_id) {
+        if !id_fits || !self.may_take_session(&identity, &connect.client_id) {
             self.turn_away(conn, connect.version, ReasonCode::NOT_AUTHORIZED, now, effects);
             return;
         }
         let Some(connection) = self.connections.find(conn) else { return };
         connection.identity = identity;
+        self.recognise(conn, &connect);
         self.grant_rights(conn, &connect.client_id);
         if let Some(will) = &connect.will
             && !self.may_leave_will(conn, &connect.client_id, &will.topic, effects)
@@ -168,7 +169,12 @@ impl Broker {
     ///
     /// It belongs to the user who made it: another one would get its messages, or end its connection. Where nobody owns
     /// it, or its owner exists no longer, it goes to whoever comes.
-    fn may_take_session(&self, user: Option<&str>, client_id: &str) -> bool {
+    fn may_take_session(&self, identity: &Identity, client_id: &str) -> bool {
+        let user = identity.user.as_deref();
+        // The queue of a module is the module's, also before it has come for the first time.
+        if self.has_hub && self.inputs_filter(client_id).is_some() {
+            return identity.by_edge && user == Some(client_id);
+        }
         let session = self.by_client.get(client_id).and_then(|key| self.sessions.get(key.0 as usize));
         let Some(owner) = session.and_then(|session| session.owner.as_deref()) else { return true };
         if user == Some(owner) {

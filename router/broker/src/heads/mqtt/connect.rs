@@ -61,11 +61,19 @@ impl Broker {
         now: Now,
         effects: &mut Effects,
     ) {
+        let has_queue = self.hub_client(conn).is_some_and(|client| client.is_own_module);
         self.take_over(&connect.client_id, now, effects);
-        let (key, session_present, ended) = self.join(connect, now, effects);
-        self.describe(conn, key, connect, now);
+        let (key, session_present, ended) = self.join(connect, has_queue, now, effects);
+        self.describe(conn, key, connect, has_queue, now);
+        if has_queue && self.sessions[key.0 as usize].keeping != Keeping::Opening {
+            self.subscribe_inputs(key, effects); // of a session from before there were inputs
+        }
         if session_present && self.has_rules {
             self.recheck_subscriptions(conn, key, effects);
+        }
+        if self.has_hub {
+            let features = self.features_of(key);
+            self.park_on_connect(key, features);
         }
         let mut bytes = Vec::new();
         let ack = self.connack(conn, connect, session_present, assigned);
@@ -122,6 +130,9 @@ impl Broker {
         if let Phase::Joining(key) = connection.phase {
             connection.phase = Phase::Open(key);
             self.announce_member(key, true, effects);
+            if self.has_hub {
+                self.tell_connected(conn, key, effects);
+            }
         }
         let Some(connection) = self.connections.find(conn) else { return };
         if let Phase::Open(key) = connection.phase {
@@ -150,6 +161,9 @@ impl Broker {
             effects.advance(lane, last);
         }
         let ticket = self.save_session(key, effects);
+        if self.has_hub {
+            self.open_inputs(key, effects);
+        }
         let Some(conn) = conn else { return };
         // CONNACK promises the session: a client that is told of another one after a crash drops what it has not finished.
         let promise = Promise { ticket, ..Promise::default() };
@@ -262,11 +276,28 @@ impl Broker {
     }
 
     /// Finds or makes the session. Returns it, whether it was there, and what must be durable before CONNACK.
-    fn join(&mut self, connect: &Connect, now: Now, effects: &mut Effects) -> (SessionKey, bool, Ticket) {
+    fn join(
+        &mut self,
+        connect: &Connect,
+        has_queue: bool,
+        now: Now,
+        effects: &mut Effects,
+    ) -> (SessionKey, bool, Ticket) {
         let mut ticket = Ticket(0);
         if let Some(&key) = self.by_client.get(connect.client_id.as_str()) {
             let session = &self.sessions[key.0 as usize];
             let opening = session.keeping == Keeping::Opening;
+            if has_queue && session.is_stored() && !session.is_over(now) {
+                // Nobody has had a session that only waited for its module.
+                let present = !connect.clean_start && !opening && session.owner.is_some();
+                if connect.clean_start {
+                    self.publish_delayed_will(key, now, effects); // what it was is over
+                    self.begin_module_anew(key, effects);
+                } else {
+                    self.publish_will_if_due(key, now, effects);
+                }
+                return (key, present, effects.appends.last);
+            }
             if !connect.clean_start && !session.is_over(now) {
                 self.publish_will_if_due(key, now, effects);
                 // While its lane is being opened nobody was told of the session, and an end before it may not be
@@ -276,7 +307,8 @@ impl Broker {
             self.publish_delayed_will(key, now, effects); // its session ends: the delay is over
             ticket = self.end_session(key, effects); // [MQTT-3.1.2-4]
         }
-        let keeping = if self.expiry_secs(connect) > 0 { Keeping::Opening } else { Keeping::Clean };
+        let keeping =
+            if has_queue || self.expiry_secs(connect) > 0 { Keeping::Opening } else { Keeping::Clean };
         let session = self.new_session(&connect.client_id, keeping);
         let key = self.adopt(session);
         if keeping == Keeping::Opening {
@@ -286,8 +318,9 @@ impl Broker {
     }
 
     /// Notes what CONNECT agreed on.
-    fn describe(&mut self, conn: ConnId, key: SessionKey, connect: &Connect, now: Now) {
-        let expiry_secs = self.expiry_secs(connect);
+    fn describe(&mut self, conn: ConnId, key: SessionKey, connect: &Connect, has_queue: bool, now: Now) {
+        // The queue of a module is there as long as the module.
+        let expiry_secs = if has_queue { u32::MAX } else { self.expiry_secs(connect) };
         let Some(session) = self.sessions.get_mut(key.0 as usize) else { return };
         session.conn = Some(conn);
         session.expiry_secs = expiry_secs;

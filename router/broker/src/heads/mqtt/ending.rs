@@ -34,6 +34,9 @@ impl Broker {
         let Some(connection) = self.connections.find(conn) else { return };
         let will = connection.will.take();
         let Some(key) = connection.session.take() else { return };
+        if self.has_hub {
+            self.tell_disconnected(conn, effects);
+        }
         let Some(session) = self.sessions.get(key.0 as usize).filter(|session| session.conn == Some(conn))
         else {
             return;
@@ -74,8 +77,10 @@ impl Broker {
         };
         let expires = will.expiry_secs.map(|secs| now.timestamp.plus_millis(u64::from(secs) * 1_000));
         let user = user.unwrap_or_default();
+        let publication = Publication { envelope, user, expires, now, hub: None };
         self.publishes_will = true;
-        let (promise, _) = self.dispatch(&Publication { envelope, user, expires, now }, effects);
+        let by_hub = if self.has_hub { self.publish_hub_will(&publication, effects) } else { None };
+        let promise = by_hub.unwrap_or_else(|| self.dispatch(&publication, effects).0);
         self.publishes_will = false;
         promise
     }
@@ -164,7 +169,8 @@ impl Broker {
                 return Err(Fault::Peer(PeerFault::ExpiryRaised));
             }
             let granted = expiry_secs.min(self.setup.limits.session_expiry_secs_max);
-            if let Some(session) = self.sessions.get_mut(key.0 as usize) {
+            let has_queue = connection.hub.as_ref().is_some_and(|client| client.is_own_module);
+            if !has_queue && let Some(session) = self.sessions.get_mut(key.0 as usize) {
                 session.expiry_secs = granted;
             }
         }

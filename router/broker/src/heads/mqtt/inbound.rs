@@ -15,6 +15,7 @@ use crate::connections::Phase;
 use crate::dispatch::Publication;
 use crate::effects::Effects;
 use crate::envelope::Envelope;
+use crate::heads::iothub::is_reserved;
 use crate::retained::is_system;
 use crate::sessions::SubscriptionOptions;
 use crate::subscriptions::SessionKey;
@@ -215,6 +216,25 @@ impl Broker {
         if exactly_once && self.is_repeat(conn, key, publish, effects)? {
             return Ok(());
         }
+        if self.has_hub
+            && let Some(client) = self.hub_client(conn)
+        {
+            return self.on_hub_publish(conn, key, &client, publish, now, effects);
+        }
+        self.take_plain_publish(conn, key, publish, now, effects)
+    }
+
+    /// A publication in the free topic space.
+    #[inline]
+    pub(in crate::heads) fn take_plain_publish(
+        &mut self,
+        conn: ConnId,
+        key: SessionKey,
+        publish: &Publish<'_>,
+        now: Now,
+        effects: &mut Effects,
+    ) -> Result<(), Fault> {
+        let exactly_once = publish.qos == Qos::ExactlyOnce;
         if self.has_rules && !self.may_publish(conn, publish.topic) {
             let ack = self.deny_publish(conn, key, publish, effects)?;
             self.owe_denial(conn, ack, effects);
@@ -243,18 +263,32 @@ impl Broker {
                 .expiry_secs()
                 .map(|secs| now.timestamp.plus_millis(u64::from(secs) * 1_000)),
             now,
+            hub: None,
         };
-        let (promise, matched) = self.dispatch(&publication, effects);
+        let dispatched = self.dispatch(&publication, effects);
+        self.acknowledge_publish(conn, key, publish, dispatched, effects);
+        Ok(())
+    }
+
+    /// Owes the acknowledgement of a publication that was dispatched: with what promise, and whether anybody took it.
+    #[inline]
+    pub(in crate::heads) fn acknowledge_publish(
+        &mut self,
+        conn: ConnId,
+        key: SessionKey,
+        publish: &Publish<'_>,
+        (promise, matched): (Promise, bool),
+        effects: &mut Effects,
+    ) {
         if let Some(packet_id) = publish.packet_id {
             // Accepted all the same; 3.1.1 has no word for it (MQTT 5.0 §3.4.2.1, §3.5.2.1).
             let reason = if matched { ReasonCode::SUCCESS } else { ReasonCode::NO_MATCHING_SUBSCRIBERS };
-            let (kind, promise) = match exactly_once {
+            let (kind, promise) = match publish.qos == Qos::ExactlyOnce {
                 false => (AckKind::PubAck, promise),
                 true => (AckKind::PubRec, self.begin_exchange(key, packet_id, promise, effects)),
             };
             self.owe(conn, OwedAck { kind, packet_id, reason }, promise, effects);
         }
-        Ok(())
     }
 
     /// The payload is not the UTF-8 that its publisher calls it. With an acknowledgement it says so, otherwise by
@@ -276,7 +310,8 @@ impl Broker {
     /// Why a legal publication is not taken; it is acknowledged with that, which 3.1.1 cannot say.
     #[inline]
     fn refusal_of(&mut self, conn: ConnId, publish: &Publish<'_>) -> Option<ReasonCode> {
-        if is_system(publish.topic) {
+        // What belongs to the IoT Hub dialect says who sent it: nobody else publishes there.
+        if is_system(publish.topic) || self.has_hub && is_reserved(publish.topic) {
             self.counters.dropped_system_topic += 1;
             return Some(ReasonCode::NOT_AUTHORIZED);
         }
@@ -352,6 +387,9 @@ impl Broker {
             return Err(unsaid("SUBACK", room));
         }
         self.hold(conn, bytes, needs, ticket, now, effects);
+        if self.has_hub {
+            self.tell_features(conn, key, now, effects); // what it lets go comes behind SUBACK
+        }
         Ok(())
     }
 
@@ -405,13 +443,22 @@ impl Broker {
     ) -> Result<(), Fault> {
         let mut ticket = Ticket(0);
         let mut reasons = Vec::with_capacity(unsubscribe.filters.len());
+        let client_id = std::rc::Rc::clone(&self.sessions[key.0 as usize].client_id);
+        let implied = self.inputs_filter(&client_id);
         for filter in &unsubscribe.filters {
+            if implied.as_deref() == Some(filter) {
+                reasons.push(ReasonCode::NO_SUBSCRIPTION_EXISTED); // the queue of a module is not its to end
+                continue;
+            }
             let forgotten = self.forget_subscription(key, filter, effects);
             ticket = forgotten.unwrap_or(ticket);
             reasons.push(match forgotten {
                 Some(_) => ReasonCode::SUCCESS,
                 None => ReasonCode::NO_SUBSCRIPTION_EXISTED,
             });
+        }
+        if self.has_hub {
+            self.tell_features(conn, key, now, effects);
         }
         let (version, mut bytes) = (self.version(conn), Vec::new());
         let ack = UnsubAck::new(unsubscribe.packet_id, reasons);
@@ -424,7 +471,7 @@ impl Broker {
     }
 
     /// Removes a subscription; what must be durable then, or `None` if there was none.
-    pub(super) fn forget_subscription(
+    pub(in crate::heads) fn forget_subscription(
         &mut self,
         key: SessionKey,
         filter: &str,

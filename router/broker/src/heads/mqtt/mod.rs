@@ -64,6 +64,9 @@ pub(crate) enum PeerFault {
     /// [MQTT3-3.3.5-2]: the configuration wants it so.
     #[error("a publication that the rules deny")]
     NotAuthorized,
+    /// A twin topic that asks for nothing, or a publication that the dialect refuses where 3.1.1 has no word for it.
+    #[error("a publication that means nothing in the IoT Hub dialect")]
+    HubTopic,
     /// A topic of more bytes or levels than `limits.topic_bytes_max` or `limits.topic_levels_max`.
     #[error("a topic longer than this server's limit")]
     TopicTooLong,
@@ -82,7 +85,7 @@ impl Fault {
                 PeerFault::PayloadFormat => ReasonCode::PAYLOAD_FORMAT_INVALID,
                 PeerFault::AnswerTooLarge => ReasonCode::PACKET_TOO_LARGE,
                 PeerFault::NotAuthorized => ReasonCode::NOT_AUTHORIZED,
-                PeerFault::TopicTooLong => ReasonCode::TOPIC_NAME_INVALID,
+                PeerFault::TopicTooLong | PeerFault::HubTopic => ReasonCode::TOPIC_NAME_INVALID,
                 PeerFault::NotConnected
                 | PeerFault::ConnectedTwice
                 | PeerFault::NotForServers

@@ -16,6 +16,7 @@ use crate::acks::{OwedAck, Promise};
 use crate::broker::Broker;
 use crate::connections::{Connection, Identity, Rights};
 use crate::effects::{Denial, Effects};
+use crate::heads::iothub::is_reserved;
 use crate::sessions::{Session, Vouched};
 use crate::subscriptions::SessionKey;
 
@@ -78,6 +79,10 @@ impl Broker {
         topic: &str,
         effects: &mut Effects,
     ) -> bool {
+        if let Some(may) = self.may_leave_hub_will(conn, topic) {
+            self.counters.denied_publish += u64::from(!may);
+            return may;
+        }
         let decision = self.decide(conn, |rules, rights| rules.may_publish(&rights.subject, topic));
         let Some(decision) = decision.filter(|decision| decision.effect == Effect::Deny) else { return true };
         self.counters.denied_publish += 1;
@@ -92,6 +97,11 @@ impl Broker {
         filter: &TopicFilter,
         effects: &mut Effects,
     ) -> bool {
+        if self.has_hub
+            && let Some(may) = self.may_have_hub_filter(conn, filter, effects)
+        {
+            return may;
+        }
         if !self.has_rules {
             return true;
         }
@@ -186,7 +196,8 @@ impl Broker {
         let known =
             self.sessions.iter().filter(|(_, session)| session.conn.is_some() || session.owner.is_some());
         for (key, session) in known {
-            let filters = denied_filters(rules, &rules.subject(owner_of(session)), session);
+            let mut filters = denied_filters(rules, &rules.subject(owner_of(session)), session);
+            filters.retain(|filter| !self.is_own_hub_filter(SessionKey(key as u32), filter));
             if !filters.is_empty() {
                 denied.push((SessionKey(key as u32), filters));
             }
@@ -205,7 +216,8 @@ impl Broker {
             return;
         };
         let Some(rights) = connection.rights.as_deref() else { return };
-        let denied = denied_filters(rules, &rights.subject, &self.sessions[key.0 as usize]);
+        let mut denied = denied_filters(rules, &rights.subject, &self.sessions[key.0 as usize]);
+        denied.retain(|filter| !self.is_own_hub_filter(key, filter));
         for filter in denied {
             self.counters.access_withdrawn += 1;
             self.forget_subscription(key, &filter, effects);
@@ -216,11 +228,14 @@ impl Broker {
     fn withdraw_wills(&mut self, effects: &mut Effects) {
         let Some(rules) = self.setup.access.rules.as_ref() else { return };
         let mut withdrawn = Vec::new();
+        let has_hub = self.has_hub;
+        let by_rules = |topic: &str| !(has_hub && is_reserved(topic));
         for connection in self.connections.iter_mut() {
             let denied = |topic: &str, rights: &Rights| {
                 rules.may_publish(&rights.subject, topic).effect == Effect::Deny
             };
             if let (Some(will), Some(rights)) = (&connection.will, &connection.rights)
+                && by_rules(&will.topic)
                 && denied(&will.topic, rights)
             {
                 connection.will = None;
@@ -230,8 +245,9 @@ impl Broker {
         }
         for (key, session) in &mut self.sessions {
             let Some(delayed) = &session.delayed_will else { continue };
-            if rules.may_publish(&rules.subject(owner_of(session)), &delayed.will.topic).effect
-                == Effect::Deny
+            if by_rules(&delayed.will.topic)
+                && rules.may_publish(&rules.subject(owner_of(session)), &delayed.will.topic).effect
+                    == Effect::Deny
             {
                 session.delayed_will = None;
                 withdrawn.push(SessionKey(key as u32));

@@ -96,7 +96,9 @@ impl Broker {
             && !publish.topic.is_empty()
             && !is_system(publish.topic)
             && self.check_publish(publish).is_ok()
-            && (!self.has_rules || self.may_publish(conn, publish.topic))
+            && (!self.has_rules
+                || self.is_hub_topic_of(conn, publish.topic)
+                || self.may_publish(conn, publish.topic))
     }
 
     fn judge(&mut self, conn: ConnId, key: SessionKey, publish: &Publish<'_>, now: Now) -> Gate {
@@ -105,7 +107,16 @@ impl Broker {
         let (client_id, user) = (std::rc::Rc::clone(&session.client_id), session.owner.clone());
         let envelope = Envelope::of(publish, &client_id);
         let user = user.as_deref().unwrap_or_default();
-        let needs = self.needs_of(&Publication { envelope, user, expires: None, now });
+        let needs = if self.is_hub_topic_of(conn, publish.topic) {
+            let client = self.hub_client(conn);
+            // What is no telemetry, or no good one, needs no room.
+            match client.and_then(|client| self.needs_of_hub(&client, publish, now)) {
+                Some(needs) => needs,
+                None => return Gate::Open,
+            }
+        } else {
+            self.needs_of(&Publication { envelope, user, expires: None, now, hub: None })
+        };
         if needs.refused && publish.qos != Qos::AtMostOnce {
             // 3.1.1 has no word for it.
             return if self.version(conn) == Version::V5 { Gate::Refused } else { Gate::Wait };

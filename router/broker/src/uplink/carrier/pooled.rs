@@ -4,13 +4,14 @@
 //! those of the one carrier, so that lanes, turns, paces, refusals and the poison lane are the same as with one link.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use model::{Instant, Now, Timestamp};
 
 use super::super::dialect::Outgoing;
 use super::super::lanes::{ReadRules, Wanted};
-use super::super::link::{LinkError, LinkSetup, Sending, Sent};
+use super::super::link::{Heard, LinkError, LinkSetup, Sending, Sent};
 use super::super::poison::{Refusal, Unfit};
 use super::super::pool::{Pool, PoolRules, Room};
 use super::super::senders::Sender;
@@ -62,6 +63,29 @@ impl Carrier {
         }
         self.answers = answers;
         result
+    }
+
+    /// Services want to hear this over the link of an identity, which stays while they do; nothing: not any more. Whether the
+    /// link is up.
+    pub fn listen(&mut self, identity: &str, filters: BTreeSet<String>, now: Instant) -> bool {
+        self.pool.as_mut().is_some_and(|pool| pool.listen(hash(identity), identity, filters, now))
+    }
+
+    /// A service says something over the link of an identity, with QoS 0; `false`: that is not up, or does not take it.
+    pub fn say(&mut self, identity: &str, topic: &str, payload: &[u8], now: Now) -> bool {
+        self.pool.as_mut().is_some_and(|pool| pool.say(hash(identity), topic, payload, now))
+    }
+
+    /// A service has taken what it heard over a link of an identity; `ack` is what came with it.
+    pub fn acknowledge(&mut self, identity: &str, ack: (u64, NonZeroU16), now: Now) {
+        if let Some(pool) = &mut self.pool {
+            pool.acknowledge(hash(identity), ack, now);
+        }
+    }
+
+    /// What has come for services over the link of an identity.
+    pub fn take_heard(&mut self, identity: &str) -> Vec<Heard> {
+        self.pool.as_mut().map_or_else(Vec::new, |pool| pool.take_heard(hash(identity)))
     }
 
     /// Moves what waits for an identity's socket behind `out`.

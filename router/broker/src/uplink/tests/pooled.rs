@@ -301,3 +301,119 @@ fn idle_links_are_closed_and_make_room_for_those_that_wait() {
     pool.carrier.link_lost("a", false, false, None, at(pool.now).instant);
     assert_eq!(pool.opens(), ["b"]);
 }
+
+/// What a link was sent that is no message of a lane.
+fn line(pool: &mut Pool, identity: &str) -> Vec<String> {
+    let (version, mut out, mut taken) = (setup(8).version, Vec::new(), 0);
+    pool.carrier.take_out(identity, &mut out);
+    let mut texts = Vec::new();
+    while let Some(frame) = wire::split(&out[taken..], 1 << 20).expect("packets") {
+        taken += frame.total_len();
+        texts.push(match wire::decode(frame, version).expect("a packet") {
+            wire::Packet::Subscribe(packet) => {
+                let filters: Vec<_> = packet.subscriptions.iter().map(|it| it.filter.as_str()).collect();
+                format!("+{}", filters.join(" "))
+            }
+            wire::Packet::Unsubscribe(packet) => format!("-{}", packet.filters.join(" ")),
+            wire::Packet::Publish(publish) => {
+                assert_eq!(publish.qos, Qos::AtMostOnce);
+                format!("{}={}", publish.topic, String::from_utf8_lossy(publish.payload))
+            }
+            other => format!("{other:?}"),
+        });
+    }
+    texts
+}
+
+fn filters(filters: &[&str]) -> std::collections::BTreeSet<String> {
+    filters.iter().map(|filter| (*filter).to_owned()).collect()
+}
+
+#[test]
+fn services_hear_and_speak_over_a_link_that_stays_for_them() {
+    let mut pool = Pool::new(pool_rules());
+    assert!(!pool.carrier.listen("a", filters(&["res/#"]), at(pool.now).instant));
+    assert!(!pool.carrier.say("a", "get", b"1", at(pool.now)), "it is not up");
+    assert!(pool.opens().contains(&"a".to_owned()));
+    pool.up("a", 8);
+    let version = setup(8).version;
+    assert!(pool.carrier.listen("a", filters(&["calls/#"]), at(pool.now).instant));
+    // `up` has taken what was written before CONNACK; SUBSCRIBE comes behind it, and one question at a time.
+    assert_eq!(line(&mut pool, "a"), ["+res/#"]);
+    assert!(pool.carrier.say("a", "get", b"1", at(pool.now)));
+    assert_eq!(line(&mut pool, "a"), ["get=1"]);
+    let answer = |pool: &mut Pool, is_new: bool| {
+        let (mut bytes, id) = (Vec::new(), NonZeroU16::MAX);
+        if is_new {
+            let ack = wire::SubAck::new(id, vec![ReasonCode::GRANTED_QOS_1]);
+            wire::encode_suback(&mut bytes, version, &ack).expect("a SUBACK");
+        } else {
+            let ack = wire::UnsubAck::new(id, vec![ReasonCode::SUCCESS]);
+            wire::encode_unsuback(&mut bytes, version, &ack).expect("an UNSUBACK");
+        }
+        pool.carrier.link_read("a", &bytes, at(pool.now)).expect("an answer");
+    };
+    answer(&mut pool, true);
+    assert_eq!(line(&mut pool, "a"), ["+calls/#"]);
+    answer(&mut pool, true);
+    assert_eq!(line(&mut pool, "a"), ["-res/#"]);
+    answer(&mut pool, false);
+    assert_eq!(line(&mut pool, "a"), [""; 0]);
+    let mut bytes = Vec::new();
+    let publish =
+        wire::OutgoingPublish { topic: "calls/x", payload: b"2", ..wire::OutgoingPublish::default() };
+    wire::encode_publish(&mut bytes, version, &publish).expect("a PUBLISH");
+    pool.carrier.link_read("a", &bytes, at(pool.now)).expect("a message");
+    let heard =
+        |topic: &str, ack| super::super::Heard { topic: topic.to_owned(), payload: b"2".to_vec(), ack };
+    assert_eq!(pool.carrier.take_heard("a"), [heard("calls/x", None)]);
+    assert_eq!(pool.carrier.take_heard("a"), []);
+    // With QoS 1 it is acknowledged when it is taken, and over its own link alone.
+    let mut bytes = Vec::new();
+    let id = NonZeroU16::new(9).expect("not 0");
+    let publish = wire::OutgoingPublish { qos: Qos::AtLeastOnce, packet_id: Some(id), ..publish };
+    wire::encode_publish(&mut bytes, version, &publish).expect("a PUBLISH");
+    pool.carrier.link_read("a", &bytes, at(pool.now)).expect("a message");
+    assert_eq!(pool.carrier.take_heard("a"), [heard("calls/x", Some((1, id)))]);
+    assert_eq!(line(&mut pool, "a"), [""; 0]);
+    pool.carrier.acknowledge("a", (7, id), at(pool.now));
+    assert_eq!(line(&mut pool, "a"), [""; 0]);
+    pool.carrier.acknowledge("a", (1, id), at(pool.now));
+    let [ack] = &line(&mut pool, "a")[..] else { panic!("one PUBACK") };
+    assert!(ack.starts_with("PubAck"), "{ack}");
+    pool.pass(120_000);
+    assert!(!pool.carrier.is_idle("a", at(pool.now).instant), "somebody listens");
+    // It comes again by itself, and is told again.
+    pool.lost("a", None);
+    pool.pass(2_000);
+    assert!(pool.opens().contains(&"a".to_owned()));
+    pool.up("a", 8);
+    assert_eq!(line(&mut pool, "a"), ["+calls/#"]);
+    pool.carrier.listen("a", filters(&[]), at(pool.now).instant);
+    pool.pass(120_000);
+    assert!(pool.carrier.is_idle("a", at(pool.now).instant));
+}
+
+#[test]
+fn with_more_listeners_than_links_each_has_its_turn() {
+    let mut pool = Pool::new(pool_rules());
+    for identity in ["a", "b", "c", "d"] {
+        pool.carrier.listen(identity, filters(&["res/#"]), at(pool.now).instant);
+        pool.pass(1);
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..8 {
+        for identity in pool.opens() {
+            seen.insert(identity.clone());
+            pool.up(&identity, 8);
+            line(&mut pool, &identity);
+        }
+        pool.pass(3_000);
+        let idle = pool.open.keys().find(|it| pool.carrier.is_idle(it, at(pool.now).instant)).cloned();
+        if let Some(idle) = idle {
+            pool.carrier.link_lost(&idle, false, false, None, at(pool.now).instant);
+            pool.open.remove(&idle);
+        }
+    }
+    assert_eq!(seen.len(), 5, "{seen:?}");
+}

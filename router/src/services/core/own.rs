@@ -1,0 +1,76 @@
+//! The gateway's own twin: what it wants, and what the gateway says of itself and of its clients (`reference/edgehub.md` §6.3).
+//!
+//! In: the twin as IoT Hub has it, clients that come and go. Out: wishes, each version once; reported properties. Bound: a twin's.
+
+use hub::HubId;
+use hub::manifest::{ClientStatus, Report, client_patch, no_clients_patch};
+use hub::topics::{Feature, Features};
+use hub::twin::{Object, Twin};
+use model::Timestamp;
+use time::OffsetDateTime;
+
+use super::{Client, Core, Link, Wish};
+
+impl Core {
+    /// From now on the gateway's own twin is followed; `stored` is what was kept of it.
+    pub(in super::super) fn follow(&mut self, id: &HubId, stored: Option<Twin>) {
+        let twin = stored.unwrap_or_default();
+        let features = Features::default().with(Feature::Desired);
+        let client = Client { features, is_own: true, ..Client::new(twin, Link::Opening) };
+        self.clients.insert(id.as_str().into(), client);
+        self.own = Some((id.as_str().into(), None));
+        self.listen(id.as_str());
+        self.report_own(&no_clients_patch());
+        let about = Report { version: Some((env!("CARGO_PKG_VERSION"), "", "")), desired: None };
+        self.report_own(&about.to_patch());
+    }
+
+    /// What the wall clock says.
+    pub(in super::super) fn tell_time(&mut self, wall: Timestamp) {
+        self.wall = wall;
+    }
+
+    /// What the gateway's own twin wants, if that is new.
+    pub(in super::super) fn take_wish(&mut self) -> Option<Wish> {
+        let (id, offered) = self.own.as_mut()?;
+        let twin = &self.clients.get(&**id)?.twin;
+        let version = twin.desired_version.filter(|version| *offered != Some(*version))?;
+        *offered = Some(version);
+        Some(Wish { version, desired: twin.desired.clone() })
+    }
+
+    /// What became of a wish.
+    pub(in super::super) fn granted(&mut self, version: u64, result: &Result<(), String>) {
+        self.report_own(&Report { version: None, desired: Some((version, result)) }.to_patch());
+    }
+
+    /// A client came or went, for the gateway's own twin.
+    pub(super) fn report_client(&mut self, client: &str, is_here: bool) {
+        let Some((own, _)) = &self.own else { return };
+        let Ok(id) = HubId::parse(client) else { return };
+        if **own != *client {
+            let at = rfc_3339(self.wall);
+            let status = if is_here { ClientStatus::Connected(&at) } else { ClientStatus::Disconnected(&at) };
+            self.report_own(&client_patch(&id, status));
+        }
+    }
+
+    pub(super) fn report_own(&mut self, patch: &Object) {
+        let Some((id, _)) = &self.own else { return };
+        let Some(entry) = self.clients.get_mut(&**id) else { return };
+        let before = entry.twin.clone();
+        match entry.twin.report(patch) {
+            Ok(()) => {
+                self.changed.entry(Box::from(&**id)).or_insert(before);
+            }
+            Err(problem) => tracing::warn!(%problem, "the gateway's own twin does not take what it reports"),
+        }
+    }
+}
+
+/// A time as .NET writes it, to the second.
+fn rfc_3339(at: Timestamp) -> String {
+    let at = OffsetDateTime::from_unix_timestamp((at.0 / 1_000).cast_signed());
+    let at = at.unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    format!("{}T{:02}:{:02}:{:02}Z", at.date(), at.hour(), at.minute(), at.second())
+}

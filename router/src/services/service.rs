@@ -1,0 +1,224 @@
+//! The services' loop: without decisions, which are `core`'s.
+//!
+//! In: questions of shards, news of the line to IoT Hub, time. Out: mail for shards, orders for the line, files. Order: what has
+//! changed is on the disk before anybody is told. Bound: [`BATCH_MAX`] questions are taken at once; with [`ORDERS_MAX`] orders
+//! waiting none is.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hub::methods::Outcome;
+use tokio::sync::{mpsc, oneshot};
+
+use hub::HubId;
+
+use super::core::{Core, Numbers, Told, Wish};
+use super::desk::{Question, Questions};
+use super::shelf::Shelf;
+use crate::clock::Clock;
+use crate::mail::{Mail, Mailbox};
+use crate::upstream::{News, ORDERS_MAX, Operator, Order};
+
+/// Questions that are answered together: their twins are kept together.
+const BATCH_MAX: usize = 256;
+/// How often it is looked what time has brought.
+const LOOK: Duration = Duration::from_millis(250);
+/// When to look again at a shard's box that was full.
+const RETRY: Duration = Duration::from_millis(1);
+
+/// What a [`Service`] needs.
+pub(crate) struct ServiceSetup {
+    /// What shards ask.
+    pub questions: Questions,
+    /// The line to IoT Hub, if there is one above.
+    pub operator: Option<Operator>,
+    /// Where twins lie.
+    pub shelf: Shelf,
+    /// Where answers go, indexed by shard.
+    pub mailboxes: Vec<Arc<Mailbox>>,
+    /// Us, and who does what our own twin wants, if somebody does.
+    pub own: Option<(HubId, Petition)>,
+}
+
+/// The service's end of the way of wishes: out, and what became of them.
+pub(crate) type Petition = (mpsc::Sender<Wish>, mpsc::Receiver<(u64, Result<(), String>)>);
+
+/// Twins and methods at work.
+pub(crate) struct Service {
+    core: Core,
+    questions: mpsc::Receiver<Question>,
+    orders: Option<mpsc::Sender<Order>>,
+    news: Option<mpsc::Receiver<News>>,
+    unsent: VecDeque<Order>,
+    shelf: Shelf,
+    mailboxes: Vec<Arc<Mailbox>>,
+    clock: Clock,
+    /// Modules that wait for what came of their calls, by ticket.
+    callers: BTreeMap<u64, oneshot::Sender<Outcome>>,
+    last_ticket: u64,
+    petition: Option<Petition>,
+    numbers: Arc<Mutex<Numbers>>,
+}
+
+impl Service {
+    /// Nothing is asked yet.
+    pub(crate) fn new(setup: ServiceSetup) -> Service {
+        let (orders, news) = setup.operator.map(|operator| (operator.orders, operator.news)).unzip();
+        let mut core = Core::new(orders.is_some());
+        let petition = setup.own.map(|(id, petition)| {
+            core.follow(&id, setup.shelf.load(id.as_str()));
+            petition
+        });
+        Service {
+            core,
+            petition,
+            questions: setup.questions.0,
+            orders,
+            news,
+            unsent: VecDeque::new(),
+            shelf: setup.shelf,
+            mailboxes: setup.mailboxes,
+            clock: Clock::default(),
+            callers: BTreeMap::new(),
+            last_ticket: 0,
+            numbers: Arc::default(),
+        }
+    }
+
+    /// Where numbers are published.
+    pub(crate) fn numbers(&self) -> Arc<Mutex<Numbers>> {
+        Arc::clone(&self.numbers)
+    }
+
+    /// Serves as long as shards may ask.
+    pub(crate) async fn run(mut self) {
+        let mut batch = Vec::new();
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                count = self.questions.recv_many(&mut batch, BATCH_MAX), if self.unsent.len() < ORDERS_MAX => {
+                    if count == 0 {
+                        return;
+                    }
+                }
+                news = next(&mut self.news) => self.core.on_news(news, self.clock.now().instant),
+                (version, result) = verdict(&mut self.petition) => self.core.granted(version, &result),
+                room = reserve(&self.orders), if !self.unsent.is_empty() => {
+                    match (room, self.unsent.pop_front()) {
+                        (Some(room), Some(order)) => room.send(order),
+                        // The uplink is gone; the router stops.
+                        _ => self.unsent.clear(),
+                    }
+                }
+                _ = look.tick() => self.core.on_time(self.clock.now().instant),
+            }
+            self.core.tell_time(self.clock.now().timestamp);
+            for question in batch.drain(..) {
+                self.take(question);
+            }
+            self.keep().await;
+            self.tell().await;
+            self.unsent.extend(self.core.take_orders());
+            self.petition_for_wish().await;
+            *self.numbers.lock().unwrap_or_else(PoisonError::into_inner) = self.core.numbers();
+        }
+    }
+
+    fn take(&mut self, question: Question) {
+        match question {
+            Question::Request { shard, request } => {
+                // A file of some kilobytes, when a client comes.
+                let stored = self.core.wants_twin_for(&request).and_then(|client| self.shelf.load(client));
+                self.core.on_request(shard, request, stored, self.clock.now().instant);
+            }
+            Question::Unanswered { rid, why } => self.core.on_unanswered(&rid, why),
+            Question::Call { target, call, done } => {
+                self.last_ticket += 1;
+                self.callers.insert(self.last_ticket, done);
+                self.core.on_call_here(&target, call, self.last_ticket, self.clock.now().instant);
+            }
+            Question::Unposted { token, why } => self.core.on_unposted(token, why),
+        }
+    }
+
+    /// Keeps what has changed.
+    async fn keep(&mut self) {
+        let twins = self.core.to_keep();
+        let mut failed = BTreeSet::new();
+        if !twins.is_empty() {
+            let shelf = self.shelf.clone();
+            let ids: BTreeSet<Box<str>> = twins.iter().map(|(id, _)| id.clone()).collect();
+            let write = tokio::task::spawn_blocking(move || {
+                let mut failed = BTreeSet::new();
+                for (id, twin) in twins {
+                    if let Err(problem) = shelf.keep(&id, &twin) {
+                        tracing::error!(identity = %id, problem, "a twin cannot be kept; it stays what it was");
+                        failed.insert(id);
+                    }
+                }
+                failed
+            });
+            // Nothing is known of what was being written by a thread that has ended.
+            failed = write.await.unwrap_or(ids);
+        }
+        self.core.kept(&failed);
+    }
+
+    /// Passes on what our own twin wants.
+    async fn petition_for_wish(&mut self) {
+        let Some((wishes, _)) = &self.petition else { return };
+        // One is granted at a time; while one waits, the next one is not looked at, and may be newer then.
+        if wishes.capacity() > 0
+            && let Some(wish) = self.core.take_wish()
+            && wishes.send(wish).await.is_err()
+        {
+            self.petition = None;
+        }
+    }
+
+    /// Tells clients, and those who called methods of them.
+    async fn tell(&mut self) {
+        for (ticket, outcome) in self.core.take_outcomes() {
+            if let Some(done) = self.callers.remove(&ticket) {
+                drop(done.send(outcome)); // who called may have gone
+            }
+        }
+        for Told { at: (shard, conn), answer, .. } in self.core.take_answers() {
+            let mut mail = Mail::Hub { conn, answer };
+            while let Err(back) = self.mailboxes[usize::from(shard.0)].send(mail) {
+                mail = back;
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+/// The next news; for ever, if there is no line.
+async fn next(news: &mut Option<mpsc::Receiver<News>>) -> News {
+    if let Some(news) = news
+        && let Some(news) = news.recv().await
+    {
+        return news;
+    }
+    std::future::pending().await
+}
+
+/// What became of a wish; for ever, if there are none.
+async fn verdict(petition: &mut Option<Petition>) -> (u64, Result<(), String>) {
+    if let Some((_, verdicts)) = petition
+        && let Some(verdict) = verdicts.recv().await
+    {
+        return verdict;
+    }
+    std::future::pending().await
+}
+
+/// Room for an order; `None` if nobody obeys.
+async fn reserve(orders: &Option<mpsc::Sender<Order>>) -> Option<mpsc::Permit<'_, Order>> {
+    match orders {
+        Some(orders) => orders.reserve().await.ok(),
+        None => None,
+    }
+}

@@ -1,0 +1,207 @@
+//! The IoT Hub dialect of a gateway that is alone: outputs reach inputs whatever is killed in between, twins are kept, and
+//! every publication that is none has its outcome.
+
+use std::io::{Read as _, Write as _};
+
+use harness::{Client, QOS_0, QOS_1, ReasonCode, Router, Secured, Setup, until};
+use serde_json::{Value, json};
+
+use crate::identities::{Gateway, hello};
+
+const TO_ML: &str =
+    r#"FROM /messages/modules/filter/outputs/alert INTO BrokeredEndpoint("/modules/ml/inputs/in1")"#;
+const ALERT: &str = "devices/gw1/modules/filter/messages/events/%24.on=alert&%24.cid=abc&level=high/";
+const INPUT: &str = "devices/gw1/modules/ml/inputs/in1/level=high&%24.cid=abc&%24.cdid=gw1&%24.cmid=filter";
+
+fn gateway() -> Gateway {
+    let gateway = Gateway::new();
+    gateway.identity(&["create", "gw1/ml"]);
+    gateway
+}
+
+fn setup(gateway: &Gateway) -> Setup {
+    gateway.setup().set("routing.mode", "edgehub").set("routes.alerts", TO_ML)
+}
+
+/// Connects with the session of before.
+#[track_caller]
+fn resume(gateway: &Gateway, router: &Router, id: &str) -> Client {
+    let mut connect = hello(id, Some(&gateway.token(id)));
+    connect.clean_start = false;
+    let client = gateway.try_connect(router, &gateway.trust(), &connect);
+    assert_eq!(client.greeting.reason, ReasonCode::SUCCESS, "{id}");
+    client
+}
+
+#[test]
+fn an_output_reaches_an_input_and_waits_for_its_module_through_kill_9() {
+    let gateway = gateway();
+    let mut router = setup(&gateway).start();
+    let mut filter = gateway.connect(&router, "gw1/filter");
+    for number in 0..20 {
+        filter.publish(ALERT, number.to_string(), QOS_1);
+    }
+    filter.publish("devices/gw1/modules/filter/messages/events/%24.on=other/", "x", QOS_1);
+    router.kill();
+    router.start_again();
+    let mut ml = resume(&gateway, &router, "gw1/ml");
+    assert!(!ml.greeting.session_present, "it has had no session");
+    ml.subscribe("devices/gw1/modules/ml/#", QOS_1);
+    for number in 0..20 {
+        let message = ml.message();
+        assert_eq!((message.topic.as_str(), message.text()), (INPUT, number.to_string().as_str()));
+    }
+    // Beside each other from now on.
+    let mut filter = gateway.connect(&router, "gw1/filter");
+    filter.publish(ALERT, "live", QOS_1);
+    assert_eq!(ml.message().text(), "live");
+    ml.disconnect();
+    filter.publish(ALERT, "later", QOS_1);
+    assert_eq!(resume(&gateway, &router, "gw1/ml").message().text(), "later");
+    router.wait_for("/counters/sent_to_inputs", 2); // since the restart
+}
+
+#[test]
+fn telemetry_is_stamped_with_who_was_authenticated() {
+    let gateway = gateway();
+    let router = gateway
+        .setup()
+        .set("routing.mode", "edgehub")
+        .set("routes.all", r#"FROM /messages/* INTO BrokeredEndpoint("/modules/ml/inputs/in1")"#)
+        .start();
+    let mut ml = resume(&gateway, &router, "gw1/ml");
+    ml.subscribe("devices/gw1/modules/ml/#", QOS_1);
+    let mut device = gateway.connect(&router, "d1");
+    for forged in ["devices/d2/messages/events/", "devices/gw1/modules/filter/messages/events/%24.on=alert/"]
+    {
+        device.publish(forged, "forged", QOS_1);
+    }
+    device.publish("devices/d1/messages/events/%24.cdid=d2&deviceId=d2", "honest", QOS_1);
+    let message = ml.message();
+    assert_eq!(message.text(), "honest");
+    assert!(message.topic.ends_with("&%24.cdid=d1"), "{}", message.topic);
+    router.wait_for("/counters/hub_sender_mismatches", 2);
+    assert!(router.log().contains("the topic names another device or module as sender"), "{}", router.log());
+}
+
+#[test]
+fn what_is_no_publication_of_the_dialect_is_acknowledged_counted_and_said() {
+    let gateway = gateway();
+    let router = setup(&gateway).start();
+    let mut device = gateway.connect(&router, "d1");
+    for (topic, counter) in [
+        ("devices/d1/messages/event/", "hub_unknown_topics"),
+        ("devices/d1/messages/events/a=b=c", "hub_bad_bags"),
+    ] {
+        device.publish(topic, "x", QOS_1);
+        until(counter, || (router.number(&format!("/counters/{counter}")) == 1).then_some(()));
+    }
+    device.publish("devices/d1/messages/events/", vec![b'x'; 262_000], QOS_1);
+    let mut other = gateway.connect(&router, "d2");
+    let publish = harness::OutgoingPublish { topic: "$iothub/twin/xxx", qos: QOS_0, ..Default::default() };
+    other.send(&publish);
+    other.ending();
+    until("the twin topic", || (router.number("/counters/hub_bad_twin_topics") == 1).then_some(()));
+    device.ping();
+}
+
+fn answer(client: &mut Client, status: u16, rid: &str) -> Value {
+    let message = client.message();
+    assert_eq!(message.topic, format!("$iothub/twin/res/{status}/?$rid={rid}"), "{}", message.text());
+    if message.payload.is_empty() {
+        Value::Null
+    } else {
+        serde_json::from_slice(&message.payload).expect("JSON")
+    }
+}
+
+#[test]
+fn a_twin_is_kept_sealed_through_kill_9() {
+    let gateway = gateway();
+    let mut router = setup(&gateway).start();
+    let mut device = gateway.connect(&router, "d1");
+    device.subscribe("$iothub/twin/res/#", QOS_1);
+    device.publish("$iothub/twin/GET/?$rid=1", "", QOS_1);
+    let empty = json!({"desired": {"$version": 1}, "reported": {"$version": 1}});
+    assert_eq!(answer(&mut device, 200, "1"), empty);
+    device.publish("$iothub/twin/PATCH/properties/reported/?$rid=2", r#"{"secret":"sesame"}"#, QOS_1);
+    assert_eq!(answer(&mut device, 204, "2"), Value::Null);
+    device.publish("$iothub/twin/PATCH/properties/reported/?$rid=3", r#"{"a.b":1}"#, QOS_1);
+    assert_eq!(answer(&mut device, 400, "3"), Value::Null);
+    router.kill();
+    let folder = router.store().join("edge/twins");
+    let files: Vec<_> = std::fs::read_dir(&folder).expect("a folder").flatten().collect();
+    assert_eq!(files.len(), 1, "one of one client");
+    let kept = std::fs::read(files[0].path()).expect("a file");
+    assert!(!kept.windows(6).any(|window| window == b"sesame"), "no twin lies open");
+    router.start_again();
+    let mut device = gateway.connect(&router, "d1");
+    device.subscribe("$iothub/twin/res/#", QOS_1);
+    device.publish("$iothub/twin/GET/?$rid=4", "", QOS_1);
+    let twin = answer(&mut device, 200, "4");
+    assert_eq!(twin["reported"], json!({"secret": "sesame", "$version": 2}));
+}
+
+/// One HTTPS request at the port of the WebSocket, sent.
+#[track_caller]
+fn ask(gateway: &Gateway, router: &Router, path: &str, headers: &[(&str, &str)], body: &str) -> Secured {
+    let mut stream = gateway.trust().connect(router.listener("wss")).expect("a handshake");
+    let mut request = format!("POST {path} HTTP/1.1\r\nHost: gw.local\r\nConnection: close\r\n");
+    for (name, value) in headers {
+        request += &format!("{name}: {value}\r\n");
+    }
+    write!(stream, "{request}Content-Length: {}\r\n\r\n{body}", body.len()).expect("a request");
+    stream.flush().expect("a request");
+    stream
+}
+
+/// Its answer: status and body.
+#[track_caller]
+fn hear(mut stream: Secured) -> (u16, Value) {
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer}"));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    (status, serde_json::from_str(body).unwrap_or_else(|_| panic!("{answer}")))
+}
+
+#[test]
+fn a_module_calls_methods_over_https_and_nobody_else_does() {
+    let gateway = gateway();
+    let router = setup(&gateway).start();
+    let token = gateway.token("gw1/filter");
+    let caller = [("x-ms-edge-moduleId", "gw1/filter"), ("Authorization", token.as_str())];
+    let body = r#"{"methodName":"blink","payload":{"times":3},"responseTimeoutInSeconds":5}"#;
+    let other = gateway.token("d1");
+    let large = format!(r#"{{"methodName":"blink","payload":"{}"}}"#, "x".repeat(131_072));
+    let huge = "x".repeat(300_000);
+    for (path, headers, body, status) in [
+        ("/twins/d1/methods?api-version=1", &caller[..], body, 404),
+        ("/twins/d1/methods", &caller[1..], body, 400),
+        ("/twins/d1/methods", &[("x-ms-edge-moduleId", "gw1"), caller[1]], body, 400),
+        ("/twins/d1/methods", &caller[..1], body, 401),
+        ("/twins/d1/methods", &[caller[0], ("Authorization", other.as_str())], body, 401),
+        ("/twins/d1/methods", &[("x-ms-edge-moduleId", "gw2/filter"), caller[1]], body, 401),
+        ("/twins/d1/methods", &caller[..], "{}", 400),
+        ("/twins/d1/methods", &caller[..], &large, 400),
+        ("/twins/d1/methods", &caller[..], &huge, 413),
+        ("/twins/a%2Fb/methods", &caller[..], body, 400),
+        ("/devices/d1", &caller[..], body, 404),
+    ] {
+        let (found, said) = hear(ask(&gateway, &router, path, headers, body));
+        assert_eq!(found, status, "{path} {headers:?} {said}");
+        assert!(said["message"].is_string(), "{said}");
+    }
+    let mut device = gateway.connect(&router, "d1");
+    device.subscribe("$iothub/methods/POST/#", QOS_0);
+    let asked = ask(&gateway, &router, "/twins/d1/methods", &caller, body);
+    let message = device.message();
+    assert_eq!(message.text(), r#"{"times":3}"#);
+    let rid = message.topic.strip_prefix("$iothub/methods/POST/blink/?$rid=").expect("a call");
+    device.publish(&format!("$iothub/methods/res/201/?$rid={rid}"), r#"{"done":true}"#, QOS_1);
+    assert_eq!(hear(asked), (200, json!({"status": 201, "payload": {"done": true}})));
+    // And nobody answers.
+    let (status, said) = hear(ask(&gateway, &router, "/twins/d1/methods", &caller, body));
+    assert_eq!(status, 504, "{said}");
+    assert_eq!(router.number("/clients"), 1, "who speaks HTTP is no client of MQTT");
+}
