@@ -16,6 +16,11 @@ TOOLS := $(CACHE)/tools
 # A Python of its own with paho-mqtt, a foreign client of the tests.
 PYTHON := $(CACHE)/python-test
 export MILLRACE_PYTHON := $(PYTHON)/bin/python
+# The published SDKs of Azure IoT, foreign clients of the tests, too. Python in an environment of its own: it needs an older paho-mqtt.
+AZURE_PYTHON := $(CACHE)/azure-python
+export MILLRACE_AZURE_PYTHON := $(AZURE_PYTHON)/bin/python
+AZURE_NODE := $(CACHE)/azure-node
+export MILLRACE_AZURE_NODE := $(AZURE_NODE)/node_modules
 CARGO_DENY_VERSION := 0.20.2
 RUMQTTD_VERSION := 0.20.0
 # Brokers that `make peers` installed are found like those of the system.
@@ -133,7 +138,7 @@ clean: ## Forget builds, RocksDB included
 setup: $(ROCKSDB_LIB_DIR)/librocksdb.a
 	@packaging/own-target $(CARGO_TARGET_DIR)
 
-setup-test: setup $(PYTHON)/requirements.txt
+setup-test: setup $(PYTHON)/requirements.txt $(AZURE_PYTHON)/requirements.txt $(AZURE_NODE)/installed.json
 	@packaging/install-packages mosquitto mosquitto_sub -- mosquitto mosquitto-clients "the peer and the foreign clients of the tests"
 	@packaging/install-packages ip unshare -- iproute2 util-linux "emulated networks of the tests"
 	@packaging/install-packages mkfs.ext4 e2fsck losetup mount prlimit -- e2fsprogs mount util-linux "file systems that fail, for the tests"
@@ -142,6 +147,20 @@ $(PYTHON)/requirements.txt: tests/it/paho/requirements.txt
 	@packaging/install-packages python3 '/usr/lib/python3*/ensurepip/__init__.py' -- python3 python3-venv "Python and its environment for the foreign client of the tests"
 	python3 -m venv --clear $(PYTHON)
 	$(PYTHON)/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	cp $< $@
+
+$(AZURE_PYTHON)/requirements.txt: tests/it/azure/python/requirements.txt
+	@packaging/install-packages python3 '/usr/lib/python3*/ensurepip/__init__.py' -- python3 python3-venv "Python and its environment for the SDK of Azure IoT, a foreign client of the tests"
+	python3 -m venv --clear $(AZURE_PYTHON)
+	$(AZURE_PYTHON)/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	cp $< $@
+
+# No script of a package runs; the lock file names versions and hashes, and no host.
+$(AZURE_NODE)/installed.json: tests/it/azure/node/package-lock.json tests/it/azure/node/package.json
+	@packaging/install-packages node npm -- nodejs npm "Node for the SDK of Azure IoT, a foreign client of the tests"
+	mkdir -p $(AZURE_NODE)
+	cp tests/it/azure/node/package.json tests/it/azure/node/package-lock.json $(AZURE_NODE)
+	npm ci --prefix $(AZURE_NODE) --ignore-scripts --no-audit --no-fund --silent
 	cp $< $@
 
 $(ROCKSDB_LIB_DIR)/librocksdb.a:

@@ -35,6 +35,7 @@ mod runtime;
 mod scale;
 mod scenarios;
 mod scripts;
+mod sdk;
 mod sessions;
 mod shards;
 mod space;
