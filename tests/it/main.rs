@@ -36,6 +36,7 @@ mod scale;
 mod scenarios;
 mod scripts;
 mod sdk;
+mod sdk_direct;
 mod sessions;
 mod shards;
 mod space;
