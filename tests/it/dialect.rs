@@ -205,3 +205,68 @@ fn a_module_calls_methods_over_https_and_nobody_else_does() {
     assert_eq!(status, 504, "{said}");
     assert_eq!(router.number("/clients"), 1, "who speaks HTTP is no client of MQTT");
 }
+
+/// Question: how fast do messages go from an output of a module to an input of another one at QoS 1, and how long does one take?
+#[test]
+#[ignore = "prints figures; alone and optimised: cargo test --release … figures_of_an_input -- --ignored --nocapture"]
+fn figures_of_an_input() {
+    use std::time::{Duration, Instant};
+    const BURSTS: usize = 400;
+    const BURST: usize = 100;
+    for durability in ["disk", "memory"] {
+        let gateway = gateway();
+        let router = gateway
+            .setup()
+            .set("routing.mode", "edgehub")
+            .set("listener.tcp.identities", "iothub")
+            .set("routes.alerts.route", TO_ML)
+            .set("routes.alerts.durability", durability)
+            .start();
+        let client = |id: &str| {
+            let connect = hello(id, Some(&gateway.token(id)));
+            let client = Client::try_connect(router.address(), &connect).expect("a CONNACK");
+            assert_eq!(client.greeting.reason, ReasonCode::SUCCESS);
+            client
+        };
+        let mut ml = client("gw1/ml");
+        ml.subscribe("devices/gw1/modules/ml/#", QOS_1);
+        let mut filter = client("gw1/filter");
+        let payload = vec![b'x'; 256];
+        let began = Instant::now();
+        let sender = std::thread::spawn(move || {
+            for _ in 0..BURSTS {
+                filter.publish_all(ALERT, std::iter::repeat_n(&payload, BURST));
+            }
+            filter
+        });
+        for _ in 0..BURSTS * BURST {
+            ml.message();
+        }
+        let rate = (BURSTS * BURST) as f64 / began.elapsed().as_secs_f64();
+        let mut filter = sender.join().expect("a sender");
+        let zero = Instant::now();
+        let pacer = std::thread::spawn(move || {
+            for number in 0..3_000_u32 {
+                let due = Duration::from_millis(u64::from(number));
+                std::thread::sleep(due.saturating_sub(zero.elapsed())); // the pace is the question's
+                let text = zero.elapsed().as_nanos().to_string();
+                let payload = text.as_bytes();
+                filter.send(&harness::OutgoingPublish { topic: ALERT, payload, qos: QOS_1, ..Default::default() });
+            }
+            filter
+        });
+        let mut hops: Vec<u128> = (0..3_000)
+            .map(|_| {
+                let sent: u128 = ml.message().text().parse().expect("a time");
+                zero.elapsed().as_nanos() - sent
+            })
+            .collect();
+        drop(pacer.join().expect("a pacer"));
+        hops.sort_unstable();
+        println!(
+            "{durability}: {rate:.0} msg/s of 256 B in bursts of {BURST}; at 1 000 msg/s one hop takes {} µs (p50), {} µs (p99)",
+            hops[1_500] / 1_000,
+            hops[2_970] / 1_000
+        );
+    }
+}

@@ -83,7 +83,8 @@ pub(super) fn parts(
         (None, None)
     };
     let mailboxes = mailboxes.to_vec();
-    let service = Service::new(ServiceSetup { questions, operator, shelf, mailboxes, own });
+    let directory = node.directory();
+    let service = Service::new(ServiceSetup { questions, operator, shelf, mailboxes, directory, own });
     Ok(Some(Parts { shards: (setup, desk), service, web: (web, arrivals), petitions }))
 }
 

@@ -134,6 +134,16 @@ impl Directory {
         (self.refreshes.load(Ordering::Relaxed), self.failures.load(Ordering::Relaxed))
     }
 
+    /// Looks these up, however short ago that was done: somebody knows that they have changed.
+    pub(crate) async fn renew(&self, ids: &[HubId]) {
+        for id in ids {
+            lock(&self.looked_up).remove(id);
+            if self.look_up(id, None).await == Lookup::Unreachable {
+                tracing::warn!(identity = %id, "an identity cannot be looked up now");
+            }
+        }
+    }
+
     /// Looks one identity up, unless that was done a moment ago. `chain`: the one that its client presents.
     pub(crate) async fn look_up(&self, id: &HubId, chain: Option<&AuthChain>) -> Lookup {
         let Source::Scope(scope) = &self.source else {

@@ -7,6 +7,8 @@
 
 use std::fmt::Write as _;
 
+use hub::connection_string::ConnectionString;
+
 /// One variable.
 pub(crate) struct Variable {
     /// As in edgeHub's documents. `*` stands for the rest of the name.
@@ -49,6 +51,10 @@ pub(crate) enum Form {
     AuthenticationMode,
     /// `twin` or `local`.
     ConfigSource,
+    /// `Amqp`, `AmqpWs`, `Mqtt`, `MqttWs`: those with `Ws` are port 443.
+    UpstreamProtocol,
+    /// A proxy; only for a WebSocket, as in edgeHub.
+    Proxy,
 }
 
 /// What the environment came to.
@@ -64,7 +70,8 @@ pub(crate) struct Mapped {
 
 use Fate::{Ignored, Key};
 use Form::{
-    AuthenticationMode, Boolean, ConfigSource, Enabled, Folder, LogLevel, Port, Same, SpanMillis, TlsVersions,
+    AuthenticationMode, Boolean, ConfigSource, Enabled, Folder, LogLevel, Port, Proxy, Same, SpanMillis,
+    TlsVersions, UpstreamProtocol,
 };
 
 const fn variable(name: &'static str, default: &'static str, fate: Fate) -> Variable {
@@ -75,6 +82,8 @@ const AMQP: &str = "AMQP is not served in this version";
 const DOTNET: &str = "it tunes the .NET program; the router's threads and buffers are its own";
 const ROCKSDB: &str = "it tunes edgeHub's store; see [store]";
 const ALWAYS_PERSISTENT: &str = "messages are always kept on the disk";
+const URL: &str = "uplink.upstream.url";
+const PROXY: &str = "uplink.upstream.proxy";
 const UPSTREAM: &str = "the connection upstream is configured as an uplink; see [uplink]";
 const TWIN: &str = "reported properties go up at most every 5 s for each client, and twins are fetched after every reconnect";
 const TEMPLATES: &str = "the topics of the dialect are fixed";
@@ -244,10 +253,10 @@ pub(crate) static VARIABLES: &[Variable] = &[
         "10",
         Ignored("a window of messages is on its way; see uplink.NAME.window"),
     ),
-    variable("UpstreamProtocol", "Amqp", Ignored(UPSTREAM)),
+    variable("UpstreamProtocol", "Amqp", Key(URL, UpstreamProtocol)),
     variable("IotHubConnectionPoolSize", "1", Ignored(UPSTREAM)),
     variable("UseServerHeartbeat", "true", Ignored(UPSTREAM)),
-    variable("Https_Proxy", "–", Ignored("a proxy is configured at each uplink; see uplink.NAME.proxy")),
+    variable("Https_Proxy", "–", Key(PROXY, Proxy)),
     variable("CloudConnectionIdleTimeoutSecs", "3600", Ignored(UPSTREAM)),
     variable("CloseCloudConnectionOnIdleTimeout", "true", Ignored(UPSTREAM)),
     variable("CloseCloudConnectionOnDeviceDisconnect", "true", Ignored(UPSTREAM)),
@@ -324,7 +333,36 @@ pub(crate) fn map(env: &[(String, String)]) -> Mapped {
     if is_off("listener.wss.bind", &mapped.values) {
         mapped.values.retain(|(key, value, _)| *key != "listener.wss.bind" || value.is_empty());
     }
+    lead_upstream(&mut mapped);
     mapped
+}
+
+/// The way upstream over port 443: several variables say it together.
+fn lead_upstream(mapped: &mut Mapped) {
+    let value = |wanted: &str| {
+        mapped.values.iter().find(|(key, ..)| *key == wanted).map(|(_, value, _)| value.clone())
+    };
+    let by_string = value("edge.connection_string").and_then(|text| ConnectionString::parse(&text).ok());
+    let by_string = by_string.map(|string| string.gateway.unwrap_or(string.host));
+    let host = value("edge.parent_host").or_else(|| value("edge.hub_host")).or(by_string);
+    let is_websocket = value(URL).is_some() && host.is_some();
+    let mut named = None;
+    mapped.values.retain_mut(|(key, value, name)| match *key {
+        URL => {
+            *value = format!("wss://{}", host.as_deref().unwrap_or_default());
+            named = Some(name.clone());
+            is_websocket
+        }
+        PROXY if !is_websocket => {
+            let reason = "it is for a WebSocket alone, as in edgeHub: UpstreamProtocol = MqttWs or AmqpWs";
+            mapped.ignored.push((name.clone(), reason.to_owned()));
+            false
+        }
+        _ => true,
+    });
+    if let Some(name) = named.filter(|_| is_websocket) {
+        mapped.values.push(("uplink.upstream.kind", "iothub".to_owned(), name));
+    }
 }
 
 /// The variable of this name, and the rest of the name where the variable has a `*`.
@@ -399,6 +437,13 @@ fn take(mapped: &mut Mapped, (name, value): (&String, &String), key: &'static st
             "local" => return write(key, "file".to_owned()),
             _ => "twin or local",
         },
+        UpstreamProtocol => match value.to_lowercase().as_str() {
+            "amqp" | "mqtt" => return,
+            // Where to stands in another variable.
+            "amqpws" | "mqttws" => return write(key, String::new()),
+            _ => "Amqp, AmqpWs, Mqtt or MqttWs",
+        },
+        Proxy => return write(key, value.clone()),
         AuthenticationMode => match value.to_lowercase().as_str() {
             "scope" => return,
             "cloudandscope" | "cloud" => {
@@ -448,6 +493,10 @@ pub fn page() -> String {
                 format!("`{}` and `{}`: the oldest that is named; nothing older than 1.2", TLS_LISTENERS[0], TLS_LISTENERS[1])
             }
             Key(key, Folder) => format!("`{key}` = FOLDER/millrace; an `edgeHub` in FOLDER is left alone, and said"),
+            Key(key, UpstreamProtocol) => format!(
+                "`AmqpWs` and `MqttWs`: `{key}` = `wss://` and the host of the parent gateway or the IoT Hub; else MQTT over TLS"
+            ),
+            Key(key, Proxy) => format!("`{key}` with `AmqpWs` and `MqttWs`; not for the REST of the device scope"),
             Key(key, ConfigSource) => format!("`{key}`: `local` is `file`"),
             Key(key, Port) => format!("`{key}` = `[::]:PORT`"),
             Key(key, SpanMillis) => format!("`{key}`, converted"),

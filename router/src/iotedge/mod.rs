@@ -18,6 +18,7 @@ mod signer;
 mod vault;
 mod workload;
 
+pub(crate) use directory::Directory;
 pub(crate) use gatekeeper::Gatekeeper;
 pub(crate) use judge::{Claim, Proof};
 pub use node::StartError;

@@ -134,6 +134,11 @@ impl EdgeNode {
         Some(Arc::new(ForUplink(signer)))
     }
 
+    /// Who is known.
+    pub(crate) fn directory(&self) -> Arc<Directory> {
+        Arc::clone(&self.directory)
+    }
+
     /// The folder of what this gateway keeps, and the vault that seals it.
     pub(crate) fn vault(&self) -> (&Path, Arc<Vault>) {
         (&self.folder, Arc::clone(&self.vault))

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use broker::uplink::Heard;
 use broker::{HubAnswer, HubRequest};
+use hub::HubId;
 use hub::methods::{Call, Calls, Outcome};
 use hub::topics::{self, Feature, Features, Outbound};
 use hub::twin::{Object, Twin};
@@ -171,6 +172,8 @@ pub(super) struct Core {
     numbers: Numbers,
     /// The gateway's own twin, and the version of it that was offered last.
     own: Option<(Arc<str>, Option<u64>)>,
+    /// Identities to be looked up.
+    refreshes: Vec<HubId>,
     wall: Timestamp,
 }
 
@@ -212,6 +215,7 @@ impl Core {
             orders: Vec::new(),
             numbers: Numbers::default(),
             own: None,
+            refreshes: Vec::new(),
             wall: Timestamp(0),
         }
     }
@@ -402,7 +406,7 @@ impl Core {
     /// Says what is to be heard for a client.
     fn listen(&mut self, client: &str) {
         let Some(entry) = self.clients.get(client).filter(|_| self.has_cloud) else { return };
-        let Ok(id) = hub::HubId::parse(client) else { return };
+        let Ok(id) = HubId::parse(client) else { return };
         let mut filters = BTreeSet::new();
         if entry.at.is_some() || entry.is_own || !entry.twin.pending.is_empty() {
             filters.insert(topics::filter_of(Feature::TwinResponses, &id));

@@ -17,6 +17,7 @@ use super::core::{Core, Numbers, Told, Wish};
 use super::desk::{Question, Questions};
 use super::shelf::Shelf;
 use crate::clock::Clock;
+use crate::iotedge::Directory;
 use crate::mail::{Mail, Mailbox};
 use crate::upstream::{News, ORDERS_MAX, Operator, Order};
 
@@ -24,6 +25,8 @@ use crate::upstream::{News, ORDERS_MAX, Operator, Order};
 const BATCH_MAX: usize = 256;
 /// How often it is looked what time has brought.
 const LOOK: Duration = Duration::from_millis(250);
+/// Calls to look identities up that may wait.
+const REFRESHES_MAX: usize = 16;
 /// When to look again at a shard's box that was full.
 const RETRY: Duration = Duration::from_millis(1);
 
@@ -37,6 +40,8 @@ pub(crate) struct ServiceSetup {
     pub shelf: Shelf,
     /// Where answers go, indexed by shard.
     pub mailboxes: Vec<Arc<Mailbox>>,
+    /// Who is known.
+    pub directory: Arc<Directory>,
     /// Us, and who does what our own twin wants, if somebody does.
     pub own: Option<(HubId, Petition)>,
 }
@@ -56,6 +61,7 @@ pub(crate) struct Service {
     clock: Clock,
     /// Modules that wait for what came of their calls, by ticket.
     callers: BTreeMap<u64, oneshot::Sender<Outcome>>,
+    directory: Arc<Directory>,
     last_ticket: u64,
     petition: Option<Petition>,
     numbers: Arc<Mutex<Numbers>>,
@@ -81,6 +87,7 @@ impl Service {
             mailboxes: setup.mailboxes,
             clock: Clock::default(),
             callers: BTreeMap::new(),
+            directory: setup.directory,
             last_ticket: 0,
             numbers: Arc::default(),
         }
@@ -93,6 +100,8 @@ impl Service {
 
     /// Serves as long as shards may ask.
     pub(crate) async fn run(mut self) {
+        let (refresh, refreshes) = mpsc::channel(REFRESHES_MAX);
+        tokio::spawn(renew(Arc::clone(&self.directory), refreshes));
         let mut batch = Vec::new();
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -122,6 +131,10 @@ impl Service {
             self.tell().await;
             self.unsent.extend(self.core.take_orders());
             self.petition_for_wish().await;
+            let changed = self.core.take_refreshes();
+            if !changed.is_empty() && refresh.try_send(changed).is_err() {
+                tracing::warn!("identities are being looked up; these come with the next read of all");
+            }
             *self.numbers.lock().unwrap_or_else(PoisonError::into_inner) = self.core.numbers();
         }
     }
@@ -192,6 +205,13 @@ impl Service {
                 tokio::time::sleep(RETRY).await;
             }
         }
+    }
+}
+
+/// Looks identities up, one call after the other.
+async fn renew(directory: Arc<Directory>, mut refreshes: mpsc::Receiver<Vec<HubId>>) {
+    while let Some(ids) = refreshes.recv().await {
+        directory.renew(&ids).await;
     }
 }
 

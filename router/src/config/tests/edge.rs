@@ -45,7 +45,7 @@ fn variables_of_edgehub_reach_their_keys() {
             ("RuntimeLogLevel", "debug"),
             ("IOTEDGE_GATEWAYHOSTNAME", "parent"),
             ("ClientCertAuthEnabled", "False"),
-            ("UpstreamProtocol", "Mqtt"),
+            ("CacheTokens", "true"),
             ("routes__All", "FROM /messages/* INTO $upstream"),
         ],
         &["uplink.cloud.url=mqtt://h"],
@@ -64,7 +64,7 @@ fn variables_of_edgehub_reach_their_keys() {
     assert_eq!((edge.clients_max, edge.client_certs), (Some(7), false));
     assert_eq!(edge.parent_host.as_deref(), Some("parent"));
     assert_eq!(edge.old_storage, Some("/iotedge/storage".into()));
-    let said = config.warnings.iter().find(|warning| warning.key == "UpstreamProtocol").expect("a word");
+    let said = config.warnings.iter().find(|warning| warning.key == "CacheTokens").expect("a word");
     assert!(said.text.starts_with("ignored: "), "{}", said.text);
 }
 

@@ -74,6 +74,10 @@ impl Core {
         now: Instant,
     ) {
         let caller = Caller::Cloud { identity: Arc::clone(identity), rid: rid.into() };
+        if self.is_own(identity) {
+            let outcome = self.on_own_call(name, payload);
+            return self.end_call(caller, &outcome);
+        }
         let call = match Call::from_cloud(name, payload) {
             Ok(call) => call,
             Err(problem) => {

@@ -4,6 +4,7 @@
 
 use hub::HubId;
 use hub::manifest::{ClientStatus, Report, client_patch, no_clients_patch};
+use hub::methods::Outcome;
 use hub::topics::{Feature, Features};
 use hub::twin::{Object, Twin};
 use model::Timestamp;
@@ -11,11 +12,39 @@ use time::OffsetDateTime;
 
 use super::{Client, Core, Link, Wish};
 
+/// The only method of `$edgeHub`.
+const REFRESH: &str = "RefreshDeviceScopeIdentityCache";
+/// Identities in one call of it.
+const REFRESHED_MAX: usize = 256;
+
 impl Core {
+    /// Whether this is the gateway itself.
+    pub(super) fn is_own(&self, id: &str) -> bool {
+        self.own.as_ref().is_some_and(|(own, _)| **own == *id)
+    }
+
+    /// IoT Hub calls a method of the gateway itself.
+    pub(super) fn on_own_call(&mut self, name: &str, payload: &[u8]) -> Outcome {
+        let status = match (name, refreshed(payload)) {
+            (REFRESH, Some(ids)) => {
+                self.refreshes.extend(ids);
+                200
+            }
+            (REFRESH, None) => 400,
+            _ => 404,
+        };
+        Outcome::Answered { status, payload: Vec::new() }
+    }
+
+    /// Identities that have changed in IoT Hub.
+    pub(in super::super) fn take_refreshes(&mut self) -> Vec<HubId> {
+        std::mem::take(&mut self.refreshes)
+    }
+
     /// From now on the gateway's own twin is followed; `stored` is what was kept of it.
     pub(in super::super) fn follow(&mut self, id: &HubId, stored: Option<Twin>) {
         let twin = stored.unwrap_or_default();
-        let features = Features::default().with(Feature::Desired);
+        let features = Features::default().with(Feature::Desired).with(Feature::Methods);
         let client = Client { features, is_own: true, ..Client::new(twin, Link::Opening) };
         self.clients.insert(id.as_str().into(), client);
         self.own = Some((id.as_str().into(), None));
@@ -46,9 +75,8 @@ impl Core {
 
     /// A client came or went, for the gateway's own twin.
     pub(super) fn report_client(&mut self, client: &str, is_here: bool) {
-        let Some((own, _)) = &self.own else { return };
         let Ok(id) = HubId::parse(client) else { return };
-        if **own != *client {
+        if self.own.is_some() && !self.is_own(client) {
             let at = rfc_3339(self.wall);
             let status = if is_here { ClientStatus::Connected(&at) } else { ClientStatus::Disconnected(&at) };
             self.report_own(&client_patch(&id, status));
@@ -66,6 +94,13 @@ impl Core {
             Err(problem) => tracing::warn!(%problem, "the gateway's own twin does not take what it reports"),
         }
     }
+}
+
+/// `{"deviceIds":["d1","d2/m1"]}`
+fn refreshed(payload: &[u8]) -> Option<Vec<HubId>> {
+    let document: serde_json::Value = serde_json::from_slice(payload).ok()?;
+    let ids = document.get("deviceIds")?.as_array().filter(|ids| ids.len() <= REFRESHED_MAX)?;
+    ids.iter().map(|id| HubId::parse(id.as_str()?).ok()).collect()
 }
 
 /// A time as .NET writes it, to the second.

@@ -375,6 +375,23 @@ fn the_gateways_own_twin_is_followed_and_says_what_became_of_it() {
     hear(&mut bench, "$iothub/twin/PATCH/properties/desired/?$version=5", patch);
     let wish = bench.core.take_wish().expect("a new one");
     assert_eq!((wish.version, Value::Object(wish.desired)), (5, json!({"routes": {"b": "y"}})));
+    let call = |bench: &mut Bench, name: &str, payload: Value| {
+        bench.said();
+        hear(bench, &format!("$iothub/methods/POST/{name}/?$rid=m"), payload);
+        let said = bench.said();
+        said[0]
+            .0
+            .strip_prefix("$iothub/methods/res/")
+            .and_then(|rest| rest.split('/').next())
+            .map(str::to_owned)
+    };
+    let refresh = "RefreshDeviceScopeIdentityCache";
+    assert_eq!(call(&mut bench, refresh, json!({"deviceIds": ["d1", "d2/m1"]})).as_deref(), Some("200"));
+    assert_eq!(bench.core.take_refreshes().iter().map(HubId::as_str).collect::<Vec<_>>(), ["d1", "d2/m1"]);
+    assert_eq!(call(&mut bench, refresh, json!({"deviceIds": ["a/b/c"]})).as_deref(), Some("400"));
+    assert_eq!(call(&mut bench, refresh, json!([])).as_deref(), Some("400"));
+    assert_eq!(call(&mut bench, "Other", json!(null)).as_deref(), Some("404"));
+    assert_eq!(bench.core.take_refreshes(), []);
     // An earlier run knew it.
     let stored = bench.core.clients["gw1/$edgeHub"].twin.clone();
     let mut bench = Bench::new(true);
