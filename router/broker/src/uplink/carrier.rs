@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use model::{Instant, LaneId, Now, Priority, Seq, Timestamp};
 
+use super::bursts::Bursts;
 use super::dialect::Outgoing;
 use super::inbound::{InboundCounts, LocalError};
 use super::lanes::{Lane, ReadRules, Wanted};
@@ -35,9 +36,6 @@ const OUT_BYTES_MAX: usize = 64 << 10;
 const HISTORY_BYTES_MAX: usize = 16 << 10;
 /// Messages of one read of history, so that live ones come in between.
 const HISTORY_BATCH: usize = 64;
-/// A link that the other side ends within so many milliseconds, with so much in flight, was ended in a burst.
-const SOON_MILLIS: u64 = 10_000;
-const CUT_BURST: usize = 16;
 /// Refusals for a quota in a row that mean the link and not a sender.
 const QUOTA_RUN: u32 = 8;
 
@@ -142,11 +140,9 @@ pub struct Carrier {
     senders: Senders,
     suspicion: Suspicion,
     window: Window,
-    /// Links in a row that the other side ended in the middle of a burst.
-    cut_bursts: u32,
+    bursts: Bursts,
     /// Answers in a row that are about a quota.
     quota_run: u32,
-    up_at: Instant,
     /// The least urgent lanes that may go now; `None` for none.
     only: Option<Priority>,
     random: Random,
@@ -172,9 +168,8 @@ impl Carrier {
             senders: Senders::new(rules.senders_max, rules.retry_millis),
             suspicion: Suspicion::default(),
             window: Window::new(rules.window.0, rules.window.1),
-            cut_bursts: 0,
+            bursts: Bursts::default(),
             quota_run: 0,
-            up_at: Instant::default(),
             only: Some(Priority::DEFAULT),
             random: Random(rules.seed),
             resting_until: Instant::default(),
@@ -219,7 +214,7 @@ impl Carrier {
         let taken = link.read(bytes, &mut answers, now, out);
         let (state, window) = (link.state(), link.window().min(self.window.size()));
         if was == LinkState::Greeting && state == LinkState::Up {
-            self.up_at = now.instant;
+            self.bursts.up(now.instant);
             let jitter = self.random.next() % (self.rules.drain_jitter_millis + 1);
             for lane in &mut self.lanes {
                 lane.link_is_up(self.rules.live_first, window, now.instant.plus_millis(jitter));
@@ -270,20 +265,17 @@ impl Carrier {
     /// The other side has ended the link without a word. Soon after it came up, with much in flight, and not for the first
     /// time, that is what an upstream does which wants less and cannot say so. Call before [`Carrier::lost`].
     pub fn cut_off(&mut self, now: Instant) {
-        let inflight = self.inflight();
-        let is_burst = self.is_up() && inflight >= CUT_BURST && inflight * 2 >= self.window.size();
-        if !is_burst || now.millis_since(self.up_at) > SOON_MILLIS {
-            self.cut_bursts = 0;
-            return;
-        }
-        self.cut_bursts += 1;
-        if self.cut_bursts >= 2 {
+        let inflight = if self.is_up() { self.inflight() } else { 0 };
+        if self.bursts.ended(inflight, self.window.size(), now) {
             self.window.throttle(inflight, now);
         }
     }
 
     /// What the link can carry, as far as is known.
     pub fn pressure(&self) -> Pressure {
+        if let Some(pool) = &self.pool {
+            return pool.pressure();
+        }
         let pressure = self.window.pressure();
         let most = self.link.as_ref().map_or(usize::MAX, Link::window);
         Pressure { window: pressure.window.min(most), ..pressure }
@@ -602,7 +594,7 @@ impl Carrier {
         self.counts.refused += 1;
         // One sender's quota is its own; many refusals without a message taken in between are the whole link's.
         self.quota_run = if poison::is_throttling(reason) { self.quota_run.saturating_add(1) } else { 0 };
-        if self.quota_run >= QUOTA_RUN {
+        if self.quota_run >= QUOTA_RUN && self.pool.is_none() {
             self.window.throttle(self.link.as_ref().map_or(0, Link::inflight), now);
         }
         let attempts = lane.stretch(seq).failed(seq);
@@ -649,6 +641,7 @@ impl Carrier {
         let look_ahead = self.rules.look_ahead_max;
         let window = self.link.as_ref().map_or(0, Link::window);
         assert!(self.inflight() <= window || self.pool.is_some());
+        self.pool.iter().for_each(Pool::invariants);
         self.window.invariants();
         assert!(self.lanes.iter().all(|lane| lane.unsettled() <= look_ahead.max(usize::from(u16::MAX))));
     }

@@ -6,6 +6,7 @@
 //! counts as delivered when every place before it is settled.
 
 mod backoff;
+mod bursts;
 mod carrier;
 mod clocks;
 mod dialect;

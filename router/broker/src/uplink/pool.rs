@@ -14,9 +14,12 @@ use std::sync::Arc;
 use model::{Instant, Now};
 
 use super::Backoff;
-use super::link::{Answer, Heard, Link, LinkError, LinkSetup, LinkState, Sending};
-use super::poison;
+use super::bursts::Bursts;
+use super::dialect::Outgoing;
+use super::link::{Answer, Heard, Link, LinkError, LinkSetup, LinkState, Sending, Sent};
+use super::poison::{self, Refusal};
 use super::suspicion::Suspicion;
+use super::window::{Pressure, Window};
 use crate::random::Random;
 
 /// Bytes of one link that may wait for its socket.
@@ -47,6 +50,10 @@ pub struct PoolRules {
 #[derive(Debug)]
 pub(super) struct Pool {
     rules: PoolRules,
+    /// Fewest and most publications in flight on one link.
+    window: (usize, usize),
+    /// Signs of throttling on links that are forgotten.
+    throttles: u64,
     members: BTreeMap<u64, Member>,
     /// Nothing is opened before.
     open_at: Instant,
@@ -76,6 +83,12 @@ struct Member {
     /// When it last answered, or had nothing to answer.
     answered_at: Instant,
     suspicion: Suspicion,
+    /// Each way has its own pace: a hub shapes one device and not the other.
+    window: Window,
+    bursts: Bursts,
+    /// More has come for it than it can take; else what it answers is no measure of what it could.
+    is_full: bool,
+    has_parked: bool,
     /// How often the upstream has refused the identity since the link was up.
     refusals: u16,
     /// Its messages do not wait before: nobody will take them.
@@ -109,9 +122,11 @@ pub(super) struct Left {
 }
 
 impl Pool {
-    pub(super) fn new(rules: PoolRules) -> Pool {
+    /// `window`: fewest and most publications in flight on one link.
+    pub(super) fn new(rules: PoolRules, window: (usize, usize)) -> Pool {
         let random = Random(rules.seed);
-        let mut pool = Pool { members: BTreeMap::new(), open_at: Instant::default(), random, rules };
+        let (members, open_at) = (BTreeMap::new(), Instant::default());
+        let mut pool = Pool { members, open_at, random, window, throttles: 0, rules };
         let own = Arc::clone(&pool.rules.own);
         pool.member(super::carrier::hash(&own), &own, Instant::default()).is_wanted = true;
         pool
@@ -119,6 +134,7 @@ impl Pool {
 
     fn member(&mut self, id: u64, identity: &str, now: Instant) -> &mut Member {
         let (min, max) = self.rules.backoff_millis;
+        let window = self.window;
         self.members.entry(id).or_insert_with(|| Member {
             identity: identity.into(),
             link: None,
@@ -133,6 +149,10 @@ impl Pool {
             used_at: now,
             answered_at: now,
             suspicion: Suspicion::default(),
+            window: Window::new(window.0, window.1),
+            bursts: Bursts::default(),
+            is_full: false,
+            has_parked: false,
             refusals: 0,
             condemned_until: Instant::default(),
         })
@@ -166,26 +186,68 @@ impl Pool {
         let member = self.member(id, identity, now);
         member.is_wanted = true;
         member.used_at = now;
-        let Some(link) = member.link.as_ref().filter(|link| link.state() == LinkState::Up) else {
+        if !member.is_up() {
             return if now < member.condemned_until { Room::Never } else { Room::Later };
-        };
-        if !member.is_resting
-            && link.inflight() < member.suspicion.window(link.window())
-            && member.out.len() < OUT_BYTES_MAX
-        {
+        }
+        if member.free() > 0 {
             return Room::Now;
         }
-        if now.millis_since(member.answered_at) < STALL_MILLIS { Room::Soon } else { Room::Later }
+        member.is_full = true;
+        // One that is shaped, or stuck, must not give its pace to those that share its lane.
+        let is_slow = member.window.is_throttled() || now.millis_since(member.answered_at) >= STALL_MILLIS;
+        if is_slow { Room::Later } else { Room::Soon }
     }
 
-    /// The link of a message that has room.
-    pub(super) fn link(&mut self, id: u64, now: Instant) -> Option<(&mut Link, &mut Vec<u8>)> {
-        let member = self.members.get_mut(&id)?;
-        let link = member.link.as_mut()?;
-        if link.inflight() == 0 {
-            member.answered_at = now;
+    /// How many messages a link can take now.
+    pub(super) fn free(&self, id: u64) -> usize {
+        self.members.get(&id).filter(|member| member.is_up()).map_or(0, Member::free)
+    }
+
+    /// Whether messages that were read before wait for a link.
+    pub(super) fn set_parked(&mut self, id: u64, has_parked: bool) {
+        if let Some(member) = self.members.get_mut(&id) {
+            member.has_parked = has_parked;
         }
-        Some((link, &mut member.out))
+    }
+
+    /// Sends a message over a link that has room.
+    pub(super) fn send(
+        &mut self,
+        id: u64,
+        about: Sending,
+        message: &Outgoing<'_>,
+        repeat: bool,
+        now: Now,
+    ) -> Result<Sent, Refusal> {
+        let member = self.members.get_mut(&id).expect("whoever has room has a link");
+        let link = member.link.as_mut().expect("whoever has room has a link");
+        if link.inflight() == 0 {
+            member.answered_at = now.instant;
+        }
+        let sent = link.send(about, message, repeat, now, &mut member.out)?;
+        member.is_full = false;
+        if sent == Sent::InFlight {
+            member.window.sent(now.instant);
+        }
+        Ok(sent)
+    }
+
+    /// What all links together can carry, as far as is known.
+    pub(super) fn pressure(&self) -> Pressure {
+        let mut all = Pressure { throttles: self.throttles, ..Pressure::default() };
+        for member in self.members.values() {
+            let one = member.window.pressure();
+            all.throttles += one.throttles;
+            all.is_throttled |= one.is_throttled;
+            if !member.is_up() {
+                continue;
+            }
+            all.window += member.window();
+            all.answers_per_sec += one.answers_per_sec;
+            let delays = [all.delay_micros, one.delay_micros];
+            all.delay_micros = delays.into_iter().filter(|delay| *delay > 0).min().unwrap_or_default();
+        }
+        all
     }
 
     /// An identity whose link is to be opened now. It is taken then, and [`Pool::lost`] must follow some day.
@@ -224,6 +286,7 @@ impl Pool {
         let mut link = Link::open(setup, now, &mut member.out)?.number(member.links);
         link.listen(&member.filters, &mut member.out); // once it is up
         member.link = Some(link);
+        member.window.begin(now.instant);
         (member.answered_at, member.used_at) = (now.instant, now.instant);
         Ok(())
     }
@@ -240,13 +303,22 @@ impl Pool {
         let Some(link) = &mut member.link else { return Ok((bytes.len(), false)) };
         let was = link.state();
         let before = answers.len();
+        let inflight = link.inflight();
         let taken = link.read(bytes, answers, now, &mut member.out)?;
         let is_new = was == LinkState::Greeting && link.state() == LinkState::Up;
-        for _ in before..answers.len() {
+        if !member.is_full && !member.has_parked {
+            member.window.ran_dry(inflight);
+        }
+        for answer in &answers[before..] {
             member.answered_at = now.instant;
             member.suspicion.answered();
+            member.window.answered(answer.number);
+        }
+        if answers.len() > before {
+            member.window.settle(now.instant);
         }
         if is_new {
+            member.bursts.up(now.instant);
             member.backoff.succeeded();
             member.refusals = 0;
             (member.answered_at, member.used_at) = (now.instant, now.instant);
@@ -312,6 +384,7 @@ impl Pool {
     /// Time passed for one link.
     pub(super) fn tick(&mut self, id: u64, now: Now) -> Result<(), LinkError> {
         let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
+        member.window.tick(now.instant);
         let Some(link) = &mut member.link else { return Ok(()) };
         if link.inflight() == 0 {
             member.answered_at = now.instant;
@@ -359,6 +432,15 @@ impl Pool {
         }
     }
 
+    /// As [`super::Carrier::cut_off`], for one link.
+    pub(super) fn cut_off(&mut self, id: u64, now: Instant) {
+        let Some(member) = self.members.get_mut(&id).filter(|member| member.is_up()) else { return };
+        let (inflight, window) = (member.link.as_ref().map_or(0, Link::inflight), member.window());
+        if member.bursts.ended(inflight, window, now) {
+            member.window.throttle(inflight, now);
+        }
+    }
+
     /// The link is gone, or did not come about. `failed` ones wait before they are opened again. `by_peer` as for
     /// [`super::Carrier::lost`].
     pub(super) fn lost(
@@ -395,6 +477,10 @@ impl Pool {
             Some(LinkError::Disconnected(reason)) => Some(*reason),
             _ => None,
         };
+        if matches!(error, Some(LinkError::Refused(reason) | LinkError::Disconnected(reason)) if poison::is_throttling(*reason))
+        {
+            member.window.throttle(link.inflight(), now);
+        }
         let is_suspicious = by_peer && said.is_none_or(poison::is_about_a_message);
         let first = link.first_unanswered().filter(|_| is_suspicious);
         let is_held_against = first.is_some() && member.suspicion.ended(link.inflight());
@@ -414,8 +500,20 @@ impl Pool {
                 || *member.identity == *self.rules.own
                 || !member.filters.is_empty()
                 || waiting.contains(id);
-            member.is_taken || member.is_wanted || member.refusals > 0 && waiting.contains(id)
+            let is_kept = member.is_taken || member.is_wanted || member.refusals > 0 && waiting.contains(id);
+            self.throttles += if is_kept { 0 } else { member.window.pressure().throttles };
+            is_kept
         });
+    }
+
+    /// What must always hold; for tests.
+    #[cfg(test)]
+    pub(super) fn invariants(&self) {
+        for member in self.members.values() {
+            member.window.invariants();
+            let link = member.link.as_ref();
+            assert!(link.is_none_or(|link| link.inflight() <= link.window().max(1)));
+        }
     }
 }
 
@@ -431,5 +529,19 @@ fn is_final(reason: wire::ReasonCode) -> bool {
 impl Member {
     fn is_up(&self) -> bool {
         self.link.as_ref().is_some_and(|link| link.state() == LinkState::Up)
+    }
+
+    /// Publications that may be in flight.
+    fn window(&self) -> usize {
+        let of_link = self.link.as_ref().map_or(0, Link::window);
+        self.suspicion.window(of_link).min(self.window.size())
+    }
+
+    /// How many more may be now.
+    fn free(&self) -> usize {
+        if self.is_resting || self.out.len() >= OUT_BYTES_MAX {
+            return 0;
+        }
+        self.window().saturating_sub(self.link.as_ref().map_or(0, Link::inflight))
     }
 }

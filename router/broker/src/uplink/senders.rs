@@ -29,6 +29,8 @@ struct Waiting {
     backoff: Backoff,
     due: Instant,
     trying: Option<Seq>,
+    /// Up to here places may be sent, although younger ones wait.
+    freed: Option<Seq>,
     /// Why its last message went aside; its next one needs no more than one attempt with this answer.
     convicted: Option<ReasonCode>,
 }
@@ -57,7 +59,7 @@ impl Senders {
             return false;
         }
         let Some(waiting) = self.waiting.get_mut(&sender) else { return false };
-        if waiting.trying == Some(seq) {
+        if waiting.trying == Some(seq) || waiting.freed.is_some_and(|freed| seq <= freed) {
             return false;
         }
         waiting.held.insert(seq);
@@ -71,19 +73,10 @@ impl Senders {
 
     /// The upstream refused this place for now. False if there is no room for one more sender that waits.
     pub(super) fn refused(&mut self, sender: Sender, seq: Seq, now: Instant, random: &mut Random) -> bool {
-        let (min, max) = self.retry_millis;
         let is_new = !self.waiting.contains_key(&sender);
-        if is_new && self.waiting.len() >= self.senders_max {
-            return false;
-        }
-        let waiting = self.waiting.entry(sender).or_insert_with(|| Waiting {
-            held: BTreeSet::new(),
-            backoff: Backoff::new(min, max),
-            due: Instant::default(),
-            trying: None,
-            convicted: None,
-        });
+        let Some(waiting) = self.entry(sender, false) else { return false };
         waiting.held.insert(seq);
+        waiting.freed = None;
         // What was in flight beside the first one is no further failure.
         if is_new || waiting.trying == Some(seq) {
             waiting.trying = None;
@@ -92,24 +85,45 @@ impl Senders {
         true
     }
 
-    /// This place waits until its link is up. False if there is no room for one more sender that waits; with `must` there
-    /// is: it was in flight.
+    /// This place waits until its link is up, or has room. False if there is no room for one more sender that waits; with
+    /// `must` there is: it was in flight.
     pub(super) fn park(&mut self, sender: Sender, seq: Seq, must: bool) -> bool {
+        let Some(waiting) = self.entry(sender, must) else { return false };
+        waiting.held.insert(seq);
+        waiting.freed = None;
+        waiting.trying = waiting.trying.filter(|trying| *trying != seq);
+        waiting.due = NEVER;
+        true
+    }
+
+    /// What waits of a sender; with `must` even if no further one may wait.
+    fn entry(&mut self, sender: Sender, must: bool) -> Option<&mut Waiting> {
         let (min, max) = self.retry_millis;
         if !must && !self.waiting.contains_key(&sender) && self.waiting.len() >= self.senders_max {
-            return false;
+            return None;
         }
-        let waiting = self.waiting.entry(sender).or_insert_with(|| Waiting {
+        Some(self.waiting.entry(sender).or_insert_with(|| Waiting {
             held: BTreeSet::new(),
             backoff: Backoff::new(min, max),
             due: Instant::default(),
             trying: None,
+            freed: None,
             convicted: None,
-        });
-        waiting.held.insert(seq);
-        waiting.trying = waiting.trying.filter(|trying| *trying != seq);
-        waiting.due = NEVER;
-        true
+        }))
+    }
+
+    /// The oldest place that waits for room on a link that is up; it may be sent now, and nothing younger may pass it.
+    pub(super) fn free(&mut self, sender: Sender) -> Option<Seq> {
+        let waiting = self.waiting.get_mut(&sender)?;
+        if waiting.due != NEVER || waiting.trying.is_some() {
+            return None;
+        }
+        let first = waiting.held.pop_first()?;
+        waiting.freed = Some(first);
+        if waiting.held.is_empty() {
+            self.waiting.remove(&sender);
+        }
+        Some(first)
     }
 
     /// The link of a client is up: its senders are tried at once.
@@ -130,6 +144,11 @@ impl Senders {
             }
         }
         held
+    }
+
+    /// Whether something of this sender waits.
+    pub(super) fn holds_any(&self, sender: Sender) -> bool {
+        self.waiting.get(&sender).is_some_and(|waiting| !waiting.held.is_empty())
     }
 
     /// Whether something of this client waits.

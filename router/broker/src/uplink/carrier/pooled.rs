@@ -22,7 +22,7 @@ impl Carrier {
     /// An uplink without lanes and without links, which has a link for each identity.
     pub fn pooled(rules: Rules, pool: PoolRules, dialect: Arc<dyn super::super::Dialect>) -> Carrier {
         let mut carrier = Carrier::new(rules);
-        carrier.pool = Some(Pool::new(pool));
+        carrier.pool = Some(Pool::new(pool, carrier.rules.window));
         carrier.dialect = Some(dialect);
         carrier
     }
@@ -52,7 +52,8 @@ impl Carrier {
         let id = hash(identity);
         let mut answers = std::mem::take(&mut self.answers);
         let result = pool.read(id, bytes, &mut answers, now);
-        if !answers.is_empty() || matches!(result, Ok((_, true))) {
+        let has_answers = !answers.is_empty();
+        if has_answers || matches!(result, Ok((_, true))) {
             self.blocked.clear();
         }
         if matches!(result, Ok((_, true))) {
@@ -62,6 +63,9 @@ impl Carrier {
             self.on_answer(answer, now.instant);
         }
         self.answers = answers;
+        if has_answers {
+            self.release(id);
+        }
         result
     }
 
@@ -88,6 +92,24 @@ impl Carrier {
         self.pool.as_mut().map_or_else(Vec::new, |pool| pool.take_heard(hash(identity)))
     }
 
+    /// A link that others did not have to wait for has answered: what waits for it gets the room that there is.
+    fn release(&mut self, id: u64) {
+        let Some(pool) = &mut self.pool else { return };
+        let mut room = pool.free(id);
+        let mut has_parked = false;
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            let sender = Sender { lane: index, client: id };
+            while room > 0
+                && let Some(seq) = self.senders.free(sender)
+            {
+                lane.stretch(seq).release(seq);
+                room -= 1;
+            }
+            has_parked |= self.senders.holds_any(sender);
+        }
+        pool.set_parked(id, has_parked);
+    }
+
     /// Moves what waits for an identity's socket behind `out`.
     pub fn take_out(&mut self, identity: &str, out: &mut Vec<u8>) {
         if let Some(pool) = &mut self.pool {
@@ -104,7 +126,9 @@ impl Carrier {
     pub fn link_tick(&mut self, identity: &str, now: Now) -> Result<(), LinkError> {
         // What a full link held up may be held back by now.
         self.blocked.clear();
-        self.pool.as_mut().map_or(Ok(()), |pool| pool.tick(hash(identity), now))
+        let id = hash(identity);
+        self.release(id);
+        self.pool.as_mut().map_or(Ok(()), |pool| pool.tick(id, now))
     }
 
     /// Whether a link has been of no use for so long that it is to be closed.
@@ -123,6 +147,13 @@ impl Carrier {
     pub fn link_close(&mut self, identity: &str) {
         if let Some(pool) = &mut self.pool {
             pool.close(hash(identity));
+        }
+    }
+
+    /// The other side has ended a link without a word. Call before [`Carrier::link_lost`].
+    pub fn link_cut_off(&mut self, identity: &str, now: Instant) {
+        if let Some(pool) = &mut self.pool {
+            pool.cut_off(hash(identity), now);
         }
     }
 
@@ -255,8 +286,7 @@ impl Carrier {
         }
         let message = Outgoing { envelope, lane: reading.lane, seq, expires };
         let repeat = self.lanes[index].stretch(seq).is_repeat(seq);
-        let Some((link, out)) = pool.link(id, now.instant) else { return };
-        match link.send(about, &message, repeat, now, out) {
+        match pool.send(id, about, &message, repeat, now) {
             Ok(sent) => self.sent(reading, (index, seq), bytes, sent == Sent::Gone, now.instant),
             Err(why) => self.move_aside(about, 1, why, now.instant),
         }

@@ -105,6 +105,9 @@ impl Pool {
     }
 
     fn lost(&mut self, identity: &str, error: Option<&LinkError>) {
+        if error.is_none() {
+            self.carrier.link_cut_off(identity, at(self.now).instant);
+        }
         self.carrier.link_lost(identity, true, error.is_none(), error, at(self.now).instant);
         self.open.remove(identity);
         self.carrier.invariants();
@@ -200,6 +203,91 @@ fn a_full_link_makes_the_lane_wait_and_one_that_does_not_answer_does_not() {
     pool.opens();
     pool.up("a", 1);
     assert_eq!(pool.sent("a"), ["a3 again"]);
+}
+
+#[test]
+fn a_link_that_was_stuck_goes_on_in_order_once_it_answers() {
+    let mut pool = Pool::new(pool_rules());
+    ["a", "b"].into_iter().for_each(|sender| pool.publish(sender));
+    pool.opens();
+    for identity in ["a", "b"] {
+        pool.up(identity, 1);
+        pool.sent(identity);
+        pool.take_all(identity);
+    }
+    ["a", "a", "a", "b"].into_iter().for_each(|sender| pool.publish(sender));
+    assert_eq!(pool.sent("a"), ["a3"]);
+    pool.pass(3_000);
+    pool.carrier.link_tick("b", at(pool.now)).expect("nothing is wrong");
+    assert_eq!(pool.sent("b"), ["b6"]);
+    pool.take_all("a");
+    assert_eq!(pool.sent("a"), ["a4"], "the same connection");
+    pool.publish("a");
+    assert_eq!(pool.sent("a"), [""; 0]);
+    for next in ["a5", "a7"] {
+        pool.take_all("a");
+        assert_eq!(pool.sent("a"), [next]);
+    }
+    pool.take_all("a");
+    pool.take_all("b");
+    assert_eq!(pool.delivered(), Some(7));
+}
+
+#[test]
+fn a_link_that_is_throttled_has_a_smaller_window_and_the_others_do_not_notice() {
+    let mut pool = Pool::new(pool_rules());
+    let rules = Rules { look_ahead_max: 1_000, ..rules() };
+    pool.carrier = Carrier::pooled(rules, pool_rules(), std::sync::Arc::new(mapping()));
+    pool.carrier.add_lane(LANE, Priority::DEFAULT, seq(1), seq(1));
+    (0..100).for_each(|_| pool.publish("a"));
+    for _ in 0..3 {
+        pool.pass(2_000);
+        pool.opens();
+        pool.up("a", 1_000);
+        assert_eq!(pool.sent("a").len(), 1, "the first one after a lost link goes alone");
+        pool.take_all("a");
+        pool.sent("a");
+        pool.lost("a", None);
+    }
+    let pressure = pool.carrier.pressure();
+    assert!(pressure.is_throttled && pressure.throttles > 0, "{pressure:?}");
+    pool.pass(2_000);
+    pool.opens();
+    pool.up("a", 1_000);
+    pool.sent("a");
+    pool.take_all("a");
+    let sent = pool.sent("a").len();
+    assert!((1..=32).contains(&sent), "{sent}");
+    // It is full; whoever shares its lane goes on.
+    (0..5).for_each(|_| pool.publish("b"));
+    pool.opens();
+    pool.up("b", 1_000);
+    pool.sent("b");
+    pool.take_all("b");
+    assert_eq!(pool.sent("b").len(), 4);
+    assert_eq!(pool.carrier.pressure().window, pool.carrier.inflight() - 4 + 64, "each its own");
+}
+
+#[test]
+fn a_window_grows_with_what_its_own_link_answers() {
+    let mut pool = Pool::new(pool_rules());
+    let rules = Rules { look_ahead_max: 10_000, ..rules() };
+    pool.carrier = Carrier::pooled(rules, pool_rules(), std::sync::Arc::new(mapping()));
+    pool.carrier.add_lane(LANE, Priority::DEFAULT, seq(1), seq(1));
+    pool.publish("a");
+    pool.opens();
+    pool.up("a", 10_000);
+    pool.sent("a");
+    pool.pass(100);
+    pool.take_all("a");
+    (0..4_000).for_each(|_| pool.publish("a"));
+    let mut most = 0;
+    for _ in 0..7 {
+        most = pool.sent("a").len();
+        pool.pass(100);
+        pool.take_all("a");
+    }
+    assert!(most > 200, "after seven round trips {most} fit");
 }
 
 #[test]
