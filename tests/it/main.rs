@@ -8,6 +8,8 @@ mod access;
 mod broken_disks;
 mod budgets;
 mod cloud;
+mod cloud_faults;
+mod cloud_mistakes;
 mod commands;
 mod compression;
 mod configuration;

@@ -363,7 +363,7 @@ impl Uplink {
                 info!(uplink = %self.name, window, "the upstream takes everything again");
             }
         }
-        if self.carrier.is_up() {
+        if self.carrier.is_up() || self.carrier.is_own_up() {
             status.set(if pressure.is_throttled { UplinkState::Throttled } else { UplinkState::Up }, None);
         }
     }

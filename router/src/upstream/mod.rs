@@ -14,6 +14,7 @@ pub(crate) mod poison;
 mod sentences;
 mod status;
 mod tails;
+mod theirs;
 mod transport;
 mod trust;
 mod watchdogs;

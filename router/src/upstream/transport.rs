@@ -13,7 +13,7 @@ use std::time::Duration;
 use base64ct::{Base64, Encoding as _};
 use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -21,6 +21,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tower_service::Service;
 
+use super::theirs::{self, Shown};
 use super::websocket::{self, WebSocket};
 use super::{trust, watchdogs};
 use crate::config::{Proxy, ProxyKind, Transport, UplinkTls};
@@ -104,10 +105,24 @@ impl Stream {
 
     /// Days until the other end's certificate ends.
     pub(super) fn certificate_days(&self) -> Option<i64> {
+        watchdogs::days_left(self.certificate()?)
+    }
+
+    /// The other end's certificate.
+    fn certificate(&self) -> Option<&CertificateDer<'static>> {
         match self {
             Stream::Plain(_) => None,
-            Stream::Ws(stream) => stream.stream().certificate_days(),
-            Stream::Tls(stream) => watchdogs::days_left(stream.get_ref().1.peer_certificates()?.first()?),
+            Stream::Ws(stream) => stream.stream().certificate(),
+            Stream::Tls(stream) => stream.get_ref().1.peer_certificates()?.first(),
+        }
+    }
+
+    /// What the other end has shown of itself; its certificate should be for `wanted`.
+    pub(super) fn shown(&self, wanted: &str) -> Shown {
+        Shown {
+            ahead_secs: if let Stream::Ws(stream) = self { stream.ahead_secs() } else { None },
+            other_names: self.certificate().and_then(|it| theirs::other_names(it, wanted)),
+            own_certificate: None,
         }
     }
 }

@@ -163,6 +163,15 @@ impl ServerCertVerifier for Demands {
     }
 }
 
+/// The names of a certificate as people write them.
+pub(super) fn names(presented: &[String]) -> String {
+    let name = |text: &String| {
+        let inner = text.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(text);
+        inner.trim_matches('"').to_owned()
+    };
+    presented.iter().map(name).collect::<Vec<_>>().join(", ")
+}
+
 /// A mistake of TLS, in a sentence that says what to do. `section`: the uplink's keys.
 pub(super) fn sentence(error: &Error, section: &str) -> String {
     use rustls::CertificateError as Bad;
@@ -175,7 +184,7 @@ pub(super) fn sentence(error: &Error, section: &str) -> String {
             ),
             Bad::NotValidForNameContext { expected, presented } => format!(
                 "its certificate is for {}, not for {}; mend {section}.url, or set {section}.server_name",
-                presented.join(", "),
+                names(presented),
                 expected.to_str()
             ),
             Bad::ExpiredContext { time, not_after } => {

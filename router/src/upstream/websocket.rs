@@ -15,6 +15,7 @@ use tungstenite::handshake::machine::TryParse as _;
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
+use super::theirs;
 use super::transport::Stream;
 use crate::clock::entropy;
 
@@ -43,6 +44,7 @@ pub(super) struct WebSocket {
     is_over: bool,
     /// Frames that the stream has not taken.
     outgoing: Vec<u8>,
+    ahead_secs: Option<i64>,
 }
 
 /// Asks the other end to speak WebSocket. `Err` says why it does not.
@@ -87,6 +89,7 @@ pub(super) async fn upgrade(mut stream: Stream, host: &str, path: &str) -> Resul
         control: Vec::new(),
         is_over: false,
         outgoing: Vec::new(),
+        ahead_secs: theirs::ahead_secs(&response),
     })
 }
 
@@ -95,6 +98,11 @@ fn broken(text: &str) -> io::Error {
 }
 
 impl WebSocket {
+    /// The other end's clock minus ours in seconds, when it began, if it said what time it is.
+    pub(super) fn ahead_secs(&self) -> Option<i64> {
+        self.ahead_secs
+    }
+
     /// What it runs over.
     pub(super) fn stream(&self) -> &Stream {
         &self.stream

@@ -12,6 +12,7 @@ use hub::sas;
 use hub::tree::AuthChain;
 use time::OffsetDateTime;
 
+use super::refusal::{Case, Facts, Way, explain};
 use super::signer::{KeySigner, Signer};
 use crate::config::{IotHub, Proof};
 
@@ -45,6 +46,8 @@ pub(in crate::upstream) struct Keyring {
     own: HubId,
     /// Signs for us; none with a certificate.
     signer: Option<Arc<dyn Signer>>,
+    /// It is with the key of the configuration.
+    has_key: bool,
     children: BTreeMap<String, (HubId, Proof)>,
     on_behalf_of: bool,
     token_secs: u64,
@@ -61,6 +64,7 @@ impl Keyring {
         Keyring {
             hub: config.hub.clone(),
             own: config.id.clone(),
+            has_key: signer.is_none(),
             signer: signer.or_else(by_key),
             children: children.collect(),
             on_behalf_of: config.on_behalf_of,
@@ -131,38 +135,37 @@ impl Keyring {
         })
     }
 
-    /// What to do about a refusal of `identity`.
-    pub(in crate::upstream) fn advice(&self, identity: &str, uplink: &str, now: u64) -> String {
-        let hub = &self.hub;
-        let clock = clock(now);
-        let key = |key: &str| format!("uplink.{uplink}.{key}");
-        if self.children.get(identity).is_some_and(|(_, proof)| matches!(proof, Proof::Certificate(..))) {
-            return format!(
-                "the hub does not take the certificate of {identity}: give it that one's thumbprint or authority, and see \
-                 that the device exists and is enabled in {hub}"
-            );
-        }
-        if self.children.contains_key(identity) || identity == self.own.as_str() {
-            let which = if identity == self.own.as_str() {
-                format!("{} or {}", key("connection_string"), key("shared_access_key"))
-            } else {
-                format!("{}.\"{identity}\".shared_access_key", key("identity"))
-            };
-            return format!(
-                "the hub does not take the key of {identity}: compare it with the hub's ({which}), see that the device exists \
-                 and is enabled in {hub}, that this is the hub's own name, and that this machine's clock is right ({clock})"
-            );
-        }
-        format!(
-            "the hub does not take {identity} on our behalf: it must be a child of {} there, or have an identity of its own \
-             ({}); this machine's clock says {clock}",
-            self.own.device_id(),
-            key("identity")
-        )
+    /// What to do about a refusal of `identity`, with what is known.
+    pub(in crate::upstream) fn advice(&self, identity: &str, uplink: &str, facts: &Facts) -> String {
+        let is_own = identity == self.own.as_str();
+        let way = match self.children.get(identity) {
+            Some((_, Proof::Certificate(..))) => Way::Certificate,
+            Some((_, Proof::Key(_))) => Way::Key,
+            None if !is_own => Way::OnBehalf,
+            None if self.signer.is_none() => Way::Certificate,
+            None if self.has_key => Way::Key,
+            None => Way::Signer,
+        };
+        let case = Case {
+            identity,
+            gateway: self.own.device_id(),
+            hub: &self.hub,
+            uplink,
+            is_own,
+            way,
+            token_secs: self.token_secs,
+        };
+        explain(&case, facts)
+    }
+
+    /// The host name that tokens are for.
+    pub(in crate::upstream) fn hub(&self) -> &str {
+        &self.hub
     }
 }
 
-fn clock(now: u64) -> String {
+/// A time as operators read it.
+pub(super) fn clock(now: u64) -> String {
     OffsetDateTime::from_unix_timestamp(now.cast_signed()).map_or_else(
         |_| "nothing sensible".to_owned(),
         |at| format!("{} {:02}:{:02}:{:02} UTC", at.date(), at.hour(), at.minute(), at.second()),

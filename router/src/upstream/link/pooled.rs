@@ -13,13 +13,14 @@ use std::time::Duration;
 
 use broker::uplink::{LinkError, LinkSetup};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 use wire::ReasonCode;
 
-use super::super::iothub::{Access, Keyring};
+use super::super::iothub::{Access, Facts, Keyring};
+use super::super::theirs::{self, Shown};
 use super::super::transport::{self, ConnectError, Patience};
 use super::super::watchdogs;
 use super::{GOODBYE_TIMEOUT, QUIET, TICK, Uplink, push, stopped};
@@ -29,6 +30,10 @@ use crate::upstream::{Line, News, Order, UplinkState, link_setup};
 
 /// How far the wall clock may go another way than time itself before tokens are made anew.
 const CLOCK_JUMP_MILLIS: i64 = 30_000;
+
+/// How long the answer to what time it is may take, and how long it is remembered.
+const ASKING: Duration = Duration::from_secs(3);
+const ASKED_FOR: Duration = Duration::from_secs(60);
 
 /// Why a link ended.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +45,15 @@ enum Over {
     #[error("{0}")]
     Socket(String),
     #[error("the upstream closed the connection")]
-    Closed,
+    Closed {
+        /// It had been sent everything.
+        is_said: bool,
+    },
+    #[error("the upstream reset the connection")]
+    Reset {
+        /// It had been sent everything.
+        is_said: bool,
+    },
     #[error(transparent)]
     Link(#[from] LinkError),
     #[error("its token is renewed")]
@@ -67,6 +80,10 @@ struct Shared {
     bells: RefCell<BTreeMap<Arc<str>, Rc<Notify>>>,
     /// Where services are told what comes, if there are any.
     news: Option<mpsc::Sender<News>>,
+    /// When identities were last let in, seconds since 1970; `uplink_links_max` at most.
+    let_in: RefCell<BTreeMap<Arc<str>, u64>>,
+    /// When the other end was last asked what time it is, and what came of it.
+    asked: Mutex<Option<(Instant, Result<i64, String>)>>,
 }
 
 /// Carries until told to stop.
@@ -74,7 +91,15 @@ pub(in crate::upstream) async fn run(uplink: Uplink, keyring: Keyring, line: Opt
     let (news, mut orders) = line.map(|line| (line.news, line.orders)).unzip();
     let (bell, mut stop) = (Arc::clone(&uplink.setup.bell), uplink.stop.clone());
     let core = RefCell::new(uplink);
-    let shared = Rc::new(Shared { core, keyring, rang: Notify::new(), bells: RefCell::default(), news });
+    let shared = Rc::new(Shared {
+        core,
+        keyring,
+        rang: Notify::new(),
+        bells: RefCell::default(),
+        news,
+        let_in: RefCell::default(),
+        asked: Mutex::default(),
+    });
     let mut links = JoinSet::new();
     loop {
         let (opens, wait) = shared.turn();
@@ -188,22 +213,30 @@ impl Shared {
 
 /// One link from its connection to its end.
 async fn link(shared: Rc<Shared>, identity: Arc<str>, ring: Rc<Notify>) {
-    let over = match carry(&shared, &identity, &ring).await {
+    let mut shown = Shown::default();
+    let over = match carry(&shared, &identity, &ring, &mut shown).await {
         Ok(never) => match never {},
         Err(over) => over,
     };
     shared.bells.borrow_mut().remove(&identity);
     shared.tell(News::Down(Arc::clone(&identity))).await;
-    let advice = shared.advice(&identity, &over);
+    let mut stop = shared.core.borrow().stop.clone();
+    let advice = tokio::select! {
+        () = stopped(&mut stop) => over.to_string(),
+        advice = shared.advice(&identity, &over, shown) => advice,
+    };
     {
         let mut core = shared.core.borrow_mut();
         let now = core.clock.now().instant;
         let (by_peer, error) = match &over {
-            Over::Closed => (true, None),
+            Over::Closed { is_said } | Over::Reset { is_said } => (*is_said, None),
             Over::Link(error @ LinkError::Disconnected(_)) => (true, Some(error)),
             Over::Link(error) => (false, Some(error)),
             _ => (false, None),
         };
+        if matches!(over, Over::Closed { .. } | Over::Reset { .. }) {
+            core.carrier.link_cut_off(&identity, now);
+        }
         core.carrier.link_lost(&identity, over.is_failure(), by_peer, error, now);
         core.keep_positions();
         if matches!(over, Over::Connect(_)) && core.targets.failed() {
@@ -222,19 +255,76 @@ async fn link(shared: Rc<Shared>, identity: Arc<str>, ring: Rc<Notify>) {
 }
 
 impl Shared {
-    fn advice(&self, identity: &str, over: &Over) -> String {
-        let core = self.core.borrow();
+    async fn advice(&self, identity: &str, over: &Over, shown: Shown) -> String {
+        if over.is_failure()
+            && let Some(own) = &shown.own_certificate
+        {
+            // That alone is reason enough.
+            return format!("{over}; {own}");
+        }
         match over {
             Over::Link(
                 error
                 @ LinkError::Refused(ReasonCode::NOT_AUTHORIZED | ReasonCode::BAD_USER_NAME_OR_PASSWORD),
             ) => {
-                let now = core.clock.now().timestamp.0 / 1_000;
-                format!("{error}; {}", self.keyring.advice(identity, &core.name, now))
+                let facts = self.facts(identity, shown).await;
+                let core = self.core.borrow();
+                format!("{error}; {}", self.keyring.advice(identity, &core.name, &facts))
             }
-            Over::Link(error) => with_advice(error, &core.name),
+            Over::Link(error) => with_advice(error, &self.core.borrow().name),
             over => over.to_string(),
         }
+    }
+
+    /// What is known about a refusal; what is not is asked for.
+    async fn facts(&self, identity: &str, shown: Shown) -> Facts {
+        let is_gateway_in = self.core.borrow().carrier.is_own_up();
+        let ahead_secs = match shown.ahead_secs {
+            Some(secs) => Some(Ok(secs)),
+            None if is_gateway_in => None,
+            None => self.ask_the_time().await,
+        };
+        Facts {
+            now: self.core.borrow().clock.now().timestamp.0 / 1_000,
+            ahead_secs,
+            other_names: shown.other_names,
+            let_in: self.let_in.borrow().get(identity).copied(),
+            is_gateway_in,
+        }
+    }
+
+    /// The other end's clock minus ours; not asked again for [`ASKED_FOR`]. Nobody is asked without TLS.
+    async fn ask_the_time(&self) -> Option<Result<i64, String>> {
+        let (name, transport) = {
+            let core = self.core.borrow();
+            (Rc::clone(&core.name), core.transport().clone())
+        };
+        transport.tls.as_ref()?;
+        let mut asked = self.asked.lock().await;
+        if let Some((at, known)) = &*asked
+            && at.elapsed() < ASKED_FOR
+        {
+            return Some(known.clone());
+        }
+        let patience = Patience::of_secs(ASKING.as_secs());
+        let told = timeout(ASKING, theirs::ask(&name, &transport, patience)).await;
+        let told = told.unwrap_or_else(|_| Err(format!("no answer within {} s", ASKING.as_secs())));
+        *asked = Some((Instant::now(), told.clone()));
+        Some(told)
+    }
+
+    /// Notes that an identity is in.
+    fn note_let_in(&self, identity: &str) {
+        let (now, most) = {
+            let core = self.core.borrow();
+            (core.clock.now().timestamp.0 / 1_000, core.limits.uplink_links_max as usize)
+        };
+        let mut let_in = self.let_in.borrow_mut();
+        if !let_in.contains_key(identity) && let_in.len() >= most {
+            let oldest = let_in.iter().min_by_key(|(_, at)| **at).map(|(identity, _)| Arc::clone(identity));
+            oldest.map(|oldest| let_in.remove(&oldest));
+        }
+        let_in.insert(identity.into(), now);
     }
 
     fn setup(&self, access: &Access) -> LinkSetup {
@@ -252,6 +342,7 @@ async fn carry(
     shared: &Shared,
     identity: &Arc<str>,
     ring: &Notify,
+    shown: &mut Shown,
 ) -> Result<std::convert::Infallible, Over> {
     let (mut stop, clock, name, mut transport) = {
         let core = shared.core.borrow();
@@ -264,11 +355,14 @@ async fn carry(
     if let (Some(cert), Some(tls)) = (&access.cert, &mut transport.tls) {
         tls.cert = Some(cert.clone());
     }
+    let own = transport.tls.as_ref().and_then(|tls| watchdogs::own_certificate(tls, &name));
+    shown.own_certificate = own.filter(|notice| notice.is_over).map(|notice| notice.text);
     shared.core.borrow().setup.status.set_target(transport.to_string());
     let stream = tokio::select! {
         () = stopped(&mut stop) => return Err(Over::Stopped),
         connected = transport::connect(&name, &transport, patience) => connected?,
     };
+    *shown = Shown { own_certificate: shown.own_certificate.take(), ..stream.shown(shared.keyring.hub()) };
     watchdogs::watch_socket(stream.tcp(), shared.core.borrow().setup.config.keep_alive_secs);
     let (mut reader, mut writer) = tokio::io::split(stream);
     let setup = shared.setup(&access);
@@ -298,9 +392,10 @@ async fn carry(
             biased;
             () = stopped(&mut stop) => break Over::Stopped,
             read = reader.read(&mut buffer) => {
-                let len = read.map_err(|error| Over::Socket(transport::said(&error, &name)))?;
+                let is_said = out.is_empty();
+                let len = read.map_err(|error| broken(&error, &name, is_said))?;
                 if len == 0 {
-                    return Err(Over::Closed);
+                    return Err(Over::Closed { is_said });
                 }
                 unread.extend_from_slice(&buffer[..len]);
                 let (taken, is_new) = shared.core.borrow_mut().carrier.link_read(identity, &unread, clock.now())?;
@@ -316,7 +411,7 @@ async fn carry(
                 shared.rang.notify_one();
             }
             pushed = push(&mut writer, &out), if !out.is_empty() || unflushed => {
-                let len = pushed.map_err(|error| Over::Socket(transport::said(&error, &name)))?;
+                let len = pushed.map_err(|error| broken(&error, &name, false))?;
                 out.drain(..len);
                 unflushed = len > 0;
             }
@@ -325,6 +420,11 @@ async fn carry(
                 let now = clock.now();
                 let mut core = shared.core.borrow_mut();
                 core.carrier.link_tick(identity, now)?;
+                // One of the links tells for all.
+                if now.instant >= core.next_tick {
+                    core.next_tick = now.instant.plus_millis(TICK.as_millis() as u64);
+                    core.report();
+                }
                 let has_jumped = (offset(now) - offset_then).abs() > CLOCK_JUMP_MILLIS;
                 let is_due = access.token.is_some() && has_jumped || renew_at.is_some_and(|at| Instant::now() >= at);
                 if resting.is_none() && is_due {
@@ -351,6 +451,13 @@ async fn carry(
     Err(over)
 }
 
+fn broken(error: &std::io::Error, name: &str, is_said: bool) -> Over {
+    match error.kind() {
+        std::io::ErrorKind::ConnectionReset => Over::Reset { is_said },
+        _ => Over::Socket(transport::said(error, name)),
+    }
+}
+
 impl Shared {
     fn on_up(&self, identity: &str) {
         {
@@ -361,6 +468,7 @@ impl Shared {
             core.setup.status.set_warning(None);
             info!(uplink = %core.name, %identity, links = core.carrier.links_up(), "a link is up");
         }
+        self.note_let_in(identity);
         self.say(identity, UplinkState::Up, None);
     }
 }

@@ -87,17 +87,20 @@ fn somebody_else_may_sign() {
 }
 
 #[test]
-fn each_refusal_says_what_to_do_and_shows_the_clock() {
+fn each_way_in_has_its_own_advice() {
     let keyring = Keyring::new(&config(true), None);
-    let own = keyring.advice("gw1/$edgeHub", "cloud", NOW);
+    let facts = Facts { now: NOW, ..Facts::default() };
+    let own = keyring.advice("gw1/$edgeHub", "cloud", &facts);
     assert!(
         own.contains("uplink.cloud.shared_access_key") && own.contains("2027-01-15 08:00:00 UTC"),
         "{own}"
     );
     assert!(
         keyring
-            .advice("gw1/filter", "cloud", NOW)
+            .advice("gw1/filter", "cloud", &facts)
             .contains("uplink.cloud.identity.\"gw1/filter\".shared_access_key")
     );
-    assert!(keyring.advice("d7", "cloud", NOW).contains("must be a child of gw1"));
+    assert!(keyring.advice("d7", "cloud", &facts).contains("d7 does not stand below gw1"));
+    let certified = Keyring::new(&IotHub { key: None, ..config(false) }, None);
+    assert!(certified.advice("gw1/$edgeHub", "cloud", &facts).contains("mend uplink.cloud.cert"));
 }
