@@ -7,15 +7,15 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use loadgen::ledger::Rules;
 use loadgen::process::Sample as Process;
 use loadgen::run::Run;
-use loadgen::scenario::Scenario;
 use loadgen::wan::Wan;
 use serde::Serialize;
 
-use crate::contestants::{Binaries, Routes, Running, System};
+use crate::contestants::{Binaries, Routes, System};
+use crate::fleet::{Fleet, MESSAGE_BYTES, wait};
 use crate::stats::Spread;
 
 /// Before the cut, and after the drain.
@@ -23,7 +23,6 @@ const CALM: Duration = Duration::from_secs(3);
 /// How long a drain may take.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(120);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(20);
-const LOOK: Duration = Duration::from_millis(10);
 
 /// One contestant.
 #[derive(Clone, Debug, Serialize)]
@@ -68,9 +67,6 @@ struct Round {
     is_stuck: bool,
 }
 
-/// Bytes of a payload.
-const MESSAGE_BYTES: u32 = 256;
-
 /// Measures one contestant; `None` without a single whole round.
 pub(crate) async fn run(
     system: System,
@@ -94,7 +90,10 @@ async fn play(system: System, scene: Scene, binaries: &Binaries) -> anyhow::Resu
     let plant = binaries.start(System::Mosquitto, Routes::None)?;
     let wan = Wan::start("127.0.0.1:0", &plant.address.to_string()).await?;
     let mut gateway = binaries.start(system, Routes::Forward(wan.address()))?;
-    let mut run = Run::start(scenario(scene.rate, &gateway, &plant)?)?;
+    let pace = format!("rate_total = {}\nwindow = 1000", scene.rate);
+    let fleet =
+        Fleet { pace: &pace, gateway: gateway.address, plant: Some(plant.address), ..Fleet::default() };
+    let mut run = Run::start(fleet.scenario()?)?;
     run.ready(CONNECT_PATIENCE).await?;
     let before = Process::of(gateway.pid())?;
     run.begin();
@@ -112,10 +111,7 @@ async fn play(system: System, scene: Scene, binaries: &Binaries) -> anyhow::Resu
     let drained = run.live().arrived_first - arrived;
     tokio::time::sleep(CALM).await;
     run.stop_publishing();
-    let deadline = run.now().plus(CALM * 3);
-    while !run.is_drained() && run.now() < deadline {
-        tokio::time::sleep(LOOK).await;
-    }
+    wait(CALM * 3, || run.is_drained()).await;
     gateway.check()?;
     let after = Process::of(gateway.pid())?;
     run.take_latency();
@@ -135,49 +131,11 @@ async fn play(system: System, scene: Scene, binaries: &Binaries) -> anyhow::Resu
 
 /// Waits until the plant lacks no more than what is on its way in a tenth of a second; whether that came.
 async fn caught_up(run: &Run, rate: u32, patience: Duration) -> bool {
-    let deadline = run.now().plus(patience);
-    loop {
+    wait(patience, || {
         let live = run.live();
-        if live.owed.saturating_sub(live.arrived_first) <= u64::from(rate) / 10 {
-            return true;
-        }
-        if run.now() >= deadline {
-            return false;
-        }
-        tokio::time::sleep(LOOK).await;
-    }
-}
-
-fn scenario(rate: u32, gateway: &Running, plant: &Running) -> anyhow::Result<Scenario> {
-    let overrides = [
-        format!("publishers.url=\"mqtt://{}\"", gateway.address),
-        format!("subscribers.url=\"mqtt://{}\"", plant.address),
-        format!("publishers.rate_total={rate}"),
-    ];
-    Scenario::parse("the fleet of the outage", &text(), &overrides).context("the scenario of the outage")
-}
-
-fn text() -> String {
-    format!(
-        r#"
-name = "forward"
-[publishers]
-count = 50
-topic = "load/{{publisher}}"
-qos = 1
-rate_total = 5000
-window = 1000
-payload = {{ kind = "binary", bytes = {MESSAGE_BYTES} }}
-[subscribers]
-count = 1
-filter = "load/#"
-qos = 1
-[run]
-duration_secs = 604800
-warmup_secs = 0
-keep_alive_secs = 0
-"#
-    )
+        live.owed.saturating_sub(live.arrived_first) <= u64::from(rate) / 10
+    })
+    .await
 }
 
 fn summarise(system: System, scene: Scene, rounds: &[Round]) -> Option<Forward> {
@@ -198,18 +156,4 @@ fn summarise(system: System, scene: Scene, rounds: &[Round]) -> Option<Forward> 
         sent: sum(|round| round.verdict.sent),
         stuck: sum(|round| u64::from(round.is_stuck)),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_scenario_publishes_here_and_subscribes_there() {
-        let overrides = ["publishers.url=\"mqtt://127.0.0.1:1\"", "subscribers.url=\"mqtt://127.0.0.1:2\""]
-            .map(str::to_owned);
-        let scenario = Scenario::parse("forward", &text(), &overrides).unwrap();
-        assert_eq!(scenario.publishers.unwrap().count, 50);
-        assert_eq!(scenario.subscribers.unwrap().count, 1);
-    }
 }

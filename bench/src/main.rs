@@ -14,8 +14,10 @@ mod contestants;
 mod decisions;
 mod drain;
 mod durable;
+mod fleet;
 mod forward;
 mod guard;
+mod identities;
 mod idle;
 mod instructions;
 mod load;
@@ -119,7 +121,7 @@ enum Command {
         #[arg(long, value_name = "SECS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3_600))]
         outage: u64,
     },
-    /// One uplink over emulated networks, beside mosquitto's bridge; writes uplink.md and uplink.json. About ten minutes; root.
+    /// One uplink over emulated networks, beside mosquitto's bridge; writes uplink.md and uplink.json. About fifteen minutes; root.
     Uplink {
         #[command(flatten)]
         common: Common,
@@ -132,6 +134,9 @@ enum Command {
         /// Messages of the whole drain.
         #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
         drain: u64,
+        /// Devices with links of their own to an IoT Hub; 0 for none.
+        #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(0..=10_000))]
+        identities: u64,
     },
     /// Time and memory to serve again after kill -9 with a backlog; writes restart.md and restart.json.
     Restart {
@@ -293,9 +298,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let scene = forward::Scene { rate, outage: Duration::from_secs(outage) };
             with_interrupt(|interrupted| forward(common, scene, binaries, interrupted))
         }
-        Command::Uplink { common, rtt, messages, drain } => {
+        Command::Uplink { common, rtt, messages, drain, identities } => {
             let binaries = common.binaries(None)?;
-            let plan = uplink::Plan { rtts: rtt, messages, drain };
+            let plan = uplink::Plan { rtts: rtt, messages, drain, identities };
             with_interrupt(|interrupted| measure_uplinks(common, plan, binaries, interrupted))
         }
         Command::Restart { common, backlog } => {

@@ -1,7 +1,7 @@
 //! `bench uplink`: what an uplink gets through a network that is far and lossy; Millrace beside mosquitto's bridge.
 //!
 //! Knows: one scene: a gateway with a backlog, an emulated network, a plant at its far end, which is a mosquitto for both.
-//! May use: `contestants`, `child`, the load generator and its emulated network. Needs root. Out: `uplink.md`, `uplink.json`.
+//! May use: `contestants`, `child`, `identities`, the load generator and its emulated network. Needs root. Out: `uplink.md`, `uplink.json`.
 //! How: the way swallows everything; publishers leave so many messages with the gateway; the way is opened, and from the
 //! first message that arrives the time counts until all are there, or for at most [`MEASURED`]. CPU is the gateway's in that
 //! time. What arrives is counted by a subscriber over a way of its own, which nothing disturbs.
@@ -15,22 +15,20 @@ use anyhow::{Context, bail};
 use loadgen::emulated::{Emulated, Way};
 use loadgen::process::Sample as Process;
 use loadgen::run::Run;
-use loadgen::scenario::Scenario;
 use serde::Serialize;
 use tempfile::TempDir;
 
 use crate::child::Child;
-use crate::contestants::{Binaries, Routes, Running, System};
+use crate::contestants::{Binaries, Routes, System};
+use crate::fleet::{Fleet, MESSAGE_BYTES, PUBLISHERS, backlog, wait};
+use crate::identities::{self, Identities};
 
-const MESSAGE_BYTES: u32 = 256;
-const PUBLISHERS: u64 = 50;
 /// Longest measured part of one cell.
 const MEASURED: Duration = Duration::from_secs(10);
 /// How long the filling, and the first arrival, may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How long an idle connection is watched.
 const IDLE: Duration = Duration::from_secs(65);
-const LOOK: Duration = Duration::from_millis(5);
 /// The way that is to be saturated: 10 Mbit/s.
 const NARROW_BYTES_PER_SEC: u64 = 1_250_000;
 /// Where the plant listens: it has its namespace to itself.
@@ -72,6 +70,7 @@ pub(crate) struct Found {
     pub(crate) cells: Vec<Cell>,
     pub(crate) drain: Vec<Cell>,
     pub(crate) narrow: Vec<Cell>,
+    pub(crate) identities: Vec<Identities>,
     pub(crate) idle: Vec<IdleCost>,
 }
 
@@ -81,6 +80,8 @@ pub(crate) struct Plan {
     pub(crate) rtts: Vec<u64>,
     pub(crate) messages: u64,
     pub(crate) drain: u64,
+    /// Devices with links of their own.
+    pub(crate) identities: u64,
 }
 
 /// Measures everything of the plan, one after the other; calls `tell` with a line for each finding.
@@ -102,6 +103,12 @@ pub(crate) async fn run(
                 if interrupted() {
                     return Ok(found);
                 }
+            }
+            if plan.identities > 0 {
+                let way = Way { lost_permille, ..Way::of_rtt(*rtt) };
+                let cell = identities::play(plan.identities, way, plan.messages, binaries).await?;
+                tell(cell.line());
+                found.identities.push(cell);
             }
         }
     }
@@ -173,10 +180,13 @@ async fn play(
 ) -> anyhow::Result<Cell> {
     let mut plant = Plant::start(binaries, Way { is_black: true, ..way })?;
     let mut gateway = binaries.start(system, Routes::Forward(plant.address()))?;
-    let mut run = Run::start(scenario(messages, &gateway, plant.counted_at())?)?;
+    let each = messages / PUBLISHERS;
+    let pace = backlog(each);
+    let fleet =
+        Fleet { pace: &pace, gateway: gateway.address, plant: Some(plant.counted_at()), ..Fleet::default() };
+    let mut run = Run::start(fleet.scenario()?)?;
     run.ready(PATIENCE).await?;
     run.begin();
-    let each = messages / PUBLISHERS;
     let filled = wait(PATIENCE, || run.live().acked >= each * PUBLISHERS).await;
     if !filled {
         bail!("{} took only {} of {messages} messages", system.name(), run.live().acked);
@@ -226,52 +236,6 @@ async fn watch_idle(system: System, binaries: &Binaries) -> anyhow::Result<IdleC
     Ok(IdleCost { system, bytes_per_hour: bytes * 3_600.0 / IDLE.as_secs_f64() })
 }
 
-async fn wait(patience: Duration, is_so: impl Fn() -> bool) -> bool {
-    let begin = std::time::Instant::now();
-    while begin.elapsed() < patience {
-        if is_so() {
-            return true;
-        }
-        tokio::time::sleep(LOOK).await;
-    }
-    is_so()
-}
-
-fn scenario(messages: u64, gateway: &Running, plant: SocketAddr) -> anyhow::Result<Scenario> {
-    let overrides = [
-        format!("publishers.url=\"mqtt://{}\"", gateway.address),
-        format!("subscribers.url=\"mqtt://{plant}\""),
-        format!("publishers.messages={}", messages / PUBLISHERS),
-    ];
-    Scenario::parse("a backlog", &text(), &overrides).context("the scenario of the backlog")
-}
-
-fn text() -> String {
-    format!(
-        r#"
-name = "uplink"
-[publishers]
-count = {PUBLISHERS}
-topic = "load/{{publisher}}"
-qos = 1
-rate = "max"
-batch = 16
-window = 64
-messages = 1
-ahead = 0
-payload = {{ kind = "binary", bytes = {MESSAGE_BYTES} }}
-[subscribers]
-count = 1
-filter = "load/#"
-qos = 1
-[run]
-duration_secs = 604800
-warmup_secs = 0
-keep_alive_secs = 0
-"#
-    )
-}
-
 impl Cell {
     fn line(&self) -> String {
         format!(
@@ -316,24 +280,16 @@ impl Found {
         };
         section(&format!("One uplink, {MESSAGE_BYTES} bytes of payload, QoS 1, from a backlog"), &self.cells);
         section("The whole drain, without delay and loss", &self.drain);
-        section("A way of 10 Mbit/s", &self.narrow);
+        section("A way of 10 Mbit/s: so many messages fill it", &self.narrow);
+        if !self.identities.is_empty() {
+            page += "\n## A link for each identity: IoT Hub with TLS and tokens, from a backlog\n";
+            page += Identities::HEAD;
+            self.identities.iter().for_each(|cell| page += &cell.row());
+        }
         page += "\n## An idle hour of a connection, keep-alive as it is by default\n\n| gateway | bytes |\n|---|--:|\n";
         for idle in &self.idle {
             writeln!(page, "| {} | {:.0} |", idle.system.name(), idle.bytes_per_hour).unwrap_or_default();
         }
         page
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_scenario_publishes_here_and_counts_there() {
-        let overrides = ["publishers.url=\"mqtt://127.0.0.1:1\"", "subscribers.url=\"mqtt://127.0.0.1:2\""]
-            .map(str::to_owned);
-        let scenario = Scenario::parse("uplink", &text(), &overrides).unwrap();
-        assert_eq!(u64::from(scenario.publishers.unwrap().count), PUBLISHERS);
     }
 }
