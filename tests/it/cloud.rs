@@ -120,6 +120,22 @@ fn telemetry_of_the_gateway_and_of_others_arrives_with_everything_it_has() {
     assert_eq!(router.status()["uplinks"][0]["state"], "up");
 }
 
+/// `GatewayHostName`: an edgeHub as the next level, with the tokens and user names of the hub.
+#[test]
+fn another_gateway_in_between_is_reached_by_its_own_name() {
+    let address = harness::azure::free_address();
+    let cloud = Cloud::with(Config { host: "plant.example".into(), ..Config::at(address) });
+    let connection_string = cloud.hub.connection_string("gw1").expect("it has a key");
+    let router = Setup::new()
+        .set("uplink.cloud.kind", "iothub")
+        .set("uplink.cloud.connection_string", format!("\"{connection_string};GatewayHostName={address}\""))
+        .set("uplink.cloud.ca", cloud.home.path().join("ca.pem").display())
+        .set("routes.all", r#"FROM "site/#" INTO $upstream"#)
+        .start();
+    router.connect(&v5("press7")).publish("site/a", "0", QOS_1);
+    expect_ledger(&cloud.wait_for(1), "gw1", 1);
+}
+
 #[test]
 fn port_443_is_spoken_over_websocket() {
     let cloud = Cloud::start();

@@ -85,8 +85,6 @@ fn one_device_that_is_shaped_does_not_slow_the_others_down() {
         (cloud.hub.count("d1") >= 300 && cloud.hub.count("d2") >= 300).then_some(())
     });
     assert!(cloud.hub.count("d0") < 300, "that one takes 15 s");
-    assert!(router.number("/uplinks/0/throttles") > 0);
-    assert_eq!(router.status()["uplinks"][0]["state"], "throttled");
     cloud.hub.clear_faults();
     drained(&router);
     reconcile(&cloud, 3, 300);

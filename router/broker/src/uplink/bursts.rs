@@ -24,8 +24,11 @@ impl Bursts {
     }
 
     /// The other side has ended it without a word, with so much in flight of what was allowed. Whether it wants less.
-    pub(super) fn ended(&mut self, inflight: usize, window: usize, now: Instant) -> bool {
-        let is_burst = inflight >= BURST && inflight * 2 >= window;
+    ///
+    /// `is_throttled`: that is known already, and a small window is no proof of the contrary.
+    pub(super) fn ended(&mut self, inflight: usize, window: usize, is_throttled: bool, now: Instant) -> bool {
+        let least = if is_throttled { 2 } else { BURST };
+        let is_burst = inflight >= least && inflight * 2 >= window;
         let is_soon = now.millis_since(self.up_at) <= SOON_MILLIS;
         self.ends = if is_burst && is_soon { self.ends + 1 } else { 0 };
         self.ends >= 2
@@ -40,10 +43,11 @@ mod tests {
     fn the_second_burst_that_ends_a_young_link_is_a_sign() {
         let mut bursts = Bursts::default();
         bursts.up(Instant(0));
-        assert!(!bursts.ended(64, 64, Instant(1_000_000)), "once is chance");
-        assert!(bursts.ended(64, 64, Instant(2_000_000)));
-        assert!(!bursts.ended(3, 64, Instant(3_000_000)), "little was in flight");
-        assert!(!bursts.ended(64, 64, Instant(4_000_000)));
-        assert!(!bursts.ended(64, 64, Instant(60_000_000)), "it has carried for a while");
+        assert!(!bursts.ended(64, 64, false, Instant(1_000_000)), "once is chance");
+        assert!(bursts.ended(64, 64, false, Instant(2_000_000)));
+        assert!(!bursts.ended(3, 64, false, Instant(3_000_000)), "little was in flight");
+        assert!(!bursts.ended(64, 64, false, Instant(4_000_000)));
+        assert!(bursts.ended(4, 5, true, Instant(5_000_000)), "that it is throttled is known");
+        assert!(!bursts.ended(64, 64, false, Instant(60_000_000)), "it has carried for a while");
     }
 }

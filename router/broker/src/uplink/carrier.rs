@@ -266,7 +266,7 @@ impl Carrier {
     /// time, that is what an upstream does which wants less and cannot say so. Call before [`Carrier::lost`].
     pub fn cut_off(&mut self, now: Instant) {
         let inflight = if self.is_up() { self.inflight() } else { 0 };
-        if self.bursts.ended(inflight, self.window.size(), now) {
+        if self.bursts.ended(inflight, self.window.size(), self.window.is_throttled(), now) {
             self.window.throttle(inflight, now);
         }
     }

@@ -3,7 +3,7 @@
 //! Knows: which identity a message is for (its dialect says so), which links are up. Never: sockets, credentials.
 //! In: what links say, time. Out: identities whose link is to be opened or closed, bytes for each.
 //! Always: a message goes over the link of its identity, in order; a link that is down or does not answer holds back the
-//! messages of its own identity alone; one that is full for a moment makes its lane wait, so that nothing is read twice.
+//! messages of its own identity alone; one that is full makes its lane wait for a moment, so that little is read twice.
 //! Bounds: `links_max` links, opened at most `opens_per_sec` a second with jitter; what is held back is bounded by the
 //! lane's look-ahead and by `senders_max`.
 
@@ -24,8 +24,13 @@ use crate::random::Random;
 
 /// Bytes of one link that may wait for its socket.
 const OUT_BYTES_MAX: usize = 64 << 10;
-/// A link with its window full that has answered nothing for so long holds back its own messages instead of the lane.
-const STALL_MILLIS: u64 = 2_000;
+/// Microseconds for which a lane waits at once for a link that is full; and the part of the time that it may wait for it.
+const PATIENCE: i64 = 100_000;
+const PATIENCE_SHARE: i64 = 10;
+/// How long a link must last, if nothing is answered on it, before the next failure counts as the first one again.
+const LASTING_MILLIS: u64 = 10_000;
+/// With others waiting for a link, one without messages for so long is closed.
+const CROWDED_MILLIS: u64 = 2_000;
 
 /// How links are opened and closed.
 #[derive(Clone, Debug)]
@@ -78,6 +83,7 @@ struct Member {
     /// Not opened before.
     due: Instant,
     backoff: Backoff,
+    up_at: Instant,
     /// When it was last of use.
     used_at: Instant,
     /// When it last answered, or had nothing to answer.
@@ -88,11 +94,51 @@ struct Member {
     bursts: Bursts,
     /// More has come for it than it can take; else what it answers is no measure of what it could.
     is_full: bool,
+    patience: Patience,
     has_parked: bool,
     /// How often the upstream has refused the identity since the link was up.
     refusals: u16,
     /// Its messages do not wait before: nobody will take them.
     condemned_until: Instant,
+}
+
+/// How long a lane still waits for a link: a tenth of the time at most, and [`PATIENCE`] at once.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    /// Microseconds; less than nothing where a wait was longer than it should have been.
+    left: i64,
+    at: Instant,
+    waits_since: Option<Instant>,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Patience { left: PATIENCE, at: Instant::default(), waits_since: None }
+    }
+}
+
+impl Patience {
+    /// A lane waits; whether that has been for too long.
+    fn is_over(&mut self, now: Instant) -> bool {
+        let passed = now.0.saturating_sub(self.at.0).cast_signed();
+        self.left = (self.left + passed / PATIENCE_SHARE).min(PATIENCE);
+        self.at = now;
+        let since = *self.waits_since.get_or_insert(now);
+        let is_over = now.0.saturating_sub(since.0).cast_signed() >= self.left;
+        if is_over {
+            // The message does not wait in its lane any longer, and so the lane does not.
+            self.goes_on(now);
+        }
+        is_over
+    }
+
+    /// A message has its turn.
+    fn goes_on(&mut self, now: Instant) {
+        if let Some(since) = self.waits_since.take() {
+            let waited = now.0.saturating_sub(since.0).cast_signed();
+            self.left = (self.left - waited).max(-PATIENCE_SHARE * PATIENCE);
+        }
+    }
 }
 
 /// What a message can have from its link now.
@@ -146,12 +192,14 @@ impl Pool {
             links: 0,
             due: Instant::default(),
             backoff: Backoff::new(min, max),
+            up_at: now,
             used_at: now,
             answered_at: now,
             suspicion: Suspicion::default(),
             window: Window::new(window.0, window.1),
             bursts: Bursts::default(),
             is_full: false,
+            patience: Patience::default(),
             has_parked: false,
             refusals: 0,
             condemned_until: Instant::default(),
@@ -194,7 +242,7 @@ impl Pool {
         }
         member.is_full = true;
         // One that is shaped, or stuck, must not give its pace to those that share its lane.
-        let is_slow = member.window.is_throttled() || now.millis_since(member.answered_at) >= STALL_MILLIS;
+        let is_slow = member.window.is_throttled() || member.patience.is_over(now);
         if is_slow { Room::Later } else { Room::Soon }
     }
 
@@ -226,6 +274,7 @@ impl Pool {
         }
         let sent = link.send(about, message, repeat, now, &mut member.out)?;
         member.is_full = false;
+        member.patience.goes_on(now.instant);
         if sent == Sent::InFlight {
             member.window.sent(now.instant);
         }
@@ -260,7 +309,8 @@ impl Pool {
             .members
             .values_mut()
             .filter(|member| member.is_wanted && !member.is_taken && member.due <= now)
-            .min_by_key(|member| member.used_at)?;
+            // Whoever has failed waits since then, and not since it was last of use.
+            .min_by_key(|member| member.due.max(member.used_at))?;
         member.is_taken = true;
         member.is_resting = false;
         let identity = Arc::clone(&member.identity);
@@ -309,6 +359,10 @@ impl Pool {
         if !member.is_full && !member.has_parked {
             member.window.ran_dry(inflight);
         }
+        if answers.len() > before {
+            // It is of use, however soon it ends.
+            member.backoff.succeeded();
+        }
         for answer in &answers[before..] {
             member.answered_at = now.instant;
             member.suspicion.answered();
@@ -319,7 +373,7 @@ impl Pool {
         }
         if is_new {
             member.bursts.up(now.instant);
-            member.backoff.succeeded();
+            member.up_at = now.instant;
             member.refusals = 0;
             (member.answered_at, member.used_at) = (now.instant, now.instant);
         }
@@ -413,7 +467,7 @@ impl Pool {
         *member.identity != *self.rules.own
             && is_empty
             && (member.filters.is_empty() && idle >= self.rules.idle_millis
-                || is_crowded && idle >= STALL_MILLIS.min(self.rules.idle_millis))
+                || is_crowded && idle >= CROWDED_MILLIS.min(self.rules.idle_millis))
     }
 
     /// Nothing new is sent over this link; whether nothing is in flight.
@@ -435,8 +489,11 @@ impl Pool {
     /// As [`super::Carrier::cut_off`], for one link.
     pub(super) fn cut_off(&mut self, id: u64, now: Instant) {
         let Some(member) = self.members.get_mut(&id).filter(|member| member.is_up()) else { return };
-        let (inflight, window) = (member.link.as_ref().map_or(0, Link::inflight), member.window());
-        if member.bursts.ended(inflight, window, now) {
+        let inflight = member.link.as_ref().map_or(0, Link::inflight);
+        // With more waiting, what was in flight is what was allowed, whatever has been answered since.
+        let is_loaded = member.is_full || member.has_parked;
+        let window = if is_loaded { inflight } else { member.window() };
+        if member.bursts.ended(inflight, window, member.window.is_throttled(), now) {
             member.window.throttle(inflight, now);
         }
     }
@@ -461,6 +518,9 @@ impl Pool {
         member.is_taken = false;
         member.is_resting = false;
         member.out.clear();
+        if member.is_up() && now.millis_since(member.up_at) >= LASTING_MILLIS {
+            member.backoff.succeeded();
+        }
         if failed {
             member.due = now.plus_millis(member.backoff.failed(random));
         }

@@ -206,6 +206,70 @@ fn a_full_link_makes_the_lane_wait_and_one_that_does_not_answer_does_not() {
 }
 
 #[test]
+fn whoever_fails_all_the_time_takes_nobodys_turn() {
+    let mut pool = Pool::new(PoolRules { links_max: 100, backoff_millis: (1, 1), ..pool_rules() });
+    let rules = Rules { senders_max: 10, ..rules() };
+    pool.carrier = Carrier::pooled(
+        rules,
+        PoolRules { links_max: 100, backoff_millis: (1, 1), ..pool_rules() },
+        std::sync::Arc::new(mapping()),
+    );
+    pool.carrier.add_lane(LANE, Priority::DEFAULT, seq(1), seq(1));
+    for number in 0..5 {
+        pool.publish(&format!("d{number}"));
+    }
+    pool.fill();
+    let mut opened = Vec::new();
+    for _ in 0..6 {
+        pool.pass(10);
+        let identity = pool.carrier.next_open(at(pool.now).instant).expect("somebody waits").to_string();
+        pool.carrier.link_lost(&identity, true, false, None, at(pool.now).instant);
+        opened.push(identity);
+    }
+    opened.sort_unstable();
+    assert_eq!(opened, ["d0", "d1", "d2", "d3", "d4", "gw"]);
+}
+
+#[test]
+fn a_link_that_ends_before_anything_is_answered_is_opened_more_and_more_rarely() {
+    let mut pool = Pool::new(pool_rules());
+    pool.publish("a");
+    let mut waits = Vec::new();
+    pool.opens();
+    for _ in 0..3 {
+        pool.up("a", 8);
+        pool.lost("a", None);
+        let begin = pool.now;
+        while !pool.opens().contains(&"a".to_owned()) {}
+        waits.push(pool.now - begin);
+    }
+    assert!(waits[2] > waits[0], "{waits:?}");
+}
+
+/// Each answer lets one message through, so that it never seems to be stuck.
+#[test]
+fn a_link_that_is_slow_and_steady_does_not_give_its_lane_its_pace() {
+    let mut pool = Pool::new(pool_rules());
+    ["a", "b"].into_iter().for_each(|sender| pool.publish(sender));
+    pool.opens();
+    for identity in ["a", "b"] {
+        pool.up(identity, 1);
+        pool.sent(identity);
+        pool.take_all(identity);
+    }
+    (0..20).for_each(|_| pool.publish("a"));
+    pool.publish("b");
+    let mut waited = 0;
+    while pool.sent("b").is_empty() {
+        assert!(waited < 300, "{waited} ms for one message");
+        pool.sent("a");
+        pool.pass(50);
+        waited += 50;
+        pool.take_all("a");
+    }
+}
+
+#[test]
 fn a_link_that_was_stuck_goes_on_in_order_once_it_answers() {
     let mut pool = Pool::new(pool_rules());
     ["a", "b"].into_iter().for_each(|sender| pool.publish(sender));
