@@ -46,6 +46,7 @@ mod stores;
 mod subscriptions;
 mod tls;
 mod uplink;
+mod uplink_exact;
 mod uplink_tls;
 mod uplink_topics;
 mod watchdogs;

@@ -131,8 +131,8 @@ impl Config {
             holder(
                 "messages in flight to upstreams",
                 uplinks,
-                "uplinks × limits.uplink_inflight_max × 96",
-                u64::from(limits.uplink_inflight_max) * 96,
+                "uplinks × limits.uplink_inflight_max × 160",
+                u64::from(limits.uplink_inflight_max) * 160,
             ),
         ]
     }

@@ -548,7 +548,7 @@ pub(super) static UPLINK_KEEP_ALIVE_SECS: Key =
     integer("uplink.*.keep_alive_secs", 0, 65_535, 60, "Longest silence before a PINGREQ. 0 sends none.");
 pub(super) static UPLINK_WINDOW: Key = key(
     "uplink.*.window",
-    Allowed::Integer { min: 1, max: 65_535 },
+    Allowed::Integer { min: 1, max: 32_766 },
     Default::Derived("limits.uplink_inflight_max"),
     "Most messages on their way that the other end has not acknowledged yet; how many of them are used follows round trip \
      and rate (`router/docs/bad-networks.md`). Not more than `limits.uplink_inflight_max`.",
@@ -794,7 +794,7 @@ limits! {
         "Bytes of arrays in one body that ANY and ALL look at, all routes together; what goes beyond is undefined.";
     route_keys_max: u32 = 2..=10_000_000,
         "Keys that one shard's SAMPLE, THROTTLE and CHANGED clauses remember; the least used are forgotten.";
-    uplink_inflight_max: u16 = 1..=65_535, "Messages in flight to one upstream.";
+    uplink_inflight_max: u16 = 1..=32_766, "Messages in flight to one upstream.";
     uplink_read_bytes_max: u32 = 1_024..=4_294_967_295, "Bytes read ahead from the lanes of one uplink.";
     uplink_look_ahead_max: u32 = 1..=1_000_000,
         "Messages of one lane that are read beyond the first one that waits because the upstream refuses its sender; above it the lane waits.";

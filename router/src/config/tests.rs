@@ -292,7 +292,7 @@ fn values_outside_their_range_are_refused() {
     refused("limits.session_inflight_max = 65536", "limits.session_inflight_max", "from 1 to 65535", "");
     refused("limits.connections_max = 0", "limits.connections_max", "from 1 to", "");
     refused("store.memtable_bytes = 1000", "store.memtable_bytes", "from 1048576 to 1073741824", "");
-    refused("uplink.a = { url = 'mqtt://h', window = 65536 }", "uplink.a.window", "from 1 to 65535", "");
+    refused("uplink.a = { url = 'mqtt://h', window = 32767 }", "uplink.a.window", "from 1 to 32766", "");
     refused(
         "uplink.a = { url = 'mqtt://h', keep_alive_secs = 65536 }",
         "uplink.a.keep_alive_secs",
@@ -452,7 +452,7 @@ fn an_uplink_is_complete_without_anything_but_its_url() {
         topics: Topics {
             entries: Vec::new(),
             inbound: Vec::new(),
-            qos: Some(model::Qos::AtLeastOnce),
+            qos: broker::uplink::Wish::Be(model::Qos::AtLeastOnce),
             keeps_retain: true,
             properties: Properties::Drop,
             id_property: Some("millrace-id".to_owned()),

@@ -2,7 +2,7 @@
 //!
 //! Knows: the keys of `[uplink.NAME]` about topics, QoS, RETAIN and properties. In: a `Judge`. Out: one `Topics` an uplink.
 
-use broker::uplink::{Entry, InboundEntry, Template, filters_meet, image};
+use broker::uplink::{Entry, InboundEntry, Template, Wish, filters_meet, image};
 use model::{Qos, TopicFilter, validate_filter};
 
 use super::checked::MqttVersion;
@@ -17,8 +17,8 @@ pub struct Topics {
     pub entries: Vec<Entry>,
     /// From there to here, in order.
     pub inbound: Vec<InboundEntry>,
-    /// QoS where `entries` do not say it; `None`: as published.
-    pub qos: Option<Qos>,
+    /// QoS where `entries` do not say it.
+    pub qos: Wish,
     /// Whether RETAIN goes along where `entries` do not say it.
     pub keeps_retain: bool,
     /// What becomes of properties in 3.1.1.
@@ -36,6 +36,13 @@ pub enum Properties {
     Topic,
     /// They go into an envelope, with the payload.
     Json,
+}
+
+impl Topics {
+    /// Whether messages of QoS 2 may go there.
+    pub(crate) fn may_be_exact(&self) -> bool {
+        self.entries.iter().filter_map(|entry| entry.qos).chain([self.qos]).any(Wish::may_be_exact)
+    }
 }
 
 /// Mistakes are told to `judge`; then what is returned has gaps.
@@ -62,11 +69,10 @@ pub(super) fn check(judge: &mut Judge<'_>, name: &str, version: MqttVersion, pre
     Topics {
         entries,
         inbound,
-        qos: match judge.text(&schema::kinds::UPLINK_QOS, name).as_deref() {
-            Some("0") => Some(Qos::AtMostOnce),
-            Some("as-published") => None,
-            _ => Some(Qos::AtLeastOnce),
-        },
+        qos: judge
+            .text(&schema::kinds::UPLINK_QOS, name)
+            .and_then(|text| wish(&text))
+            .unwrap_or(Wish::Be(Qos::AtLeastOnce)),
         keeps_retain: judge.text(&schema::kinds::UPLINK_RETAIN, name).as_deref() != Some("never"),
         properties,
         id_property,
@@ -149,15 +155,23 @@ fn split(text: &str) -> Result<Parts<'_>, String> {
     Ok((filter.to_owned(), template, options.collect::<Result<_, _>>()?))
 }
 
+fn wish(text: &str) -> Option<Wish> {
+    Some(match text {
+        "0" => Wish::Be(Qos::AtMostOnce),
+        "1" => Wish::Be(Qos::AtLeastOnce),
+        "2" => Wish::Be(Qos::ExactlyOnce),
+        "as-published" => Wish::AsPublished,
+        _ => return None,
+    })
+}
+
 fn parse_entry(text: &str) -> Result<Entry, String> {
     let (filter, template, options) = split(text)?;
     validate_filter(&filter).map_err(|error| format!("its filter: {error}"))?;
     let mut entry = Entry { filter, template, qos: None, retain: None };
     for (option, value) in options {
         match (option, value) {
-            ("qos", "0") => entry.qos = Some(Qos::AtMostOnce),
-            ("qos", "1") => entry.qos = Some(Qos::AtLeastOnce),
-            ("qos", "as-published") => entry.qos = None,
+            ("qos", value) if wish(value).is_some() => entry.qos = wish(value),
             ("retain", "always") => entry.retain = Some(true),
             ("retain", "never") => entry.retain = Some(false),
             ("retain", "keep") => entry.retain = None,
@@ -165,7 +179,7 @@ fn parse_entry(text: &str) -> Result<Entry, String> {
                 return Err(no_option(
                     option,
                     value,
-                    "qos=0, qos=1, qos=as-published, retain=keep, retain=never, retain=always",
+                    "qos=0, qos=1, qos=2, qos=as-published, retain=keep, retain=never, retain=always",
                 ));
             }
         }

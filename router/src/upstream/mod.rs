@@ -162,6 +162,7 @@ fn link_setup(config: &Uplink, gateway: &Gateway, limits: &Limits) -> LinkSetup 
         inbound: dialects::inbound(config, gateway, limits),
         inflight_max: config.window.min(limits.uplink_inflight_max),
         packet_bytes_max: limits.packet_bytes_max,
+        is_exact: config.hub.is_none() && config.topics.may_be_exact(),
     }
 }
 

@@ -14,6 +14,7 @@ use model::{Instant, LaneId, Now, Priority, Seq, Timestamp};
 
 use super::bursts::Bursts;
 use super::dialect::Outgoing;
+use super::exactly::Exchanges;
 use super::inbound::{InboundCounts, LocalError};
 use super::lanes::{Lane, ReadRules, Wanted};
 use super::link::{Answer, Link, Sending, Sent};
@@ -138,6 +139,8 @@ pub struct Carrier {
     lanes: Vec<Lane>,
     turns: Turns,
     senders: Senders,
+    /// Of the link before, while there is none.
+    exchanges: Exchanges,
     suspicion: Suspicion,
     window: Window,
     bursts: Bursts,
@@ -166,6 +169,7 @@ impl Carrier {
             lanes: Vec::new(),
             turns: Turns::new(rules.schedule),
             senders: Senders::new(rules.senders_max, rules.retry_millis),
+            exchanges: Exchanges::default(),
             suspicion: Suspicion::default(),
             window: Window::new(rules.window.0, rules.window.1),
             bursts: Bursts::default(),
@@ -200,7 +204,10 @@ impl Carrier {
 
     /// A connection is there; its CONNECT is appended to `out`.
     pub fn connected(&mut self, setup: LinkSetup, now: Now, out: &mut Vec<u8>) -> Result<(), LinkError> {
-        self.link = Some(Link::open(setup, now, out)?);
+        let mut exchanges = std::mem::take(&mut self.exchanges);
+        let lanes = &mut self.lanes;
+        exchanges.begin_connection(|about| lanes[about.sender.lane].stretch(about.seq).is_open(about.seq));
+        self.link = Some(Link::open(setup, exchanges, now, out)?);
         self.window.begin(now.instant);
         Ok(())
     }
@@ -221,7 +228,7 @@ impl Carrier {
             }
         }
         if !answers.is_empty() {
-            answers.iter().for_each(|answer| self.window.answered(answer.number));
+            answers.iter().filter_map(|answer| answer.number).for_each(|number| self.window.answered(number));
             self.window.settle(now.instant);
         }
         for answer in answers.drain(..) {
@@ -316,6 +323,7 @@ impl Carrier {
                 self.move_aside(first, attempts, Refusal::EndsLink(said), now);
             }
         }
+        self.exchanges = link.into_exchanges();
     }
 
     /// Whether publications may be sent.
@@ -588,6 +596,8 @@ impl Carrier {
                 for seq in self.senders.accepted(sender, seq) {
                     lane.stretch(seq).release(seq);
                 }
+                // With QoS 2 the end of one may come that waited for its turn.
+                self.senders.forget(sender, seq);
             }
             return;
         }

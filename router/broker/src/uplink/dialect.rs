@@ -42,7 +42,7 @@ pub struct Outgoing<'a> {
 pub struct Form {
     /// Topic name.
     pub topic: String,
-    /// QoS of this hop, 0 or 1.
+    /// QoS of this hop.
     pub qos: Qos,
     /// RETAIN of this hop.
     pub retain: bool,

@@ -1,9 +1,9 @@
 //! One connection to an upstream MQTT broker: the client half of the protocol.
 //!
-//! Knows: CONNECT and its answer, the window of unacknowledged publications, keep-alive; subscriptions, if something is
+//! Knows: CONNECT and its answer, the window of unacknowledged publications (those of QoS 2 in `exactly`), keep-alive; subscriptions, if something is
 //! to come from there. Never: sockets, lanes' contents, what a message looks like there (a `Dialect` does).
 //! In: bytes from the upstream, records to send, time. Out: bytes to write, answers, or why it ends.
-//! Invariant: packet identifiers in flight are consecutive in a ring, so an acknowledgement is found by subtraction.
+//! Invariant: packet identifiers of QoS 1 in flight are consecutive in a ring, so an acknowledgement is found by subtraction.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::num::NonZeroU16;
@@ -13,12 +13,13 @@ use model::{Instant, Now, Qos, Seq};
 use wire::{Connect, OutgoingPublish, Packet, ReasonCode, Subscribe, Subscription, Unsubscribe, Version};
 
 use super::dialect::{Dialect, Form, Outgoing};
+use super::exactly::{Begun, Ended, Exchanges};
 use super::inbound::{Inbound, InboundCounts, InboundRules, LocalError};
 use super::poison::Refusal;
 use super::senders::Sender;
 
-/// Packet identifiers of publications; the one that is left is for SUBSCRIBE.
-const RING: u32 = 65_534;
+/// Packet identifiers of publications of QoS 1; those above are for QoS 2, and the last is for SUBSCRIBE.
+const RING: u32 = 32_767;
 const SUBSCRIBE_ID: NonZeroU16 = NonZeroU16::MAX;
 /// How long anything may take to come after a PINGREQ, if keep-alive allows as much.
 const PING_MILLIS: u64 = 20_000;
@@ -48,6 +49,8 @@ pub struct LinkSetup {
     pub inflight_max: u16,
     /// Largest packet we read.
     pub packet_bytes_max: u32,
+    /// Whether publications of QoS 2 may come.
+    pub is_exact: bool,
 }
 
 /// How far a link is.
@@ -127,8 +130,8 @@ pub(super) struct Answer {
     pub(super) about: Sending,
     /// What.
     pub(super) reason: ReasonCode,
-    /// How many had been sent on this link before it.
-    pub(super) number: u64,
+    /// How many had been sent on this link before it, if it was sent on this one.
+    pub(super) number: Option<u64>,
 }
 
 /// A publication from upstream that is for a service, and not for our own broker.
@@ -159,12 +162,16 @@ struct Line {
 pub(super) struct Link {
     setup: LinkSetup,
     state: LinkState,
-    /// Each publication in flight; `None` once answered.
-    inflight: VecDeque<Option<Sending>>,
-    /// Ring position of the first publication in flight.
+    /// Each publication of QoS 1 in flight, and how many had been sent before it; `None` once answered.
+    inflight: VecDeque<Option<(Sending, u64)>>,
+    /// Ring position of the first one.
     first: u32,
-    /// Publications that have left the ring.
-    gone: u64,
+    /// Publications of QoS 2.
+    exchanges: Exchanges,
+    /// Publications sent that are answered.
+    sent: u64,
+    /// Highest QoS that the upstream takes.
+    qos_max: Qos,
     window: usize,
     packet_bytes_max: usize,
     keep_alive_millis: u64,
@@ -187,11 +194,19 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// A link over a fresh connection; its CONNECT is appended to `out`.
-    pub(super) fn open(setup: LinkSetup, now: Now, out: &mut Vec<u8>) -> Result<Link, LinkError> {
+    /// A link over a fresh connection; its CONNECT is appended to `out`. `exchanges` are those of the link before.
+    pub(super) fn open(
+        setup: LinkSetup,
+        exchanges: Exchanges,
+        now: Now,
+        out: &mut Vec<u8>,
+    ) -> Result<Link, LinkError> {
         // The session at the upstream stays for a day, so that it can tell a repeat (DUP) from a new message.
         let mut connect = Connect::new(setup.version, setup.client_id.clone());
-        connect.clean_start = false;
+        // What an earlier life of this process has begun with QoS 2 is best forgotten there, but not what waits there for us.
+        // In 3.1.1 a session that begins clean would end with its connection.
+        let may_forget = setup.is_exact && setup.inbound.is_none() && setup.version == Version::V5;
+        connect.clean_start = may_forget && exchanges.is_fresh();
         connect.keep_alive_secs = setup.keep_alive_secs;
         connect.user_name.clone_from(&setup.user);
         connect.password.clone_from(&setup.password);
@@ -209,7 +224,9 @@ impl Link {
             state: LinkState::Greeting,
             inflight: VecDeque::new(),
             first: 0,
-            gone: 0,
+            exchanges,
+            sent: 0,
+            qos_max: Qos::ExactlyOnce,
             window: usize::from(setup.inflight_max).min(RING as usize),
             packet_bytes_max: usize::MAX,
             keep_alive_millis: u64::from(setup.keep_alive_secs) * 1_000,
@@ -235,17 +252,24 @@ impl Link {
 
     /// Publications in flight, those included that were answered out of order.
     pub(super) fn inflight(&self) -> usize {
-        self.inflight.len()
+        self.inflight.len() + self.exchanges.under_way()
+    }
+
+    /// The link is over: publications of QoS 2 go on with the next one.
+    pub(super) fn into_exchanges(self) -> Exchanges {
+        self.exchanges
     }
 
     /// The first publication that is not answered.
     pub(super) fn first_unanswered(&self) -> Option<Sending> {
-        self.inflight.front().copied().flatten()
+        let first = self.inflight.front().copied().flatten().map(|(about, number)| (number, about));
+        let first = first.into_iter().chain(self.exchanges.first()).min_by_key(|(number, _)| *number);
+        first.map(|(_, about)| about)
     }
 
-    /// What is in flight and not answered, in order.
+    /// What is in flight with QoS 1 and not answered, in order.
     pub(super) fn unanswered(&self) -> impl Iterator<Item = Sending> {
-        self.inflight.iter().copied().flatten()
+        self.inflight.iter().copied().flatten().map(|(about, _)| about)
     }
 
     /// Publications that the upstream takes at once.
@@ -274,6 +298,12 @@ impl Link {
             taken += frame.total_len();
             match wire::decode(frame, self.setup.version)? {
                 Packet::PubAck(ack) => answers.extend(self.on_puback(ack.packet_id, ack.reason, now)),
+                Packet::PubRec(ack) => answers.extend(self.on_pubrec(ack.packet_id, ack.reason, now, out)),
+                Packet::PubComp(ack) => {
+                    self.moved_at = now.instant;
+                    let ended = self.exchanges.completed(ack.packet_id.get());
+                    answers.extend(ended.map(|ended| answer(ended, ReasonCode::SUCCESS)));
+                }
                 Packet::ConnAck(ack) => self.on_connack(&ack, out)?,
                 Packet::SubAck(ack) => {
                     self.on_suback(&ack.reasons);
@@ -317,11 +347,33 @@ impl Link {
     ) -> Result<Sent, Refusal> {
         self.form.clear();
         self.setup.dialect.write(message, &mut self.form)?;
+        self.form.qos = self.form.qos.min(self.qos_max);
+        let (before, was_idle) = (out.len(), self.inflight() == 0);
+        // Always one, as long as less than the window is in flight: identifiers are many more.
+        let begun = match self.form.qos {
+            Qos::ExactlyOnce => Some(self.exchanges.begin(about, self.sent).ok_or(Refusal::Unreadable)?),
+            _ => None,
+        };
+        let (id, is_repeat) = match begun {
+            Some(Begun::Released) => {
+                self.sent += 1;
+                return Ok(Sent::InFlight);
+            }
+            Some(Begun::Publish { id, is_repeat, release_first }) => {
+                if release_first {
+                    self.release(id, out);
+                }
+                (id, is_repeat)
+            }
+            None => (((self.first + self.inflight.len() as u32) % RING) as u16 + 1, false),
+        };
         let start = out.len();
-        let place = (self.first + self.inflight.len() as u32) % RING;
-        let encoded = self.encode(message, repeat, place, now, out);
+        let encoded = self.encode(message, repeat || is_repeat, id, now, out);
         if encoded.is_err() || out.len() - start > self.packet_bytes_max {
-            out.truncate(start);
+            out.truncate(before);
+            if let Some(begun) = begun {
+                self.exchanges.undo(begun);
+            }
             return Err(Refusal::TooLarge { bytes_max: self.bytes_max() });
         }
         self.wrote_at = now.instant;
@@ -329,10 +381,13 @@ impl Link {
         if self.form.qos == Qos::AtMostOnce {
             return Ok(Sent::Gone);
         }
-        if self.inflight.is_empty() {
+        if was_idle {
             self.moved_at = now.instant;
         }
-        self.inflight.push_back(Some(about));
+        if begun.is_none() {
+            self.inflight.push_back(Some((about, self.sent)));
+        }
+        self.sent += 1;
         Ok(Sent::InFlight)
     }
 
@@ -413,8 +468,8 @@ impl Link {
             return Err(LinkError::NotGreeted { millis: self.setup.greeting_millis });
         }
         let millis = self.setup.answer_millis;
-        if millis > 0 && !self.inflight.is_empty() && since(self.moved_at) > millis {
-            return Err(LinkError::Unanswered { millis, inflight: self.inflight.len() });
+        if millis > 0 && self.inflight() > 0 && since(self.moved_at) > millis {
+            return Err(LinkError::Unanswered { millis, inflight: self.inflight() });
         }
         let ping_millis =
             if self.keep_alive_millis == 0 { PING_MILLIS } else { self.keep_alive_millis.min(PING_MILLIS) };
@@ -455,7 +510,7 @@ impl Link {
         &self,
         message: &Outgoing<'_>,
         repeat: bool,
-        place: u32,
+        id: u16,
         now: Now,
         out: &mut Vec<u8>,
     ) -> Result<(), wire::Unencodable> {
@@ -465,7 +520,7 @@ impl Link {
             qos: form.qos,
             dup: repeat,
             retain: form.retain,
-            packet_id: NonZeroU16::new(place as u16 + 1),
+            packet_id: NonZeroU16::new(id),
             payload: form.payload.as_deref().unwrap_or(message.envelope.payload),
             properties: form.properties.as_bytes(),
             expiry_secs: message.expires.map(|at| {
@@ -528,6 +583,10 @@ impl Link {
         }
         self.state = LinkState::Up;
         self.window = self.window.min(usize::from(ack.receive_max.get()));
+        self.qos_max = ack.qos_max;
+        for id in self.exchanges.let_in(ack.session_present) {
+            self.release(id, out);
+        }
         if let Some(bytes) = ack.packet_bytes_max {
             self.packet_bytes_max = bytes.get() as usize;
         }
@@ -551,16 +610,44 @@ impl Link {
     }
 
     fn on_puback(&mut self, packet_id: NonZeroU16, reason: ReasonCode, now: Now) -> Option<Answer> {
-        let index = (u32::from(packet_id.get() - 1) + RING - self.first) % RING;
+        let place = Some(u32::from(packet_id.get() - 1)).filter(|place| *place < RING)?;
+        let index = (place + RING - self.first) % RING;
         // A late repeat of an answer changes nothing.
-        let about = self.inflight.get_mut(index as usize)?.take()?;
-        let number = self.gone + u64::from(index);
+        let (about, number) = self.inflight.get_mut(index as usize)?.take()?;
         self.moved_at = now.instant;
         while self.inflight.front() == Some(&None) {
             self.inflight.pop_front();
             self.first = (self.first + 1) % RING;
-            self.gone += 1;
         }
-        Some(Answer { about, reason, number })
+        Some(Answer { about, reason, number: Some(number) })
     }
+
+    /// The message has arrived with this, or is refused [MQTT-4.3.3-4].
+    fn on_pubrec(
+        &mut self,
+        packet_id: NonZeroU16,
+        reason: ReasonCode,
+        now: Now,
+        out: &mut Vec<u8>,
+    ) -> Option<Answer> {
+        let is_taken = !reason.is_error();
+        let ended = self.exchanges.received(packet_id.get(), is_taken);
+        // A repeat is answered, too: our PUBREL may be lost.
+        if is_taken {
+            self.release(packet_id.get(), out);
+        }
+        self.moved_at = now.instant;
+        ended.map(|ended| answer(ended, reason))
+    }
+
+    fn release(&mut self, id: u16, out: &mut Vec<u8>) {
+        if let Some(id) = NonZeroU16::new(id) {
+            let version = self.setup.version;
+            wire::encode_ack(out, version, wire::AckKind::PubRel, id, ReasonCode::SUCCESS);
+        }
+    }
+}
+
+fn answer(ended: Ended, reason: ReasonCode) -> Answer {
+    Answer { about: ended.about, reason, number: ended.number }
 }

@@ -24,6 +24,22 @@ pub trait Packing: fmt::Debug + Send + Sync {
     fn unpack(&self, publish: &wire::Publish<'_>, form: &mut Form) -> bool;
 }
 
+/// QoS at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// This one.
+    Be(Qos),
+    /// That of the publication.
+    AsPublished,
+}
+
+impl Wish {
+    /// Whether QoS 2 may come of it.
+    pub fn may_be_exact(self) -> bool {
+        matches!(self, Wish::AsPublished | Wish::Be(Qos::ExactlyOnce))
+    }
+}
+
 /// One line of the map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -31,8 +47,8 @@ pub struct Entry {
     pub filter: String,
     /// What becomes of them, before the prefix.
     pub template: Template,
-    /// QoS there, 0 or 1; `None`: that of the publication, at most 1.
-    pub qos: Option<Qos>,
+    /// QoS there; `None`: as where the map does not say it.
+    pub qos: Option<Wish>,
     /// RETAIN there; `None`: that of the publication.
     pub retain: Option<bool>,
 }
@@ -46,8 +62,8 @@ pub struct Mapping {
     pub prefix: String,
     /// The map, in order.
     pub entries: Vec<Entry>,
-    /// QoS where the map does not say it; `None`: that of the publication, at most 1.
-    pub qos: Option<Qos>,
+    /// QoS where the map does not say it.
+    pub qos: Wish,
     /// Whether RETAIN goes along where the map does not say it.
     pub keeps_retain: bool,
     /// The name of this gateway.
@@ -76,8 +92,10 @@ impl Dialect for Mapping {
                 validate_name(&form.topic).map_err(|_| Refusal::Unfit(Unfit::Topic))?;
             }
         }
-        let at_most_one = envelope.qos.min(Qos::AtLeastOnce);
-        form.qos = entry.and_then(|entry| entry.qos).or(self.qos).unwrap_or(at_most_one);
+        form.qos = match entry.and_then(|entry| entry.qos).unwrap_or(self.qos) {
+            Wish::Be(qos) => qos,
+            Wish::AsPublished => envelope.qos,
+        };
         form.retain = entry.and_then(|entry| entry.retain).unwrap_or(self.keeps_retain && envelope.retain);
         let mut id = String::new();
         let id = self.id_property.as_deref().map(|name| {

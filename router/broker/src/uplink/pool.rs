@@ -16,6 +16,7 @@ use model::{Instant, Now};
 use super::Backoff;
 use super::bursts::Bursts;
 use super::dialect::Outgoing;
+use super::exactly::Exchanges;
 use super::link::{Answer, Heard, Link, LinkError, LinkSetup, LinkState, Sending, Sent};
 use super::poison::{self, Refusal};
 use super::suspicion::Suspicion;
@@ -333,7 +334,8 @@ impl Pool {
         let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
         member.out.clear();
         member.links += 1;
-        let mut link = Link::open(setup, now, &mut member.out)?.number(member.links);
+        let link = Link::open(setup, Exchanges::default(), now, &mut member.out)?;
+        let mut link = link.number(member.links);
         link.listen(&member.filters, &mut member.out); // once it is up
         member.link = Some(link);
         member.window.begin(now.instant);
@@ -366,7 +368,7 @@ impl Pool {
         for answer in &answers[before..] {
             member.answered_at = now.instant;
             member.suspicion.answered();
-            member.window.answered(answer.number);
+            answer.number.into_iter().for_each(|number| member.window.answered(number));
         }
         if answers.len() > before {
             member.window.settle(now.instant);

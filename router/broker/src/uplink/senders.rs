@@ -211,6 +211,14 @@ impl Senders {
         None
     }
 
+    /// The place has left its lane without having been tried.
+    pub(super) fn forget(&mut self, sender: Sender, seq: Seq) {
+        let Some(waiting) = self.waiting.get_mut(&sender) else { return };
+        if waiting.held.remove(&seq) && waiting.held.is_empty() && waiting.trying.is_none() {
+            self.waiting.remove(&sender);
+        }
+    }
+
     /// The place that was to be tried is not there any more: the next one is tried at once.
     pub(super) fn vanished(&mut self, sender: Sender, seq: Seq) {
         let Some(waiting) = self.waiting.get_mut(&sender) else { return };

@@ -121,6 +121,12 @@ impl Stretch {
         self.again.contains(&seq)
     }
 
+    /// Whether this place, which was read before, is still to be sent, now or later.
+    pub(super) fn is_open(&self, seq: Seq) -> bool {
+        let state = self.index(seq).map(|index| self.open[index].state);
+        matches!(state, Some(State::InFlight | State::Again | State::Held))
+    }
+
     /// Whether something before this place waits to be sent again.
     pub(super) fn waits_before(&self, seq: Seq) -> bool {
         self.again.first().is_some_and(|first| *first < seq)

@@ -1,5 +1,6 @@
 //! An uplink against an upstream that is played by hand.
 
+mod exact;
 mod pooled;
 mod simulation;
 
@@ -35,6 +36,7 @@ pub(super) fn setup(inflight_max: u16) -> LinkSetup {
         inbound: None,
         inflight_max,
         packet_bytes_max: 1 << 16,
+        is_exact: true,
     }
 }
 
@@ -43,7 +45,7 @@ pub(super) fn mapping() -> Mapping {
         version: Version::V5,
         prefix: "site/1/".into(),
         entries: Vec::new(),
-        qos: None,
+        qos: Wish::AsPublished,
         keeps_retain: true,
         gateway: "gw".into(),
         origin: Origin::new("gw", 1),

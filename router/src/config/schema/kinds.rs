@@ -44,7 +44,7 @@ pub(in crate::config) static UPLINK_TOPICS: Key = key(
         "a list of entries, as in [\"factory/# -> plant/{gateway}/{topic[1..]} qos=1 retain=never\"]",
     ),
     Default::Unset,
-    "What topics become there: `FILTER -> TEMPLATE`, with `qos=0`, `qos=1` or `qos=as-published` and `retain=keep`, `never` \
+    "What topics become there: `FILTER -> TEMPLATE`, with `qos=0`, `1`, `2` or `as-published` and `retain=keep`, `never` \
      or `always` behind it. The first entry that matches decides; what none matches keeps its topic. Holes and the rest: \
      uplinks.md.",
 );
@@ -65,10 +65,10 @@ pub(in crate::config) static UPLINK_PROPERTIES: Key = words(
 );
 pub(in crate::config) static UPLINK_QOS: Key = words(
     "uplink.*.qos",
-    &["0", "1", "as-published"],
+    &["0", "1", "2", "as-published"],
     "1",
     "QoS there, where `topics` does not say it. With 0 a message counts as delivered once it is written: what a connection \
-     loses is lost. 2 is not spoken; an id tells repeats.",
+     loses is lost. With 2 it comes once, as long as the upstream keeps the session and this router does not crash.",
 );
 pub(in crate::config) static UPLINK_RETAIN: Key = words(
     "uplink.*.retain",

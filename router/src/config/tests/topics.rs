@@ -1,7 +1,7 @@
 //! Topics of uplinks, several addresses, IoT Hub: what goes together, and what is told where it does not.
 
 use super::*;
-use broker::uplink::Template;
+use broker::uplink::{Template, Wish};
 use model::Qos;
 
 #[track_caller]
@@ -28,7 +28,10 @@ fn a_map_is_read_in_order_with_its_options() {
     let topics = &config.uplinks[0].topics;
     assert_eq!(topics.entries.len(), 2);
     let first = &topics.entries[0];
-    assert_eq!((&*first.filter, first.qos, first.retain), ("a/+", Some(Qos::AtMostOnce), Some(true)));
+    assert_eq!(
+        (&*first.filter, first.qos, first.retain),
+        ("a/+", Some(Wish::Be(Qos::AtMostOnce)), Some(true))
+    );
     assert_eq!(topics.entries[1].template, Template::parse("{topic}").expect("a template"));
     assert_eq!((topics.entries[1].qos, topics.entries[1].retain), (None, Some(false)));
     assert_eq!(topics.inbound[0].filter, "$share/g/c/#");
@@ -42,7 +45,7 @@ fn each_mistake_in_a_map_is_told_with_its_entry() {
         ("a/#/b -> c", "'#' must be the last"),
         ("a -> {topics}", "{topics} is no hole"),
         ("a -> b/+", "cannot have + or #"),
-        ("a -> b qos=2", "there are qos=0, qos=1"),
+        ("a -> b qos=3", "there are qos=0, qos=1"),
         ("a -> b retain", "retain is no option"),
         ("a b -> c", "write + for a level with spaces"),
         ("a ->", "no template behind ->"),

@@ -16,10 +16,10 @@ fn mapping() -> Mapping {
         version: Version::V5,
         prefix: "plant/".into(),
         entries: vec![
-            entry("a/+/alarm", "alarms/{topic[1]}", Some(Qos::AtLeastOnce), Some(true)),
-            entry("a/#", "data/{property:line}", Some(Qos::AtMostOnce), None),
+            entry("a/+/alarm", "alarms/{topic[1]}", Some(Wish::Be(Qos::AtLeastOnce)), Some(true)),
+            entry("a/#", "data/{property:line}", Some(Wish::Be(Qos::AtMostOnce)), None),
         ],
-        qos: None,
+        qos: Wish::AsPublished,
         keeps_retain: true,
         gateway: "gw1".into(),
         origin: Origin::new("gw1", 0xBEEF),
@@ -49,7 +49,7 @@ fn the_first_entry_that_matches_decides_and_the_prefix_comes_first() {
     let form = write(&mapping(), &envelope("a/press7/alarm", b"")).expect("fits");
     assert_eq!((&*form.topic, form.qos, form.retain), ("plant/alarms/press7", Qos::AtLeastOnce, true));
     let form = write(&mapping(), &envelope("b/c", b"")).expect("fits");
-    assert_eq!((&*form.topic, form.qos, form.retain), ("plant/b/c", Qos::AtLeastOnce, false));
+    assert_eq!((&*form.topic, form.qos, form.retain), ("plant/b/c", Qos::ExactlyOnce, false));
 }
 
 #[test]
