@@ -31,6 +31,7 @@ pub(crate) fn fill(store: &Path, uplink: &str, messages: u64, payload_bytes: usi
         record.clear();
         let client_id = ["device-0", "device-1", "device-2", "device-3"][(number % 4) as usize];
         Envelope {
+            user: "",
             topic: "backlog/old",
             client_id,
             qos: Qos::AtLeastOnce,

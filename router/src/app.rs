@@ -526,7 +526,8 @@ fn plan(config: &Config, reader: &store::Reader) -> Plan {
         Durability::Disk => broker::Durability::Disk,
         Durability::Memory => broker::Durability::Memory,
     });
-    Plan { sinks, durabilities: durabilities.collect(), table, ttl_millis: None }
+    let keeps_user = config.uplinks.iter().any(|uplink| uplink.topics.ask_for_user());
+    Plan { sinks, durabilities: durabilities.collect(), table, keeps_user, ttl_millis: None }
 }
 
 fn lanes_of(reader: &store::Reader, uplink: &str) -> Vec<(Priority, LaneId)> {

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use harness::foreign::{Subscriber, publish, subscribe};
 use harness::{
-    Connect, Connection, Incoming, QOS_0, QOS_1, ReasonCode, Router, Setup, Version, millrace, run, until,
-    v3, v5,
+    Connect, Connection, Incoming, QOS_0, QOS_1, ReasonCode, Recorder, Router, Setup, Version, millrace, run,
+    until, v3, v5,
 };
 use tempfile::TempDir;
 
@@ -285,4 +285,24 @@ fn authz_explains_what_a_client_may_do() {
     assert!(allowed.contains("ALLOWED") && allowed.contains("acl:3"), "{allowed}");
     assert!(explain(1, &["--client", "c", "subscribe", "#"]).contains("no rule fits"));
     explain(2, &["--client", "c", "publish", "a/#"]);
+}
+
+#[test]
+fn a_topic_upstream_can_tell_who_published() {
+    let files = Files::new();
+    files.user("alice", "wonder land", &[]);
+    let setup = files.setup();
+    files.acl("allow all #\n");
+    let upstream = Recorder::start();
+    let router = setup
+        .set("auth.anonymous", true)
+        .uplink(upstream.address(), Version::V5)
+        .set("uplink.plant.topics", r##"["factory/# -> by/{user|nobody}/{topic[1..]}"]"##)
+        .set("routes.all", r#"FROM "factory/#" INTO $upstream"#)
+        .start();
+    router.connect(&as_user(v5("c1"), "alice", "wonder land")).publish("factory/a", "1", QOS_1);
+    router.connect(&v5("c2")).publish("factory/a", "2", QOS_1);
+    let record = upstream.wait_for(2);
+    let topics: Vec<_> = record.iter().map(|it| &*it.topic).collect();
+    assert_eq!(topics, ["by/alice/a", "by/nobody/a"]);
 }

@@ -171,6 +171,7 @@ fn routes() -> Plan {
         sinks: table.sinks().iter().map(|_| SinkPlan::Topic).collect(),
         durabilities: Vec::new(),
         table: Arc::new(table),
+        keeps_user: false,
         ttl_millis: None,
     }
 }

@@ -152,6 +152,7 @@ impl Broker {
             return needs;
         }
         let plan = std::rc::Rc::clone(&self.plan);
+        let publication = &publication.for_lanes(&plan);
         let parts = MessageParts::new(publication, plan.table.needs_properties());
         let message = parts.message(publication);
         let mut matches = std::mem::take(&mut self.scratch.matches);

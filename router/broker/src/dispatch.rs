@@ -22,7 +22,8 @@ use crate::subscriptions::shares::{ShareKey, Shares};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Publication<'t> {
     pub(crate) envelope: Envelope<'t>,
-    /// The publisher's user; empty if it is anonymous. Routes can ask for it; it does not travel with the envelope.
+    /// The publisher's user; empty if it is anonymous. Routes can ask for it; it travels with the envelope only where that is
+    /// wanted.
     pub(crate) user: &'t str,
     /// When it is worth nothing any more (MQTT 5.0 §3.3.2.3.3).
     pub(crate) expires: Option<Timestamp>,
@@ -30,6 +31,16 @@ pub(crate) struct Publication<'t> {
     pub(crate) now: Now,
     /// What routes see of it, if it came in the IoT Hub dialect.
     pub(crate) hub: Option<&'t hub::mapping::Properties<'t>>,
+}
+
+impl Publication<'_> {
+    /// The same as lanes get it.
+    pub(crate) fn for_lanes(mut self, plan: &Plan) -> Self {
+        if plan.keeps_user {
+            self.envelope.user = self.user;
+        }
+        self
+    }
 }
 
 /// One uplink that a publication goes to.
@@ -249,6 +260,7 @@ impl Broker {
         promise: &mut Promise,
         effects: &mut Effects,
     ) -> bool {
+        let publication = &publication.for_lanes(&self.plan);
         let (table, scratch) = (&self.plan.table, &mut self.scratch);
         let parts = MessageParts::new(publication, table.needs_properties());
         let message = parts.message(publication);

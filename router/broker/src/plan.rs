@@ -44,6 +44,8 @@ pub struct Plan {
     pub sinks: Vec<SinkPlan>,
     /// Indexed by [`RouteId`].
     pub durabilities: Vec<Durability>,
+    /// Whether what goes to lanes has its publisher's user with it: somebody upstream wants to know.
+    pub keeps_user: bool,
     /// Time to live of messages whose route states none, in milliseconds.
     pub ttl_millis: Option<u64>,
 }
@@ -55,6 +57,7 @@ impl Plan {
             table: Arc::new(RouteTable::empty()),
             sinks: Vec::new(),
             durabilities: Vec::new(),
+            keeps_user: false,
             ttl_millis: None,
         }
     }

@@ -23,6 +23,7 @@ impl Broker {
         effects: &mut Effects,
     ) -> bool {
         let envelope = Envelope {
+            user: "",
             topic,
             client_id: "",
             qos: Qos::AtLeastOnce,

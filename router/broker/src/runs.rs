@@ -35,6 +35,7 @@ struct Running<'t> {
 impl<'t> Running<'t> {
     fn publication(&self, payload: &'t [u8]) -> Publication<'t> {
         let envelope = Envelope {
+            user: "",
             topic: self.run.topic(),
             client_id: self.client_id,
             qos: Qos::AtMostOnce,

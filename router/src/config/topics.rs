@@ -39,6 +39,11 @@ pub enum Properties {
 }
 
 impl Topics {
+    /// Whether what becomes of a topic there depends on who published.
+    pub(crate) fn ask_for_user(&self) -> bool {
+        self.entries.iter().any(|entry| entry.template.asks_for_user())
+    }
+
     /// Whether messages of QoS 2 may go there.
     pub(crate) fn may_be_exact(&self) -> bool {
         self.entries.iter().filter_map(|entry| entry.qos).chain([self.qos]).any(Wish::may_be_exact)

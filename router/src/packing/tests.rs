@@ -30,8 +30,15 @@ fn publish(properties: &[u8], payload: &[u8]) -> Vec<u8> {
 
 fn record(properties: &[u8], payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let envelope =
-        Envelope { topic: "a/b", client_id: "c", qos: Qos::AtLeastOnce, retain: false, properties, payload };
+    let envelope = Envelope {
+        topic: "a/b",
+        client_id: "c",
+        user: "",
+        qos: Qos::AtLeastOnce,
+        retain: false,
+        properties,
+        payload,
+    };
     envelope.encode(&mut bytes);
     bytes
 }

@@ -57,6 +57,7 @@ impl Record {
     /// What is left of a cleared topic.
     fn gone(topic: &str) -> Record {
         let none = Envelope {
+            user: "",
             topic,
             client_id: "",
             qos: model::Qos::AtMostOnce,

@@ -43,6 +43,7 @@ impl Broker {
     pub fn publish_system(&mut self, topic: &str, payload: &str, now: Now, effects: &mut Effects) {
         debug_assert!(is_system(topic), "{topic}");
         let envelope = Envelope {
+            user: "",
             topic,
             client_id: "",
             qos: Qos::AtMostOnce,

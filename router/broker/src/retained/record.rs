@@ -51,7 +51,7 @@ pub(super) fn encode(
 pub(crate) fn on_disk(topic: &str, payload: &str, qos: model::Qos) -> Vec<u8> {
     let (properties, payload) = (&[][..], payload.as_bytes());
     let mut bytes = Vec::new();
-    let envelope = Envelope { topic, client_id: "early", qos, retain: true, properties, payload };
+    let envelope = Envelope { topic, client_id: "early", user: "", qos, retain: true, properties, payload };
     encode(&mut bytes, Version(1 << 6), None, &envelope);
     bytes
 }

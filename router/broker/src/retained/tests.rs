@@ -10,7 +10,15 @@ use super::*;
 const NOW: Instant = Instant(0);
 
 fn envelope<'a>(topic: &'a str, payload: &'a [u8]) -> Envelope<'a> {
-    Envelope { topic, client_id: "c", qos: Qos::AtLeastOnce, retain: true, properties: &[], payload }
+    Envelope {
+        topic,
+        client_id: "c",
+        user: "",
+        qos: Qos::AtLeastOnce,
+        retain: true,
+        properties: &[],
+        payload,
+    }
 }
 
 fn message(topic: &str, payload: &[u8]) -> Record {

@@ -34,6 +34,7 @@ pub(crate) fn plan(specs: &[(&str, Option<i64>, Option<u64>)]) -> Plan {
         sinks: sinks.collect(),
         durabilities: vec![Durability::Disk; specs.len()],
         table: Arc::new(table),
+        keeps_user: false,
         ttl_millis: None,
     }
 }

@@ -195,6 +195,7 @@ impl Inbound {
             return None;
         }
         let envelope = Envelope {
+            user: "",
             topic: &came,
             client_id: "",
             qos: publish.qos,

@@ -66,6 +66,7 @@ impl fmt::Display for Refusal {
                 let what = match hole {
                     Hole::Level => "a topic level",
                     Hole::ClientId => "a client identifier",
+                    Hole::User => "a user (its publisher is anonymous)",
                     Hole::Property => "a property",
                 };
                 write!(
@@ -126,6 +127,7 @@ impl<'a> Poison<'a> {
                     Hole::Level => 0,
                     Hole::ClientId => 1,
                     Hole::Property => 2,
+                    Hole::User => 3,
                 };
                 (5, hole, entry)
             }
@@ -162,6 +164,7 @@ impl<'a> Poison<'a> {
                     0 => Hole::Level,
                     1 => Hole::ClientId,
                     2 => Hole::Property,
+                    3 => Hole::User,
                     _ => return Err(InvalidPoison),
                 };
                 Refusal::MissingField { entry: u32_at(12), hole }
@@ -257,6 +260,7 @@ mod tests {
             Refusal::MissingField { entry: 3, hole: Hole::Level },
             Refusal::MissingField { entry: 1, hole: Hole::ClientId },
             Refusal::MissingField { entry: 1, hole: Hole::Property },
+            Refusal::MissingField { entry: 2, hole: Hole::User },
             Refusal::Unfit(Unfit::Topic),
             Refusal::Unfit(Unfit::Properties),
             Refusal::Unfit(Unfit::Identity),

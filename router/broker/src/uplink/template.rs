@@ -24,6 +24,7 @@ enum Field {
     /// This level and all behind it.
     Rest(usize),
     ClientId,
+    User,
     Gateway,
     ContentType,
     Property(Box<str>),
@@ -43,6 +44,8 @@ pub enum Hole {
     Level,
     /// Its publisher's client identifier.
     ClientId,
+    /// Its publisher's user: it is anonymous.
+    User,
     /// A user property or the content type.
     Property,
 }
@@ -59,7 +62,7 @@ pub enum InvalidTemplate {
     /// There is no such hole.
     #[error(
         "{{{0}}} is no hole; there are {{topic}}, {{topic[1]}}, {{topic[1..]}} (levels count from 0), {{clientId}}, \
-         {{gateway}}, {{contentType}} and {{property:NAME}}, each with |TEXT for messages without it"
+         {{user}}, {{gateway}}, {{contentType}} and {{property:NAME}}, each with |TEXT for messages without it"
     )]
     Unknown(String),
     /// What stands between holes cannot be part of a topic.
@@ -112,6 +115,11 @@ impl Template {
         Ok(())
     }
 
+    /// Whether it asks who published.
+    pub fn asks_for_user(&self) -> bool {
+        self.pieces.iter().any(|piece| matches!(piece, Piece::Hole { field: Field::User, .. }))
+    }
+
     /// A topic filter that matches whatever this becomes: a hole may be any number of levels, so the first one that
     /// stands alone or in a level ends it.
     pub fn image(&self, prefix: &str) -> String {
@@ -155,6 +163,8 @@ impl Field {
             }
             Field::ClientId if envelope.client_id.is_empty() => Err(Hole::ClientId),
             Field::ClientId => Ok(envelope.client_id),
+            Field::User if envelope.user.is_empty() => Err(Hole::User),
+            Field::User => Ok(envelope.user),
             Field::Gateway => Ok(fields.gateway),
             Field::ContentType => block().and_then(|block| block.content_type()).ok_or(Hole::Property),
             Field::Property(name) => block()
@@ -190,6 +200,7 @@ fn parse_hole(text: &str) -> Result<Piece, InvalidTemplate> {
     let field = match name {
         "topic" => Field::Topic,
         "clientId" => Field::ClientId,
+        "user" => Field::User,
         "gateway" => Field::Gateway,
         "contentType" => Field::ContentType,
         _ => {

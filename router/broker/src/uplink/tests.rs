@@ -76,7 +76,8 @@ pub(super) fn rules() -> Rules {
 pub(super) fn record(client_id: &str, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let qos = Qos::AtLeastOnce;
-    let envelope = Envelope { topic: "a/b", client_id, qos, retain: false, properties: &[], payload };
+    let envelope =
+        Envelope { topic: "a/b", client_id, user: "", qos, retain: false, properties: &[], payload };
     envelope.encode(&mut bytes);
     bytes
 }

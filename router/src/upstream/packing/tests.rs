@@ -25,8 +25,15 @@ fn there_and_back(packing: &dyn Packing, payload: &[u8]) -> (String, Vec<u8>) {
     block.response_topic("answers/é").and_then(|it| it.correlation(&[0, 255])).expect("short");
     block.user("Ort & Zeit", "Halle 7/=").and_then(|it| it.user("leer", "")).expect("short");
     let (topic, qos) = ("site/a", Qos::AtLeastOnce);
-    let envelope =
-        Envelope { topic, client_id: "c", qos, retain: false, properties: block.as_bytes(), payload };
+    let envelope = Envelope {
+        topic,
+        client_id: "c",
+        user: "",
+        qos,
+        retain: false,
+        properties: block.as_bytes(),
+        payload,
+    };
     let message = Outgoing { envelope: &envelope, lane: LaneId(1), seq: Seq::FIRST, expires: None };
     let mut form = Form { topic: topic.to_owned(), ..Form::default() };
     packing.pack(&message, Some(("id", "gw/1/2/3")), &mut form).expect("fits");

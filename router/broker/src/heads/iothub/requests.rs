@@ -249,6 +249,7 @@ impl Broker {
             return Err(Unanswered::NoRoom);
         }
         let envelope = Envelope {
+            user: "",
             topic: &topic,
             client_id: "",
             qos: Qos::AtLeastOnce,

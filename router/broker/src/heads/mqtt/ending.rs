@@ -68,6 +68,7 @@ impl Broker {
         let (qos, retain) =
             if self.is_tight { self.as_room_allows(will.qos, will.retain) } else { (will.qos, will.retain) };
         let envelope = Envelope {
+            user: "",
             topic: &will.topic,
             client_id,
             qos,

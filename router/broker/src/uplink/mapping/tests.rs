@@ -29,7 +29,15 @@ fn mapping() -> Mapping {
 }
 
 fn envelope<'a>(topic: &'a str, properties: &'a [u8]) -> Envelope<'a> {
-    Envelope { topic, client_id: "c", qos: Qos::ExactlyOnce, retain: false, properties, payload: b"x" }
+    Envelope {
+        topic,
+        client_id: "c",
+        user: "",
+        qos: Qos::ExactlyOnce,
+        retain: false,
+        properties,
+        payload: b"x",
+    }
 }
 
 fn write(mapping: &Mapping, envelope: &Envelope<'_>) -> Result<Form, Refusal> {

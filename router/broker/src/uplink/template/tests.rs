@@ -8,6 +8,7 @@ use super::*;
 fn envelope(properties: &[u8]) -> Envelope<'_> {
     let qos = Qos::AtLeastOnce;
     Envelope {
+        user: "line-a",
         topic: "site/line1/press7/temp",
         client_id: "press7",
         qos,
@@ -34,6 +35,7 @@ fn holes_are_filled_from_the_message() {
     check("a/{topic[1]}/{$topic[0]}", Ok("a/line1/site"));
     check("{topic[2..]}", Ok("press7/temp"));
     check("{topic[0..]}", Ok("site/line1/press7/temp"));
+    check("{user}/{$user|x}", Ok("line-a/line-a"));
     check("{gateway}/{clientId}/{{x}}", Ok("gw1/press7/{x}"));
     check("{property:tenant}/{contentType}", Ok("north/application/json"));
 }
@@ -44,6 +46,15 @@ fn a_hole_without_a_value_is_named_or_has_its_other_text() {
     check("a/{topic[9..]}", Err(Hole::Level));
     check("a/{property:line}", Err(Hole::Property));
     check("a/{property:line|unknown}/b", Ok("a/unknown/b"));
+}
+
+#[test]
+fn whoever_is_anonymous_has_no_user() {
+    let envelope = Envelope { user: "", ..envelope(&[]) };
+    let fields = Fields { envelope: &envelope, gateway: "gw1" };
+    let template = Template::parse("a/{user}").expect("a template");
+    assert!(template.asks_for_user() && !Template::parse("{topic}").expect("a template").asks_for_user());
+    assert_eq!(template.render(&fields, &mut String::new()), Err(Hole::User));
 }
 
 #[test]

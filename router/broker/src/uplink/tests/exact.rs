@@ -41,6 +41,7 @@ impl Exact {
             let payload = format!("a{}", records.len() + 1);
             let mut bytes = Vec::new();
             Envelope {
+                user: "",
                 topic: "a/b",
                 client_id: "a",
                 qos: Qos::ExactlyOnce,

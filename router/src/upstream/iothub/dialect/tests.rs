@@ -15,7 +15,15 @@ fn dialect(on_behalf_of: bool) -> HubDialect {
 }
 
 fn envelope<'a>(topic: &'a str, properties: &'a [u8], payload: &'a [u8]) -> Envelope<'a> {
-    Envelope { topic, client_id: "press7", qos: Qos::AtLeastOnce, retain: false, properties, payload }
+    Envelope {
+        topic,
+        client_id: "press7",
+        user: "",
+        qos: Qos::AtLeastOnce,
+        retain: false,
+        properties,
+        payload,
+    }
 }
 
 fn topic(envelope: &Envelope<'_>) -> Result<String, Refusal> {
