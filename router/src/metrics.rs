@@ -12,7 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::http::{EdgeNumbers, Overview};
-use crate::iotedge::{Queue, encode_numbers, encode_services};
+use crate::iotedge::{Queue, encode_messages, encode_numbers, encode_services};
 use crate::net::{CertificateInfo, Refusal};
 use crate::telemetry::total;
 use crate::upstream::LinkStatus;
@@ -52,6 +52,9 @@ pub(crate) fn encode(overview: &Overview) -> Result<String, std::fmt::Error> {
         // Before the mark of the end.
         let end = text.rfind("# EOF").unwrap_or(text.len());
         let mut own = encode_numbers(common, &gatekeeper.numbers(), &queues(overview));
+        let mut series = std::collections::BTreeMap::new();
+        overview.shards.iter().for_each(|report| report.add_series(&mut series));
+        own += &encode_messages(common, &series);
         own += &encode_services(common, &services.lock().unwrap_or_else(PoisonError::into_inner));
         text.insert_str(end, &own);
     }

@@ -1,5 +1,6 @@
 //! Numbers and log lines for people: what each shard publishes, and how tracing is set up.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
@@ -13,6 +14,8 @@ use crate::syslog::Syslog;
 #[derive(Debug, Default)]
 pub(crate) struct ShardReport {
     latest: Mutex<ShardNumbers>,
+    /// Messages of the IoT Hub dialect by name; see [`Broker::hub_series`].
+    series: Mutex<BTreeMap<Box<str>, u64>>,
 }
 
 /// The numbers of one shard, or of all.
@@ -47,6 +50,18 @@ impl ShardReport {
             routes: broker.route_counters(),
         };
         *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = numbers;
+        let (new, mut series) =
+            (broker.hub_series(), self.series.lock().unwrap_or_else(PoisonError::into_inner));
+        if !new.is_empty() && *new != *series {
+            series.clone_from(new);
+        }
+    }
+
+    /// Adds the counts by name as last published to `sums`.
+    pub(crate) fn add_series(&self, sums: &mut BTreeMap<Box<str>, u64>) {
+        for (name, count) in &*self.series.lock().unwrap_or_else(PoisonError::into_inner) {
+            *sums.entry(name.clone()).or_default() += count;
+        }
     }
 
     /// The numbers as last published.

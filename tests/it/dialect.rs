@@ -251,7 +251,12 @@ fn figures_of_an_input() {
                 std::thread::sleep(due.saturating_sub(zero.elapsed())); // the pace is the question's
                 let text = zero.elapsed().as_nanos().to_string();
                 let payload = text.as_bytes();
-                filter.send(&harness::OutgoingPublish { topic: ALERT, payload, qos: QOS_1, ..Default::default() });
+                filter.send(&harness::OutgoingPublish {
+                    topic: ALERT,
+                    payload,
+                    qos: QOS_1,
+                    ..Default::default()
+                });
             }
             filter
         });
@@ -268,5 +273,66 @@ fn figures_of_an_input() {
             hops[1_500] / 1_000,
             hops[2_970] / 1_000
         );
+    }
+}
+
+/// Question: what does a thousand devices that connect with tokens over TLS cost, beside a thousand that show nothing?
+#[test]
+#[ignore = "prints figures; alone and optimised: cargo test --release … figures_of_connects -- --ignored --nocapture"]
+fn figures_of_connects() {
+    use std::time::{Duration, Instant, SystemTime};
+    const DEVICES: usize = 1_000;
+    let gateway = gateway();
+    let path = gateway.file();
+    let mut file: Value = serde_json::from_slice(&std::fs::read(&path).expect("a file")).expect("JSON");
+    let devices = file["devices"].as_array_mut().expect("devices");
+    let one = devices.iter().find(|device| device["deviceId"] == "d1").expect("d1").clone();
+    let key = one["authentication"]["symmetricKey"]["primaryKey"].as_str().expect("a key").to_owned();
+    devices.extend((0..DEVICES).map(|number| {
+        let mut device = one.clone();
+        device["deviceId"] = json!(format!("many{number}"));
+        device
+    }));
+    std::fs::write(&path, file.to_string()).expect("a file");
+    let mut router = gateway
+        .setup()
+        .set("listener.open.kind", "tls")
+        .set("listener.open.bind", "127.0.0.1:0")
+        .set("listener.open.certificate", "edge")
+        .set("listener.open.anonymous", true)
+        .start();
+    let expiry = SystemTime::now() + Duration::from_secs(3_600);
+    let cpu = |router: &mut Router| {
+        let stat =
+            std::fs::read_to_string(format!("/proc/{}/stat", router.process().id())).expect("a process");
+        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+        let ticks: u64 = fields[11..13].iter().map(|it| it.parse::<u64>().unwrap_or_default()).sum();
+        ticks as f64 / 100.0
+    };
+    for listener in ["open", "tls"] {
+        let (began, before, memory) = (Instant::now(), cpu(&mut router), router.memory_bytes());
+        let clients: Vec<Client> = (0..DEVICES)
+            .map(|number| {
+                let id = format!("many{number}");
+                let mut connect = hello(&id, Some(&iothub::sas::token("gw.local", &id, None, &key, expiry)));
+                if listener == "open" {
+                    (connect.user_name, connect.password) = (None, None);
+                    connect.client_id = format!("open{number}");
+                }
+                let trust = gateway.trust();
+                let connection =
+                    harness::Connection::open_tls(router.listener(listener), harness::Version::V3, &trust);
+                let client = Client::over(connection.expect("a handshake"), &connect).expect("a CONNACK");
+                assert_eq!(client.greeting.reason, ReasonCode::SUCCESS);
+                client
+            })
+            .collect();
+        println!(
+            "{listener}: {DEVICES} connects one after the other in {:.2} s, {:.2} s CPU of the router, {} KiB each",
+            began.elapsed().as_secs_f64(),
+            cpu(&mut router) - before,
+            router.memory_bytes().saturating_sub(memory) / 1_024 / DEVICES as u64
+        );
+        drop(clients);
     }
 }

@@ -31,7 +31,7 @@ impl Gateway {
         gateway
     }
 
-    fn file(&self) -> PathBuf {
+    pub(crate) fn file(&self) -> PathBuf {
         self.home.path().join("identities.json")
     }
 

@@ -19,7 +19,7 @@ use crate::counters::Counters;
 use crate::delivery::FrameCache;
 use crate::dispatch::Forward;
 use crate::effects::{Control, Effects, HandoffBatch, Request, Write};
-use crate::heads::iothub::{HubRequest, HubSetup};
+use crate::heads::iothub::{HubRequest, HubSetup, Series};
 use crate::offers::Offers;
 use crate::plan::Plan;
 use crate::retained::{Retained, Walks};
@@ -142,6 +142,7 @@ pub struct Broker {
     /// How the IoT Hub dialect is spoken, if it is; and whether it is.
     pub(crate) hub: Option<Rc<HubSetup>>,
     pub(crate) has_hub: bool,
+    pub(crate) hub_series: Series,
     /// Modules may have come into the plan that have no session yet.
     pub(crate) inputs_unkept: bool,
     /// Lanes of modules that are being opened: nothing is read before.
@@ -230,6 +231,7 @@ impl Broker {
             has_rules: setup.access.rules.is_some(),
             hub: None,
             has_hub: false,
+            hub_series: Series::default(),
             inputs_unkept: false,
             inputs_opening: 0,
             restored_unsaid: false,

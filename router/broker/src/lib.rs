@@ -42,7 +42,7 @@ pub use effects::{
     StateSpace, Write,
 };
 pub use envelope::{Envelope, InvalidEnvelope};
-pub use heads::iothub::{HubAnswer, HubRequest, HubSetup, Unanswered};
+pub use heads::iothub::{HubAnswer, HubRequest, HubSetup, SERIES_SEPARATOR, Unanswered};
 pub use offers::{Offers, Redirect};
 pub use plan::{Durability, Plan, SinkPlan};
 pub use retained::RetainedNumbers;

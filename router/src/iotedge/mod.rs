@@ -23,7 +23,7 @@ pub(crate) use gatekeeper::Gatekeeper;
 pub(crate) use judge::{Claim, Proof};
 pub use node::StartError;
 pub(crate) use node::{EdgeNode, own_certificate};
-pub(crate) use numbers::{Common, Queue, encode as encode_numbers, encode_services};
+pub(crate) use numbers::{Common, Queue, encode as encode_numbers, encode_messages, encode_services};
 pub(crate) use vault::Vault;
 pub use workload::{WorkloadUri, version_for};
 

@@ -3,10 +3,16 @@
 //! In: what was counted. Out: text in the format of Prometheus. A series whose number nobody counts yet is left out, not
 //! served as zero: a dashboard then shows a gap and not a lie. Those left out: see `router/docs/edgehub.md`.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+
+use broker::SERIES_SEPARATOR;
 
 use super::gatekeeper::IdentityNumbers;
 use crate::services::Numbers;
+
+/// What edgeHub shows for a route without priority.
+const DEFAULT_PRIORITY: &str = "2000000000";
 
 /// The labels that every series has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,6 +88,48 @@ pub(crate) fn encode(common: &Common, identities: &IdentityNumbers, queues: &[Qu
     out.text
 }
 
+/// Messages, by the counts of all shards.
+pub(crate) fn encode_messages(common: &Common, series: &BTreeMap<Box<str>, u64>) -> String {
+    let mut out = Text { text: String::new(), common };
+    let of = |word: &'static str| {
+        series.iter().filter_map(move |(name, count)| {
+            let mut parts = name.split(SERIES_SEPARATOR);
+            (parts.next() == Some(word)).then(|| (parts.collect::<Vec<_>>(), *count))
+        })
+    };
+    let name = "edgehub_messages_dropped_total";
+    out.head(name, "counter", "Messages that no route wanted");
+    for (labels, count) in of("no_route") {
+        if let [from, output] = labels[..] {
+            out.line(name, &[("reason", "no_route"), ("from", from), ("from_route_output", output)], count);
+        }
+    }
+    let name = "edgehub_messages_received_total";
+    out.head(name, "counter", "Messages received from clients");
+    for (labels, count) in of("received") {
+        if let [id, output] = labels[..] {
+            out.line(name, &[("id", id), ("route_output", output)], count);
+        }
+    }
+    let name = "edgehub_messages_sent_total";
+    out.head(name, "counter", "Messages put into queues of modules' inputs");
+    for (labels, count) in of("sent") {
+        let [device, module, to, output, input, priority] = labels[..] else { continue };
+        let from = if module.is_empty() { device.to_owned() } else { format!("{device}/{module}") };
+        let to = format!("{}/{to}", common.device);
+        let priority = if priority == "default" { DEFAULT_PRIORITY } else { priority };
+        let labels = [
+            ("from", from.as_str()),
+            ("to", &to),
+            ("from_route_output", output),
+            ("to_route_input", input),
+            ("priority", priority),
+        ];
+        out.line(name, &labels, count);
+    }
+    out.text
+}
+
 /// What the services of the dialect counted.
 pub(crate) fn encode_services(common: &Common, numbers: &Numbers) -> String {
     let mut out = Text { text: String::new(), common };
@@ -136,6 +184,36 @@ impl Text<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn messages_are_counted_under_edgehubs_names() {
+        let common = Common { device: "gw1".to_owned(), ..Common::default() };
+        let counts: BTreeMap<Box<str>, u64> = [
+            ("received\x00d1\x00", 3),
+            ("no_route\x00gw1/filter\x00other", 1),
+            ("sent\x00gw1\x00filter\x00ml\x00alert\x00in1\x00default", 2),
+            ("sent\x00d1\x00\x00ml\x00\x00in1\x000", 4),
+            ("further", 9),
+        ]
+        .map(|(name, count)| (name.into(), count))
+        .into();
+        let text = encode_messages(&common, &counts);
+        let labels = "iothub=\"\",edge_device=\"gw1\",instance_number=\"\"";
+        for line in [
+            format!("edgehub_messages_received_total{{{labels},id=\"d1\",route_output=\"\"}} 3"),
+            format!(
+                "edgehub_messages_dropped_total{{{labels},reason=\"no_route\",from=\"gw1/filter\",from_route_output=\"other\"}} 1"
+            ),
+            format!(
+                "edgehub_messages_sent_total{{{labels},from=\"gw1/filter\",to=\"gw1/ml\",from_route_output=\"alert\",to_route_input=\"in1\",priority=\"2000000000\"}} 2"
+            ),
+            format!(
+                "edgehub_messages_sent_total{{{labels},from=\"d1\",to=\"gw1/ml\",from_route_output=\"\",to_route_input=\"in1\",priority=\"0\"}} 4"
+            ),
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\nis not in\n{text}");
+        }
+    }
 
     #[test]
     fn series_have_the_names_and_labels_of_edgehub() {

@@ -48,8 +48,23 @@ impl Broker {
             message.system.iter().map(|it| (it.name, it.value)),
             &mut topic,
         );
-        self.publish_to_input(found, plan, &topic, selected, promise, effects);
+        if self.publish_to_input(found, plan, &topic, selected, promise, effects) {
+            self.count_sent(found, plan, message);
+        }
         self.scratch.topic = topic;
+    }
+
+    fn count_sent(&mut self, found: &Match, plan: &Plan, message: &Message<'_>) {
+        let sink = plan.table.sinks().get(found.sink.0 as usize);
+        let Some(routes::Sink::Input { module, input }) = sink else { return };
+        let system = |wanted: &str| {
+            let found = message.system.iter().find(|it| it.name == wanted);
+            found.and_then(|it| it.value).unwrap_or_default()
+        };
+        let (device, sender) = (system("connectionDeviceId"), system("connectionModuleId"));
+        let priority = found.priority.to_string();
+        let labels = [device, sender, module, system("outputName"), input, &priority];
+        self.hub_series.count("sent", &labels);
     }
 
     /// Writes the topic of the input that a match leads to, without a bag; `false` if it leads to none.
@@ -61,6 +76,7 @@ impl Broker {
         true
     }
 
+    /// Whether there is a queue for it.
     fn publish_to_input(
         &mut self,
         found: &Match,
@@ -69,20 +85,20 @@ impl Broker {
         selected: &Publication<'_>,
         promise: &mut Promise,
         effects: &mut Effects,
-    ) {
+    ) -> bool {
         if model::validate_name(topic).is_err() {
             self.counters.dropped_input_topic += 1;
-            return;
+            return false;
         }
         // QoS 0 has not been asked at the gate; as with uplinks, a sink without room goes without it.
         if self.is_tight && selected.envelope.qos == Qos::AtMostOnce {
             if self.holds_no_more() {
                 self.counters.dropped_store_fails += 1;
-                return;
+                return false;
             }
             if !self.levels.store.takes(found.priority) {
                 self.counters.dropped_sink_full += 1;
-                return;
+                return false;
             }
         }
         let by_route = found.ttl_millis.or(plan.ttl_millis);
@@ -102,6 +118,7 @@ impl Broker {
         } else {
             self.counters.dropped_input_unknown += 1;
         }
+        is_sent
     }
 
     /// Makes the sessions of modules that routes lead to and that have never come, as far as they are at home here. Nothing

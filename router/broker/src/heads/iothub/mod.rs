@@ -1,7 +1,7 @@
 //! The IoT Hub dialect of MQTT: what packets of an authenticated device or module mean (`reference/edgehub.md` §2).
 //!
 //! `publish`: telemetry and requests. `inputs`: what routes send to modules. `requests`: the trays to and from the
-//! services that know twins and methods.
+//! services that know twins and methods. `series`: who sent how much.
 //! Knows: `hub`'s vocabulary. Never: tokens, twins, the cloud: who comes in is decided before, what is asked goes on a tray.
 //! In: packets of a connection whose user is a hub identity. Out: publications that name who sent them, questions.
 //! Always: a message says who sent it by its topic, and that is who was authenticated, unless
@@ -10,6 +10,7 @@
 mod inputs;
 mod publish;
 mod requests;
+mod series;
 
 use std::rc::Rc;
 
@@ -19,6 +20,8 @@ use model::{ConnId, TopicFilter};
 use wire::Connect;
 
 pub use self::requests::{HubAnswer, HubRequest, Unanswered};
+pub use self::series::SEPARATOR as SERIES_SEPARATOR;
+pub(crate) use self::series::Series;
 use crate::broker::Broker;
 use crate::effects::{Denial, Effects};
 use crate::subscriptions::SessionKey;
@@ -78,6 +81,12 @@ impl Broker {
         self.hub = Some(Rc::new(setup));
         self.has_hub = true;
         self.inputs_unkept = true;
+    }
+
+    /// Messages of the dialect: counts by a word and its labels, each behind [`SERIES_SEPARATOR`]. `received`: sender, output;
+    /// `no_route`: the same; `sent`: sender's device and module, module, output, input, priority.
+    pub fn hub_series(&self) -> &std::collections::BTreeMap<Box<str>, u64> {
+        self.hub_series.counts()
     }
 
     /// Who a connection is in the dialect; `None` for every other client.

@@ -113,6 +113,11 @@ impl Broker {
             hub: Some(&properties),
         };
         let (promise, matched) = self.dispatch(&publication, effects);
+        let output = properties.system("outputName").unwrap_or_default();
+        self.hub_series.count("received", &[client.id.as_str(), output]);
+        if !matched {
+            self.hub_series.count("no_route", &[client.id.as_str(), output]);
+        }
         self.acknowledge_publish(conn, key, publish, (promise, matched), effects);
         self.scratch.hub_topic = topic;
         Ok(())

@@ -118,6 +118,17 @@ fn an_output_of_a_module_is_routed_by_its_source() {
         topics(&mut bench, ml),
         ["devices/gw1/modules/ml/inputs/in1/%24.cid=abc&%24.cdid=gw1&%24.cmid=filter"]
     );
+    let series: Vec<_> =
+        bench.brokers[0].hub_series().iter().map(|(name, count)| (&**name, *count)).collect();
+    assert_eq!(
+        series,
+        [
+            ("no_route\x00gw1/filter\x00other", 1),
+            ("received\x00gw1/filter\x00alert", 1),
+            ("received\x00gw1/filter\x00other", 1),
+            ("sent\x00gw1\x00filter\x00ml\x00alert\x00in1\x00default", 1),
+        ]
+    );
 }
 
 #[test]
