@@ -65,7 +65,8 @@ pub(crate) async fn play(
     std::fs::write(&ca, hub.ca_pem())?;
     hub.put(Identity::gateway("gw")).map_err(|why| anyhow!(why))?;
     hub.put(Identity::module("gw", "$edgeHub")).map_err(|why| anyhow!(why))?;
-    for number in 0..identities {
+    // Whatever number the publishers begin with.
+    for number in 0..=identities {
         hub.put(Identity::device(&format!("{DEVICE}{number}")).below("gw")).map_err(|why| anyhow!(why))?;
     }
     let login = hub.connection_string("gw/$edgeHub").context("the gateway's module has a key")?;
