@@ -169,8 +169,12 @@ impl Inbound {
         };
         if kept {
             self.open.push_back(packet_id);
-        } else {
-            self.counts.published += 1;
+            return;
+        }
+        self.counts.published += 1;
+        // At QoS 1 there and QoS 0 here: nobody will answer, and the upstream would send it again and again.
+        if let Some(packet_id) = packet_id {
+            wire::encode_ack(out, version, AckKind::PubAck, packet_id, ReasonCode::SUCCESS);
         }
     }
 

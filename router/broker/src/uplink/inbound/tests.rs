@@ -130,6 +130,18 @@ fn qos_0_is_passed_on_without_an_answer() {
     assert_eq!(sides.inbound.counts(), InboundCounts { published: 1, ..InboundCounts::default() });
 }
 
+/// Filters that overlap, or a session from before the map was changed: the upstream sends at a higher QoS than the entry.
+#[test]
+fn qos_1_there_and_qos_0_here_is_acknowledged_at_once() {
+    let mut rules = (*rules()).clone();
+    rules.entries[1].qos = Qos::AtMostOnce;
+    let mut sides = Sides::new();
+    sides.inbound = Inbound::new(Arc::new(rules), &mut Vec::new());
+    sides.come("news/today", 9, b"");
+    assert_eq!(sides.published(), [("news/today".to_owned(), 0, false, Some(60))]);
+    assert_eq!((sides.acknowledged(), sides.inbound.is_full()), (vec![9], false));
+}
+
 #[test]
 fn what_this_gateway_sent_itself_does_not_come_back() {
     let mut sides = Sides::new();
