@@ -97,6 +97,8 @@ pub(super) struct Uplink {
     next_tick: model::Instant,
     /// Outside its hours, with nothing to send, since then.
     useless_since: Option<model::Instant>,
+    /// When the connection at hand, or the last one, came up; `None` if it has not.
+    up_since: Option<Instant>,
     gateway: Rc<Gateway>,
     local: Rc<LocalDoor>,
     targets: Targets,
@@ -146,6 +148,7 @@ impl Uplink {
             clocks: ClockWatch::default(),
             next_tick: model::Instant::default(),
             useless_since: None,
+            up_since: None,
             gateway,
             local,
             targets,
@@ -160,7 +163,6 @@ impl Uplink {
             if self.rest().await {
                 return;
             }
-            let started = Instant::now();
             let ended = self.carry().await;
             match ended {
                 Ended::Stopped => return,
@@ -176,7 +178,8 @@ impl Uplink {
                 info!(uplink = %self.name, target = %self.target(), "the first address takes connections again; going back");
                 continue;
             }
-            if started.elapsed() >= LASTING {
+            // From when it was up: an address that swallows everything takes longer than this to fail.
+            if self.up_since.is_some_and(|since| since.elapsed() >= LASTING) {
                 backoff.succeeded();
             } else if self.targets.failed() {
                 warn!(uplink = %self.name, target = %self.target(), "trying another address");
@@ -193,6 +196,7 @@ impl Uplink {
         self.setup.status.set(UplinkState::Connecting, None);
         self.setup.status.set_target(self.target());
         self.out.clear();
+        self.up_since = None;
         let ended = match self.try_carry().await {
             Ok(never) => match never {},
             Err(ended) => ended,
@@ -568,6 +572,7 @@ impl Uplink {
     }
 
     fn on_up(&mut self) {
+        self.up_since = Some(Instant::now());
         self.setup.status.connects.fetch_add(1, Ordering::Relaxed);
         self.setup.status.set(UplinkState::Up, None);
         self.setup.status.set_warning(None);
