@@ -72,6 +72,20 @@ enum Ended {
     OutOfHours,
 }
 
+impl Ended {
+    /// Whether the fault is here, so that another address would be no better.
+    fn is_ours(&self) -> bool {
+        matches!(
+            self,
+            Ended::Store(_)
+                | Ended::NoSession(_)
+                | Ended::SessionClosed
+                | Ended::Unroomed
+                | Ended::Link(LinkError::Local(_))
+        )
+    }
+}
+
 impl From<LocalError> for Ended {
     fn from(error: LocalError) -> Ended {
         Ended::Link(LinkError::Local(error))
@@ -181,7 +195,7 @@ impl Uplink {
             // From when it was up: an address that swallows everything takes longer than this to fail.
             if self.up_since.is_some_and(|since| since.elapsed() >= LASTING) {
                 backoff.succeeded();
-            } else if self.targets.failed() {
+            } else if !ended.is_ours() && self.targets.failed() {
                 warn!(uplink = %self.name, target = %self.target(), "trying another address");
             }
             self.setup.status.failovers.store(self.targets.changes(), Ordering::Relaxed);
