@@ -23,7 +23,7 @@ use crate::net::{CertificateInfo, Door};
 use crate::promises::RouteStatus;
 use crate::services::Numbers;
 use crate::telemetry::{ShardReport, total};
-use crate::upstream::{LinkStatus, UplinkState};
+use crate::upstream::LinkStatus;
 
 /// Everything that can be asked about.
 pub(crate) struct Overview {
@@ -323,7 +323,7 @@ impl Overview {
     /// Why the router is not ready; `None` if it is.
     fn not_ready(&self) -> Option<&'static str> {
         let is_down = |((_, status), required): (&(String, Arc<LinkStatus>), &bool)| {
-            *required && status.get().0 != UplinkState::Up
+            *required && !status.get().0.is_up()
         };
         if self.disk.poisoned.load(Ordering::Relaxed) {
             Some("the store takes no writes; see the log")
