@@ -88,6 +88,27 @@ fn a_full_sink_refuses_what_5_0_publishes_until_there_is_room() {
     assert_eq!((bench.texts(subscriber).len(), bench.disk.payloads(DEFAULT).len()), (2, 2));
 }
 
+/// Its publisher may use it alone from then on; one that is too high is a fault as ever.
+#[test]
+fn an_alias_that_came_with_a_refused_message_holds() {
+    let (mut bench, publisher, _) = bench(Version::V5);
+    let with = |topic, alias| {
+        move |it: &mut wire::OutgoingPublish<'static>| {
+            (it.topic, it.topic_alias) = (topic, std::num::NonZeroU16::new(alias));
+        }
+    };
+    bench.set_levels(uplink(Level::FullForUrgent));
+    bench.publish_with(publisher, "up/a", "1", 1, with("up/a", 1));
+    bench.set_levels(Levels::default());
+    bench.publish_with(publisher, "up/a", "1", 2, with("", 1));
+    bench.settle();
+    assert_eq!(bench.take(publisher), [refused(AckKind::PubAck, 1), Seen::PubAck(2)]);
+    assert_eq!(bench.disk.payloads(DEFAULT), ["1"]);
+    bench.set_levels(uplink(Level::FullForUrgent));
+    bench.publish_with(publisher, "up/a", "1", 3, with("up/a", 17));
+    assert_eq!(bench.take(publisher), [Seen::Disconnect(ReasonCode::TOPIC_ALIAS_INVALID), Seen::Closed]);
+}
+
 /// [MQTT-4.6.0-2]
 #[test]
 fn a_refusal_does_not_pass_by_a_puback_that_waits_for_the_disk() {

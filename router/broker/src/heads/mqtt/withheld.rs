@@ -82,8 +82,20 @@ impl Broker {
         }
         match self.judge(conn, key, &publish, now) {
             Gate::Wait => self.withhold(conn),
-            Gate::Refused => self.refuse_for_want_of_room(conn, &publish, effects),
+            Gate::Refused => {
+                self.note_alias(conn, &publish);
+                self.refuse_for_want_of_room(conn, &publish, effects)
+            }
             Gate::Open => Gate::Open,
+        }
+    }
+
+    /// What is refused has said all the same what its alias stands for: the next PUBLISH may have nothing else.
+    fn note_alias(&mut self, conn: ConnId, publish: &Publish<'_>) {
+        if let Some(alias) = publish.properties.topic_alias()
+            && let Some(connection) = self.connections.find(conn)
+        {
+            connection.aliases_in.get_or_insert_default().set(alias, publish.topic);
         }
     }
 
@@ -92,7 +104,9 @@ impl Broker {
         let received = &self.sessions[key.0 as usize].received;
         let is_repeat =
             publish.qos == Qos::ExactlyOnce && publish.packet_id.is_some_and(|id| received.contains(id));
+        let alias = publish.properties.topic_alias();
         !is_repeat
+            && alias.is_none_or(|alias| alias.get() <= self.setup.limits.topic_alias_max)
             && !publish.topic.is_empty()
             && !is_system(publish.topic)
             && self.check_publish(publish).is_ok()
