@@ -275,7 +275,8 @@ impl Ledger {
                 (*number, last.encode())
             }
             last => {
-                let number = last.map_or(0, |(number, _)| *number + 1);
+                // Not only behind the last one: if that could not be read, its number is published all the same.
+                let number = last.map_or(0, |(number, _)| *number + 1).max(published);
                 let encoded = entry.encode();
                 contents.entries.push_back((number, entry));
                 (number, encoded)
@@ -457,6 +458,22 @@ mod tests {
         assert_eq!(read.contents().entries, ledger.contents().entries);
         let sum = Sum { messages: 40, bytes: 400 };
         assert_eq!(read.sums(), BTreeMap::from([(("plant".to_owned(), "expired".to_owned()), sum)]));
+    }
+
+    #[test]
+    fn an_entry_behind_ones_that_cannot_be_read_is_published() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut log = open(&directory);
+        log.state_put(space_of(StateSpace::LossesPublished), b"", &7_u64.to_le_bytes()).expect("room");
+        log.commit().expect("the disk takes it");
+        let ledger = Ledger::load(&log.reader(), 100).expect("readable");
+        ledger.add(&mut log, entry(1, 10, 0)).expect("the disk takes it");
+        let mut seen = Vec::new();
+        let next = ledger.publish(7, |number, _| {
+            seen.push(number);
+            true
+        });
+        assert_eq!((seen, next), (vec![7], 8));
     }
 
     #[test]
