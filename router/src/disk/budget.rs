@@ -187,7 +187,9 @@ impl Budget {
             let now = self.uplinks[uplink];
             // What found no room holds back ordinary messages alone: the reserve stays open for small urgent ones.
             let ordinary = Marks { urgent_at: u64::MAX, ..marks };
-            let wanted = next_level(now.min(Level::FullForOrdinary), bytes + coming.wanted, ordinary);
+            // Where nothing waits there is room for the largest, though it may reach the mark all by itself.
+            let wanted = if bytes == 0 { 0 } else { bytes + coming.wanted };
+            let wanted = next_level(now.min(Level::FullForOrdinary), wanted, ordinary);
             let mut level = next_level(now, bytes, marks).max(wanted);
             if coming.missed > 0 {
                 // Whoever found no room waits for a change of levels: there must be one, even if there is room by now.
@@ -433,6 +435,9 @@ mod tests {
         assert_eq!(level(50, 0), Level::Roomy);
         // Even where all is gone by the time somebody looks.
         assert_eq!((level(0, 1), level(0, 0)), (Level::FullForOrdinary, Level::Roomy));
+        // The largest there may be fits an empty lane, and nothing else.
+        assert_eq!((level(1, 89), level(1, 0)), (Level::FullForOrdinary, Level::FullForOrdinary));
+        assert_eq!(level(0, 0), Level::Roomy);
     }
 
     #[test]
