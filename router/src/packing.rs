@@ -136,14 +136,24 @@ impl Unpacking {
         bytes: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<(), String> {
-        let held = std::mem::take(&mut progress.held);
-        let joined = if held.is_empty() { None } else { Some([&held, bytes].concat()) };
-        let mut rest = joined.as_deref().unwrap_or(bytes);
+        // A packet that comes in small pieces grows where it is: to copy it with each piece would be quadratic.
+        let mut held = std::mem::take(&mut progress.held);
+        let is_joined = !held.is_empty();
+        if is_joined {
+            held.extend_from_slice(bytes);
+        }
+        let mut rest = if is_joined { &held[..] } else { bytes };
         while !rest.is_empty() {
             let frame = match wire::split(rest, self.packet_bytes_max) {
                 Ok(Some(frame)) if !progress.is_over => frame,
                 Ok(None) if !progress.is_over => {
-                    progress.held = rest.to_vec();
+                    let kept = rest.len();
+                    progress.held = if is_joined {
+                        held.drain(..held.len() - kept);
+                        held
+                    } else {
+                        rest.to_vec()
+                    };
                     return Ok(());
                 }
                 // The broker finds what is wrong with it, and has the words for it.
