@@ -1,8 +1,8 @@
 //! MQTT over WebSocket, the client's half (RFC 6455): the upgrade, then binary frames over a stream.
 //!
 //! In: a stream, host and path. Out: a stream of MQTT bytes, or why not. Reading of responses and frame headers is
-//! tungstenite's. Bounds: [`RESPONSE_BYTES_MAX`] for the response, [`FRAME_BYTES`] for a frame of ours; frames of the other
-//! side are passed on as they come, whatever their length.
+//! tungstenite's. Bounds: [`RESPONSE_BYTES_MAX`] for the response, [`FRAME_BYTES`] for a frame of ours,
+//! [`OUTGOING_BYTES_MAX`] for pongs; frames of the other side are passed on as they come, whatever their length.
 
 use std::io::{self, Cursor};
 use std::pin::Pin;
@@ -28,6 +28,8 @@ const HEADER_BYTES_MAX: usize = 14;
 const CONTROL_BYTES_MAX: u64 = 125;
 /// Bytes read from the stream at once.
 const READ_BYTES: usize = 16 << 10;
+/// Bytes that may wait for the stream before pings go without an answer: who asks and does not read gets no more memory.
+const OUTGOING_BYTES_MAX: usize = 4 * FRAME_BYTES;
 
 /// A WebSocket over a stream.
 #[derive(Debug)]
@@ -152,7 +154,9 @@ impl WebSocket {
             match opcode {
                 OpCode::Control(Control::Ping) => {
                     let payload = std::mem::take(&mut self.control);
-                    self.frame(OpCode::Control(Control::Pong), &payload);
+                    if self.outgoing.len() < OUTGOING_BYTES_MAX {
+                        self.frame(OpCode::Control(Control::Pong), &payload);
+                    }
                 }
                 OpCode::Control(Control::Close) => self.is_over = true,
                 OpCode::Data(_) if len > 0 => return Ok(true),
