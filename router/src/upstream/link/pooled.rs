@@ -350,8 +350,13 @@ async fn carry(
     };
     let patience = Patience::of_secs(shared.core.borrow().setup.config.pacing.connect_timeout_secs);
     let now = clock.now();
-    let access =
-        shared.keyring.access(identity, now.timestamp.0 / 1_000, entropy()).await.map_err(Over::Access)?;
+    let access = shared.keyring.access(identity, now.timestamp.0 / 1_000, entropy());
+    let access = tokio::select! {
+        () = stopped(&mut stop) => return Err(Over::Stopped),
+        access = timeout(patience.connect, access) => access
+            .unwrap_or_else(|_| Err("who signs its token has not answered in time".to_owned()))
+            .map_err(Over::Access)?,
+    };
     if let (Some(cert), Some(tls)) = (&access.cert, &mut transport.tls) {
         tls.cert = Some(cert.clone());
     }
