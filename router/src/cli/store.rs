@@ -14,6 +14,7 @@ use store::{CommitLog as _, Inspection, OpenError, ReadLimits, ReadOut, StoreErr
 
 use super::check::bytes;
 use super::{Exit, StoreArgs, StoreCommand};
+use crate::disk::GATEWAY;
 use crate::disk::losses::{Entry, Ledger};
 
 /// Does what was asked; what went wrong is one sentence on `err`. Fails only if the writers fail.
@@ -153,6 +154,11 @@ fn repair(path: &Path, out: &mut impl Write) -> Result<Exit, Failed> {
              {} lanes lost their name and are kept as found/NUMBER (`millrace store export` has their messages)",
             repaired.found_lanes
         )?;
+        // Places that were in it are given again. Under the old number their messages would have the ids of those that were
+        // lost, and who removes repeats by id would remove them.
+        let mut log = store::Log::open(&options(path))?;
+        log.state_delete(GATEWAY, b"incarnation")?;
+        log.close()?;
     }
     if repaired.state_gaps > 0 {
         writeln!(
