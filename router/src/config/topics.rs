@@ -2,7 +2,7 @@
 //!
 //! Knows: the keys of `[uplink.NAME]` about topics, QoS, RETAIN and properties. In: a `Judge`. Out: one `Topics` an uplink.
 
-use broker::uplink::{Entry, InboundEntry, Template, Wish, filters_meet, image};
+use broker::uplink::{Entry, InboundEntry, Template, Wish, filters_meet, image, unshared};
 use model::{Qos, TopicFilter, validate_filter};
 
 use super::checked::MqttVersion;
@@ -67,9 +67,13 @@ pub(super) fn check(judge: &mut Judge<'_>, name: &str, version: MqttVersion, pre
     }
     let id_property =
         judge.text(&schema::kinds::UPLINK_ID_PROPERTY, name).filter(|property| !property.is_empty());
-    let marks = version == MqttVersion::V5 || properties != Properties::Drop && id_property.is_some();
+    let marks = id_property.is_some() && (version == MqttVersion::V5 || properties != Properties::Drop);
+    // In 5.0 No Local keeps ours away without an id, but from a shared subscription, which cannot ask for it.
+    let is_open =
+        |entry: &&InboundEntry| version == MqttVersion::V311 || entry.filter.starts_with("$share/");
     if !marks {
-        refuse_loops(judge, name, &entries, &inbound, prefix);
+        let open: Vec<_> = inbound.iter().filter(is_open).collect();
+        refuse_loops(judge, name, &entries, &open, prefix);
     }
     Topics {
         entries,
@@ -106,12 +110,12 @@ fn list<T>(
     parsed
 }
 
-/// 3.1.1 has no way to say that our own messages shall not come back: then topics must not meet.
+/// 3.1.1, and a shared subscription, have no way to say that our own messages shall not come back: then topics must not meet.
 fn refuse_loops(
     judge: &mut Judge<'_>,
     name: &str,
     entries: &[Entry],
-    inbound: &[InboundEntry],
+    inbound: &[&InboundEntry],
     prefix: &str,
 ) {
     let mut images: Vec<String> = entries.iter().map(|entry| entry.template.image(prefix)).collect();
@@ -119,12 +123,14 @@ fn refuse_loops(
         images.push(image(prefix));
     }
     for entry in inbound {
-        let Some(met) = images.iter().find(|image| filters_meet(image, &entry.filter)) else { continue };
+        let filter = unshared(&entry.filter);
+        let Some(met) = images.iter().find(|image| filters_meet(image, filter)) else { continue };
         judge.complain(&schema::kinds::UPLINK_INBOUND, name, |error| ConfigError {
-            problem: "would take back what this uplink sends: MQTT 3.1.1 cannot tell the two apart".to_owned(),
+            problem: "would take back what this uplink sends: neither MQTT 3.1.1 nor a shared subscription can tell the two apart"
+                .to_owned(),
             found: Some(format!("{:?}, and messages go to {met:?}", entry.filter)),
             hint: Some(
-                "speak version 5; or mark messages with properties = \"topic\" or \"json\"; or set topic_prefix or topics so that they do not meet"
+                "speak version 5; or mark messages with id_property, in 3.1.1 with properties = \"topic\" or \"json\", too; or set topic_prefix or topics so that they do not meet"
                     .to_owned(),
             ),
             ..error

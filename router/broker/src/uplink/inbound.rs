@@ -281,8 +281,8 @@ impl Inbound {
     }
 }
 
-/// The filter of a shared subscription itself.
-fn unshared(filter: &str) -> &str {
+/// The filter of a shared subscription itself; of any other, all of it.
+pub fn unshared(filter: &str) -> &str {
     let rest = filter.strip_prefix("$share/").and_then(|rest| rest.split_once('/'));
     rest.map_or(filter, |(_, filter)| filter)
 }

@@ -30,7 +30,7 @@ pub use backoff::Backoff;
 pub use carrier::{Aside, Carrier, Counts, Reading, Rules};
 pub use clocks::ClockWatch;
 pub use dialect::{Dialect, Form, Origin, Outgoing};
-pub use inbound::{InboundCounts, InboundEntry, InboundRules, LocalError};
+pub use inbound::{InboundCounts, InboundEntry, InboundRules, LocalError, unshared};
 pub use link::{Heard, LinkError, LinkSetup, LinkState};
 pub use mapping::{Entry, Mapping, Packing, Wish};
 pub use poison::{InvalidPoison, Poison, Refusal, Unfit};

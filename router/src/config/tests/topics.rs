@@ -77,6 +77,13 @@ fn in_3_1_1_topics_that_would_come_back_are_refused() {
         "uplink.a.inbound",
         &["cmd/#", "messages go to \"#\""],
     );
+    // A shared subscription cannot ask for No Local; then only ids tell.
+    let shared = "uplink.a.inbound = ['$share/g/cmd/#']\n";
+    complains(&format!("{V3}{shared}"), "uplink.a.inbound", &["would take back", "$share/g/cmd/#"]);
+    good(&format!("{V5}{shared}"), &[], &[]);
+    let nameless = "uplink.a.id_property = ''\n";
+    complains(&format!("{V5}{shared}{nameless}"), "uplink.a.inbound", &["would take back", "id_property"]);
+    good(&format!("{V5}{inbound}{nameless}"), &[], &[]);
     complains(&format!("{V5}uplink.a.properties = 'json'"), "uplink.a.properties", &["is about MQTT 3.1.1"]);
 }
 
