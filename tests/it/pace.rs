@@ -72,7 +72,7 @@ fn an_upstream_that_ends_the_link_in_every_burst_gets_smaller_ones() {
 }
 
 #[test]
-fn a_connection_refused_for_its_rate_is_throttling_too() {
+fn a_quota_that_strikes_one_message_again_and_again_is_throttling_too() {
     // Quota exceeded (0x97) as the answer to a message of every kind, and then no more.
     let upstream = Recorder::start();
     upstream.refuse("", Some(ReasonCode::QUOTA_EXCEEDED));
