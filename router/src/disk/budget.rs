@@ -114,11 +114,13 @@ impl Budget {
         coming.wanted = coming.wanted.max(missed);
     }
 
-    /// Bytes from which on the oldest must go, of an uplink that gives them up.
-    pub(crate) fn gives_up_from(&self, uplink: usize) -> Option<u64> {
+    /// Bytes from which on the oldest must go, of an uplink that gives them up; the reserve is for urgent ones, and where
+    /// there are no others to give up it is theirs to fill.
+    pub(crate) fn gives_up_from(&self, uplink: usize, has_ordinary: bool) -> Option<u64> {
         let UplinkAllowance { bytes_max, when_full } = self.allowance.uplinks[uplink];
         let bytes_max = bytes_max.filter(|_| when_full == WhenFull::DropOldest)?;
-        Some(bytes_max - part(bytes_max, self.allowance.reserve_percent))
+        let reserve = if has_ordinary { part(bytes_max, self.allowance.reserve_percent) } else { 0 };
+        Some(bytes_max - reserve)
     }
 
     /// Whether the bytes in lanes matter at all beyond the space they take.
@@ -420,7 +422,8 @@ mod tests {
         let verdict = budget.judge(occupied(1), &lanes);
         assert_eq!(verdict.uplinks, [Level::FullForOrdinary, Level::Roomy]);
         assert_eq!(verdict.drops, [(1, MIB + 90 * MIB / 32)], "room is made before it is written");
-        assert_eq!((budget.gives_up_from(0), budget.gives_up_from(1)), (None, Some(90 * MIB)));
+        assert_eq!((budget.gives_up_from(0, true), budget.gives_up_from(1, true)), (None, Some(90 * MIB)));
+        assert_eq!(budget.gives_up_from(1, false), Some(100 * MIB), "urgent ones alone may fill the reserve");
     }
 
     #[test]

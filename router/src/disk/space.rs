@@ -122,7 +122,9 @@ impl SpaceWatch {
     pub(crate) fn wants_room(&self) -> bool {
         let is_over = |uplink: usize| {
             let waiting = self.rooms.waiting(uplink as u32).unwrap_or(0);
-            self.budget.gives_up_from(uplink).is_some_and(|mark| waiting > mark)
+            let is_ordinary = |lane: &&Waiting| lane.uplink == uplink && !lane.priority.is_urgent();
+            let has_ordinary = self.waiting.iter().filter(is_ordinary).any(|lane| lane.bytes > 0);
+            self.budget.gives_up_from(uplink, has_ordinary).is_some_and(|mark| waiting > mark)
         };
         !self.bounded.is_empty() && (0..self.written.len()).any(is_over)
     }
