@@ -760,13 +760,15 @@ fn start_shards(
     Ok(threads)
 }
 
-/// What the listeners that run ask of clients, in their order; one that `config` does not know keeps what it had.
+/// What the listeners that run ask of clients, in their order; one that `config` does not know keeps what it had. Behind
+/// them the door of uplinks, which takes whatever a packet may have: what it did not take would come again and again.
 fn listener_access(config: &Config, doors: &[Arc<Door>]) -> Vec<ListenerAccess> {
     let of_door = |door: &Arc<Door>| {
         let known = config.listeners.iter().find(|listener| listener.name == door.listener.name);
         config.listener_access(known.unwrap_or(&door.listener))
     };
-    doors.iter().map(of_door).collect()
+    let uplinks = ListenerAccess { anonymous: false, packet_bytes_max: None };
+    doors.iter().map(of_door).chain([uplinks]).collect()
 }
 
 /// The threads that verify passwords.
