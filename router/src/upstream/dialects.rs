@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use broker::uplink::{Dialect, InboundRules, Mapping, Origin, Packing};
+use broker::uplink::{Dialect, InboundRules, Mapping, OWN_CLIENTS, Origin, Packing};
 use model::Limits;
 use store::CommitLog;
 use wire::Version;
@@ -42,7 +42,7 @@ impl Gateway {
 
 /// The user, and the client identifier, that what comes from an uplink is published by.
 pub(crate) fn identity(uplink: &str) -> String {
-    format!("$uplink/{uplink}")
+    format!("{OWN_CLIENTS}{uplink}")
 }
 
 /// What messages look like there.

@@ -31,7 +31,8 @@ fn a_connect_is_accepted_and_pings_are_answered() {
 #[test]
 fn what_we_do_not_offer_is_refused_with_its_reason() {
     type Change = fn(&mut wire::Connect);
-    let cases: [(Change, ReasonCode); 3] = [
+    let cases: [(Change, ReasonCode); 4] = [
+        (|connect| connect.client_id = "$uplink/plant".into(), ReasonCode::NOT_AUTHORIZED),
         (
             |connect| connect.authentication_method = Some("SCRAM".into()),
             ReasonCode::BAD_AUTHENTICATION_METHOD,

@@ -40,5 +40,9 @@ pub use targets::{TargetRules, Targets};
 pub use template::{Hole, InvalidTemplate, Template, filters_meet, image};
 pub use window::Pressure;
 
+/// What the names of uplinks begin with where they publish what comes from upstream: user and client identifier. Nobody
+/// else may have such a client identifier.
+pub const OWN_CLIENTS: &str = "$uplink/";
+
 #[cfg(test)]
 mod tests;

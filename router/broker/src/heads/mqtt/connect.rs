@@ -15,6 +15,7 @@ use crate::effects::{Effects, Request};
 use crate::retained::is_system;
 use crate::sessions::{Keeping, Session, Stored, Vouched};
 use crate::subscriptions::SessionKey;
+use crate::uplink::OWN_CLIENTS;
 
 impl Broker {
     /// A CONNECT came. `false`: the connection belongs to another shard, which will read the CONNECT itself.
@@ -43,7 +44,10 @@ impl Broker {
             effects.relocations.push((conn, home));
             return false;
         }
-        let refusal = self.refusal(&connect).or_else(|| self.refusal_by_size(conn, &connect, assigned));
+        let refusal = self
+            .refusal(&connect)
+            .or_else(|| self.refusal_by_name(conn, &connect.client_id))
+            .or_else(|| self.refusal_by_size(conn, &connect, assigned));
         if let Some(reason) = refusal {
             self.refuse(conn, connect.version, reason, now, effects);
             return true;
@@ -208,6 +212,14 @@ impl Broker {
             return Some(ReasonCode::SERVER_UNAVAILABLE);
         }
         None
+    }
+
+    /// Who took the client identifier of an uplink that is down would keep it out, and what it published would be taken for
+    /// what came from upstream, and never go there.
+    fn refusal_by_name(&self, conn: ConnId, client_id: &str) -> Option<ReasonCode> {
+        let user = self.connections.get(conn).and_then(|it| it.peer.certificate_user.as_deref());
+        let is_taken = client_id.starts_with(OWN_CLIENTS) && user != Some(client_id);
+        is_taken.then_some(ReasonCode::NOT_AUTHORIZED)
     }
 
     pub(super) fn refuse(
