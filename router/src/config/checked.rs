@@ -638,7 +638,7 @@ fn check_uplink(judge: &mut Judge<'_>, name: &str, around: &Around<'_>) -> Optio
         _ => WhenFull::Refuse,
     };
     // Everything is judged before anything is missed, so that all mistakes are told at once.
-    let failover = transport::check_failover(judge, name, transport.as_ref());
+    let failover = transport::check_failover(judge, name, transport.as_ref(), hub.is_some());
     let required = judge.boolean(&schema::kinds::UPLINK_REQUIRED, name).unwrap_or_default();
     let forwarding = Forwarding::check(judge, name);
     let pacing = Pacing::check(judge, name, window.unwrap_or(limits.uplink_inflight_max));

@@ -120,16 +120,25 @@ pub(super) fn check_transport(judge: &mut Judge<'_>, name: &str, hub: Option<&st
                 ..error
             });
         }
-        // `/mqtt` is what brokers have where nothing is said.
-        parsed.path = parsed.path.map(|path| if path == PATH { HUB_PATH.to_owned() } else { path });
+        parsed.path = parsed.path.map(of_hub);
     }
     let url = parsed;
     let tls = check_tls(judge, name, &url);
     Some(Transport { host: url.host, port: url.port, tls, websocket: url.path, proxy })
 }
 
-/// `first` is the address that comes before them.
-pub(super) fn check_failover(judge: &mut Judge<'_>, name: &str, first: Option<&Transport>) -> Failover {
+/// The path of a hub: `/mqtt` is what brokers have where nothing is said.
+fn of_hub(path: String) -> String {
+    if path == PATH { HUB_PATH.to_owned() } else { path }
+}
+
+/// `first` is the address that comes before them; all are of an IoT Hub if `is_hub`.
+pub(super) fn check_failover(
+    judge: &mut Judge<'_>,
+    name: &str,
+    first: Option<&Transport>,
+    is_hub: bool,
+) -> Failover {
     let key = &schema::kinds::UPLINK_FAILOVER;
     let named = judge.text(&schema::UPLINK_SERVER_NAME, name).is_some();
     let mut transports = Vec::new();
@@ -145,7 +154,8 @@ pub(super) fn check_failover(judge: &mut Judge<'_>, name: &str, first: Option<&T
                 if let Some(tls) = tls.as_mut().filter(|_| !named) {
                     tls.server_name.clone_from(&url.host);
                 }
-                let (host, port, websocket) = (url.host.clone(), url.port, url.path.clone());
+                let websocket = url.path.clone().map(|path| if is_hub { of_hub(path) } else { path });
+                let (host, port) = (url.host.clone(), url.port);
                 transports.push(Transport { host, port, tls, websocket, proxy: first.proxy.clone() });
                 continue;
             }

@@ -116,6 +116,13 @@ fn more_addresses_are_like_the_first() {
         "uplink.a.failover",
         &["is no url", "write mqtt://two:1"],
     );
+    // From 8883 to 443, where a firewall is in between.
+    let hub = format!(
+        "uplink.c = {{ kind = 'iothub', hub = 'h', device = 'gw1', shared_access_key = '{KEY}', failover = ['wss://h'] }}"
+    );
+    let config = good(&hub, &[], &[]);
+    let second = config.uplinks[0].failover.transports[0].to_string();
+    assert_eq!(second, "wss://h:443/$iothub/websocket");
     complains(
         &format!("{V5}uplink.a.failover_attempts = 2"),
         "uplink.a.failover_attempts",
