@@ -4,7 +4,8 @@
 //! publication like any other, with rights and routes. In: publications from upstream, bytes of that session. Out: bytes
 //! for both sides. Always: PUBACK goes upstream only after our own broker's; what is not published is acknowledged and
 //! counted, but for what there is no room for now: that stays unacknowledged, and the upstream sends it again.
-//! Never: a message that this gateway has sent itself (its id says so). Bound: `open_max` unacknowledged publications.
+//! Never: a message that this gateway has sent itself (its id says so). Bound: `open_max` unacknowledged publications, and in
+//! 3.1.1, which cannot be told, those of one read.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU16;
@@ -147,9 +148,10 @@ impl Inbound {
         self.counts
     }
 
-    /// Whether so much waits for our own broker that nothing more should be read.
+    /// Whether so much waits for our own broker that nothing more should be read: more than an upstream of 5.0 was told it
+    /// may send. That one sends no more than it may, and what it acknowledges, or answers to a ping, must be read.
     pub(super) fn is_full(&self) -> bool {
-        self.open.len() >= usize::from(self.rules.open_max)
+        self.open.len() > usize::from(self.rules.open_max)
     }
 
     /// Takes a publication from upstream: to our session through `local`, or an answer at once through `out`.

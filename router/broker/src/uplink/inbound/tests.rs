@@ -18,7 +18,7 @@ fn rules() -> Arc<InboundRules> {
         origin: Origin::new("gw1", 7),
         id_property: Some("millrace-id".into()),
         packing: None,
-        open_max: 2,
+        open_max: 1,
         packet_bytes_max: 1 << 16,
     })
 }
