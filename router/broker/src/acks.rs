@@ -61,6 +61,8 @@ pub(crate) enum Answer {
     Estate(u32),
     /// A will that this session left is safe elsewhere; its generation. No connection waits.
     Will(SessionKey, u32),
+    /// The loss ledger is published up to before this entry, and safe where it was published. No connection waits.
+    Losses(u64),
     /// The answer that its connection holds back, see `Connection::held`.
     Held,
     /// A message that a service has posted is safe; its token. No connection waits.

@@ -187,6 +187,8 @@ pub struct Broker {
     pub(crate) publishes_will: bool,
     /// Numbers the connections that had to wait for room.
     pub(crate) withholdings: u64,
+    /// Number of the first entry of the loss ledger that is not noted as published.
+    pub(crate) losses_published: u64,
     pub(crate) generation: u32,
     /// Numbers the reads of lanes.
     pub(crate) reads: u32,
@@ -262,6 +264,7 @@ impl Broker {
             rooms_taken: Vec::new(),
             publishes_will: false,
             withholdings: 0,
+            losses_published: 0,
             generation: 0,
             estates: Vec::new(),
             stopping: false,
@@ -607,6 +610,7 @@ impl Broker {
                     Answer::Post(token) => effects.hub.push(HubRequest::Posted { token }),
                     Answer::Estate(id) => self.settle_estate(id, 1, effects),
                     Answer::Will(key, generation) => self.forget_will(key, generation, effects),
+                    Answer::Losses(next) => self.note_published(next, effects),
                 }
             }
         }

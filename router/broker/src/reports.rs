@@ -1,11 +1,13 @@
 //! What the router publishes of its own loss ledger: like a client's message of QoS 1, into subscriptions and routes.
 //!
 //! In: a part of the ledger as bytes, and its end. Out: records and deliveries, and behind them on the same tray a note how
-//! far the ledger is published. Always: part and note are durable together, so a crash repeats a part or loses none;
-//! nothing is published while a sink has no room for it, because that would be a loss that makes a loss.
+//! far the ledger is published; if other shards must keep something of it, once they have. Always: the note is not durable
+//! before the part is, so a crash repeats a part and loses none; nothing is published while a sink has no room for it,
+//! because that would be a loss that makes a loss.
 
 use model::{Now, Qos};
 
+use crate::acks::{Acks, Answer, NOBODY};
 use crate::broker::Broker;
 use crate::dispatch::Publication;
 use crate::effects::{Effects, StateSpace};
@@ -39,10 +41,21 @@ impl Broker {
                 return false;
             }
         }
-        self.dispatch(&publication, effects);
+        let (promise, _) = self.dispatch(&publication, effects);
         self.give_back_room();
-        let value = |bytes: &mut Vec<u8>| bytes.extend_from_slice(&next.to_le_bytes());
-        put(&mut self.appended_bytes, effects, StateSpace::LossesPublished, |_| {}, value);
+        if promise.shards == 0 {
+            self.note_published(next, effects);
+        } else {
+            self.acks.wait(Acks::queue(&promise), NOBODY, promise, Answer::Losses(next));
+        }
         true
+    }
+
+    /// Writes down how far the ledger is published. The same part may be on its way twice: it never goes back.
+    pub(crate) fn note_published(&mut self, next: u64, effects: &mut Effects) {
+        self.losses_published = self.losses_published.max(next);
+        let value = self.losses_published.to_le_bytes();
+        let put_value = |bytes: &mut Vec<u8>| bytes.extend_from_slice(&value);
+        put(&mut self.appended_bytes, effects, StateSpace::LossesPublished, |_| {}, put_value);
     }
 }

@@ -887,6 +887,14 @@ impl Bench {
         self.drain(0);
     }
 
+    /// Shard 0 publishes a part of the loss ledger, which ends before the entry `next`; whether there was room.
+    pub(crate) fn publish_losses(&mut self, topic: &str, part: &str, next: u64) -> bool {
+        let (part, now) = (part.as_bytes(), self.now);
+        let is_taken = self.brokers[0].publish_losses(topic, part, next, now, &mut self.effects[0]);
+        self.drain(0);
+        is_taken
+    }
+
     /// One slice of what new subscriptions get; whether there was something to do.
     pub(crate) fn walk_step(&mut self) -> bool {
         let Some(shard) = self.walking.iter().position(|wants| *wants) else { return false };

@@ -11,6 +11,7 @@ mod exactly_once_simulation;
 mod identifying;
 mod illegal;
 mod promising;
+mod reporting;
 mod retaining;
 pub(crate) mod routing;
 mod runs;
