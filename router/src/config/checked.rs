@@ -254,7 +254,7 @@ impl Config {
         let mut judge = Judge::new(raw);
         let mut limits = schema::limits(|key| judge.integer(key, "").unwrap_or_default());
         let shards = match judge.integer(&schema::SHARDS, "").unwrap_or_default() {
-            0 => host.cores.max(1),
+            0 => (host.cores / 2).max(1),
             count => count as usize,
         };
         let listeners = check_listeners(&mut judge, &limits);

@@ -146,8 +146,13 @@ pub(super) const fn words(
     key(path, Allowed::Choice { values, later: &[] }, Default::Text(default), doc)
 }
 
-pub(super) static SHARDS: Key =
-    integer("shards", 0, 64, 0, "Threads that serve connections. 0 means one per core.");
+pub(super) static SHARDS: Key = integer(
+    "shards",
+    0,
+    64,
+    0,
+    "Threads that serve connections. 0 means one for two cores, at least one: the rest of the machine serves its modules.",
+);
 
 pub(super) static LISTENER_BIND: Key = key(
     "listener.*.bind",

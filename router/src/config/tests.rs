@@ -63,7 +63,7 @@ fn refused(text: &str, key: &str, allowed: &str, hint: &str) {
 #[test]
 fn an_empty_file_gives_a_complete_configuration() {
     let config = good("", &[], &[]);
-    assert_eq!(config.shards, 3, "one per core");
+    assert_eq!(config.shards, 1, "one for two cores, whole ones");
     assert_eq!(config.listeners.len(), 1);
     assert_eq!(config.listeners[0].name, "tcp");
     assert_eq!(config.limits, model::Limits::DEFAULT);
