@@ -179,6 +179,12 @@ fn processors(stat: &str) -> Option<Processors> {
     })
 }
 
+/// As many as the router takes where its configuration names none (`shards = 0`).
+pub(crate) fn default_shards() -> u32 {
+    let cores = std::thread::available_parallelism().map_or(1, |count| count.get());
+    u32::try_from(cores / 2).unwrap_or(u32::MAX).clamp(1, 64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

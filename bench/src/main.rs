@@ -225,7 +225,7 @@ struct Common {
     #[arg(long, value_name = "PATH")]
     millrace: Option<PathBuf>,
     /// Shards of Millrace, threads of the relay [default: as many as Millrace takes on this machine].
-    #[arg(long, default_value_t = default_shards(), value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, default_value_t = machine::default_shards(), value_parser = clap::value_parser!(u32).range(1..=64))]
     shards: u32,
     /// Where stores are put while they are measured [default: the folder for temporary files].
     #[arg(long, value_name = "FOLDER")]
@@ -233,12 +233,6 @@ struct Common {
     /// A key of Millrace's configuration, to try something out. Repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-}
-
-/// As many as the router takes where its configuration names none (`shards = 0`).
-fn default_shards() -> u32 {
-    let cores = std::thread::available_parallelism().map_or(1, |count| count.get());
-    u32::try_from(cores / 2).unwrap_or(u32::MAX).clamp(1, 64)
 }
 
 fn main() -> ExitCode {

@@ -767,7 +767,7 @@ fn listener_access(config: &Config, doors: &[Arc<Door>]) -> Vec<ListenerAccess> 
         let known = config.listeners.iter().find(|listener| listener.name == door.listener.name);
         config.listener_access(known.unwrap_or(&door.listener))
     };
-    let uplinks = ListenerAccess { anonymous: false, packet_bytes_max: None };
+    let uplinks = ListenerAccess { anonymous: false, packet_bytes_max: None, identities: false };
     doors.iter().map(of_door).chain([uplinks]).collect()
 }
 

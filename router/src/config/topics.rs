@@ -69,8 +69,7 @@ pub(super) fn check(judge: &mut Judge<'_>, name: &str, version: MqttVersion, pre
         judge.text(&schema::kinds::UPLINK_ID_PROPERTY, name).filter(|property| !property.is_empty());
     let marks = id_property.is_some() && (version == MqttVersion::V5 || properties != Properties::Drop);
     // In 5.0 No Local keeps ours away without an id, but from a shared subscription, which cannot ask for it.
-    let is_open =
-        |entry: &&InboundEntry| version == MqttVersion::V311 || entry.filter.starts_with("$share/");
+    let is_open = |entry: &&InboundEntry| version == MqttVersion::V311 || entry.filter.starts_with("$share/");
     if !marks {
         let open: Vec<_> = inbound.iter().filter(is_open).collect();
         refuse_loops(judge, name, &entries, &open, prefix);
