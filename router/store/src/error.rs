@@ -138,6 +138,9 @@ pub enum StoreError {
         /// The next place to be assigned.
         tail: Seq,
     },
+    /// Places cannot be passed over while others are handed out: a mistake of the caller.
+    #[error("lane {0} collects records: commit before passing over places")]
+    Collecting(LaneId),
     /// The log was closed while a reader was still there.
     #[error("the store is closed")]
     Closed,

@@ -115,6 +115,18 @@ pub trait CommitLog {
     /// Fails with `NotAppended` if the lane does not reach that far, or `UnknownLane`.
     fn advance(&mut self, lane: LaneId, up_to: Seq) -> Result<(), StoreError>;
 
+    /// Everything up to and including `up_to` is delivered, the lane's records first; places behind its end that this
+    /// covers never get a record: the next one comes behind `up_to`. For what was delivered before it had to be written.
+    ///
+    /// Unlike a cursor that was advanced, one that only passed is written no earlier than the next commit that collected
+    /// something (or the close): a lane through which everything passes writes nothing. A crash forgets such places
+    /// and gives them again; so nothing durable may name one. No record ever stands behind a hole whose end the head in
+    /// the same commit, or an earlier one, does not know.
+    ///
+    /// Going back does nothing. Fails with `Collecting` while something is collected for the lane, with `UnknownLane` or
+    /// `Poisoned`.
+    fn pass(&mut self, lane: LaneId, up_to: Seq) -> Result<(), StoreError>;
+
     /// Writes the cursors that moved, without waiting for the disk; for idle times and before a stop.
     fn flush_cursors(&mut self) -> Result<(), StoreError>;
 

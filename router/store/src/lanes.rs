@@ -2,7 +2,8 @@
 //!
 //! Knows: one entry per lane, nothing per record. May use: `model`. Never: RocksDB.
 //! In:  numbers from commits (tail) and from whoever delivers (head). Out: the same numbers, to any thread.
-//! Invariant: `1 ≤ head ≤ tail`; both only grow while the process lives.
+//! Invariant: `1 ≤ head ≤ tail`; both only grow while the process lives. (For a moment of [`Lane::pass`] other threads see a
+//! head behind the tail, which reads as an empty lane.)
 
 use crate::error::StoreError;
 use crate::record;
@@ -120,6 +121,14 @@ impl Lane {
         // A tail that the disk has lost cannot come back below the head: those places are gone, not free.
         self.tail.store(tail.max(self.head()), Ordering::Release);
         *self.front() = None;
+    }
+
+    /// Moves head and tail behind a place that never gets a record; says whether the head moved.
+    pub(crate) fn pass(&self, up_to: u64) -> bool {
+        // The head first: a reader that sees the old tail finds the lane empty, and never looks for what is not there.
+        let moved = self.raise_head(up_to + 1);
+        self.tail.fetch_max(up_to + 1, Ordering::AcqRel);
+        moved
     }
 
     /// Moves the head to `head` unless it is further already; says whether it moved.

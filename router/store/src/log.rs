@@ -22,6 +22,7 @@ use crate::staging::Staging;
 use crate::stats;
 use model::{LaneId, Seq, Timestamp};
 use rocksdb::{WriteBatch, WriteOptions};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The commit log and the small durable state in a directory, open for writing. See [`CommitLog`] for what it does.
@@ -40,6 +41,8 @@ pub struct Log {
     committed: Vec<(LaneId, Seq)>,
     /// Lanes whose cursor is about to be written; kept for its buffer.
     moved: Vec<Arc<Lane>>,
+    /// Lanes whose head passed over places and is not written; bounded by the number of lanes.
+    passed: BTreeMap<LaneId, Arc<Lane>>,
     /// The number of the newest write-ahead log, as it was noted last.
     noted_log: u64,
 }
@@ -73,6 +76,7 @@ impl Log {
             poison: None,
             committed: Vec::new(),
             moved: Vec::new(),
+            passed: BTreeMap::new(),
             noted_log: 0,
         };
         log.retention.start(&log.reader.shared.lanes.all());
@@ -84,6 +88,11 @@ impl Log {
     /// Something to read with, for another thread.
     pub fn reader(&self) -> Reader {
         self.reader.clone()
+    }
+
+    /// As [`Reader::end_of`].
+    pub fn end_of(&self, lane: LaneId) -> Result<Seq, StoreError> {
+        self.reader.end_of(lane)
     }
 
     /// Most bytes of records that one commit takes, overhead included.
@@ -152,6 +161,7 @@ impl Log {
 
     /// Makes everything collected durable, writes the cursors and closes the store.
     pub fn close(mut self) -> Result<(), StoreError> {
+        self.mark_passed();
         self.commit()?;
         let engine = self.reader.shared.engine()?;
         let synced = engine.db.flush_wal(true);
@@ -203,6 +213,13 @@ impl Log {
             }
         }
         Ok(())
+    }
+
+    /// Heads that passed over places go with what is written next.
+    fn mark_passed(&mut self) {
+        for lane in std::mem::take(&mut self.passed).into_values() {
+            self.reader.shared.lanes.mark_moved(&lane);
+        }
     }
 
     fn drop_orphans(&mut self, orphans: &[LaneId]) -> Result<(), OpenError> {
@@ -296,6 +313,8 @@ impl CommitLog for Log {
         }
         self.staging.close_all(self.reader.shared.engine()?.family(FAMILY_LOG));
         let mut batch = self.staging.take_batch();
+        // A record behind a hole, and the head that knows of the hole: in one batch.
+        self.mark_passed();
         self.put_moved_heads(&mut batch)?;
         self.write(batch, self.options.sync)?;
         for growth in self.staging.growth() {
@@ -317,6 +336,18 @@ impl CommitLog for Log {
 
     fn advance(&mut self, lane: LaneId, up_to: Seq) -> Result<(), StoreError> {
         self.reader.advance(lane, up_to)
+    }
+
+    fn pass(&mut self, lane: LaneId, up_to: Seq) -> Result<(), StoreError> {
+        self.check_poison()?;
+        let lane = self.reader.shared.lanes.get(lane)?;
+        if self.staging.slot(lane.id).is_some() {
+            return Err(StoreError::Collecting(lane.id));
+        }
+        if lane.pass(up_to.get()) {
+            self.passed.insert(lane.id, lane);
+        }
+        Ok(())
     }
 
     fn flush_cursors(&mut self) -> Result<(), StoreError> {

@@ -24,6 +24,8 @@ pub struct MemoryLog {
     kept: Kept,
     /// Cursors as they are in memory; at least as far as the kept ones.
     heads: BTreeMap<LaneId, u64>,
+    /// Tails behind places that were passed over, of lanes whose head is not written since.
+    passed: BTreeMap<LaneId, u64>,
     staged: Staged,
     committed: Vec<(LaneId, Seq)>,
     commit_bytes_max: u64,
@@ -90,12 +92,19 @@ impl Block {
     }
 }
 
+impl Staged {
+    fn is_empty(&self) -> bool {
+        self.bytes == 0 && self.new.is_empty() && self.removed.is_empty() && self.state.is_empty()
+    }
+}
+
 impl MemoryLog {
     /// An empty one. `commit_bytes_max` as in [`crate::Options`].
     pub fn new(commit_bytes_max: u64) -> MemoryLog {
         MemoryLog {
             kept: Kept { lanes: BTreeMap::new(), state: BTreeMap::new(), next_lane: FIRST_LANE },
             heads: BTreeMap::new(),
+            passed: BTreeMap::new(),
             staged: Staged::default(),
             committed: Vec::new(),
             commit_bytes_max,
@@ -109,6 +118,7 @@ impl MemoryLog {
     pub fn crash(&mut self) {
         self.staged = Staged::default();
         self.heads = self.kept.lanes.iter().map(|(id, lane)| (*id, lane.head)).collect();
+        self.passed.clear();
         self.poison = None;
     }
 
@@ -137,9 +147,10 @@ impl MemoryLog {
         self.heads.get(&lane).copied().unwrap_or(1)
     }
 
-    /// The durable tail.
+    /// The durable tail, or where passing over places has moved it.
     fn tail(&self, lane: LaneId) -> u64 {
-        self.kept.lanes.get(&lane).map_or(1, |lane| lane.tail)
+        let kept = self.kept.lanes.get(&lane).map_or(1, |lane| lane.tail);
+        kept.max(self.passed.get(&lane).copied().unwrap_or(1))
     }
 
     /// Durable blocks from the one that holds `from` on.
@@ -171,7 +182,10 @@ impl MemoryLog {
 
     fn write_heads(&mut self) {
         for (id, lane) in &mut self.kept.lanes {
-            lane.head = self.heads.get(id).copied().unwrap_or(1);
+            if !self.passed.contains_key(id) {
+                lane.head = self.heads.get(id).copied().unwrap_or(1);
+                lane.tail = lane.tail.max(lane.head);
+            }
         }
     }
 }
@@ -242,6 +256,7 @@ impl CommitLog for MemoryLog {
         self.committed.clear();
         let (mut records, mut bytes) = (0, 0);
         let staged = std::mem::take(&mut self.staged);
+        let is_empty = staged.is_empty();
         for (id, name) in staged.new {
             if !staged.removed.contains(&id) {
                 self.kept.lanes.insert(id, Lane { name, head: 1, tail: 1, blocks: VecDeque::new() });
@@ -266,6 +281,9 @@ impl CommitLog for MemoryLog {
                 None => self.kept.state.remove(&(space, key)),
             };
         }
+        if !is_empty {
+            self.passed.clear();
+        }
         self.write_heads();
         Ok(Committed { records, bytes, lanes: &self.committed })
     }
@@ -278,6 +296,20 @@ impl CommitLog for MemoryLog {
         }
         let head = self.head(lane).max(up_to.get() + 1);
         self.heads.insert(lane, head);
+        Ok(())
+    }
+
+    fn pass(&mut self, lane: LaneId, up_to: Seq) -> Result<(), StoreError> {
+        self.check_poison()?;
+        self.is_known(lane)?;
+        if self.staged.blocks.get(&lane).is_some_and(|blocks| !blocks.is_empty()) {
+            return Err(StoreError::Collecting(lane));
+        }
+        let behind = up_to.get() + 1;
+        if self.head(lane) < behind {
+            self.heads.insert(lane, behind);
+            self.passed.insert(lane, self.tail(lane).max(behind));
+        }
         Ok(())
     }
 
@@ -317,6 +349,7 @@ impl CommitLog for MemoryLog {
             }
             if lane.blocks.len() < before {
                 lane.head = head;
+                lane.tail = lane.tail.max(head);
             }
         }
         Ok(false)
@@ -326,6 +359,7 @@ impl CommitLog for MemoryLog {
         self.check_poison()?;
         self.is_known(lane)?;
         self.heads.remove(&lane);
+        self.passed.remove(&lane);
         for block in self.staged.blocks.remove(&lane).unwrap_or_default() {
             self.staged.bytes -= block.bytes_from(0);
         }
@@ -414,14 +448,15 @@ impl CommitLog for MemoryLog {
         for (id, lane) in &self.kept.lanes {
             assert!(1 <= lane.head && lane.head <= lane.tail);
             let head = self.heads.get(id).copied().unwrap_or(lane.head);
-            assert!(lane.head <= head && head <= lane.tail);
-            let mut next = lane.blocks.front().map_or(lane.tail, |block| block.first);
+            assert!(lane.head <= head && head <= self.tail(*id));
+            let mut next = lane.blocks.front().map_or(lane.head, |block| block.first);
             assert!(next <= lane.head, "what is undelivered is kept");
             for block in &lane.blocks {
-                assert_eq!(block.first, next, "places are dense");
+                let is_passed = next < block.first && block.first <= lane.head;
+                assert!(block.first == next || is_passed, "places are dense where they are not delivered");
                 next = block.last() + 1;
             }
-            assert_eq!(next, lane.tail);
+            assert_eq!(next.max(lane.head), lane.tail);
         }
     }
 }

@@ -123,6 +123,29 @@ impl ReadOut {
         self.bytes.len()
     }
 
+    /// Empties it, for records that stand somewhere else than in a log.
+    pub fn begin(&mut self, next: Seq) {
+        self.clear(next.get());
+    }
+
+    /// Adds such a record. Places ascend; those in between count as expired.
+    pub fn give(&mut self, seq: Seq, enqueued: Timestamp, expires: Option<Timestamp>, payload: &[u8]) {
+        self.give_up_to(seq);
+        self.bytes.extend_from_slice(&[0; RECORD_OVERHEAD_BYTES]);
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(payload);
+        let (expires, end) = (record::expires_to_raw(expires), self.bytes.len());
+        self.entries.push(Entry { seq, enqueued, expires, start, end });
+        self.next = seq.next();
+    }
+
+    /// There is nothing more before `next`: what was not given counts as expired.
+    pub fn give_up_to(&mut self, next: Seq) {
+        if self.next < next {
+            self.skip_expired(self.next.get(), next.get() - 1, 0);
+        }
+    }
+
     pub(crate) fn clear(&mut self, next: u64) {
         self.bytes.clear();
         self.entries.clear();
@@ -245,6 +268,20 @@ impl Reader {
     pub fn advance(&self, lane: LaneId, up_to: Seq) -> Result<(), StoreError> {
         let lane = self.shared.lanes.get(lane)?;
         self.shared.lanes.advance(&lane, up_to)
+    }
+
+    /// The place that the lane gives next. Cost: none to speak of.
+    pub fn end_of(&self, lane: LaneId) -> Result<Seq, StoreError> {
+        Ok(record::seq(self.shared.lanes.get(lane)?.tail()))
+    }
+
+    /// Notes for the ledger that a reader passed over a record because it has expired, as a read of the log does by itself:
+    /// for who read it before it was written.
+    pub fn note_expired(&self, lane: LaneId, seq: Seq, bytes: u64) {
+        if let Ok(known) = self.shared.lanes.get(lane) {
+            let range = (seq.get(), seq.get());
+            self.shared.notes.note(LossKind::Expired, lane, known.head(), range, bytes);
+        }
     }
 
     /// As [`crate::CommitLog::find_lane`].

@@ -16,6 +16,7 @@ enum Step {
     Append { lane: u8, count: u16, length: usize, lives: Option<u16> },
     Commit,
     Advance { lane: u8, share: u8 },
+    Pass { lane: u8, holes: u8 },
     FlushCursors,
     DropOldest { lane: u8, bytes: u32 },
     Reclaim,
@@ -35,6 +36,7 @@ fn any_step() -> impl Strategy<Value = Step> {
             .prop_map(|(lane, count, length, lives)| Step::Append { lane, count, length, lives }),
         6 => Just(Step::Commit),
         4 => (lane.clone(), any::<u8>()).prop_map(|(lane, share)| Step::Advance { lane, share }),
+        3 => (lane.clone(), 0..20u8).prop_map(|(lane, holes)| Step::Pass { lane, holes }),
         1 => Just(Step::FlushCursors),
         1 => (lane.clone(), 0..100_000u32).prop_map(|(lane, bytes)| Step::DropOldest { lane, bytes }),
         4 => Just(Step::Reclaim),
@@ -48,15 +50,23 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// The length of a place that was passed over.
+const PASSED: usize = usize::MAX;
+
 #[derive(Clone, Default)]
 struct ModelLane {
     id: Option<LaneId>,
-    /// Of every record ever committed: length and expiry. Its place is its index + 1.
+    /// Of every record ever committed: length and expiry. Its place is its index + 1. Places that were passed over have no
+    /// length.
     records: Vec<(usize, Option<Timestamp>)>,
     staged: Vec<(usize, Option<Timestamp>)>,
     head: u64,
     /// Where the head is written at least.
     kept_head: u64,
+    /// The head passed over places and need not be written yet; the last place that has a record, or that one before
+    /// the head that is written.
+    passed: bool,
+    kept_tail: u64,
     durable: bool,
 }
 
@@ -68,17 +78,31 @@ struct Model {
     state: BTreeMap<Vec<u8>, Vec<u8>>,
     staged_state: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     used: Vec<LaneId>,
+    /// Something was removed that was never durable: there is something to write all the same.
+    removed_unseen: bool,
     now: u64,
 }
 
 impl Model {
     fn commit(&mut self) -> u64 {
         let mut records = 0;
+        let is_new = |lane: &ModelLane| !lane.durable || !lane.staged.is_empty();
+        let is_empty = self.staged_state.is_empty()
+            && self.removed.is_empty()
+            && !self.removed_unseen
+            && !self.lanes.values().any(is_new);
+        self.removed_unseen = false;
         for lane in self.lanes.values_mut() {
             records += lane.staged.len() as u64;
-            lane.records.append(&mut lane.staged);
+            if !lane.staged.is_empty() {
+                lane.records.append(&mut lane.staged);
+                lane.kept_tail = lane.records.len() as u64 + 1;
+            }
             lane.durable = true;
-            lane.kept_head = lane.head;
+            if !(is_empty && lane.passed) {
+                (lane.kept_head, lane.passed) = (lane.head, false);
+                lane.kept_tail = lane.kept_tail.max(lane.head);
+            }
         }
         self.removed.clear();
         for (key, value) in self.staged_state.drain(..) {
@@ -93,6 +117,7 @@ impl Model {
     /// A restart without a commit. Heads are somewhere between what was written and what was in memory.
     fn reopen(&mut self, log: &dyn CommitLog) {
         self.staged_state.clear();
+        self.removed_unseen = false;
         let removed = std::mem::take(&mut self.removed);
         self.lanes.retain(|_, lane| lane.durable);
         self.lanes.extend(removed);
@@ -106,6 +131,10 @@ impl Model {
                 lane.head
             );
             lane.head = head;
+            // Places that were passed over and that nothing written names are free again.
+            lane.passed = false;
+            lane.kept_tail = lane.kept_tail.max(head);
+            lane.records.truncate(lane.kept_tail as usize - 1);
         }
     }
 
@@ -137,6 +166,7 @@ impl Model {
             let tail = lane.records.len() as u64 + 1;
             assert_eq!((state.head.get(), state.tail.get()), (lane.head, tail));
             let live = &lane.records[lane.head as usize - 1..];
+            assert!(live.iter().all(|(length, _)| *length != PASSED), "holes are before the head");
             assert_eq!(state.bytes, live.iter().map(|(length, _)| (length + 24) as u64).sum::<u64>());
             assert_eq!(state.oldest.is_some(), !live.is_empty());
         }
@@ -194,7 +224,7 @@ fn run(steps: &[Step], log: &mut Box<dyn CommitLog>, mut reopen: impl FnMut(&mut
                 let id = log.lane(&format!("lane {name}")).unwrap();
                 let lane = model.lanes.entry(*name).or_insert_with(|| {
                     assert!(!model.used.contains(&id), "numbers are not reused");
-                    ModelLane { id: Some(id), head: 1, kept_head: 1, ..ModelLane::default() }
+                    ModelLane { id: Some(id), head: 1, kept_head: 1, kept_tail: 1, ..ModelLane::default() }
                 });
                 assert_eq!(lane.id, Some(id));
             }
@@ -223,6 +253,19 @@ fn run(steps: &[Step], log: &mut Box<dyn CommitLog>, mut reopen: impl FnMut(&mut
                     lane.head = lane.head.max(up_to + 1);
                 }
             }
+            Step::Pass { lane, holes } => {
+                let Some(lane) = model.lanes.get_mut(lane) else { continue };
+                let (id, end) = (lane.id.unwrap(), lane.records.len() as u64);
+                let up_to = (end + u64::from(*holes)).max(1);
+                if !lane.staged.is_empty() {
+                    assert_eq!(log.pass(id, seq(up_to)), Err(StoreError::Collecting(id)));
+                    continue;
+                }
+                log.pass(id, seq(up_to)).unwrap();
+                lane.records.resize(lane.records.len().max(up_to as usize), (PASSED, None));
+                lane.passed |= lane.head <= up_to;
+                lane.head = lane.head.max(up_to + 1);
+            }
             Step::FlushCursors => log.flush_cursors().unwrap(),
             Step::DropOldest { lane, bytes } => {
                 let Some(lane) = model.lanes.get(lane) else { continue };
@@ -244,6 +287,8 @@ fn run(steps: &[Step], log: &mut Box<dyn CommitLog>, mut reopen: impl FnMut(&mut
                     model.used.extend(gone.id);
                     // Only the durable one comes back after a crash; one that replaced it was never committed.
                     model.removed.entry(*lane).or_insert(gone);
+                } else {
+                    model.removed_unseen = true;
                 }
             }
             Step::Read { lane, share, messages_max, bytes_max } => {
@@ -347,6 +392,9 @@ impl CommitLog for Shared {
     }
     fn advance(&mut self, lane: LaneId, up_to: Seq) -> Result<(), StoreError> {
         self.0.borrow_mut().advance(lane, up_to)
+    }
+    fn pass(&mut self, lane: LaneId, up_to: Seq) -> Result<(), StoreError> {
+        self.0.borrow_mut().pass(lane, up_to)
     }
     fn flush_cursors(&mut self) -> Result<(), StoreError> {
         self.0.borrow_mut().flush_cursors()
