@@ -3,7 +3,7 @@
 //! Knows: one load, two states of the line. May use: `contestants`, `stats`, the load generator. Out: a [`Table`].
 //! How: 5 000 messages a second of 256 B at QoS 1, for so many seconds; what the kernel says that the process wrote, from
 //! the first message until the lane is as empty as it gets. Online the plant is another Millrace; offline nobody is there,
-//! and nothing is drained. A durability that this Millrace does not have is said so.
+//! and nothing is drained.
 //! Time: six times (seconds + 5) a round.
 
 use std::time::Duration;
@@ -37,14 +37,7 @@ pub(crate) async fn run(
         for is_online in [true, false] {
             let mut found = Vec::new();
             for _ in 0..rounds {
-                match round(durability, is_online, binaries, seconds).await {
-                    Ok(ratio) => found.push(ratio),
-                    Err(error) if durability == "spill" => {
-                        eprintln!("spill: {error:#}");
-                        break;
-                    }
-                    Err(error) => return Err(error),
-                }
+                found.push(round(durability, is_online, binaries, seconds).await?);
                 if interrupted() {
                     return Ok(None);
                 }

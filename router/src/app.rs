@@ -35,6 +35,7 @@ use crate::disk::reports;
 use crate::disk::space::{SpaceWatch, UplinkLane};
 use crate::disk::vanished::VanishedLanes;
 use crate::disk::{Disk, DiskState, Job, ReadJob, run_lane_reader, run_merger, space_of};
+use crate::fronts::{FrontBoard, LaneFront};
 use crate::http::{EdgeNumbers, Overview};
 use crate::iotedge::{Common, EdgeNode, Gatekeeper};
 use crate::levels::LevelBoard;
@@ -45,7 +46,7 @@ use crate::services::Desk;
 use crate::shard::{SessionAtStart, ShardSetup};
 use crate::telemetry::{ShardReport, start_logging};
 use crate::upstream::poison::{Command, DiskAccess, poison_lane_name};
-use crate::upstream::{Bell, Gateway, LinkStatus, LocalDoor, Tails, UplinkSetup};
+use crate::upstream::{Bell, Gateway, LinkStatus, LocalDoor, Source, Tails, UplinkSetup};
 use crate::{control, http, net, shard, system, upstream};
 
 mod hub;
@@ -208,20 +209,22 @@ impl Router {
         let control = config.control.as_deref().map(control::bind).transpose()?;
 
         let gatekeeper = edge.as_ref().map(|edge| Arc::clone(&edge.gatekeeper));
+        let (jobs, job_queue) = bounded(JOBS_MAX);
+        let fronts = fronts(&uplinks, &log, &jobs)?;
         let overview = overview(
             &config,
             &log,
             disk_state,
-            &uplinks,
+            (&uplinks[..], &fronts),
             doors,
             edge_numbers(&config, gatekeeper.clone(), hub.as_ref()),
             started,
         );
-        let (jobs, job_queue) = bounded(JOBS_MAX);
         let keeper_mailbox = Arc::new(Mailbox::new(1)); // for watermarks alone
         let boxes = mailboxes.iter().chain([&keeper_mailbox]).cloned().collect();
-        let space = space_watch(&config, &uplinks, Arc::clone(&overview.rooms));
-        let disk = start_disk(log, job_queue, boxes, (tails, space), &overview)?;
+        let space = space_watch(&config, &uplinks, &fronts, Arc::clone(&overview.rooms));
+        let of_fronts = (Arc::clone(&fronts), config.limits.spill_bytes_max);
+        let disk = start_disk(log, job_queue, boxes, (tails, space, of_fronts), &overview)?;
         let verifier = start_verifier(&config, &mailboxes, gatekeeper)?;
         let stored = (sessions, retained);
         let (hub, petitions) = match hub {
@@ -239,7 +242,7 @@ impl Router {
             shard: ShardId(config.shards as u16),
             jobs: jobs.clone(),
             mailbox: keeper_mailbox,
-            reader: overview.reader.clone(),
+            source: Source::new(overview.reader.clone(), fronts),
             rooms: Arc::clone(&overview.rooms),
         };
         let number = overview.doors.len() as u16;
@@ -509,6 +512,19 @@ fn uplinks(
     Ok(setups)
 }
 
+/// A front for each lane of an uplink: a reload may lead a `spill` route to any of them.
+fn fronts(uplinks: &[UplinkSetup], log: &store::Log, jobs: &Sender<Job>) -> anyhow::Result<Arc<FrontBoard>> {
+    let mut lanes = Vec::new();
+    for (number, setup) in uplinks.iter().enumerate() {
+        for &(lane, _) in &setup.lanes {
+            let state = log.lane_state(lane)?;
+            let after_millis = setup.config.forwarding.spill_after_millis;
+            lanes.push(LaneFront::new((lane, number), (state.head, state.tail), after_millis));
+        }
+    }
+    Ok(Arc::new(FrontBoard::new(lanes, jobs.clone())))
+}
+
 fn plan(config: &Config, reader: &store::Reader) -> Plan {
     let table = Arc::clone(&config.table);
     let number =
@@ -524,6 +540,7 @@ fn plan(config: &Config, reader: &store::Reader) -> Plan {
     let sinks = sinks.collect();
     let durabilities = config.routes.iter().map(|route| match route.durability {
         Durability::Disk => broker::Durability::Disk,
+        Durability::Spill => broker::Durability::Spill,
         Durability::Memory => broker::Durability::Memory,
     });
     let keeps_user = config.uplinks.iter().any(|uplink| uplink.topics.ask_for_user());
@@ -613,7 +630,7 @@ fn overview(
     config: &Config,
     log: &store::Log,
     disk: DiskState,
-    uplinks: &[UplinkSetup],
+    (uplinks, fronts): (&[UplinkSetup], &Arc<FrontBoard>),
     doors: Vec<Arc<Door>>,
     edge: Option<EdgeNumbers>,
     started: Instant,
@@ -626,6 +643,7 @@ fn overview(
         uplinks: uplinks.iter().map(|setup| (setup.config.name.clone(), Arc::clone(&setup.status))).collect(),
         required_uplinks: uplinks.iter().map(|setup| setup.config.required).collect(),
         disk: Arc::new(disk),
+        fronts: Arc::clone(fronts),
         levels: Arc::new(LevelBoard::new(uplinks.len())),
         rooms: Arc::new(rooms(config)),
         store_bytes_max: config.store.bytes_max,
@@ -663,7 +681,12 @@ fn rooms(config: &Config) -> Rooms {
 }
 
 /// Who watches the budgets.
-fn space_watch(config: &Config, uplinks: &[UplinkSetup], rooms: Arc<Rooms>) -> SpaceWatch {
+fn space_watch(
+    config: &Config,
+    uplinks: &[UplinkSetup],
+    fronts: &Arc<FrontBoard>,
+    rooms: Arc<Rooms>,
+) -> SpaceWatch {
     let allowance = Allowance {
         bytes_max: config.store.bytes_max,
         reserve_percent: config.store.reserve_percent,
@@ -678,7 +701,7 @@ fn space_watch(config: &Config, uplinks: &[UplinkSetup], rooms: Arc<Rooms>) -> S
     let lanes = uplinks.iter().enumerate().flat_map(|(uplink, setup)| {
         setup.lanes.iter().map(move |&(lane, priority)| UplinkLane { uplink, priority, lane })
     });
-    SpaceWatch::new(allowance, lanes.collect(), rooms)
+    SpaceWatch::new(allowance, lanes.collect(), Arc::clone(fronts), rooms)
 }
 
 /// The threads that write, read and merge.
@@ -694,7 +717,7 @@ fn start_disk(
     log: store::Log,
     job_queue: Receiver<Job>,
     mailboxes: Vec<Arc<Mailbox>>,
-    (tails, mut space): (Tails, SpaceWatch),
+    (tails, mut space, fronts): (Tails, SpaceWatch, (Arc<FrontBoard>, u64)),
     overview: &Overview,
 ) -> anyhow::Result<DiskThreads> {
     let (reads, read_queue) = bounded::<ReadJob>(READS_MAX);
@@ -704,7 +727,8 @@ fn start_disk(
     let boxes = mailboxes.clone();
     let reader = thread("lane-reader", move || run_lane_reader(&lane_reader, &read_queue, &boxes, &state))?;
     let (state, levels) = (Arc::clone(&overview.disk), Arc::clone(&overview.levels));
-    let disk = Disk::new(log, job_queue, reads, mailboxes, Arc::new(tails), state, (levels, space));
+    let tails = Arc::new(tails);
+    let disk = Disk::new(log, job_queue, reads, mailboxes, tails, state, (levels, space, fronts.0, fronts.1));
     let (stop_merger, stopped) = bounded(1);
     let (lanes, state) = (overview.reader.clone(), Arc::clone(&overview.disk));
     let merger = thread("merger", move || run_merger(&lanes, &stopped, &state))?;

@@ -9,6 +9,7 @@
 //! goes on where it stopped; see `unconfirmed`.
 
 pub(crate) mod budget;
+mod fronts;
 mod house;
 pub(crate) mod losses;
 mod reading;
@@ -24,15 +25,17 @@ use std::time::{Duration, Instant};
 
 use broker::{AppendTray, Levels, Loss, Request, Write};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
-use model::{LaneId, Seq, ShardId, Ticket};
+use model::{LaneId, Seq, ShardId, SpillTicket, Ticket};
 use store::{CommitLog, StoreError};
 use tracing::{error, info, warn};
 
+use self::fronts::DiskFronts;
 use self::losses::Ledger;
 use self::space::{Room, SpaceWatch};
 use self::unconfirmed::Unconfirmed;
 use self::vanished::VanishedLanes;
 use crate::clock::Clock;
+use crate::fronts::FrontBoard;
 use crate::levels::LevelBoard;
 use crate::mail::{Mail, Mailbox};
 use crate::upstream::Tails;
@@ -74,6 +77,8 @@ pub(crate) enum Job {
     Advance(Vec<(LaneId, Seq)>),
     /// Messages that sinks did not get.
     Lost(Vec<Loss>),
+    /// Uplinks have delivered what somebody waits for, or a link is down: look at the fronts.
+    Look,
     /// A question of a shard.
     Ask {
         /// Whose.
@@ -146,6 +151,8 @@ pub(crate) struct Disk {
     clock: Clock,
     /// What is not durable yet.
     unconfirmed: Unconfirmed,
+    /// What need not be written as long as the upstream keeps up.
+    fronts: DiskFronts,
     /// The first record of the group that is being collected.
     group_first: Option<(LaneId, Seq)>,
     /// Highest ticket and bytes that are durable, indexed by shard.
@@ -174,10 +181,11 @@ impl Disk {
         mailboxes: Vec<Arc<Mailbox>>,
         tails: Arc<Tails>,
         state: Arc<DiskState>,
-        (levels, space): (Arc<LevelBoard>, SpaceWatch),
+        (levels, space, fronts, spill_bytes_max): (Arc<LevelBoard>, SpaceWatch, Arc<FrontBoard>, u64),
     ) -> Disk {
         let entries_from = state.ledger.newest();
         let durable = vec![(Ticket(0), 0); mailboxes.len()];
+        let fronts = DiskFronts::new(fronts, spill_bytes_max, mailboxes.len());
         Disk {
             log,
             jobs,
@@ -191,6 +199,7 @@ impl Disk {
             entries_from,
             clock: Clock::default(),
             unconfirmed: Unconfirmed::default(),
+            fronts,
             group_first: None,
             durable,
             removing: Vec::new(),
@@ -209,12 +218,17 @@ impl Disk {
         while !self.stopping {
             self.send_unsent();
             let pause = if self.much_to_reclaim { RECLAIM_AGAIN } else { HOUSEKEEPING };
-            match self.jobs.recv_timeout(pause) {
+            let wait = self.fronts.wait(self.clock.now().instant).map_or(pause, |wait| wait.min(pause));
+            match self.jobs.recv_timeout(wait) {
                 Ok(job) => self.collect(job),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
+            self.ring_for_fronts();
             self.commit();
+            self.look_at_fronts(false);
+            self.tell_shards();
+            self.tell_of_holding();
             self.retry_if_due();
             self.watch_space();
             if housekeeping.elapsed() >= pause {
@@ -222,6 +236,7 @@ impl Disk {
                 self.keep_house();
             }
         }
+        self.write_all_fronts();
         if let Err(error) = self.log.close() {
             warn!(%error, "positions were not written; some messages will be sent again after the next start");
         }
@@ -241,11 +256,11 @@ impl Disk {
     fn take(&mut self, job: Job) {
         match job {
             Job::Append { shard, tray } => {
-                self.unconfirmed.push(shard, tray);
+                self.take_in(shard, tray);
                 self.stage();
             }
             Job::Drop { shard, tray, dropped } => {
-                self.unconfirmed.push(shard, tray);
+                self.take_in(shard, tray);
                 self.stage();
                 self.enter_dropped(&dropped);
             }
@@ -253,6 +268,7 @@ impl Disk {
             Job::Advance(lanes) => self.advances.extend(lanes),
             Job::Lost(losses) => self.enter_losses(losses),
             Job::Ask { shard, request } => self.after_commit.push((shard, request)),
+            Job::Look => {} // that follows
             Job::Stop => self.stopping = true,
         }
     }
@@ -271,6 +287,11 @@ impl Disk {
             return;
         }
         loop {
+            if let Some((Write::Record { lane, .. }, _)) = self.unconfirmed.next()
+                && let Err(error) = self.stage_front_of(lane)
+            {
+                return self.poison(&error);
+            }
             let staged_bytes = self.log.staged_bytes();
             if staged_bytes > 0
                 && staged_bytes + self.unconfirmed.tray_ahead() > self.log.commit_bytes_max()
@@ -283,6 +304,10 @@ impl Disk {
                 Ok(place) => {
                     self.group_first = self.group_first.or(place);
                     self.unconfirmed.staged(&write);
+                    if let (Write::Record { spill: SpillTicket(0), .. }, Some((lane, seq))) = (&write, place)
+                    {
+                        self.passed_by(lane, seq);
+                    }
                 }
                 // Half a tray is durable earlier than its ticket says: early is allowed, late is not. Or a position lies
                 // behind a record of this group.
@@ -298,6 +323,9 @@ impl Disk {
 
     /// Writes the group and reports it.
     fn commit(&mut self) {
+        if let Err(error) = self.stage_due_fronts() {
+            self.poison(&error);
+        }
         if !self.is_poisoned()
             && let Err(error) = self.make_room().and_then(|()| self.write_group())
         {
@@ -339,10 +367,18 @@ impl Disk {
             let (ticket, bytes) = &mut self.durable[usize::from(kept.shard.0)];
             *ticket = kept.tray.last;
             *bytes += kept.tray.bytes.len() as u64;
+            self.fronts.confirmed(kept.shard, &kept.spills);
         }
-        for (mailbox, (ticket, bytes)) in self.mailboxes.iter().zip(&self.durable) {
-            if mailbox.durable_up_to().0 != *ticket {
-                mailbox.durable(*ticket, *bytes);
+        self.group_left_fronts();
+        self.tell_shards();
+    }
+
+    /// Says how far each shard's writes are, where that has changed.
+    fn tell_shards(&self) {
+        for (index, (mailbox, (ticket, bytes))) in self.mailboxes.iter().zip(&self.durable).enumerate() {
+            let safe = self.fronts.safe(index);
+            if mailbox.durable_up_to() != (*ticket, *bytes) || mailbox.spilled_up_to() != safe {
+                mailbox.durable(*ticket, *bytes, safe);
             }
         }
     }
@@ -380,6 +416,8 @@ impl Disk {
             self.after_commit.append(&mut self.removing);
         }
         self.unconfirmed.start_over();
+        // What was delivered meanwhile keeps its places.
+        self.look_at_fronts(true);
         if self.has_entries
             && let Err(error) = self.state.ledger.stage_again(&mut self.log, self.entries_from)
         {
@@ -437,7 +475,11 @@ impl Disk {
                  the disk, it is tried again every few seconds"
             );
             self.retry = Some((Instant::now() + RETRY_FIRST, RETRY_FIRST));
+            if self.log.poison().is_some() {
+                self.group_failed_fronts();
+            }
             self.tell_levels(|levels| levels.takes_writes = false);
+            self.tell_of_holding();
         }
     }
 

@@ -17,6 +17,7 @@ use serde::Serialize;
 use crate::disk::DiskState;
 use crate::disk::losses::{Entry, Sum};
 use crate::disk::vanished::Vanished;
+use crate::fronts::FrontBoard;
 use crate::iotedge::{Common, Gatekeeper};
 use crate::levels::{LevelBoard, word_of};
 use crate::net::{CertificateInfo, Door};
@@ -39,6 +40,8 @@ pub(crate) struct Overview {
     pub required_uplinks: Vec<bool>,
     /// The disk thread.
     pub disk: Arc<DiskState>,
+    /// What of `spill` routes need not be written now.
+    pub fronts: Arc<FrontBoard>,
     /// How much room there is.
     pub levels: Arc<LevelBoard>,
     /// What waits for uplinks with a bound.
@@ -168,9 +171,13 @@ struct InboundReport {
 #[derive(Debug, Serialize)]
 struct LaneReport {
     name: String,
+    /// Messages that wait, those in memory alone included.
     backlog: u64,
+    /// What of them is in the store.
     backlog_bytes: u64,
     oldest_ms: Option<u64>,
+    /// Messages of `spill` routes among them that are in memory alone.
+    in_memory: u64,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -261,23 +268,30 @@ impl Overview {
 
     fn lanes(&self) -> Vec<LaneReport> {
         let now = crate::clock::Clock::default().now().timestamp;
-        let mut sessions =
-            LaneReport { name: "sessions".into(), backlog: 0, backlog_bytes: 0, oldest_ms: None };
+        let mut sessions = LaneReport {
+            name: "sessions".into(),
+            backlog: 0,
+            backlog_bytes: 0,
+            oldest_ms: None,
+            in_memory: 0,
+        };
         let mut reports = Vec::new();
         for state in self.reader.lanes().unwrap_or_default() {
             let oldest_ms = state.oldest.map(|at| now.0.saturating_sub(at.0));
-            let backlog = state.messages();
+            let in_memory = self.fronts.messages(state.id);
+            let backlog = state.messages() + in_memory;
             if state.name.starts_with("s/") {
                 sessions.backlog += backlog;
                 sessions.backlog_bytes += state.bytes;
                 sessions.oldest_ms = sessions.oldest_ms.max(oldest_ms);
-            } else if state.tail > model::Seq::FIRST {
+            } else if state.tail > model::Seq::FIRST || in_memory > 0 {
                 // Lanes that nothing ever went through are not worth a line.
                 reports.push(LaneReport {
                     name: state.name.to_string(),
                     backlog,
                     backlog_bytes: state.bytes,
                     oldest_ms,
+                    in_memory,
                 });
             }
         }

@@ -15,6 +15,7 @@ pub(crate) struct LevelBoard {
     takes_writes: AtomicBool,
     store: AtomicU8,
     uplinks: Box<[AtomicU8]>,
+    fronts: Box<[AtomicBool]>,
 }
 
 impl LevelBoard {
@@ -25,6 +26,7 @@ impl LevelBoard {
             takes_writes: AtomicBool::new(true),
             store: AtomicU8::new(Level::Roomy as u8),
             uplinks: (0..uplinks).map(|_| AtomicU8::new(Level::Roomy as u8)).collect(),
+            fronts: (0..uplinks).map(|_| AtomicBool::new(false)).collect(),
         }
     }
 
@@ -41,6 +43,9 @@ impl LevelBoard {
         for (place, level) in self.uplinks.iter().zip(&levels.uplinks) {
             place.store(*level as u8, Ordering::Relaxed);
         }
+        for (place, holds) in self.fronts.iter().zip(&levels.fronts) {
+            place.store(*holds, Ordering::Relaxed);
+        }
         // Release: who sees the version sees what belongs to it.
         self.version.fetch_add(1, Ordering::Release);
         true
@@ -53,6 +58,7 @@ impl LevelBoard {
             takes_writes: self.takes_writes.load(Ordering::Relaxed),
             store: level(&self.store),
             uplinks: self.uplinks.iter().map(level).collect(),
+            fronts: self.fronts.iter().map(|place| place.load(Ordering::Relaxed)).collect(),
         }
     }
 }
@@ -102,7 +108,7 @@ mod tests {
         assert!(board.change(|levels| levels.uplinks[1] = Level::FullForUrgent));
         assert!(!board.change(|levels| levels.uplinks[1] = Level::FullForUrgent), "nothing new");
         let uplinks = [Level::Roomy, Level::FullForUrgent].into();
-        let expected = Levels { takes_writes: true, store: Level::Roomy, uplinks };
+        let expected = Levels { takes_writes: true, store: Level::Roomy, uplinks, fronts: [false; 2].into() };
         assert_eq!((one.news(), one.news()), (Some(expected.clone()), None));
         assert!(board.change(|levels| levels.takes_writes = false));
         let expected = Levels { takes_writes: false, ..expected };

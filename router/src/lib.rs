@@ -12,6 +12,7 @@ pub mod config;
 pub mod control;
 mod disk;
 mod files;
+mod fronts;
 mod http;
 pub mod iotedge;
 mod levels;

@@ -10,7 +10,7 @@ use broker::access::{Access, Verdict};
 use broker::{Control, HandoffBatch, HubAnswer, Plan, SessionKey};
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
-use model::{ConnId, LaneId, Seq, ShardId, Ticket, Timestamp};
+use model::{ConnId, LaneId, Seq, ShardId, SpillTicket, Ticket, Timestamp};
 use tokio::sync::Notify;
 
 use crate::net::Arrival;
@@ -99,6 +99,7 @@ pub(crate) struct Mailbox {
 struct Durable {
     ticket: AtomicU64,
     bytes: AtomicU64,
+    spilled: AtomicU64,
 }
 
 impl Mailbox {
@@ -114,9 +115,11 @@ impl Mailbox {
         result
     }
 
-    /// Reports that everything up to `ticket` is durable, `bytes` since the start, and rings.
-    pub(crate) fn durable(&self, ticket: Ticket, bytes: u64) {
+    /// Reports that everything up to `ticket` is durable, `bytes` since the start, and every record of `spill` routes up to
+    /// `spilled` is safe, and rings.
+    pub(crate) fn durable(&self, ticket: Ticket, bytes: u64, spilled: SpillTicket) {
         self.durable.bytes.store(bytes, Ordering::Relaxed);
+        self.durable.spilled.store(spilled.0, Ordering::Relaxed);
         // Release: who sees the ticket sees the bytes that belong to it.
         self.durable.ticket.store(ticket.0, Ordering::Release);
         self.bell.notify_one();
@@ -126,6 +129,11 @@ impl Mailbox {
     pub(crate) fn durable_up_to(&self) -> (Ticket, u64) {
         let ticket = Ticket(self.durable.ticket.load(Ordering::Acquire));
         (ticket, self.durable.bytes.load(Ordering::Relaxed))
+    }
+
+    /// Up to which record of a `spill` route all are safe.
+    pub(crate) fn spilled_up_to(&self) -> SpillTicket {
+        SpillTicket(self.durable.spilled.load(Ordering::Acquire))
     }
 
     /// Takes the oldest message.

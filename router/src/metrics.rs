@@ -44,6 +44,7 @@ pub(crate) fn encode(overview: &Overview) -> Result<String, std::fmt::Error> {
     shards(&mut registry, overview);
     listeners(&mut registry, overview);
     uplinks(&mut registry, overview);
+    spills(&mut registry, overview);
     lanes(&mut registry, overview);
     store(&mut registry, overview);
     let mut text = String::new();
@@ -229,6 +230,11 @@ fn uplinks(registry: &mut Registry, overview: &Overview) {
     );
     let poisoned = Family::<Name, Counter>::default();
     registry.register("uplink_poisoned", "Messages moved into the poison lane", poisoned.clone());
+    let held = Family::<Name, Gauge>::default();
+    let help = "Messages of spill routes that are in memory and need not be written now";
+    registry.register("uplink_front_messages", help, held.clone());
+    let held_bytes = Family::<Name, Gauge>::default();
+    registry.register("uplink_front_bytes", "Memory that they take", held_bytes.clone());
     let poison_dropped = Family::<Name, Counter>::default();
     registry.register(
         "uplink_poison_dropped",
@@ -302,11 +308,29 @@ fn uplinks(registry: &mut Registry, overview: &Overview) {
             .get_or_create(&Name { name: name.clone() })
             .inc_by(status.poison_dropped.load(Ordering::Relaxed));
         let label = Name { name: name.clone() };
+        let (messages, bytes) = overview.fronts.held(number as usize);
+        held.get_or_create(&label).set(messages as i64);
+        held_bytes.get_or_create(&label).set(bytes as i64);
         full.get_or_create(&label).set(levels.uplink(number) as i64);
         up.get_or_create(&label).set(i64::from(status.get().0.is_up()));
         inflight.get_or_create(&label).set(status.inflight.load(Ordering::Relaxed) as i64);
         forwarded.get_or_create(&label).inc_by(status.forwarded.load(Ordering::Relaxed));
         connects.get_or_create(&label).inc_by(status.connects.load(Ordering::Relaxed));
+    }
+}
+
+fn spills(registry: &mut Registry, overview: &Overview) {
+    let help = "Messages of spill routes that an upstream had before they had to be written";
+    let unwritten = overview.fronts.unwritten.load(Ordering::Relaxed);
+    counter(registry, "spill_delivered_unwritten", help, unwritten);
+    let written = Family::<Reason, Counter>::default();
+    registry.register(
+        "spill_written",
+        "Messages of spill routes that were written, by reason",
+        written.clone(),
+    );
+    for (why, messages) in overview.fronts.written() {
+        written.get_or_create(&Reason { reason: why.as_str().to_owned() }).inc_by(messages);
     }
 }
 
@@ -364,16 +388,17 @@ fn lanes(registry: &mut Registry, overview: &Overview) {
     registry.register("lane_bytes", "Bytes waiting in a lane", bytes.clone());
     let mut sessions = (0, 0);
     for state in overview.reader.lanes().unwrap_or_default() {
+        let held = overview.fronts.messages(state.id);
         // One series per lane, but not per client: a thousand clients would be a thousand series.
         if state.name.starts_with("s/") {
             sessions = (sessions.0 + state.messages(), sessions.1 + state.bytes);
             continue;
         }
-        if state.tail == model::Seq::FIRST {
+        if state.tail == model::Seq::FIRST && held == 0 {
             continue;
         }
         let label = Name { name: state.name.to_string() };
-        messages.get_or_create(&label).set(state.messages() as i64);
+        messages.get_or_create(&label).set((state.messages() + held) as i64);
         bytes.get_or_create(&label).set(state.bytes as i64);
     }
     let label = Name { name: "sessions".to_owned() };

@@ -19,7 +19,7 @@ pub(crate) struct RouteStatus {
     pub priority: String,
     /// How long a message may wait for an uplink.
     pub ttl_secs: Option<u64>,
-    /// `disk` or `memory` for uplinks, `local` where nothing leaves the router.
+    /// `disk`, `spill` or `memory` for uplinks, `local` where nothing leaves the router.
     pub durability: String,
     /// What a PUBACK of a message on it means.
     pub promise: String,
@@ -72,8 +72,21 @@ fn sentence(route: &Route, uplinks: &[&Uplink]) -> String {
     for uplink in uplinks {
         sentence += &format!("; {}", when_full(uplink));
     }
-    if route.durability == Durability::Memory {
-        sentence += "; while the store takes no writes, as much as limits.commit_bytes_max per shard";
+    match route.durability {
+        Durability::Disk => {}
+        Durability::Spill => {
+            for uplink in uplinks {
+                let (name, after) = (&uplink.name, uplink.forwarding.spill_after_millis);
+                sentence += &format!(
+                    "; nothing is written while {name} keeps up: after {after} ms at most, and at once while its link is \
+                     down, the disk has it"
+                );
+            }
+            sentence += "; QoS 2 as disk";
+        }
+        Durability::Memory => {
+            sentence += "; while the store takes no writes, as much as limits.commit_bytes_max per shard";
+        }
     }
     sentence
 }

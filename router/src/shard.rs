@@ -20,7 +20,7 @@ use broker::{
     StoredSession,
 };
 use crossbeam::channel::{Sender, TrySendError};
-use model::{ConnId, Limits, ShardId, Ticket};
+use model::{ConnId, Limits, ShardId, SpillTicket, Ticket};
 use tokio::sync::Notify;
 use tokio::task::{LocalSet, spawn_local};
 use tracing::{debug, info, warn};
@@ -674,8 +674,9 @@ impl Shard {
         let mut accepted = Vec::new();
         let now = self.clock.now();
         let (up_to, bytes) = mailbox.durable_up_to();
-        if up_to > Ticket(0) {
-            self.broker.handle(Event::Durable { up_to, bytes }, now, &mut self.effects);
+        let spilled = mailbox.spilled_up_to();
+        if up_to > Ticket(0) || spilled > SpillTicket(0) {
+            self.broker.handle(Event::Durable { up_to, bytes, spilled }, now, &mut self.effects);
         }
         if let Some(levels) = self.levels.news() {
             self.broker.handle(Event::Levels(levels), now, &mut self.effects);

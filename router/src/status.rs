@@ -87,9 +87,13 @@ fn write(status: &Value, out: &mut impl Write) -> std::io::Result<()> {
         let oldest = lane["oldest_ms"]
             .as_u64()
             .map_or("-".to_owned(), |millis| format!("{:.1} s", millis as f64 / 1e3));
+        let in_memory = match lane["in_memory"].as_u64() {
+            Some(messages @ 1..) => format!(", {messages} of them in memory alone"),
+            _ => String::new(),
+        };
         writeln!(
             out,
-            "lane {}: {} messages, {} bytes, oldest {oldest}",
+            "lane {}: {} messages, {} bytes, oldest {oldest}{in_memory}",
             text(lane, "name"),
             lane["backlog"],
             lane["backlog_bytes"]

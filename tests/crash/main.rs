@@ -48,9 +48,38 @@ fn subscribe(router: &Router, qos: Qos) {
 #[test]
 fn what_a_killed_gateway_acknowledged_reaches_its_upstream_in_order() {
     let mut chaos = Chaos::new("upstream");
+    kill_before_a_flapping_upstream(&mut chaos, |setup| setup.set("routes.all", TO_UPSTREAM));
+}
+
+/// Messages stand in memory until they are delivered, or must be written: when the link flaps, when the upstream is slow,
+/// when memory is short, when one of another route must be written.
+#[test]
+fn what_a_killed_gateway_acknowledged_without_writing_it_reaches_its_upstream_in_order() {
+    let mut chaos = Chaos::new("spill");
+    let (memory, after) = ([65_536, 262_144, 8_388_608], [20, 100, 10_000]);
+    let memory = memory[chaos.below(3) as usize];
+    let after = after[chaos.below(3) as usize];
+    let is_mixed = chaos.below(3) == 0;
+    kill_before_a_flapping_upstream(&mut chaos, |setup| {
+        let spill =
+            |filter: &str| format!(r#"{{ route = 'FROM "{filter}" INTO $upstream', durability = "spill" }}"#);
+        let setup = setup.set("limits.spill_bytes_max", memory).set("uplink.plant.spill_after_ms", after);
+        match is_mixed {
+            // One of four publishers needs the disk, in the same lane.
+            true => (1..4)
+                .fold(setup, |setup, it| {
+                    setup.set(&format!("routes.spill{it}"), spill(&format!("load/{it}")))
+                })
+                .set("routes.disk", r#"FROM "load/0" INTO $upstream"#),
+            false => setup.set("routes.all", spill("load/#")),
+        }
+    });
+}
+
+fn kill_before_a_flapping_upstream(chaos: &mut Chaos, routes: impl FnOnce(Setup) -> Setup) {
     let upstream = Recorder::start();
     let network = Proxy::to(upstream.address());
-    let setup = gateway(&mut chaos).uplink(network.address(), Version::V5).set("routes.all", TO_UPSTREAM);
+    let setup = routes(gateway(chaos).uplink(network.address(), Version::V5));
     let mut router = setup.start();
     let published = Traffic::run(router.address(), chaos.seed(), 4, QOS_1, |traffic| {
         for round in 0..chaos.rounds() {
@@ -76,6 +105,43 @@ fn what_a_killed_gateway_acknowledged_reaches_its_upstream_in_order() {
             // What was not acknowledged must come again, or it would never be.
             upstream.withhold(false);
             upstream.end_connections();
+        }
+    });
+    until("an empty lane", || (router.backlog() == 0).then_some(()));
+    let mut ledger = Ledger::new(chaos.seed(), published);
+    upstream.record().iter().for_each(|message| ledger.arrived(message));
+    ledger.reconcile(chaos);
+}
+
+/// With the upstream away nothing is in memory alone by the time it is acknowledged, and power may go.
+#[test]
+fn what_was_acknowledged_on_a_spill_route_survives_power_cuts() {
+    let mut chaos = Chaos::new("spill and power");
+    let upstream = Recorder::start();
+    let network = Proxy::to(upstream.address());
+    let power = Power::new();
+    let route = r#"{ route = 'FROM "load/#" INTO $upstream', durability = "spill" }"#;
+    let setup = gateway(&mut chaos)
+        .uplink(network.address(), Version::V5)
+        .set("uplink.plant.spill_after_ms", 50)
+        .set("routes.all", route);
+    let mut router = power.feeds(setup).start();
+    let published = Traffic::run(router.address(), chaos.seed(), 4, QOS_1, |traffic| {
+        for round in 0..chaos.rounds() {
+            chaos.wait(20, 300);
+            if chaos.below(2) == 0 {
+                network.cut();
+                chaos.wait(0, 100);
+            }
+            chaos.kill(&mut router);
+            if round % 2 == 0 {
+                power.cut();
+            } else {
+                power.cut_torn(&mut chaos);
+            }
+            network.mend();
+            router.start_again();
+            traffic.set(router.address());
         }
     });
     until("an empty lane", || (router.backlog() == 0).then_some(()));

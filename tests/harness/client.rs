@@ -440,6 +440,11 @@ impl Client {
         assert!(!reason.is_error(), "PUBACK of {packet_id}: {reason:?}");
     }
 
+    /// Whether a PUBACK or PUBCOMP has come among the packets that were read so far.
+    pub fn has_ack(&self, packet_id: NonZeroU16) -> bool {
+        self.acked.iter().any(|(id, _)| *id == packet_id)
+    }
+
     /// Publishes with QoS 1; what its PUBACK says.
     #[track_caller]
     pub fn reason_of(&mut self, publish: &OutgoingPublish<'_>) -> ReasonCode {

@@ -43,7 +43,6 @@ fn an_impossible_value_is_refused_with_the_possible_ones() {
 fn what_is_not_available_yet_is_refused_and_not_passed_over() {
     for (key, value) in [
         ("session.durability", "memory"),
-        ("routes.a", r#"{ route = 'FROM /* INTO topic "x"', durability = "spill" }"#),
         ("uplink.plant", r#"{ url = "mqtt://127.0.0.1", kind = "kafka" }"#),
         ("uplink.plant.url", "amqp://127.0.0.1"),
     ] {

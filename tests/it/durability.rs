@@ -148,7 +148,7 @@ fn what_waits_for_an_uplink_is_there_after_stop_and_kill() {
 }
 
 /// Lets no file of the router grow beyond this; it needs no rights to do so.
-fn limit_files(router: &mut Router, bytes: &str) {
+pub(crate) fn limit_files(router: &mut Router, bytes: &str) {
     let pid = router.process().id().to_string();
     let limit = format!("--fsize={bytes}:unlimited");
     let status = std::process::Command::new("prlimit").args(["--pid", &pid, &limit]).status();

@@ -42,6 +42,7 @@ mod sdk_direct;
 mod sessions;
 mod shards;
 mod space;
+mod spill;
 mod stores;
 mod subscriptions;
 mod tls;

@@ -2,14 +2,14 @@
 //!
 //! In: an answer with what must come true first. Out: the answers whose conditions hold. A connection's answers leave in
 //! the order in which they were asked for [MQTT-4.6.0-2] [MQTT-4.6.0-3]: all that it is owed at one time stands in one
-//! queue. There is a queue for those who wait for our disk alone and one for each shard to wait for, so that a slow shard
-//! holds back nobody who does not need it.
+//! queue. There is a queue for those who wait for our disk alone, one for those who wait for records of `spill` routes, and
+//! one for each shard to wait for, so that a slow upstream or shard holds back nobody who does not need it.
 //! Invariant: watermarks never go back.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU16;
 
-use model::{ConnId, ShardId, Ticket};
+use model::{ConnId, ShardId, SpillTicket, Ticket};
 use wire::{AckKind, ReasonCode};
 
 use crate::subscriptions::SessionKey;
@@ -23,11 +23,16 @@ pub(crate) struct Kept(());
 pub(crate) struct Promise {
     /// Our own writes up to here are durable; 0 if none is needed.
     pub(crate) ticket: Ticket,
+    /// Records of `spill` routes up to here are delivered or durable; 0 if there is none.
+    pub(crate) spill: SpillTicket,
     /// The shards (one bit each) that must have kept what we handed them. Our own bit: see [`Marking`].
     pub(crate) shards: u64,
     /// Our handoff number they must have reached.
     pub(crate) handoff: u64,
 }
+
+/// The queue of the first shard.
+const SHARD_QUEUES: usize = 2;
 
 /// For promises that no connection waits for; no connection has this name.
 pub(crate) const NOBODY: ConnId = ConnId(0);
@@ -92,9 +97,10 @@ pub(crate) struct AckQueue(u8);
 /// Everything that waits, in order.
 #[derive(Debug)]
 pub(crate) struct Acks {
-    /// First for our disk alone, then one for each shard.
+    /// First for our disk alone, then for `spill` routes, then one for each shard.
     queues: Box<[VecDeque<(ConnId, Promise, Answer)>]>,
     durable: Ticket,
+    spilled: SpillTicket,
     /// Handoff number that each shard has kept, indexed by shard.
     kept: Vec<u64>,
     own: ShardId,
@@ -112,8 +118,9 @@ impl Acks {
     /// Nothing waits yet, in shard `own` of `shards`.
     pub(crate) fn new(shards: u16, own: ShardId) -> Acks {
         Acks {
-            queues: (0..=shards).map(|_| VecDeque::new()).collect(),
+            queues: (0..usize::from(shards) + SHARD_QUEUES).map(|_| VecDeque::new()).collect(),
             durable: Ticket(0),
+            spilled: SpillTicket(0),
             kept: vec![0; usize::from(shards)],
             own,
             markings: VecDeque::new(),
@@ -130,7 +137,7 @@ impl Acks {
 
     #[inline]
     fn is_kept(&self, promise: &Promise) -> bool {
-        promise.ticket <= self.durable && self.shards_have_kept(promise)
+        promise.ticket <= self.durable && promise.spill <= self.spilled && self.shards_have_kept(promise)
     }
 
     fn is_extended(&self, promise: &Promise) -> bool {
@@ -140,9 +147,10 @@ impl Acks {
     /// Where an answer with this promise waits if its connection is owed nothing else.
     #[inline]
     pub(crate) fn queue(promise: &Promise) -> AckQueue {
-        match promise.shards {
-            0 => AckQueue(0),
-            shards => AckQueue(shards.trailing_zeros() as u8 + 1),
+        match (promise.spill, promise.shards) {
+            (SpillTicket(0), 0) => AckQueue(0),
+            (SpillTicket(0), shards) => AckQueue(shards.trailing_zeros() as u8 + SHARD_QUEUES as u8),
+            _ => AckQueue(1),
         }
     }
 
@@ -161,6 +169,11 @@ impl Acks {
             self.kept(self.own, handoff);
         }
         self.drop_kept_extensions();
+    }
+
+    /// Every record of ours for a `spill` route up to this one is delivered or durable.
+    pub(crate) fn spilled(&mut self, up_to: SpillTicket) {
+        self.spilled = self.spilled.max(up_to);
     }
 
     /// The highest durable ticket.

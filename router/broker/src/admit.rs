@@ -75,11 +75,13 @@ pub struct Levels {
     pub store: Level,
     /// By number of the uplink, with the store's level and the uplink's policy in it.
     pub uplinks: Box<[Level]>,
+    /// By number of the uplink: whether records of `spill` routes are held for it although the store takes no writes.
+    pub fronts: Box<[bool]>,
 }
 
 impl Default for Levels {
     fn default() -> Levels {
-        Levels { takes_writes: true, store: Level::Roomy, uplinks: Box::default() }
+        Levels { takes_writes: true, store: Level::Roomy, uplinks: Box::default(), fronts: Box::default() }
     }
 }
 
@@ -87,6 +89,11 @@ impl Levels {
     /// The level of an uplink; one that nobody spoke of is roomy.
     pub fn uplink(&self, number: u32) -> Level {
         self.uplinks.get(number as usize).copied().unwrap_or_default()
+    }
+
+    /// Whether records of `spill` routes to an uplink are held in memory, whatever the store does.
+    pub fn holds_for(&self, number: u32) -> bool {
+        self.fronts.get(number as usize).copied().unwrap_or(false)
     }
 
     /// Whether there is room for everything.
@@ -187,7 +194,7 @@ impl Broker {
         }
         let len = publication.envelope.encoded_len() as u64;
         for forward in &forwards {
-            self.ask_lane(forward, len, &plan, &mut needs);
+            self.ask_lane(forward, len, &plan, publication.envelope.qos, &mut needs);
         }
         self.scratch.matches = matches;
         self.scratch.forwards = forwards;
@@ -207,7 +214,7 @@ impl Broker {
     }
 
     /// Takes the room that a message needs; what is not used is given back behind the packet.
-    fn ask_lane(&mut self, forward: &Forward, len: u64, plan: &Plan, needs: &mut Needs) {
+    fn ask_lane(&mut self, forward: &Forward, len: u64, plan: &Plan, qos: Qos, needs: &mut Needs) {
         // A clause that holds the most urgent way back leaves the sink to a less urgent, or stricter one.
         let is_sure = !is_gated(plan, &forward.best);
         let priority = if is_sure { forward.best.priority } else { Priority::DEFAULT };
@@ -218,7 +225,12 @@ impl Broker {
             if refuses {
                 self.rooms_taken.push((forward.uplink, len));
             }
-            needs.disk |= !is_sure || forward.durability == Durability::Disk;
+            let is_held = match forward.durability.of(qos) {
+                Durability::Disk => false,
+                Durability::Spill => self.levels.holds_for(forward.uplink),
+                Durability::Memory => true,
+            };
+            needs.disk |= !is_sure || !is_held;
             needs.memory = true;
         } else {
             needs.refused |= refuses;

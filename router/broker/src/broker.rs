@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
-use model::{ConnId, Instant, LaneId, Limits, Match, Now, Seq, ShardId, Ticket, Timestamp};
+use model::{ConnId, Instant, LaneId, Limits, Match, Now, Seq, ShardId, SpillTicket, Ticket, Timestamp};
 use slab::Slab;
 
 use crate::access::{Access, Verdict};
@@ -73,8 +73,10 @@ pub enum Event {
     Durable {
         /// The highest durable ticket.
         up_to: Ticket,
-        /// Bytes of all trays up to it.
+        /// Bytes of all trays up to it, and of records of `spill` routes that are held in memory.
         bytes: u64,
+        /// Records of `spill` routes up to this one are delivered upstream, or durable.
+        spilled: SpillTicket,
     },
     /// Another shard has publications for us.
     Handoff {
@@ -164,6 +166,8 @@ pub struct Broker {
     pub(crate) counters: Counters,
     /// Bytes put on the append tray, and how many of them are durable.
     pub(crate) appended_bytes: u64,
+    /// The last number given to a record of a `spill` route.
+    pub(crate) spilled: SpillTicket,
     pub(crate) durable_bytes: u64,
     /// Bytes of messages that wait for clients, in outboxes and queues, and our share of their bound.
     pub(crate) waiting_bytes: usize,
@@ -255,6 +259,7 @@ impl Broker {
             sends_waiting: VecDeque::new(),
             counters: Counters::default(),
             appended_bytes: 0,
+            spilled: SpillTicket(0),
             durable_bytes: 0,
             handoff: 0,
             marks_owed: VecDeque::new(),
@@ -430,7 +435,9 @@ impl Broker {
     /// Something happened outside.
     pub fn handle(&mut self, event: Event, now: Now, effects: &mut Effects) {
         match event {
-            Event::Durable { up_to, bytes } => self.on_durable(up_to, bytes, now, effects),
+            Event::Durable { up_to, bytes, spilled } => {
+                self.on_durable(up_to, bytes, spilled, now, effects);
+            }
             Event::Handoff { from, batch } => self.on_handoff(from, &batch, now, effects),
             Event::Levels(levels) => self.on_levels(levels, effects),
             Event::Control(control) => self.on_control(control, now, effects),
@@ -562,7 +569,15 @@ impl Broker {
         }
     }
 
-    fn on_durable(&mut self, up_to: Ticket, bytes: u64, now: Now, effects: &mut Effects) {
+    fn on_durable(
+        &mut self,
+        up_to: Ticket,
+        bytes: u64,
+        spilled: SpillTicket,
+        now: Now,
+        effects: &mut Effects,
+    ) {
+        self.acks.spilled(spilled);
         self.acks.durable(up_to);
         self.durable_bytes = self.durable_bytes.max(bytes);
         while let Some(&(ticket, from, up_to)) = self.marks_owed.front()

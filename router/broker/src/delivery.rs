@@ -8,7 +8,7 @@
 use std::num::NonZeroU16;
 use std::rc::Rc;
 
-use model::{Limits, Now, Qos, Seq, Ticket};
+use model::{Limits, Now, Qos, Seq, SpillTicket, Ticket};
 use wire::{OutgoingPublish, Placed, Version};
 
 use crate::Counters;
@@ -250,7 +250,8 @@ impl Broker {
             encode_head(bytes, terms.qos, terms.retain, terms.subscription_ids, terms.share);
             publication.envelope.encode(bytes);
             let len = (bytes.len() - start) as u32;
-            Write::Record { lane, len, enqueued: publication.now.timestamp, expires: publication.expires }
+            let (enqueued, expires) = (publication.now.timestamp, publication.expires);
+            Write::Record { lane, len, enqueued, expires, spill: SpillTicket(0) }
         });
         let full = self.is_memory_full();
         let limits = &self.setup.limits;

@@ -6,7 +6,7 @@
 
 use std::rc::Rc;
 
-use model::{LaneId, Match, Message, Now, Property, Ticket, Timestamp};
+use model::{LaneId, Match, Message, Now, Property, SpillTicket, Timestamp};
 
 use crate::acks::Promise;
 use crate::admit::WhenFull;
@@ -319,10 +319,7 @@ impl Broker {
             if self.is_careful {
                 self.setup.rooms.correct(forward.uplink, taken, publication.envelope.encoded_len() as u64);
             }
-            let ticket = self.append_to_lane(forward, &publication, plan.ttl_millis, effects);
-            if forward.durability == Durability::Disk {
-                promise.ticket = promise.ticket.max(ticket);
-            }
+            self.append_to_lane(forward, &publication, plan.ttl_millis, promise, effects);
         }
         self.scratch.body = body;
         self.scratch.matches = matches;
@@ -360,17 +357,28 @@ impl Broker {
         forward: &Forward,
         publication: &Publication<'_>,
         ttl_millis: Option<u64>,
+        promise: &mut Promise,
         effects: &mut Effects,
-    ) -> Ticket {
+    ) {
         let now = publication.now.timestamp;
         let by_route = forward.best.ttl_millis.or(ttl_millis).map(|millis| now.plus_millis(millis));
         let expires = [by_route, publication.expires].into_iter().flatten().min();
         let len = publication.envelope.encoded_len() as u32;
+        let durability = forward.durability.of(publication.envelope.qos);
+        let mut spill = SpillTicket(0);
+        if durability == Durability::Spill {
+            self.spilled = self.spilled.next();
+            (spill, promise.spill) = (self.spilled, self.spilled);
+            effects.appends.spills += 1;
+        }
         self.counters.appended += 1;
-        append(&mut self.appended_bytes, effects, |bytes| {
+        let ticket = append(&mut self.appended_bytes, effects, |bytes| {
             publication.envelope.encode(bytes);
-            Write::Record { lane: forward.lane, len, enqueued: now, expires }
-        })
+            Write::Record { lane: forward.lane, len, enqueued: now, expires, spill }
+        });
+        if durability == Durability::Disk {
+            promise.ticket = promise.ticket.max(ticket);
+        }
     }
 
     /// A sink in our own topic space. Routes are not evaluated again: a route cannot feed itself.
@@ -418,13 +426,11 @@ pub(crate) fn add_forward(forwards: &mut Vec<Forward>, plan: &Plan, found: &Matc
         forwards.push(forward);
         return true;
     };
-    let disk = have.durability == Durability::Disk || forward.durability == Durability::Disk;
+    let durability = have.durability.stricter(forward.durability);
     if forward.best.priority < have.best.priority {
         *have = forward;
     }
-    if disk {
-        have.durability = Durability::Disk;
-    }
+    have.durability = durability;
     true
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The broker puts things on; the edge takes everything off at the end of the turn. Nothing here is a callback.
 
-use model::{ConnId, LaneId, RouteId, Seq, ShardId, Ticket, Timestamp};
+use model::{ConnId, LaneId, RouteId, Seq, ShardId, SpillTicket, Ticket, Timestamp};
 
 use crate::heads::iothub::HubRequest;
 use crate::subscriptions::SessionKey;
@@ -176,6 +176,8 @@ pub struct AppendTray {
     pub writes: Vec<Write>,
     /// Ticket of the last write; all earlier tickets of this shard are in this or in earlier trays.
     pub last: Ticket,
+    /// How many of the writes are records of `spill` routes.
+    pub spills: u32,
 }
 
 impl AppendTray {
@@ -187,7 +189,12 @@ impl AppendTray {
     /// Takes everything off the tray; `last` stays, it only ever grows.
     #[must_use]
     pub fn take(&mut self) -> AppendTray {
-        AppendTray { bytes: take_like(&mut self.bytes), writes: take_like(&mut self.writes), last: self.last }
+        AppendTray {
+            bytes: take_like(&mut self.bytes),
+            writes: take_like(&mut self.writes),
+            last: self.last,
+            spills: std::mem::take(&mut self.spills),
+        }
     }
 }
 
@@ -204,6 +211,9 @@ pub enum Write {
         enqueued: Timestamp,
         /// When it is worth nothing any more.
         expires: Option<Timestamp>,
+        /// Its number, one after the other, if it may stay in memory until the upstream has it or it must be written; else
+        /// 0.
+        spill: SpillTicket,
     },
     /// A value of the small durable state: key, then value.
     Put {

@@ -17,6 +17,7 @@ mod dispatch;
 mod effects;
 mod envelope;
 mod exchanges;
+pub mod front;
 mod heads;
 mod offers;
 mod outbox;

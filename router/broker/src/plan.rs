@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use model::{LaneId, Match, Priority, RouteId};
+use model::{LaneId, Match, Priority, Qos, RouteId};
 use routes::RouteTable;
 
 use crate::admit::WhenFull;
@@ -13,8 +13,29 @@ pub enum Durability {
     /// The message is on disk, synced, before its PUBACK.
     #[default]
     Disk,
+    /// The upstream has acknowledged the message before its PUBACK, or it is on disk, synced, whichever is first. It is
+    /// not written while the upstream keeps up (see `crate::front`). Of QoS 2 as [`Durability::Disk`]: the identifier is
+    /// on disk with the message, or a crash would take a repeat for a duplicate of what is lost.
+    Spill,
     /// The message is held in memory at its PUBACK; it is written with the next group commit.
     Memory,
+}
+
+impl Durability {
+    /// The stricter one of two.
+    pub(crate) fn stricter(self, other: Durability) -> Durability {
+        use Durability::{Disk, Memory, Spill};
+        match (self, other) {
+            (Disk, _) | (_, Disk) => Disk,
+            (Spill, _) | (_, Spill) => Spill,
+            (Memory, Memory) => Memory,
+        }
+    }
+
+    /// What it is for a publication of this quality.
+    pub(crate) fn of(self, qos: Qos) -> Durability {
+        if self == Durability::Spill && qos == Qos::ExactlyOnce { Durability::Disk } else { self }
+    }
 }
 
 /// Where one sink of the table leads.

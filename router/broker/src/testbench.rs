@@ -3,28 +3,29 @@
 //! The edge's part is played as `router/src/shard.rs` plays it: trays are emptied after each input. What takes time in
 //! the world (the disk, the mail) waits in a queue until a test lets one step of it happen. Nothing here sleeps.
 
+mod disk;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 
-use model::{ConnId, Instant, LaneId, Limits, Now, Qos, Seq, ShardId, Timestamp};
+use model::{ConnId, Instant, LaneId, Limits, Now, Qos, Seq, ShardId, Ticket, Timestamp};
 use wire::{
     AckKind, Connect, Disconnect, OutgoingPublish, Packet, ReasonCode, Subscribe, Subscription, Unsubscribe,
     Version,
 };
 
+pub(crate) use self::disk::Disk;
 use crate::access::{Access, Verdict};
-use crate::envelope::Envelope;
 use crate::random::Random;
-use crate::sessions::record::decode_head;
 use crate::{
     AppendTray, Authentication, Broker, Denial, Effects, Event, HubAnswer, HubRequest, HubSetup, Level,
-    Levels, Loss, Offers, Peer, Plan, RecordRead, Request, RoomSetup, Rooms, Setup, StateSpace,
-    StoredSessions, Unanswered, Write,
+    Levels, Loss, Offers, Peer, Plan, RecordRead, Request, RoomSetup, Rooms, Setup, StoredSessions,
+    Unanswered, Write,
 };
 
 /// What a record of the store has beside its bytes.
-const RECORD_OVERHEAD: u64 = 10;
+pub(crate) const RECORD_OVERHEAD: u64 = 10;
 
 /// What a client was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,144 +98,11 @@ pub(crate) struct Client {
     seen: Vec<Seen>,
 }
 
-/// One durable record.
-#[derive(Clone, Debug)]
-pub(crate) struct Record {
-    pub(crate) expires: Option<Timestamp>,
-    pub(crate) bytes: Vec<u8>,
-}
-
 #[derive(Debug)]
 enum Job {
     Append { shard: usize, tray: AppendTray },
     Advance(Vec<(LaneId, Seq)>),
     Ask { shard: usize, request: Request },
-}
-
-/// A disk that does one job when it is told to. What waits in `jobs` is lost in a crash.
-#[derive(Debug, Default)]
-pub(crate) struct Disk {
-    jobs: VecDeque<Job>,
-    pub(crate) lanes: BTreeMap<LaneId, Vec<Record>>,
-    pub(crate) heads: BTreeMap<LaneId, Seq>,
-    /// The heads that a crash leaves: those at the last write, as in the store.
-    durable_heads: BTreeMap<LaneId, Seq>,
-    names: BTreeMap<String, LaneId>,
-    pub(crate) state: BTreeMap<(StateSpace, Vec<u8>), Vec<u8>>,
-    pub(crate) retained: BTreeMap<String, Vec<u8>>,
-    bytes: Vec<u64>,
-    lanes_made: u32,
-    /// It takes no writes, and does nothing else either.
-    pub(crate) fails: bool,
-}
-
-impl Disk {
-    pub(crate) fn lane(&mut self, name: &str) -> LaneId {
-        if let Some(lane) = self.names.get(name) {
-            return *lane;
-        }
-        self.lanes_made += 1;
-        let lane = LaneId(self.lanes_made);
-        self.names.insert(name.to_owned(), lane);
-        self.lanes.insert(lane, Vec::new());
-        self.heads.insert(lane, Seq::FIRST);
-        lane
-    }
-
-    /// By name, as `tests::routing` calls them.
-    fn is_of_uplink(&self, lane: LaneId) -> bool {
-        ["urgent", "default"].iter().any(|name| self.names.get(*name) == Some(&lane))
-    }
-
-    /// Bytes in the lanes of the uplink, overhead included.
-    pub(crate) fn waits_for_uplink(&self) -> u64 {
-        let lanes = self.lanes.iter().filter(|(lane, _)| self.is_of_uplink(**lane));
-        let waiting = lanes.flat_map(|(lane, records)| &records[self.heads[lane].get() as usize - 1..]);
-        waiting.map(|record| record.bytes.len() as u64 + RECORD_OVERHEAD).sum()
-    }
-
-    pub(crate) fn find_lane(&self, name: &str) -> Option<LaneId> {
-        self.names.get(name).copied()
-    }
-
-    fn next(&self, lane: LaneId) -> Seq {
-        Seq::new(self.lanes.get(&lane).map_or(0, Vec::len) as u64 + 1).unwrap()
-    }
-
-    /// The payloads of an uplink's lane.
-    pub(crate) fn payloads(&self, lane: LaneId) -> Vec<String> {
-        let text = |record: &Record| {
-            Envelope::decode(&record.bytes).map(|envelope| envelope.payload.to_vec()).unwrap()
-        };
-        self.lanes[&lane].iter().map(|record| String::from_utf8(text(record)).unwrap()).collect()
-    }
-
-    /// The payloads of a session's lane.
-    pub(crate) fn session_payloads(&self, client_id: &str) -> Vec<String> {
-        let Some(lane) = self.find_lane(&format!("s/{client_id}")) else { return Vec::new() };
-        let text = |record: &Record| {
-            let head = decode_head(&record.bytes).unwrap();
-            Envelope::decode(head.envelope).unwrap().payload.to_vec()
-        };
-        self.lanes[&lane].iter().map(|record| String::from_utf8(text(record)).unwrap()).collect()
-    }
-
-    /// How many keys there are of one kind.
-    pub(crate) fn keys(&self, space: StateSpace) -> usize {
-        self.state.keys().filter(|(have, _)| *have == space).count()
-    }
-
-    fn advance(&mut self, lane: LaneId, up_to: Seq) {
-        let next = self.next(lane);
-        if let Some(head) = self.heads.get_mut(&lane) {
-            *head = up_to.next().max(*head);
-            assert!(*head <= next, "only what is durable can be delivered");
-        }
-    }
-
-    fn apply(&mut self, tray: &AppendTray) {
-        let mut rest = &tray.bytes[..];
-        let mut take = |len: u32| {
-            let (head, tail) = rest.split_at(len as usize);
-            rest = tail;
-            head.to_vec()
-        };
-        let mut advances = Vec::new();
-        for write in &tray.writes {
-            match *write {
-                Write::Record { lane, len, expires, .. } => {
-                    let bytes = take(len);
-                    if let Some(records) = self.lanes.get_mut(&lane) {
-                        records.push(Record { expires, bytes });
-                    }
-                }
-                Write::Put { space: StateSpace::Retained, key_len, len } => {
-                    let topic = String::from_utf8(take(key_len)).unwrap();
-                    self.retained.insert(topic, take(len));
-                }
-                Write::Delete { space: StateSpace::Retained, key_len } => {
-                    self.retained.remove(&String::from_utf8(take(key_len)).unwrap());
-                }
-                Write::Put { space, key_len, len } => {
-                    let key = take(key_len);
-                    self.state.insert((space, key), take(len));
-                }
-                Write::Delete { space, key_len } => {
-                    self.state.remove(&(space, take(key_len)));
-                }
-                Write::Advance { lane, up_to } => advances.push((lane, up_to)),
-            }
-        }
-        assert!(rest.is_empty(), "the writes of a tray are all of its bytes");
-        advances.into_iter().for_each(|(lane, up_to)| self.advance(lane, up_to));
-        self.durable_heads.clone_from(&self.heads);
-    }
-
-    fn remove_lane(&mut self, lane: LaneId) {
-        self.names.retain(|_, have| *have != lane);
-        self.lanes.remove(&lane);
-        self.heads.remove(&lane);
-    }
 }
 
 /// The senders that are no shards, counted from the last shard.
@@ -300,7 +168,7 @@ impl Bench {
         let mut bench = Bench {
             brokers: Vec::new(),
             effects: Vec::new(),
-            disk: Disk { bytes: vec![0; shards], ..Disk::default() },
+            disk: Disk::new(shards),
             mail: (0..shards).map(|_| (0..shards + ANSWERS).map(|_| VecDeque::new()).collect()).collect(),
             clients: Vec::new(),
             owners: BTreeMap::new(),
@@ -386,18 +254,20 @@ impl Bench {
     pub(crate) fn crash_behind(&mut self, written: usize) {
         for job in std::mem::take(&mut self.disk.jobs).into_iter().take(written) {
             match job {
-                Job::Append { tray, .. } => self.disk.apply(&tray),
+                Job::Append { shard, tray } => self.disk.apply(shard, &tray),
                 Job::Advance(advances) => {
                     advances.into_iter().for_each(|(lane, up_to)| self.disk.advance(lane, up_to));
                 }
                 Job::Ask { .. } => break,
             }
         }
-        let durable = std::mem::take(&mut self.disk.durable_heads);
+        let durable = self.disk.durable_heads.clone();
         for (lane, head) in &mut self.disk.heads {
             *head = durable.get(lane).copied().unwrap_or(Seq::FIRST);
         }
         self.disk.bytes.fill(0);
+        self.disk.synced.fill(Ticket(0));
+        self.disk.forget_fronts();
         self.mail.iter_mut().flatten().for_each(VecDeque::clear);
         self.brokers.clear();
         self.effects.clear();
@@ -813,7 +683,7 @@ impl Bench {
         let Some(job) = self.disk.jobs.pop_front() else { return false };
         match job {
             Job::Append { shard, tray } => {
-                self.disk.apply(&tray);
+                self.disk.apply(shard, &tray);
                 let for_uplink = |write: &Write| match write {
                     Write::Record { lane, len, .. } if self.disk.is_of_uplink(*lane) => {
                         u64::from(*len) + RECORD_OVERHEAD
@@ -823,8 +693,11 @@ impl Bench {
                 self.written += tray.writes.iter().map(for_uplink).sum::<u64>();
                 self.look_at_room();
                 self.disk.bytes[shard] += tray.bytes.len() as u64;
-                let event = Event::Durable { up_to: tray.last, bytes: self.disk.bytes[shard] };
-                self.answer(shard, event);
+                self.disk.synced[shard] = tray.last;
+                self.say_durable(shard);
+                if tray.spills > 0 || !self.disk.fronts.is_empty() {
+                    (0..self.mail.len()).filter(|other| *other != shard).for_each(|it| self.say_durable(it));
+                }
             }
             Job::Advance(advances) => {
                 advances.into_iter().for_each(|(lane, up_to)| self.disk.advance(lane, up_to));
@@ -832,6 +705,27 @@ impl Bench {
             Job::Ask { shard, request } => self.ask(shard, request),
         }
         true
+    }
+
+    /// A shard hears how far the disk and the upstream are.
+    pub(crate) fn say_durable(&mut self, shard: usize) {
+        let Disk { bytes, synced, safe, .. } = &self.disk;
+        let event =
+            Event::Durable { up_to: synced[shard], bytes: bytes[shard], spilled: safe[shard].up_to() };
+        self.answer(shard, event);
+    }
+
+    /// The upstream takes up to `count` messages of a lane, and the shards hear of it.
+    pub(crate) fn upstream_takes(&mut self, lane: LaneId, count: usize) {
+        self.disk.deliver(lane, count);
+        self.look_at_room();
+        (0..self.mail.len()).for_each(|shard| self.say_durable(shard));
+    }
+
+    /// The disk writes what stands in the front of a lane, and the shards hear of it.
+    pub(crate) fn write_front(&mut self, lane: LaneId) {
+        self.disk.write_front(lane);
+        (0..self.mail.len()).for_each(|shard| self.say_durable(shard));
     }
 
     /// The disk thread looks how much lies in the lanes of the uplink.
@@ -853,9 +747,8 @@ impl Bench {
         for lane in
             ["urgent", "default"].iter().filter_map(|name| self.disk.find_lane(name)).collect::<Vec<_>>()
         {
-            let next = self.disk.next(lane);
-            self.disk.heads.insert(lane, next);
-            self.disk.durable_heads.insert(lane, next);
+            self.upstream_takes(lane, usize::MAX);
+            self.disk.durable_heads.insert(lane, self.disk.heads[&lane]);
         }
         self.look_at_room();
         if self.rooms.take_missed(0) > 0 {

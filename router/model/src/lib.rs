@@ -18,6 +18,6 @@ pub use limits::Limits;
 pub use message::{Match, Message, Property};
 pub use priority::{InvalidPriority, Priority};
 pub use qos::Qos;
-pub use seq::{Seq, Ticket};
+pub use seq::{Seq, SpillTicket, Ticket};
 pub use time::{Instant, Now, Timestamp};
 pub use topic::{InvalidTopic, TopicFilter, TopicName, filter_matches, validate_filter, validate_name};

@@ -97,6 +97,9 @@ pub struct Limits {
     pub body_elements_bytes_max: u32,
     /// Keys that one shard's SAMPLE, THROTTLE and CHANGED clauses remember; the least used are forgotten.
     pub route_keys_max: u32,
+    /// Memory that messages of `spill` routes take while the upstream keeps up and they need not be written, over all
+    /// uplinks; above it the most of one lane is written.
+    pub spill_bytes_max: u64,
     /// Messages in flight to one upstream.
     pub uplink_inflight_max: u16,
     /// Bytes read ahead from the lanes of one uplink.
@@ -163,6 +166,7 @@ impl Limits {
         body_depth_max: 64,
         body_elements_bytes_max: 4 << 20,
         route_keys_max: 100_000,
+        spill_bytes_max: 8 << 20,
         uplink_inflight_max: 4_096,
         uplink_read_bytes_max: 4 << 20,
         uplink_look_ahead_max: 4_096,

@@ -38,6 +38,21 @@ impl std::fmt::Display for Seq {
     }
 }
 
+/// Number of a record of a `spill` route among those of one shard since the process started. 0 means "none yet".
+///
+/// Apart from [`Ticket`], so that what waits for the upstream holds back nothing that waits for the disk. The disk thread
+/// answers with the highest number that is safe: all up to it are delivered or durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SpillTicket(pub u64);
+
+impl SpillTicket {
+    /// The number after this one.
+    #[must_use]
+    pub fn next(self) -> SpillTicket {
+        SpillTicket(self.0 + 1)
+    }
+}
+
 /// Place of an append among the appends of one shard since the process started. 0 means "none yet".
 ///
 /// The disk thread answers with the highest ticket that is durable: all tickets up to it are.

@@ -110,6 +110,8 @@ pub struct Session {
 pub enum Durability {
     /// The message is on the disk and synced.
     Disk,
+    /// The upstream has the message, or it is on the disk and synced, whichever is first.
+    Spill,
     /// The router holds the message.
     Memory,
 }
@@ -289,7 +291,9 @@ impl Config {
         limits.commit_bytes_max = budgets::commit_bytes_max(&store, shards, &limits);
         let uplink_names = names;
         let names = judge.names(&["routes"]);
-        let routes: Vec<_> = names.iter().filter_map(|name| routing::check_route(&mut judge, name)).collect();
+        let usual = routing::usual_durability(&mut judge);
+        let routes: Vec<_> =
+            names.iter().filter_map(|name| routing::check_route(&mut judge, name, usual)).collect();
         let log = check_log(&mut judge);
         let mode = routing::mode(&mut judge);
         let table = routing::compile(&mut judge, &routes, mode, &limits);
@@ -461,6 +465,9 @@ impl Durability {
     pub fn promise(self) -> &'static str {
         match self {
             Durability::Disk => "the message survives a crash and a power cut",
+            Durability::Spill => {
+                "the upstream has acknowledged the message, or it survives a crash and a power cut, whichever is first"
+            }
             Durability::Memory => "the router holds the message; a crash or a restart loses it",
         }
     }
@@ -470,6 +477,7 @@ impl fmt::Display for Durability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Durability::Disk => "disk",
+            Durability::Spill => "spill",
             Durability::Memory => "memory",
         })
     }
@@ -698,6 +706,7 @@ const NAME_BYTES_MAX: usize = 64;
 
 pub(super) fn durability(word: Option<String>) -> Durability {
     match word.as_deref() {
+        Some("spill") => Durability::Spill,
         Some("memory") => Durability::Memory,
         _ => Durability::Disk,
     }

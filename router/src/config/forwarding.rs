@@ -18,6 +18,8 @@ pub struct Forwarding {
     pub history_share_percent: u8,
     /// Longest wait before a backlog starts to drain on a new link.
     pub drain_jitter_millis: u64,
+    /// How long a message of a `spill` route may wait for the upstream before it is written.
+    pub spill_after_millis: u64,
     /// Attempts after which a refused message is moved aside.
     pub attempts_max: u16,
     /// Messages in the poison lane.
@@ -35,6 +37,7 @@ impl Forwarding {
         let pace_bytes_per_sec = judge.integer(&schema::UPLINK_PACE_BYTES, name);
         let history_share_percent = judge.integer(&schema::UPLINK_HISTORY_SHARE, name);
         let drain_jitter_millis = judge.integer(&schema::UPLINK_DRAIN_JITTER_MS, name);
+        let spill_after_millis = judge.integer(&schema::UPLINK_SPILL_AFTER_MS, name);
         let attempts_max = judge.integer(&schema::UPLINK_ATTEMPTS_MAX, name);
         let poison_messages_max = judge.integer(&schema::UPLINK_POISON_MESSAGES_MAX, name);
         let poison_bytes_max = judge.integer(&schema::UPLINK_POISON_BYTES_MAX, name);
@@ -44,6 +47,7 @@ impl Forwarding {
             live_first: live_first?,
             history_share_percent: history_share_percent? as u8,
             drain_jitter_millis: drain_jitter_millis?,
+            spill_after_millis: spill_after_millis?,
             attempts_max: attempts_max? as u16,
             poison_messages_max: poison_messages_max?,
             poison_bytes_max: poison_bytes_max?,

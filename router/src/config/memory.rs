@@ -80,6 +80,12 @@ impl Config {
                 u64::from(limits.commit_bytes_max),
             ),
             holder(
+                "of spill routes, not written",
+                u64::from(uplinks > 0),
+                "× limits.spill_bytes_max",
+                limits.spill_bytes_max,
+            ),
+            holder(
                 "in the store",
                 1,
                 "× what store.memtable_bytes and limits.packet_bytes_max lead to",

@@ -13,8 +13,13 @@ use super::raw::Raw;
 use super::schema;
 use super::suggest;
 
-/// `None` if its text is missing or refused; then an error says so.
-pub(super) fn check_route(judge: &mut Judge<'_>, name: &str) -> Option<Route> {
+/// What routes promise that do not say it themselves.
+pub(super) fn usual_durability(judge: &mut Judge<'_>) -> Durability {
+    durability(judge.text(&schema::ROUTING_DURABILITY, ""))
+}
+
+/// `None` if its text is missing or refused; then an error says so. `usual`: what it promises if it does not say so.
+pub(super) fn check_route(judge: &mut Judge<'_>, name: &str, usual: Durability) -> Option<Route> {
     if name.trim().is_empty() || name.chars().any(char::is_control) {
         judge.push(ConfigError {
             found: Some(format!("{name:?}")),
@@ -29,11 +34,12 @@ pub(super) fn check_route(judge: &mut Judge<'_>, name: &str) -> Option<Route> {
     if judge.is_written(&schema::ROUTE, name) {
         let text = judge.text(&schema::ROUTE, name)?;
         let spec = RouteSpec { name: name.to_owned(), text, priority: Priority::DEFAULT, ttl_millis: None };
-        return Some(Route { spec, durability: Durability::Disk });
+        return Some(Route { spec, durability: usual });
     }
     let priority = judge.integer(&schema::ROUTE_PRIORITY, name);
     let ttl_secs = judge.integer(&schema::ROUTE_TTL_SECS, name).unwrap_or_default();
-    let durability = durability(judge.text(&schema::ROUTE_DURABILITY, name));
+    let word = judge.text(&schema::ROUTE_DURABILITY, name);
+    let durability = if word.is_some() { durability(word) } else { usual };
     let text = judge.text(&schema::ROUTE_TEXT, name)?;
     let priority = priority.and_then(|number| Priority::new(number as i64).ok()).unwrap_or_default();
     let ttl_millis = (ttl_secs > 0).then(|| ttl_secs * 1_000);
@@ -44,7 +50,8 @@ pub(super) fn check_route(judge: &mut Judge<'_>, name: &str) -> Option<Route> {
 pub(super) fn check_routes(raw: &Raw) -> Result<(Vec<Route>, RouteTable), ConfigErrors> {
     let mut judge = Judge::new(raw);
     let names = judge.names(&["routes"]);
-    let routes: Vec<_> = names.iter().filter_map(|name| check_route(&mut judge, name)).collect();
+    let usual = usual_durability(&mut judge);
+    let routes: Vec<_> = names.iter().filter_map(|name| check_route(&mut judge, name, usual)).collect();
     let mode = mode(&mut judge);
     let table = compile(&mut judge, &routes, mode, &Limits::DEFAULT);
     let errors = judge.into_errors();

@@ -326,6 +326,12 @@ pub(super) static SESSION_DURABILITY: Key = key(
      a restart.",
 );
 
+pub(super) static ROUTING_DURABILITY: Key = words(
+    "routing.durability",
+    DURABILITIES,
+    "disk",
+    "What an acknowledgement promises on routes that do not say `durability` themselves.",
+);
 pub(super) static ROUTING_MODE: Key = words(
     "routing.mode",
     &["millrace", "edgehub"],
@@ -640,6 +646,14 @@ pub(super) static UPLINK_DRAIN_JITTER_MS: Key = integer(
     "Longest wait before a backlog larger than the window starts to drain on a new connection; the actual wait is drawn \
      at random, so that a fleet does not start in the same second. Lanes without a backlog do not wait.",
 );
+pub(super) static UPLINK_SPILL_AFTER_MS: Key = integer(
+    "uplink.*.spill_after_ms",
+    1,
+    600_000,
+    1_000,
+    "Milliseconds that a message of a `spill` route may wait in memory for the upstream's acknowledgement; then it is \
+     written, and its publisher gets PUBACK. Above the round trip, or everything is written.",
+);
 pub(super) static UPLINK_ATTEMPTS_MAX: Key = integer(
     "uplink.*.attempts_max",
     1,
@@ -689,11 +703,13 @@ pub(super) static ROUTE_TTL_SECS: Key = integer(
 );
 pub(super) static ROUTE_DURABILITY: Key = key(
     "routes.*.durability",
-    Allowed::Choice { values: &["disk", "memory"], later: &["spill"] },
-    Default::Text("disk"),
+    Allowed::Choice { values: DURABILITIES, later: &[] },
+    Default::Derived("as `routing.durability`"),
     "What an acknowledgement promises to the publisher: `disk` that the message survives a crash and a \
-     power cut; `memory` only that the router holds it.",
+     power cut; `spill` the same, or that the upstream has it, whichever is first: nothing is written while the upstream \
+     keeps up (see `uplink.NAME.spill_after_ms`); `memory` only that the router holds it.",
 );
+const DURABILITIES: &[&str] = &["disk", "spill", "memory"];
 
 pub(super) static LOG_LEVEL: Key =
     key("log.level", Allowed::LogFilter, Default::Text("info"), "What is logged, to standard error.");
@@ -799,6 +815,8 @@ limits! {
         "Bytes of arrays in one body that ANY and ALL look at, all routes together; what goes beyond is undefined.";
     route_keys_max: u32 = 2..=10_000_000,
         "Keys that one shard's SAMPLE, THROTTLE and CHANGED clauses remember; the least used are forgotten.";
+    spill_bytes_max: u64 = 65_536..=1_099_511_627_776,
+        "Memory that messages of `spill` routes take while they need not be written, over all uplinks; above it the lane that has most there is written.";
     uplink_inflight_max: u16 = 1..=32_766, "Messages in flight to one upstream.";
     uplink_read_bytes_max: u32 = 1_024..=4_294_967_295, "Bytes read ahead from the lanes of one uplink.";
     uplink_look_ahead_max: u32 = 1..=1_000_000,
@@ -926,12 +944,14 @@ static SERVICE_KEYS: &[&Key] = &[
     &UPLINK_DRAIN,
     &UPLINK_HISTORY_SHARE,
     &UPLINK_DRAIN_JITTER_MS,
+    &UPLINK_SPILL_AFTER_MS,
     &UPLINK_ATTEMPTS_MAX,
     &UPLINK_POISON_MESSAGES_MAX,
     &UPLINK_POISON_BYTES_MAX,
     &UPLINK_BYTES_MAX,
     &UPLINK_WHEN_FULL,
     &ROUTING_MODE,
+    &ROUTING_DURABILITY,
     &ROUTE,
     &ROUTE_TEXT,
     &ROUTE_PRIORITY,

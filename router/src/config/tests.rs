@@ -423,13 +423,12 @@ fn an_unknown_key_comes_with_its_neighbours() {
 
 #[test]
 fn what_later_versions_bring_is_refused_and_never_ignored() {
-    let text = "uplink.a = { url = 'mqtt://h', kind = 'kafka' }\n\
-                routes.r = { route = 'FROM /messages/* INTO $upstream', durability = 'spill' }";
+    let text = "uplink.a = { url = 'mqtt://h', kind = 'kafka' }\nsession.durability = 'memory'";
     let errors = bad(text, &[], &[]);
     let seen: Vec<_> = errors.iter().map(|error| (error.key.as_str(), error.problem.as_str())).collect();
     let problem = "is not available in this version";
-    assert_eq!(seen, [("uplink.a.kind", problem), ("routes.r.durability", problem)]);
-    assert_eq!(errors[1].allowed.as_deref(), Some("\"disk\" or \"memory\""));
+    assert_eq!(seen, [("uplink.a.kind", problem), ("session.durability", problem)]);
+    assert_eq!(errors[1].allowed.as_deref(), Some("\"disk\""));
 }
 
 #[test]
@@ -466,6 +465,7 @@ fn an_uplink_is_complete_without_anything_but_its_url() {
             live_first: false,
             history_share_percent: 25,
             drain_jitter_millis: 0,
+            spill_after_millis: 1_000,
             attempts_max: 5,
             poison_messages_max: 10_000,
             poison_bytes_max: 64 << 20,
@@ -599,7 +599,7 @@ fn routes_are_judged_by_every_key() {
     refused(
         &with("durability = 'disc'"),
         "routes.r.durability",
-        "\"disk\" or \"memory\"",
+        "\"disk\", \"spill\" or \"memory\"",
         "did you mean disk?",
     );
     refused("routes.r = { priority = 1 }", "routes.r.route", "the text of a route", "");
@@ -609,6 +609,18 @@ fn routes_are_judged_by_every_key() {
     let route = &config.routes[0];
     assert_eq!((route.spec.priority.get(), route.spec.ttl_millis), (0, Some(7_000)));
     assert_eq!(route.durability, Durability::Memory);
+}
+
+#[test]
+fn a_route_promises_what_it_says_and_else_what_is_usual() {
+    let text = "uplink.up.url = 'mqtt://h'\nrouting.durability = 'spill'\n\
+                routes.a = 'FROM /messages/* INTO $upstream'\n\
+                routes.b = { route = 'FROM /messages/* INTO $upstream' }\n\
+                routes.c = { route = 'FROM /messages/* INTO $upstream', durability = 'disk' }";
+    let config = good(text, &[], &[]);
+    let promised: Vec<_> = config.routes.iter().map(|route| route.durability).collect();
+    assert_eq!(promised, [Durability::Spill, Durability::Spill, Durability::Disk]);
+    refused("routing.durability = 'no'", "routing.durability", "\"disk\", \"spill\" or \"memory\"", "");
 }
 
 #[test]

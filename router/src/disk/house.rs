@@ -62,6 +62,8 @@ impl Disk {
     }
 
     fn look_at_space(&mut self) -> Result<(), StoreError> {
+        // What an upstream has already is given up by nobody, and takes no room.
+        self.look_at_fronts(false);
         let reader = self.log.reader();
         let verdict = self.space.look(&reader, &self.state.room);
         self.tell_levels(|levels| {
@@ -73,7 +75,9 @@ impl Disk {
             return Ok(());
         }
         for (at, bytes) in verdict.drops {
-            if let Some(lost) = self.log.drop_oldest(self.space.lane(at), bytes)? {
+            let lane = self.space.lane(at);
+            self.write_front_to_drop(lane, bytes)?;
+            if let Some(lost) = self.log.drop_oldest(lane, bytes)? {
                 self.enter_range(Reason::DropOldest, &lost)?;
             }
         }
@@ -113,7 +117,7 @@ impl Disk {
     }
 
     /// While the store is poisoned the entry waits in memory, like everything else.
-    fn enter_or_keep(&mut self, entry: Entry) {
+    pub(super) fn enter_or_keep(&mut self, entry: Entry) {
         if let Err(error) = self.enter(entry)
             && !matches!(error, StoreError::Poisoned(_))
         {
@@ -176,7 +180,7 @@ impl Disk {
         }
     }
 
-    fn lane_name(&self, lane: LaneId) -> String {
+    pub(super) fn lane_name(&self, lane: LaneId) -> String {
         self.log.lane_state(lane).map_or_else(|_| lane.to_string(), |it| it.name.to_string())
     }
 }

@@ -17,6 +17,7 @@ use store::Reader;
 use tracing::{info, warn};
 
 use super::budget::{Allowance, Budget, Measured, Verdict, Waiting};
+use crate::fronts::FrontBoard;
 
 /// How often the files are looked at, if not much is appended.
 const LOOK: Duration = Duration::from_secs(1);
@@ -51,6 +52,7 @@ pub(crate) struct UplinkLane {
 pub(crate) struct SpaceWatch {
     budget: Budget,
     lanes: Vec<UplinkLane>,
+    fronts: Arc<FrontBoard>,
     path: PathBuf,
     measured: Measured,
     merges: u64,
@@ -60,6 +62,8 @@ pub(crate) struct SpaceWatch {
     appended: u64,
     unjudged: u64,
     waiting: Vec<Waiting>,
+    /// By lane: bytes in the log, as last seen.
+    in_log: Vec<u64>,
     last: Level,
     /// What waits for uplinks with a bound, written or not.
     rooms: Arc<Rooms>,
@@ -71,14 +75,21 @@ pub(crate) struct SpaceWatch {
 
 impl SpaceWatch {
     /// Nothing is seen yet.
-    pub(crate) fn new(allowance: Allowance, lanes: Vec<UplinkLane>, rooms: Arc<Rooms>) -> SpaceWatch {
+    pub(crate) fn new(
+        allowance: Allowance,
+        lanes: Vec<UplinkLane>,
+        fronts: Arc<FrontBoard>,
+        rooms: Arc<Rooms>,
+    ) -> SpaceWatch {
         let path = allowance.options.path.clone();
         let has_bound = |lane: &&UplinkLane| rooms.waiting(lane.uplink as u32).is_some();
         let bounded = lanes.iter().filter(has_bound).map(|it| (it.lane, it.uplink)).collect();
         let written = vec![0; allowance.uplinks.len()];
         SpaceWatch {
             budget: Budget::new(allowance),
+            in_log: vec![0; lanes.len()],
             lanes,
+            fronts,
             path,
             measured: Measured::default(),
             merges: 0,
@@ -110,12 +121,25 @@ impl SpaceWatch {
             return;
         }
         for write in &tray.writes {
-            if let Write::Record { lane, len, .. } = write
-                && let Some(uplink) = self.bounded.get(lane)
-            {
-                self.written[*uplink] += u64::from(*len) + store::RECORD_OVERHEAD_BYTES as u64;
+            if let Write::Record { lane, len, .. } = write {
+                self.arrived(*lane, u64::from(*len));
             }
         }
+    }
+
+    /// A front took this record, which its tray has no longer: it is seen there until it is written or delivered.
+    pub(crate) fn held(&mut self, lane: LaneId, len: u64) {
+        if self.arrived(lane, len) {
+            // What is delivered unwritten makes room at the next look, which must not wait for something written.
+            self.unjudged += len;
+        }
+    }
+
+    /// Whether its uplink has a bound, so that it is counted.
+    fn arrived(&mut self, lane: LaneId, len: u64) -> bool {
+        let Some(uplink) = self.bounded.get(&lane) else { return false };
+        self.written[*uplink] += len + store::RECORD_OVERHEAD_BYTES as u64;
+        true
     }
 
     /// Whether an uplink that gives up its oldest must do so before more is written.
@@ -131,11 +155,13 @@ impl SpaceWatch {
 
     /// Looks how much lies in each lane, and how much is on its way there.
     fn weigh_lanes(&mut self, reader: &Reader) {
-        for (lane, waiting) in self.lanes.iter().zip(&mut self.waiting) {
+        for (at, (lane, waiting)) in self.lanes.iter().zip(&mut self.waiting).enumerate() {
             // While the store recovers nobody can look; what was seen last stands.
             if let Ok(state) = reader.lane_state(lane.lane) {
-                waiting.bytes = state.bytes;
+                self.in_log[at] = state.bytes;
             }
+            // What is only in memory counts, too: it may have to be written at any moment.
+            waiting.bytes = self.in_log[at] + self.fronts.record_bytes(lane.lane);
         }
         for uplink in 0..self.written.len() {
             let lanes = self.waiting.iter().filter(|it| it.uplink == uplink);

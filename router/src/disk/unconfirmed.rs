@@ -7,13 +7,15 @@
 use std::collections::VecDeque;
 
 use broker::{AppendTray, Write};
-use model::ShardId;
+use model::{ShardId, SpillTicket};
 
 /// A tray, and how much of it earlier groups made durable.
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) shard: ShardId,
     pub(super) tray: AppendTray,
+    /// Numbers of the records of `spill` routes in it.
+    pub(super) spills: Vec<SpillTicket>,
     place: Place,
 }
 
@@ -36,8 +38,13 @@ pub(super) struct Unconfirmed {
 
 impl Unconfirmed {
     /// Puts a tray behind the others.
-    pub(super) fn push(&mut self, shard: ShardId, tray: AppendTray) {
-        self.trays.push_back(Kept { shard, tray, place: Place::default() });
+    pub(super) fn push(&mut self, shard: ShardId, tray: AppendTray, spills: Vec<SpillTicket>) {
+        self.trays.push_back(Kept { shard, tray, spills, place: Place::default() });
+    }
+
+    /// All trays that are not durable as a whole, in their order.
+    pub(super) fn trays(&self) -> impl Iterator<Item = &AppendTray> {
+        self.trays.iter().map(|kept| &kept.tray)
     }
 
     /// Whether everything is durable.
@@ -107,7 +114,7 @@ impl Unconfirmed {
     }
 }
 
-fn bytes_of(write: &Write) -> usize {
+pub(super) fn bytes_of(write: &Write) -> usize {
     match *write {
         Write::Record { len, .. } => len as usize,
         Write::Put { key_len, len, .. } => key_len as usize + len as usize,
@@ -128,7 +135,7 @@ mod tests {
             .iter()
             .map(|key| Write::Delete { space: StateSpace::Sessions, key_len: key.len() as u32 })
             .collect();
-        AppendTray { bytes: keys.concat().into_bytes(), writes, last: Ticket(last) }
+        AppendTray { bytes: keys.concat().into_bytes(), writes, last: Ticket(last), spills: 0 }
     }
 
     /// Puts up to `count` writes into the group; their bytes.
@@ -149,8 +156,8 @@ mod tests {
 
     fn with_two_trays() -> Unconfirmed {
         let mut unconfirmed = Unconfirmed::default();
-        unconfirmed.push(ShardId(0), tray(2, &["a", "bb"]));
-        unconfirmed.push(ShardId(1), tray(7, &["ccc", "d"]));
+        unconfirmed.push(ShardId(0), tray(2, &["a", "bb"]), Vec::new());
+        unconfirmed.push(ShardId(1), tray(7, &["ccc", "d"]), Vec::new());
         unconfirmed
     }
 
@@ -173,7 +180,7 @@ mod tests {
         unconfirmed.start_over();
         assert_eq!(stage(&mut unconfirmed, 9), ["bb", "ccc", "d"]);
         unconfirmed.start_over();
-        unconfirmed.push(ShardId(0), tray(3, &["e"]));
+        unconfirmed.push(ShardId(0), tray(3, &["e"]), Vec::new());
         assert_eq!(stage(&mut unconfirmed, 9), ["bb", "ccc", "d", "e"]);
         assert_eq!(confirm(&mut unconfirmed), [2, 7, 3]);
         assert!(unconfirmed.is_empty());
@@ -195,7 +202,7 @@ mod tests {
     #[test]
     fn an_empty_tray_is_confirmed_with_those_around_it() {
         let mut unconfirmed = Unconfirmed::default();
-        unconfirmed.push(ShardId(0), tray(1, &[]));
+        unconfirmed.push(ShardId(0), tray(1, &[]), Vec::new());
         assert_eq!(stage(&mut unconfirmed, 9), [] as [&str; 0]);
         assert_eq!(confirm(&mut unconfirmed), [1]);
         assert!(unconfirmed.is_empty());

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use broker::uplink::{Backoff, Carrier, ClockWatch, LinkError, LocalError, Reading, TargetRules, Targets};
 use model::{LaneId, Limits, Seq};
-use store::{ReadLimits, ReadOut, Reader, StoreError};
+use store::{ReadLimits, ReadOut, StoreError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, WriteHalf};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -17,6 +17,7 @@ use tracing::{debug, error, info, warn};
 use super::local::{LOCAL_BYTES_MAX, LocalSession, LocalWriter};
 use super::poison::SharedTray;
 use super::sentences::with_advice;
+use super::source::Source;
 use super::transport::{self, ConnectError, Patience, Stream};
 use super::{Gateway, LocalDoor, UplinkSetup, UplinkState, backoff, carrier, link_setup, watchdogs};
 use crate::clock::{Clock, entropy};
@@ -96,7 +97,7 @@ impl From<LocalError> for Ended {
 pub(super) struct Uplink {
     setup: UplinkSetup,
     name: Rc<str>,
-    reader: Reader,
+    source: Source,
     limits: Limits,
     stop: watch::Receiver<bool>,
     clock: Clock,
@@ -124,7 +125,7 @@ impl Uplink {
     /// `tray` leads to the keeper of poison lanes, which `wake_keeper` wakes.
     pub(super) fn new(
         setup: UplinkSetup,
-        reader: Reader,
+        source: Source,
         limits: Limits,
         (tray, wake_keeper): (SharedTray, Rc<Notify>),
         (gateway, local): (Rc<Gateway>, Rc<LocalDoor>),
@@ -138,8 +139,8 @@ impl Uplink {
         });
         let mut carrier = carrier(&setup.config, &gateway, &limits);
         for (lane, priority) in &setup.lanes {
-            match reader.lane_state(*lane) {
-                Ok(state) => carrier.add_lane(*lane, *priority, state.head, state.tail),
+            match source.bounds(*lane) {
+                Ok((head, tail)) => carrier.add_lane(*lane, *priority, head, tail),
                 Err(error) => {
                     error!(%error, %lane, "a lane cannot be read; its messages stay where they are")
                 }
@@ -148,7 +149,7 @@ impl Uplink {
         Uplink {
             name: setup.config.name.as_str().into(),
             setup,
-            reader,
+            source,
             limits,
             stop,
             clock: Clock::default(),
@@ -229,6 +230,7 @@ impl Uplink {
         self.carrier.lost(by_peer, error, now);
         self.report();
         self.keep_positions();
+        self.source.set_link(self.setup.lanes.iter().map(|(lane, _)| *lane), false);
         ended
     }
 
@@ -522,7 +524,7 @@ impl Uplink {
         let now = self.clock.now();
         let limits = ReadLimits { messages_max: reading.messages_max, bytes_max: reading.bytes_max };
         let mut records = std::mem::take(&mut self.records);
-        let read = self.reader.read_lane(reading.lane, reading.from, limits, now.timestamp, &mut records);
+        let read = self.source.read_lane(reading.lane, reading.from, limits, now.timestamp, &mut records);
         for record in records.records() {
             let (seq, bytes, expires) = (record.seq, record.bytes, record.expires);
             let bytes = self.packer.as_mut().map_or(bytes, |packer| packer.pack(bytes));
@@ -589,6 +591,7 @@ impl Uplink {
         self.up_since = Some(Instant::now());
         self.setup.status.connects.fetch_add(1, Ordering::Relaxed);
         self.setup.status.set(UplinkState::Up, None);
+        self.source.set_link(self.setup.lanes.iter().map(|(lane, _)| *lane), true);
         self.setup.status.set_warning(None);
         self.targets.succeeded(self.clock.now().instant);
         self.report();
@@ -603,8 +606,8 @@ impl Uplink {
 
     fn look_at_tails(&mut self) -> Result<(), Ended> {
         for (lane, _) in &self.setup.lanes {
-            let state = self.reader.lane_state(*lane)?;
-            self.carrier.grown(*lane, state.tail);
+            let (_, tail) = self.source.bounds(*lane)?;
+            self.carrier.grown(*lane, tail);
         }
         Ok(())
     }
@@ -614,7 +617,7 @@ impl Uplink {
         self.hear_of_poison();
         self.carrier.delivered(&mut self.delivered);
         for (lane, up_to) in self.delivered.drain(..) {
-            if let Err(error) = self.reader.advance(lane, up_to) {
+            if let Err(error) = self.source.advance(lane, up_to) {
                 warn!(%error, uplink = %self.name, "position not kept; messages may be sent again after a restart");
             }
         }

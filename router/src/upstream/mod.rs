@@ -12,6 +12,7 @@ mod local;
 mod packing;
 pub(crate) mod poison;
 mod sentences;
+mod source;
 mod status;
 mod tails;
 mod theirs;
@@ -36,6 +37,7 @@ pub(crate) use dialects::Gateway;
 pub(crate) use iothub::{Signature, Signer};
 pub(crate) use line::{Line, News, ORDERS_MAX, Operator, Order, line};
 pub(crate) use local::LocalDoor;
+pub(crate) use source::Source;
 pub(crate) use status::{LinkStatus, UplinkState};
 pub(crate) use tails::{Bell, Tails};
 pub(crate) use trust::client_config;
@@ -88,11 +90,11 @@ pub(crate) fn run(
                 status: Arc::clone(&setup.status),
             };
             lanes.push((lane, Rc::clone(&tray), Arc::clone(&setup.bell)));
-            let (reader, limits, wake, stop) =
-                (disk.reader.clone(), limits.clone(), Rc::clone(&wake_keeper), stop.clone());
+            let (source, limits, wake, stop) =
+                (disk.source.clone(), limits.clone(), Rc::clone(&wake_keeper), stop.clone());
             let us = (Rc::clone(&gateway), Rc::clone(&local));
             let keyring = setup.config.hub.as_ref().map(|hub| Keyring::new(hub, setup.signer.clone()));
-            let link = link::Uplink::new(setup, reader, limits, (tray, wake), us, stop);
+            let link = link::Uplink::new(setup, source, limits, (tray, wake), us, stop);
             links.push(match keyring {
                 Some(keyring) => tokio::task::spawn_local(link::pooled::run(link, keyring, line)),
                 None => tokio::task::spawn_local(link.run()),

@@ -18,12 +18,12 @@ use std::time::Duration;
 use broker::uplink::{Aside, Poison};
 use broker::{AppendTray, Envelope, Rooms, StateSpace, Write};
 use crossbeam::channel::{Sender, TrySendError};
-use model::{LaneId, Seq, ShardId, Ticket, Timestamp};
+use model::{LaneId, Seq, ShardId, SpillTicket, Ticket, Timestamp};
 use store::{ReadLimits, ReadOut, Reader, StoreError};
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
-use super::LinkStatus;
+use super::{LinkStatus, Source};
 use crate::clock::Clock;
 use crate::disk::{Dropped, Job, space_of};
 use crate::mail::Mailbox;
@@ -92,7 +92,7 @@ pub(crate) struct DiskAccess {
     /// Where it says how far it is.
     pub mailbox: Arc<Mailbox>,
     /// Reads.
-    pub reader: Reader,
+    pub source: Source,
     /// What waits for uplinks with a bound.
     pub rooms: Arc<Rooms>,
 }
@@ -164,7 +164,13 @@ impl Keeper {
                 warn!(%uplink, lane = %aside.lane, %seq, attempts = aside.attempts, %why, "message moved into the poison lane");
                 let (lane, enqueued) = (self.lanes[index].0.lane, self.clock.now().timestamp);
                 let len = bytes.len() as u32;
-                appends.writes.push(Write::Record { lane, len, enqueued, expires: None });
+                appends.writes.push(Write::Record {
+                    lane,
+                    len,
+                    enqueued,
+                    expires: None,
+                    spill: SpillTicket(0),
+                });
                 appends.bytes.extend_from_slice(&bytes);
             }
         }
@@ -181,7 +187,12 @@ impl Keeper {
 
     /// The record for the poison lane; false if the message is not there any more.
     fn encode(&mut self, aside: &Aside, bytes: &mut Vec<u8>) -> bool {
-        let Some(record) = read_one(&self.disk.reader, aside.lane, aside.seq, &mut self.records) else {
+        // It may be in memory alone; in the poison lane it is on the disk.
+        let limits = ReadLimits { messages_max: 1, bytes_max: 1 };
+        let ever = Timestamp::default();
+        let read = self.disk.source.read_lane(aside.lane, aside.seq, limits, ever, &mut self.records);
+        let record = self.records.records().next().filter(|record| read.is_ok() && record.seq == aside.seq);
+        let Some(record) = record else {
             warn!(lane = %aside.lane, seq = %aside.seq, "a message that was to be moved aside cannot be read");
             return false;
         };
@@ -203,14 +214,14 @@ impl Keeper {
     /// ledger.
     fn make_room(&mut self, index: usize, appends: &mut AppendTray) -> Vec<Dropped> {
         let lane = &self.lanes[index].0;
-        let Ok(state) = self.disk.reader.lane_state(lane.lane) else { return Vec::new() };
+        let Ok(state) = self.disk.source.log().lane_state(lane.lane) else { return Vec::new() };
         let messages = state.messages() + appends.writes.len() as u64;
         let mut bytes = state.bytes + appends.bytes.len() as u64;
         let mut too_many = messages.saturating_sub(lane.messages_max);
-        let gone = done_places(&self.disk.reader, lane.lane).unwrap_or_default();
+        let gone = done_places(self.disk.source.log(), lane.lane).unwrap_or_default();
         let (mut next, mut dropped) = (state.head, Vec::new());
         while next < state.tail && (too_many > 0 || bytes > lane.bytes_max) {
-            let one = dropped_one(&self.disk.reader, lane.lane, next, &mut self.records);
+            let one = dropped_one(self.disk.source.log(), lane.lane, next, &mut self.records);
             bytes = bytes.saturating_sub(one.lost.bytes);
             too_many = too_many.saturating_sub(1);
             if !gone.contains(&next) {
@@ -237,7 +248,7 @@ impl Keeper {
             return Err(format!("there is no uplink {:?}", command.uplink));
         };
         let clear = |error: StoreError| error.to_string();
-        let mut all = places(&self.disk.reader, lane).map_err(clear)?;
+        let mut all = places(self.disk.source.log(), lane).map_err(clear)?;
         if let Some(wanted) = &command.places {
             if let Some(missing) = wanted.iter().find(|seq| !all.contains(seq)) {
                 return Err(format!(
@@ -256,7 +267,7 @@ impl Keeper {
                 match command.action {
                     Action::Retry => self.put_back(lane, seq, &mut appends)?,
                     Action::Drop => {
-                        let one = dropped_one(&self.disk.reader, lane, seq, &mut self.records);
+                        let one = dropped_one(self.disk.source.log(), lane, seq, &mut self.records);
                         note_dropped(&mut dropped, one);
                     }
                 }
@@ -265,8 +276,8 @@ impl Keeper {
                     break;
                 }
             }
-            let state = self.disk.reader.lane_state(lane).map_err(clear)?;
-            let gone = done_places(&self.disk.reader, lane).map_err(clear)?;
+            let state = self.disk.source.log().lane_state(lane).map_err(clear)?;
+            let gone = done_places(self.disk.source.log(), lane).map_err(clear)?;
             self.take_room(uplink as u32, &appends);
             settle(lane, state.head, gone, &done, &mut appends);
             self.write(appends, dropped).await;
@@ -290,7 +301,7 @@ impl Keeper {
     }
 
     fn put_back(&mut self, lane: LaneId, seq: Seq, appends: &mut AppendTray) -> Result<(), String> {
-        let record = read_one(&self.disk.reader, lane, seq, &mut self.records);
+        let record = read_one(self.disk.source.log(), lane, seq, &mut self.records);
         let record = record.ok_or_else(|| format!("message {seq} cannot be read"))?;
         let poison = Poison::decode(record.bytes).map_err(|error| format!("message {seq}: {error}"))?;
         if poison.expires.is_some_and(|at| at <= self.clock.now().timestamp) {
@@ -298,12 +309,18 @@ impl Keeper {
                 "message {seq} has expired: nobody would get it; drop it, or retry the others"
             ));
         }
-        if self.disk.reader.lane_state(poison.lane).is_err() {
+        if self.disk.source.log().lane_state(poison.lane).is_err() {
             return Err(format!("message {seq}: the lane it comes from is gone"));
         }
         let len = poison.record.len() as u32;
         let (enqueued, expires) = (poison.enqueued, poison.expires);
-        appends.writes.push(Write::Record { lane: poison.lane, len, enqueued, expires });
+        appends.writes.push(Write::Record {
+            lane: poison.lane,
+            len,
+            enqueued,
+            expires,
+            spill: SpillTicket(0),
+        });
         appends.bytes.extend_from_slice(poison.record);
         Ok(())
     }

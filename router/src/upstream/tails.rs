@@ -38,13 +38,15 @@ impl Tails {
 
     /// These lanes grew. Lanes of sessions are nobody's business here.
     pub(crate) fn grown(&self, lanes: &[(LaneId, Seq)]) {
-        if self.bells.is_empty() {
-            return;
+        if !self.bells.is_empty() {
+            lanes.iter().for_each(|(lane, _)| self.ring(*lane));
         }
-        for (lane, _) in lanes {
-            if let Some(bell) = self.bells.get(lane) {
-                bell.ring();
-            }
+    }
+
+    /// This lane grew.
+    pub(crate) fn ring(&self, lane: LaneId) {
+        if let Some(bell) = self.bells.get(&lane) {
+            bell.ring();
         }
     }
 }

@@ -13,9 +13,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 
-use broker::{AppendTray, Broker, Durability, Effects, Event, Peer, Plan, RecordRead, Request, Setup, SinkPlan, StateSpace, StoredSessions, WhenFull, Write};
+use broker::{
+    AppendTray, Broker, Durability, Effects, Event, Peer, Plan, RecordRead, Request, Setup, SinkPlan,
+    StateSpace, StoredSessions, WhenFull, Write,
+};
 use fuzz::{Choices, frame, write_seeds};
-use model::{ConnId, Instant, LaneId, Limits, Now, Priority, Qos, Seq, ShardId, Timestamp};
+use model::{ConnId, Instant, LaneId, Limits, Now, Priority, Qos, Seq, ShardId, SpillTicket, Timestamp};
 use routes::{RouteSpec, RouteTable};
 use wire::{
     AckKind, Connect, Disconnect, OutgoingPublish, Packet, PacketType, ReasonCode, Subscribe, Subscription,
@@ -88,6 +91,8 @@ struct Disk {
     state: BTreeMap<(StateSpace, Vec<u8>), Vec<u8>>,
     /// Bytes of the trays that are durable, by shard.
     bytes: Vec<u64>,
+    /// Everything is written at once here, so the last one that came is safe.
+    spilled: Vec<SpillTicket>,
     lanes_made: u32,
 }
 
@@ -114,7 +119,7 @@ impl Disk {
         }
     }
 
-    fn apply(&mut self, tray: &AppendTray) {
+    fn apply(&mut self, shard: usize, tray: &AppendTray) {
         let mut rest = &tray.bytes[..];
         let mut take = |len: u32| {
             let (head, tail) = rest.split_at(len as usize);
@@ -123,8 +128,9 @@ impl Disk {
         };
         for write in &tray.writes {
             match *write {
-                Write::Record { lane, len, expires, .. } => {
+                Write::Record { lane, len, expires, spill, .. } => {
                     let bytes = take(len);
+                    self.spilled[shard] = self.spilled[shard].max(spill);
                     if let Some(records) = self.lanes.get_mut(&lane) {
                         records.push(Record { expires, bytes });
                     }
@@ -180,7 +186,7 @@ impl World {
         let mut world = World {
             brokers: Vec::new(),
             effects: Vec::new(),
-            disk: Disk { bytes: vec![0; shards], ..Disk::default() },
+            disk: Disk { bytes: vec![0; shards], spilled: vec![SpillTicket(0); shards], ..Disk::default() },
             mail: (0..shards).map(|_| VecDeque::new()).collect(),
             clients: [Client::default(), Client::default()],
             now: Now { instant: Instant(1_000_000), timestamp: Timestamp(1_700_000_000_000) },
@@ -217,7 +223,8 @@ impl World {
                     let reasons = [ReasonCode::SUCCESS, ReasonCode::SUCCESS, ReasonCode::UNSPECIFIED_ERROR];
                     let kind = choices.pick(&kinds);
                     let reason = choices.pick(&reasons);
-                    let reason = if reason.is_allowed_in(kind.packet_type()) { reason } else { ReasonCode::SUCCESS };
+                    let reason =
+                        if reason.is_allowed_in(kind.packet_type()) { reason } else { ReasonCode::SUCCESS };
                     wire::encode_ack(&mut bytes, version, kind, id, reason);
                 }
             }
@@ -423,7 +430,7 @@ fn plan(which: usize) -> Plan {
     };
     Plan {
         sinks: table.sinks().iter().map(sink).collect(),
-        durabilities: vec![Durability::Disk; specs.len()],
+        durabilities: [Durability::Disk, Durability::Spill, Durability::Disk][..specs.len()].into(),
         table: Arc::new(table),
         ttl_millis: None,
     }
@@ -478,6 +485,7 @@ impl World {
     fn crash(&mut self) {
         self.disk.jobs.clear();
         self.disk.bytes.fill(0);
+        self.disk.spilled.fill(SpillTicket(0));
         self.mail.iter_mut().for_each(VecDeque::clear);
         self.brokers.clear();
         self.effects.clear();
@@ -524,9 +532,13 @@ impl World {
         let Some(job) = self.disk.jobs.pop_front() else { return false };
         match job {
             Job::Append { shard, tray } => {
-                self.disk.apply(&tray);
+                self.disk.apply(shard, &tray);
                 self.disk.bytes[shard] += tray.bytes.len() as u64;
-                let event = Event::Durable { up_to: tray.last, bytes: self.disk.bytes[shard] };
+                let event = Event::Durable {
+                    up_to: tray.last,
+                    bytes: self.disk.bytes[shard],
+                    spilled: self.disk.spilled[shard],
+                };
                 self.mail[shard].push_back(event);
             }
             Job::Advance(advances) => {

@@ -435,6 +435,29 @@ fn a_route_that_promises_memory_goes_on_until_memory_is_used_up() {
     assert_eq!(bench.disk.payloads(DEFAULT).len(), 5);
 }
 
+#[test]
+fn a_route_that_promises_spill_goes_on_while_fronts_take_its_messages() {
+    let mut plan = plan(&[("FROM \"up/#\" INTO $upstream", None, None)]);
+    plan.durabilities = vec![Durability::Spill];
+    let (mut bench, publisher, subscriber) = bench_with(plan, Limits::DEFAULT, Version::V5);
+    let once = bench.client("o", Version::V5, 0);
+    bench.connect(once);
+    bench.disk.fails = true;
+    bench.set_levels(Levels { fronts: [true].into(), ..no_writes() });
+    bench.publish(publisher, "up/a", "held", 1);
+    assert_eq!((bench.texts(subscriber), bench.brokers[0].withheld()), (vec!["held".to_owned()], 0));
+    // What must be written waits, and so does everything once no front takes it.
+    bench.publish_once(once, "up/a", "once", 1);
+    assert_eq!(bench.brokers[0].withheld(), 1);
+    bench.set_levels(no_writes());
+    bench.publish(publisher, "up/a", "waits", 2);
+    assert_eq!((bench.texts(subscriber).len(), bench.brokers[0].withheld()), (0, 2));
+    bench.disk.fails = false;
+    bench.set_levels(Levels::default());
+    bench.settle();
+    assert_eq!(bench.take(publisher), [Seen::PubAck(1), Seen::PubAck(2)]);
+}
+
 /// [MQTT-3.2.2-6]: who cannot be remembered is told, instead of filling memory with sessions to write.
 #[test]
 fn a_session_that_cannot_be_stored_is_refused_once_memory_is_used_up() {

@@ -76,6 +76,86 @@ fn a_route_that_promises_memory_does_not_wait_for_the_disk() {
     assert_eq!(bench.disk.payloads(DEFAULT), ["x"]);
 }
 
+/// Two publishers on a `spill` route whose front takes records.
+fn spilling() -> (Bench, [usize; 2]) {
+    let mut plan = uplink_plan();
+    plan.durabilities = vec![Durability::Spill];
+    let (mut bench, publisher) = bench(plan);
+    bench.disk.holds = true;
+    let other = bench.client("q", Version::V3, 0);
+    bench.connect(other);
+    (bench, [publisher, other])
+}
+
+#[test]
+fn a_route_that_promises_spill_waits_for_the_upstream_or_the_disk_whichever_is_first() {
+    let (mut bench, [publisher, other]) = spilling();
+    bench.publish(publisher, "t", "x", 1);
+    bench.publish(publisher, "t", "y", 2);
+    bench.publish(other, "t", "z", 1);
+    bench.settle();
+    assert_eq!((bench.take(publisher), bench.disk.payloads(DEFAULT)), (vec![], vec![]));
+    bench.upstream_takes(DEFAULT, 1);
+    bench.settle();
+    assert_eq!((bench.take(publisher), bench.take(other)), (vec![Seen::PubAck(1)], vec![]));
+    bench.write_front(DEFAULT);
+    bench.settle();
+    assert_eq!((bench.take(publisher), bench.take(other)), (vec![Seen::PubAck(2)], vec![Seen::PubAck(1)]));
+    assert_eq!(bench.disk.payloads(DEFAULT), ["y", "z"], "what was delivered is not written");
+    // Behind a backlog nothing is held.
+    bench.publish(publisher, "t", "again", 3);
+    bench.settle();
+    assert_eq!((bench.take(publisher), bench.disk.payloads(DEFAULT).len()), (vec![Seen::PubAck(3)], 3));
+}
+
+#[test]
+fn a_message_of_qos_2_on_a_spill_route_is_on_disk_before_its_pubrec() {
+    let (mut bench, [publisher, _]) = spilling();
+    bench.publish(publisher, "t", "before", 1);
+    bench.publish_once(publisher, "t", "once", 2);
+    bench.settle();
+    // In order: what stands in the front of the lane is written before it.
+    assert_eq!(bench.disk.payloads(DEFAULT), ["before", "once"]);
+    assert_eq!(bench.take(publisher), [Seen::PubAck(1), Seen::PubRec(2)]);
+}
+
+#[test]
+fn who_waits_for_the_upstream_holds_back_nobody_who_waits_for_the_disk() {
+    let (mut bench, [publisher, other]) = spilling();
+    let mut plan =
+        plan(&[("FROM \"a/#\" INTO $upstream", None, None), ("FROM \"b/#\" INTO $upstream", Some(0), None)]);
+    plan.durabilities = vec![Durability::Spill, Durability::Disk];
+    bench.replace_plan(plan);
+    bench.publish(publisher, "a/1", "x", 1);
+    bench.publish(other, "b/1", "y", 1);
+    bench.settle();
+    assert_eq!((bench.take(publisher), bench.take(other)), (vec![], vec![Seen::PubAck(1)]));
+    // Its own next one waits for its turn [MQTT-4.6.0-2].
+    bench.publish(publisher, "b/1", "z", 2);
+    bench.settle();
+    assert_eq!((bench.take(publisher), bench.disk.payloads(URGENT)), (vec![], vec!["y".into(), "z".into()]));
+    bench.upstream_takes(DEFAULT, 1);
+    bench.settle();
+    assert_eq!(bench.take(publisher), [Seen::PubAck(1), Seen::PubAck(2)]);
+}
+
+#[test]
+fn the_strictest_promise_of_all_ways_holds() {
+    use Durability::{Disk, Memory, Spill};
+    for (ways, strictest) in [([Spill, Memory], Spill), ([Memory, Spill], Spill), ([Spill, Disk], Disk)] {
+        let specs = [("FROM /* INTO $upstream", None, None), ("FROM /* INTO uplink(\"x\")", None, None)];
+        let mut plan = plan(&specs);
+        plan.durabilities = ways.into();
+        let (mut bench, publisher) = bench(plan);
+        bench.disk.holds = true;
+        bench.publish(publisher, "t", "x", 1);
+        bench.settle();
+        let is_written = strictest == Disk;
+        assert_eq!(bench.take(publisher).is_empty(), !is_written, "{ways:?}");
+        assert_eq!(bench.disk.payloads(DEFAULT).is_empty(), !is_written, "{ways:?}");
+    }
+}
+
 #[test]
 fn an_uplink_gets_a_message_once_on_the_most_urgent_of_all_ways() {
     for specs in [

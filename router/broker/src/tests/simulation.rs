@@ -126,6 +126,8 @@ struct World {
     messages: u32,
     /// Payloads that were refused.
     refused: BTreeSet<String>,
+    /// Payloads that were acknowledged and go to the upstream.
+    promised: BTreeSet<String>,
 }
 
 impl World {
@@ -148,8 +150,10 @@ impl World {
             specs.push(("FROM /* INTO $upstream", None, None));
         }
         let mut plan = super::routing::plan(&specs);
-        if random.one_in(4) {
-            plan.durabilities.fill(Durability::Memory);
+        match random.below(6) {
+            0 => plan.durabilities.fill(Durability::Memory),
+            1..=3 => plan.durabilities.fill(Durability::Spill),
+            _ => {}
         }
         let policy = if random.one_in(4) { WhenFull::DropNewest } else { WhenFull::Refuse };
         for sink in &mut plan.sinks {
@@ -187,12 +191,28 @@ impl World {
         let visitors = (0..3)
             .map(|number| (client(format!("v{number}-"), &mut random), Order::default(), Latest::default()));
         let visitors = visitors.collect();
-        World { bench, random, publishers, subscribers, visitors, messages: 0, refused: BTreeSet::new() }
+        World {
+            bench,
+            random,
+            publishers,
+            subscribers,
+            visitors,
+            messages: 0,
+            refused: BTreeSet::new(),
+            promised: BTreeSet::new(),
+        }
     }
 
     fn step(&mut self) {
-        match self.random.below(22) {
+        match self.random.below(24) {
             0..=5 => self.publish(),
+            21 => self.upstream(),
+            22 => {
+                self.bench.disk.holds = !self.random.one_in(4);
+                if !self.bench.disk.holds || self.random.one_in(4) {
+                    self.bench.write_front(UPLINK);
+                }
+            }
             6 => self.come_or_go_publisher(),
             7..=8 => self.come_or_go_subscriber(),
             9..=11 => self.acknowledge(),
@@ -222,8 +242,9 @@ impl World {
         if self.random.one_in(2) {
             return;
         }
+        let fronts = [self.random.one_in(2)].into();
         let mut level = || [Level::Roomy, Level::FullForOrdinary, Level::FullForUrgent][self.random.below(3)];
-        let levels = Levels { takes_writes: true, store: level(), uplinks: [level()].into() };
+        let levels = Levels { takes_writes: true, store: level(), uplinks: [level()].into(), fronts };
         self.bench.disk.fails = self.random.one_in(3);
         self.bench.say_levels(match self.random.one_in(3) {
             true => Levels::default(),
@@ -377,6 +398,14 @@ impl World {
         self.bench.deliver_some_mail(&mut self.random);
     }
 
+    fn upstream(&mut self) {
+        let count = self.random.below(8);
+        self.bench.upstream_takes(UPLINK, count);
+        if self.bench.disk.holds && self.random.one_in(2) {
+            self.bench.upstream_takes(UPLINK, 1_000);
+        }
+    }
+
     /// Somebody sets the clock, by ten minutes at most.
     fn jump(&mut self) {
         let millis = self.random.below(600_000) as u64;
@@ -454,14 +483,14 @@ impl World {
                 }
                 let drops =
                     |sink: &SinkPlan| matches!(sink, SinkPlan::Lanes { when_full: WhenFull::DropNewest, .. });
-                if self.bench.plan.durabilities.get(1) == Some(&Durability::Disk)
-                    && !self.bench.plan.sinks.iter().any(drops)
-                {
-                    assert!(
-                        self.bench.disk.payloads(UPLINK).contains(&sent.payload),
-                        "{} is not in the lane",
-                        sent.payload
-                    );
+                let promised = self.bench.plan.durabilities.get(1).filter(|it| **it != Durability::Memory);
+                if promised.is_some() && !self.bench.plan.sinks.iter().any(drops) {
+                    // What expired while a publisher waits for its upstream is nobody's any more, but none does here.
+                    let disk = &self.bench.disk;
+                    let is_safe = disk.payloads(UPLINK).contains(&sent.payload)
+                        || promised == Some(&Durability::Spill) && disk.upstream.contains(&sent.payload);
+                    assert!(is_safe, "{} is acknowledged and nowhere", sent.payload);
+                    self.promised.insert(sent.payload.clone());
                 }
                 if once {
                     publisher.released += 1;
@@ -555,6 +584,8 @@ impl World {
         }
         self.bench.disk.fails = false;
         self.bench.say_levels(Levels::default());
+        self.bench.settle();
+        self.bench.write_front(UPLINK);
         self.make_room();
         for at in 0..self.publishers.len() {
             // What was refused is taken now.
@@ -564,6 +595,9 @@ impl World {
             }
         }
         self.make_room();
+        for payload in &self.promised {
+            assert!(self.bench.disk.upstream.contains(payload), "{payload} was acknowledged and never came");
+        }
         assert!(self.bench.rooms.waiting(0).is_none_or(|bytes| bytes == 0), "all room is given back");
         for (_, publisher) in &self.publishers {
             assert!(!publisher.connected || publisher.waiting.is_empty(), "nobody waits once there is room");
@@ -611,7 +645,7 @@ impl World {
                 assert!(!self.refused.contains(payload.unwrap()), "{key} was refused and delivered");
             }
         }
-        for payload in self.bench.disk.payloads(UPLINK) {
+        for payload in self.bench.disk.payloads(UPLINK).into_iter().chain(self.bench.disk.upstream.clone()) {
             assert!(!self.refused.contains(&payload), "{payload} was refused and is in the lane");
         }
         let contents: Vec<_> = self.bench.brokers.iter().map(|broker| broker.retained.contents()).collect();

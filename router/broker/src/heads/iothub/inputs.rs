@@ -110,7 +110,8 @@ impl Broker {
             Envelope { topic, qos: Qos::AtLeastOnce, retain: false, properties: &[], ..selected.envelope };
         let publication = Publication { envelope, expires, hub: None, ..*selected };
         let is_sent = match plan.durability(found.route) {
-            Durability::Disk => self.publish(&publication, promise, effects),
+            // The queue of a module is on the disk, and nothing of it stays in memory: there is no front.
+            Durability::Disk | Durability::Spill => self.publish(&publication, promise, effects),
             Durability::Memory => self.publish(&publication, &mut Promise::default(), effects),
         };
         if is_sent {

@@ -1,0 +1,146 @@
+//! A front by itself; with an uplink, a log and crashes around it: `uplink::tests::simulation`.
+
+use super::*;
+
+fn seq(number: u64) -> Seq {
+    Seq::new(number).unwrap()
+}
+
+const OWNER: ShardId = ShardId(0);
+
+fn held(number: u64, expires: Option<u64>) -> Held {
+    let bytes = format!("message {number}").into_bytes().into();
+    let came = (Timestamp(number), expires.map(Timestamp));
+    Held::new(bytes, came, Instant(number * 1_000), (OWNER, SpillTicket(number)))
+}
+
+fn progress(head: u64, read_to: u64, log_end: u64) -> Progress {
+    let (head, read_to, log_end) = (seq(head), seq(read_to), seq(log_end));
+    Progress { link_up: true, read_to, head, log_end, writing: false }
+}
+
+/// A front of a lane with ten delivered messages, and three more in it.
+fn front() -> Front {
+    let mut front = Front::new(seq(11), 500);
+    for number in 1..=3 {
+        assert_eq!(front.admits(&progress(11, 11, 11)), Ok(()));
+        assert_eq!(front.push(held(number, None), seq(11)), seq(10 + number));
+    }
+    front.invariants();
+    front
+}
+
+fn read(front: &mut Front, from: u64, messages_max: usize, now: u64) -> Option<(u64, Vec<u64>, u64)> {
+    let mut given = Vec::new();
+    let (next, expired) = front.read(seq(from), (messages_max, 1_000), Timestamp(now), &mut given)?;
+    Some((next.get(), given.iter().map(|it| it.seq.get()).collect(), expired))
+}
+
+#[test]
+fn what_is_delivered_leaves_unwritten_and_says_whose_it_was() {
+    let mut front = front();
+    let mut done = Vec::new();
+    let left = front.delivered(seq(13), |(_, ticket)| done.push(ticket.0));
+    assert_eq!((left.messages, left.expired, done), (2, 0, vec![1, 2]));
+    assert_eq!((front.first(), front.end(), front.messages()), (seq(13), seq(14), 1));
+    front.delivered(seq(14), |_| {});
+    assert_eq!((front.bytes(), front.is_empty()), (0, true));
+    assert_eq!(
+        front.push(held(4, None), seq(11)),
+        seq(14),
+        "a log that has not heard of it gives no place again"
+    );
+    front.invariants();
+}
+
+#[test]
+fn a_front_gives_what_it_has_from_a_place_on() {
+    let mut front = front();
+    assert_eq!(read(&mut front, 11, 9, 0), Some((14, vec![11, 12, 13], 0)));
+    assert_eq!(read(&mut front, 12, 1, 0), Some((13, vec![12], 0)));
+    assert_eq!(read(&mut front, 10, 9, 0), None, "that is in the log");
+    assert_eq!(read(&mut front, 14, 9, 0), None, "that is still to come");
+}
+
+#[test]
+fn what_has_expired_is_passed_over_and_counted_once() {
+    let mut front = front();
+    front.push(held(4, Some(100)), seq(11));
+    front.push(held(5, None), seq(11));
+    assert_eq!(read(&mut front, 13, 9, 99), Some((16, vec![13, 14, 15], 0)));
+    assert_eq!(read(&mut front, 13, 9, 100), Some((16, vec![13, 15], 1)));
+    assert_eq!(read(&mut front, 14, 9, 100), Some((16, vec![15], 0)));
+    let left = front.delivered(seq(16), |_| {});
+    assert_eq!((left.messages, left.expired, left.expired_bytes), (5, 1, "message 4".len() as u64));
+}
+
+#[test]
+fn it_is_written_when_it_is_late_or_the_link_is_down() {
+    let mut front = front();
+    assert_eq!(front.due_at(), Some(Instant(501_000)));
+    assert_eq!(front.is_due(true, Instant(500_999)), None);
+    assert_eq!(front.is_due(true, Instant(501_000)), Some(Why::Late));
+    assert_eq!(front.is_due(false, Instant(0)), Some(Why::LinkDown));
+    front.close();
+    assert_eq!((front.is_due(false, Instant(u64::MAX)), front.due_at()), (None, None), "it is on its way");
+    front.delivered(seq(14), |_| {});
+    assert_eq!(front.is_due(false, Instant(u64::MAX)), None, "nothing is here");
+}
+
+#[test]
+fn what_is_written_leaves_after_the_log_has_it_and_comes_again_if_it_has_not() {
+    let mut front = front();
+    assert!(front.to_stage().is_none(), "an open front stays");
+    front.close();
+    let stage = |front: &mut Front| {
+        let mut staged = Vec::new();
+        while let Some((seq, _)) = front.to_stage() {
+            staged.push(seq.get());
+            front.staged();
+        }
+        staged
+    };
+    assert_eq!(stage(&mut front), [11, 12, 13]);
+    assert_eq!(read(&mut front, 11, 9, 0), Some((14, vec![11, 12, 13], 0)), "never not");
+    front.start_over();
+    front.delivered(seq(12), |_| {});
+    assert_eq!(stage(&mut front), [12, 13]);
+    let mut left = Vec::new();
+    front.written(seq(14), |seq, held, expired| left.push((seq.get(), held.owner.1.0, expired)));
+    assert_eq!(left, [(12, 2, false), (13, 3, false)]);
+    assert!(front.is_empty() && front.is_closed());
+    front.invariants();
+}
+
+/// A backlog in the log would only make the front wait behind it; what is on its way does not count as one.
+#[test]
+fn a_closed_front_opens_once_the_uplink_has_caught_up() {
+    let mut front = front();
+    front.close();
+    while front.to_stage().is_some() {
+        front.staged();
+    }
+    front.written(seq(14), |_, _, _| {});
+    assert_eq!(front.admits(&progress(13, 14, 14)), Err(Why::Backlog), "not delivered");
+    // Meanwhile more was written, in two groups.
+    front.written(seq(20), |_, _, _| {});
+    front.written(seq(25), |_, _, _| {});
+    assert_eq!(front.admits(&progress(14, 19, 25)), Err(Why::Backlog), "delivered, and not read");
+    assert_eq!(front.admits(&Progress { link_up: false, ..progress(14, 20, 25) }), Err(Why::LinkDown));
+    assert_eq!(front.admits(&progress(14, 20, 25)), Err(Why::Backlog), "who closed it last, decides");
+    let until = 25;
+    assert_eq!(front.admits(&Progress { writing: true, ..progress(until, 25, 25) }), Err(Why::Order));
+    assert_eq!(front.admits(&progress(until, 25, 25)), Ok(()));
+    assert_eq!(front.push(held(9, None), seq(25)), seq(25));
+    front.invariants();
+}
+
+#[test]
+fn what_passes_it_by_closes_it_until_that_is_delivered() {
+    let mut front = Front::new(seq(1), 500);
+    assert_eq!(front.admits(&progress(1, 1, 1)), Ok(()));
+    front.passed_by(seq(1));
+    front.written(seq(2), |_, _, _| {});
+    assert_eq!(front.admits(&progress(1, 2, 2)), Err(Why::Backlog));
+    assert_eq!(front.admits(&progress(2, 2, 2)), Ok(()));
+}
