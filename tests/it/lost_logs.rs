@@ -102,6 +102,8 @@ fn a_bit_that_flips_in_an_older_log_is_noticed_and_the_rest_serves_after_a_repai
     bytes[at] ^= 8;
     fs::write(log, bytes).expect("a file");
     expect_a_repair_to_be_needed(&setup, &router.store());
+    let set_aside = fs::read(router.store().join("quarantine").join(log.file_name().expect("it has a name")));
+    assert!(set_aside.is_ok_and(|kept| kept.len() > at), "the damaged log is kept as it is");
     router.start_again();
     proxy.mend();
     until("the lane to drain", || (router.backlog() == 0).then_some(()));

@@ -160,6 +160,9 @@ fn repair(path: &Path, out: &mut impl Write) -> Result<Exit, Failed> {
         log.state_delete(GATEWAY, b"incarnation")?;
         log.close()?;
     }
+    if repaired.assumed_format {
+        writeln!(out, "the note of its format was lost; it was read as the format that its marker names")?;
+    }
     if repaired.state_gaps > 0 {
         writeln!(
             out,

@@ -85,8 +85,9 @@ impl Engine {
     }
 
     /// Opens a copy of a database whose write-ahead logs are missing or damaged, with whatever can be read of them. Only a
-    /// database that is opened for writing forgets which logs there should be; so it must be a copy.
-    pub(crate) fn open_without_logs(options: &Options, path: &Path) -> Result<Engine, OpenError> {
+    /// database that is opened for writing forgets which logs there should be; so it must be a copy. Also says whether its
+    /// format is known: the first log has it until it is written out; then the marker of the store alone has it.
+    pub(crate) fn open_without_logs(options: &Options, path: &Path) -> Result<(Engine, bool), OpenError> {
         let mut tolerant = database_options(options);
         tolerant.set_paranoid_checks(false);
         tolerant.set_track_and_verify_wals_in_manifest(false);
@@ -94,11 +95,12 @@ impl Engine {
         let db = DB::open_cf_descriptors(&tolerant, path, families(options))
             .map_err(|e| OpenError::from_engine(&options.path, e))?;
         let engine = Engine { db, counting: None };
-        match engine.check_format(&options.path) {
-            // The log that is lost had it; the marker beside the database has said that the format is known.
-            Ok(()) | Err(OpenError::Corrupt { .. }) => Ok(engine),
-            Err(error) => Err(error),
+        let format = engine.db.get_cf(engine.family(FAMILY_META), KEY_FORMAT);
+        let has_format = format.map_err(|e| OpenError::from_engine(&options.path, e))?.is_some();
+        if has_format {
+            engine.check_format(&options.path)?;
         }
+        Ok((engine, has_format))
     }
 
     /// Makes a database of the sorted files and logs in a directory, and opens it for reading. What it lacks is missing

@@ -29,6 +29,7 @@ mod record;
 mod recovery;
 mod repair;
 mod retention;
+mod salvage;
 mod staging;
 mod stats;
 

@@ -1,7 +1,8 @@
 //! Damaged data is set aside, as it is, for whoever wants to look into it: never read again, never in the way.
 //!
 //! Knows: the directory `quarantine` and its bound. May use: `engine`, `keys`. Never: decides what is damaged.
-//! In:  a range of places. Out: one file with the blocks as RocksDB gives them, or the sorted file that it cannot read.
+//! In:  a range of places. Out: one file with the blocks as RocksDB gives them, or the sorted file that it cannot read;
+//! of a log with damage, the log.
 //! Invariant: the directory holds at most `Options::quarantine_bytes_max`; what is more is not kept.
 //!
 //! A `.blocks` file: for each block the length of its key and of its value, u32 little endian each, then key and value.
@@ -50,6 +51,20 @@ pub(crate) fn set_aside(
         kept += keep_files(engine, &directory, room.saturating_sub(kept), lane, from, up_to)?;
     }
     Ok(kept)
+}
+
+/// Keeps a write-ahead log with damage, as it is; 0 if there is no room.
+pub(crate) fn keep_log(root: &Path, bytes_max: u64, name: &str, log: &[u8]) -> io::Result<u64> {
+    let directory = root.join(QUARANTINE);
+    if log.len() as u64 > bytes_max.saturating_sub(bytes_in(&directory)) {
+        return Ok(0);
+    }
+    fs::create_dir_all(&directory)?;
+    // After a repair RocksDB counts from the beginning, so an earlier one may have this name.
+    let names = std::iter::once(name.to_owned()).chain((1..).map(|number| format!("{number}-{name}")));
+    let mut paths = names.map(|name| directory.join(name)).filter(|path| !path.exists());
+    fs::write(paths.next().expect("there are few files here"), log)?;
+    Ok(log.len() as u64)
 }
 
 /// The blocks of a range as they are, at most `room` bytes of them; and whether RocksDB could read all of them.

@@ -1,7 +1,8 @@
 //! A store with damage that RocksDB does not work around is written anew: everything that can be read goes into a fresh
 //! database beside the old one, then they change places.
 //!
-//! Knows: how to step over what cannot be read. May use: `engine`, `keys`, `block`, `read`, `quarantine`. Never: guesses.
+//! Knows: how to step over what cannot be read. May use: `engine`, `keys`, `block`, `read`, `quarantine`,
+//! `salvage`. Never: guesses.
 //! In:  a directory that nobody else has. Out: a store that opens, and the ranges that are lost.
 //! Invariant: until the new database is complete and synced the old one is untouched; a crash leaves one or the other, or
 //! a change of places that the next opening finishes. Cost: reads and writes all live data once, and needs its room.
@@ -20,6 +21,7 @@ use crate::options::Options;
 use crate::quarantine;
 use crate::read::readable_from;
 use crate::record::seq;
+use crate::salvage::salvage;
 use model::{LaneId, Seq};
 use rocksdb::WriteBatch;
 use std::collections::BTreeMap;
@@ -52,6 +54,8 @@ pub struct Repaired {
     pub lost_log: Option<String>,
     /// Lanes whose name was lost with it: they are kept as `found/NUMBER`.
     pub found_lanes: u64,
+    /// The database had lost the note of its format: it was read as the format that the marker of the store names.
+    pub assumed_format: bool,
 }
 
 /// Writes a store anew that is not in use. Fails without having changed anything if it is locked, newer, no store, if its
@@ -71,7 +75,12 @@ pub(crate) fn rebuild(options: &Options, home: &Home) -> Result<Repaired, OpenEr
     {
         let old = match &repaired.lost_log {
             None => Engine::open_damaged(options, &home.engine_path())?,
-            Some(_) => open_copy(options, home)?,
+            Some(_) => {
+                let copy = copy_files(options, home, &mut repaired.set_aside_bytes).map_err(io)?;
+                let (engine, has_format) = Engine::open_without_logs(options, &copy)?;
+                repaired.assumed_format = !has_format;
+                engine
+            }
         };
         let new = Engine::open(options, &new_path, true)?;
         let copied = Copy { options, old: &old, new: &new, repaired: &mut repaired, files: None }.run();
@@ -112,49 +121,43 @@ fn lost_log(options: &Options, home: &Home) -> Result<Option<String>, OpenError>
     })
 }
 
-/// Opens a copy with all logs that are there. RocksDB does not get over every damage in one: then the copy is made anew
-/// without the log that stands in the way, or, where several do, without any; sorted files are there in any case.
-fn open_copy(options: &Options, home: &Home) -> Result<Engine, OpenError> {
-    let io = |error| OpenError::from_io(home.root(), error);
-    let mut logs = Vec::new();
-    for entry in fs::read_dir(home.engine_path()).map_err(io)? {
-        let name = entry.map_err(io)?.file_name();
-        if Path::new(&name).extension().is_some_and(|kind| kind == "log") {
-            logs.push(name);
-        }
-    }
-    logs.sort();
-    let one_missing = logs.iter().map(std::slice::from_ref);
-    let mut last = None;
-    for left_out in std::iter::once(&[][..]).chain(one_missing).chain([&logs[..]]) {
-        match Engine::open_without_logs(options, &copy_files(home, left_out).map_err(io)?) {
-            Err(error @ OpenError::Corrupt { .. }) => last = Some(error),
-            result => return result,
-        }
-    }
-    Err(last.expect("there is always a first attempt"))
-}
-
-/// Makes the copy, anew if there is one.
-fn copy_files(home: &Home, left_out: &[std::ffi::OsString]) -> std::io::Result<PathBuf> {
+/// Makes the copy: of logs, what is whole. One with damage goes into `quarantine` as it is, if there is room.
+fn copy_files(options: &Options, home: &Home, set_aside_bytes: &mut u64) -> std::io::Result<PathBuf> {
     let copy = home.root().join(COPY);
-    if copy.exists() {
-        fs::remove_dir_all(&copy)?;
-    }
     fs::create_dir(&copy)?;
+    let mut paths = Vec::new();
     for entry in fs::read_dir(home.engine_path())? {
-        let path = entry?.path();
+        paths.push(entry?.path());
+    }
+    let newest = paths.iter().filter_map(|path| log_number(path)).max();
+    for path in paths {
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
         // Its lock, and its diary of the first letters LOG.
-        if name.starts_with("LO") || !path.is_file() || left_out.iter().any(|it| it == name) {
+        if name.starts_with("LO") || !path.is_file() {
             continue;
         }
-        match name.ends_with(".sst") {
-            true => fs::hard_link(&path, copy.join(name))?,
-            false => drop(fs::copy(&path, copy.join(name))?),
+        if let Some(number) = log_number(&path) {
+            let log = fs::read(&path)?;
+            let salvaged = salvage(&log, number);
+            fs::write(copy.join(name), salvaged.bytes)?;
+            // The end of the newest may be torn by a crash, as any other end may not.
+            if salvaged.is_damaged || salvaged.is_torn && newest != Some(number) {
+                // Without room, or on a disk that refuses, there is no copy.
+                *set_aside_bytes +=
+                    quarantine::keep_log(home.root(), options.quarantine_bytes_max, name, &log).unwrap_or(0);
+            }
+        } else if name.ends_with(".sst") {
+            fs::hard_link(&path, copy.join(name))?;
+        } else {
+            fs::copy(&path, copy.join(name))?;
         }
     }
     Ok(copy)
+}
+
+/// Which write-ahead log it is, if it is one.
+fn log_number(path: &Path) -> Option<u32> {
+    path.file_name()?.to_str()?.strip_suffix(".log")?.parse().ok()
 }
 
 /// Finishes a change of places that a crash cut in two: the old database is out, the new one is not in.
