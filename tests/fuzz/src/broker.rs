@@ -433,6 +433,7 @@ fn plan(which: usize) -> Plan {
         durabilities: [Durability::Disk, Durability::Spill, Durability::Disk][..specs.len()].into(),
         table: Arc::new(table),
         ttl_millis: None,
+        keeps_user: false,
     }
 }
 
