@@ -94,6 +94,17 @@ impl Pool {
         texts
     }
 
+    /// A message of each, sent and answered: their links are up, with such windows.
+    fn introduce(&mut self, identities: [&str; 2], window: u16) {
+        identities.into_iter().for_each(|sender| self.publish(sender));
+        self.opens();
+        for identity in identities {
+            self.up(identity, window);
+            self.sent(identity);
+            self.take_all(identity);
+        }
+    }
+
     /// Answers everything that a link was sent.
     fn take_all(&mut self, identity: &str) {
         for written in std::mem::take(self.open.get_mut(identity).expect("it was up")) {
@@ -157,13 +168,7 @@ fn a_link_that_is_down_holds_back_its_own_identity_alone() {
 #[test]
 fn what_was_in_flight_on_a_lost_link_is_sent_again_in_order_and_nothing_else_is() {
     let mut pool = Pool::new(pool_rules());
-    ["a", "b"].into_iter().for_each(|sender| pool.publish(sender));
-    pool.opens();
-    for identity in ["a", "b"] {
-        pool.up(identity, 8);
-        pool.sent(identity);
-        pool.take_all(identity);
-    }
+    pool.introduce(["a", "b"], 8);
     ["a", "b", "a", "b"].into_iter().for_each(|sender| pool.publish(sender));
     assert_eq!(
         (pool.sent("a"), pool.sent("b")),
@@ -183,13 +188,7 @@ fn what_was_in_flight_on_a_lost_link_is_sent_again_in_order_and_nothing_else_is(
 #[test]
 fn a_full_link_makes_the_lane_wait_and_one_that_does_not_answer_does_not() {
     let mut pool = Pool::new(pool_rules());
-    ["a", "b"].into_iter().for_each(|sender| pool.publish(sender));
-    pool.opens();
-    for identity in ["a", "b"] {
-        pool.up(identity, 1);
-        pool.sent(identity);
-        pool.take_all(identity);
-    }
+    pool.introduce(["a", "b"], 1);
     ["a", "a", "b"].into_iter().for_each(|sender| pool.publish(sender));
     assert_eq!(pool.sent("a"), ["a3"]);
     assert_eq!(pool.sent("b"), [""; 0], "in order, for the moment");
@@ -250,13 +249,7 @@ fn a_link_that_ends_before_anything_is_answered_is_opened_more_and_more_rarely()
 #[test]
 fn a_link_that_is_slow_and_steady_does_not_give_its_lane_its_pace() {
     let mut pool = Pool::new(pool_rules());
-    ["a", "b"].into_iter().for_each(|sender| pool.publish(sender));
-    pool.opens();
-    for identity in ["a", "b"] {
-        pool.up(identity, 1);
-        pool.sent(identity);
-        pool.take_all(identity);
-    }
+    pool.introduce(["a", "b"], 1);
     (0..20).for_each(|_| pool.publish("a"));
     pool.publish("b");
     let mut waited = 0;
@@ -272,13 +265,7 @@ fn a_link_that_is_slow_and_steady_does_not_give_its_lane_its_pace() {
 #[test]
 fn a_link_that_was_stuck_goes_on_in_order_once_it_answers() {
     let mut pool = Pool::new(pool_rules());
-    ["a", "b"].into_iter().for_each(|sender| pool.publish(sender));
-    pool.opens();
-    for identity in ["a", "b"] {
-        pool.up(identity, 1);
-        pool.sent(identity);
-        pool.take_all(identity);
-    }
+    pool.introduce(["a", "b"], 1);
     ["a", "a", "a", "b"].into_iter().for_each(|sender| pool.publish(sender));
     assert_eq!(pool.sent("a"), ["a3"]);
     pool.pass(3_000);
