@@ -78,6 +78,8 @@ pub(crate) async fn play(
         format!("uplink.cloud.server_name=\"{HOST}\""),
         format!("uplink.cloud.ca={ca:?}"),
         "uplink.cloud.children=\"on-behalf-of\"".to_owned(),
+        // The load has no users.
+        "uplink.cloud.speakers=[\"*\"]".to_owned(),
         "uplink.cloud.backoff_max_ms=1000".to_owned(),
         format!("limits.uplink_links_max={}", identities + 8),
         format!("limits.uplink_waiting_senders_max={}", identities * 2),

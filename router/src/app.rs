@@ -543,7 +543,7 @@ fn plan(config: &Config, reader: &store::Reader) -> Plan {
         Durability::Spill => broker::Durability::Spill,
         Durability::Memory => broker::Durability::Memory,
     });
-    let keeps_user = config.uplinks.iter().any(|uplink| uplink.topics.ask_for_user());
+    let keeps_user = config.uplinks.iter().any(|uplink| uplink.asks_for_user());
     Plan { sinks, durabilities: durabilities.collect(), table, keeps_user, ttl_millis: None }
 }
 

@@ -147,6 +147,8 @@ struct UplinkReport {
     poisoned: u64,
     dropped: u64,
     missing_fields: u64,
+    /// Messages moved aside because they say they are from somebody who their publisher is not.
+    foreign_senders: u64,
     properties_dropped: u64,
     failovers: u64,
     /// Links that are up, where identities have their own.
@@ -402,6 +404,7 @@ fn uplink_report(name: &str, status: &LinkStatus, room: &'static str) -> UplinkR
         poisoned: load(&status.poisoned),
         dropped: load(&status.poison_dropped) + load(&status.dropped_expired) + load(&status.dropped_damaged),
         missing_fields: load(&status.missing_fields),
+        foreign_senders: load(&status.foreign_senders),
         properties_dropped: load(&status.poorer),
         failovers: load(&status.failovers),
         links: load(&status.links),

@@ -241,7 +241,7 @@ fn uplinks(registry: &mut Registry, overview: &Overview) {
         "Messages dropped from the poison lane",
         poison_dropped.clone(),
     );
-    let more: [(_, CountOf); 9] = [
+    let more: [(_, CountOf); 10] = [
         (of_uplinks(registry, "uplink_failovers", "How often another address was taken"), |it| &it.failovers),
         (
             of_uplinks(
@@ -250,6 +250,14 @@ fn uplinks(registry: &mut Registry, overview: &Overview) {
                 "Messages moved aside because a template needs what they have not",
             ),
             |it| &it.missing_fields,
+        ),
+        (
+            of_uplinks(
+                registry,
+                "uplink_foreign_senders",
+                "Messages moved aside because their topic names a sender who their publisher is not",
+            ),
+            |it| &it.foreign_senders,
         ),
         (
             of_uplinks(

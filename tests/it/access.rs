@@ -47,7 +47,7 @@ impl Files {
 }
 
 /// Runs `millrace passwd` with a password on standard input: what it printed, or what it complained about.
-fn passwd(file: &Path, user: &str, password: &str, more: &[&str]) -> Result<String, String> {
+pub(crate) fn passwd(file: &Path, user: &str, password: &str, more: &[&str]) -> Result<String, String> {
     let mut command = Command::new(millrace());
     let cheap: &[&str] =
         if more.contains(&"--memory-kib") { &[] } else { &["--memory-kib", "8", "--passes", "1"] };
@@ -60,7 +60,7 @@ fn passwd(file: &Path, user: &str, password: &str, more: &[&str]) -> Result<Stri
     if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
 }
 
-fn as_user(mut connect: Connect, user: &str, password: &str) -> Connect {
+pub(crate) fn as_user(mut connect: Connect, user: &str, password: &str) -> Connect {
     (connect.user_name, connect.password) = (Some(user.to_owned()), Some(password.as_bytes().to_vec()));
     connect
 }

@@ -43,6 +43,8 @@ impl Cloud {
         Setup::new()
             .set("gateway.name", "gw1")
             .set("uplink.cloud.kind", "iothub")
+            // These tests publish for everybody as one client; `cloud_senders` asks who may.
+            .set("uplink.cloud.speakers", r#"["*"]"#)
             .set(
                 "uplink.cloud.url",
                 format!("mqtts://{}:{}", self.hub.host(), self.hub.mqtt_address().port()),

@@ -165,6 +165,13 @@ pub struct Uplink {
     pub when_full: WhenFull,
 }
 
+impl Uplink {
+    /// Whether messages there depend on who their publishers have logged in as.
+    pub(crate) fn asks_for_user(&self) -> bool {
+        self.hub.is_some() || self.topics.ask_for_user()
+    }
+}
+
 /// What happens to messages for an uplink when its budget, or that of the store, is used up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WhenFull {

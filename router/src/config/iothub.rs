@@ -3,6 +3,7 @@
 //! Knows: the keys of `[uplink.NAME]` for `kind = "iothub"`. In: a `Judge`. Out: one `IotHub`; keys that are about other
 //! kinds are mistakes, as are its own beside another kind.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use hub::HubId;
@@ -37,10 +38,21 @@ pub struct IotHub {
     pub on_behalf_of: bool,
     /// Children with keys or certificates of their own, ordered by id.
     pub children: Vec<Child>,
+    /// Who may speak for others.
+    pub speakers: Speakers,
     /// How long a child's link may be idle.
     pub link_idle_millis: u64,
     /// How long a link may leave everything unanswered.
     pub answer_millis: u64,
+}
+
+/// Who may say by a topic that a message is from somebody else than its publisher.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Speakers {
+    /// These users; mostly nobody.
+    Users(BTreeSet<String>),
+    /// Whoever is let publish there.
+    Anyone,
 }
 
 /// A device or module with a link of its own.
@@ -79,7 +91,7 @@ fn others() -> [&'static Key; 11] {
 }
 
 /// Keys that are for IoT Hub alone.
-fn own() -> [&'static Key; 9] {
+fn own() -> [&'static Key; 10] {
     [
         &kinds::UPLINK_CONNECTION_STRING,
         &kinds::UPLINK_HUB,
@@ -88,6 +100,7 @@ fn own() -> [&'static Key; 9] {
         &kinds::UPLINK_SHARED_ACCESS_KEY,
         &kinds::UPLINK_TOKEN_SECS,
         &kinds::UPLINK_CHILDREN,
+        &kinds::UPLINK_SPEAKERS,
         &kinds::UPLINK_LINK_IDLE_SECS,
         &kinds::UPLINK_ANSWER_SECS,
     ]
@@ -102,6 +115,7 @@ pub(super) fn refuse(judge: &mut Judge<'_>, name: &str) {
 /// the gateway of `[edge]`, if that has an IoT Hub.
 pub(super) fn check(judge: &mut Judge<'_>, name: &str, edge: Option<&Edge>) -> Option<IotHub> {
     refuse_keys(judge, name, &others(), "is not for kind = \"iothub\", which leaves no choice about it");
+    let speakers = check_speakers(judge, name, edge);
     let edge = edge.filter(|edge| edge.has_cloud() && !says_who(judge, name));
     let for_all = edge.is_some_and(|edge| edge.module.module_id() == Some(EDGE_HUB));
     let for_all = for_all && !judge.is_written(&kinds::UPLINK_CHILDREN, name);
@@ -144,6 +158,7 @@ pub(super) fn check(judge: &mut Judge<'_>, name: &str, edge: Option<&Edge>) -> O
         token_secs: token_secs?,
         on_behalf_of,
         children,
+        speakers,
         link_idle_millis: idle_secs? * 1_000,
         answer_millis: answer_secs? * 1_000,
     })
@@ -219,6 +234,29 @@ fn from_keys(judge: &mut Judge<'_>, name: &str) -> Option<Parts> {
             });
             None
         }
+    }
+}
+
+fn check_speakers(judge: &mut Judge<'_>, name: &str, edge: Option<&Edge>) -> Speakers {
+    let mut users = BTreeSet::new();
+    for (user, origin) in judge.list(&kinds::UPLINK_SPEAKERS, name).unwrap_or_default() {
+        if user.is_empty() {
+            judge.complain(&kinds::UPLINK_SPEAKERS, name, |error| ConfigError {
+                origin,
+                problem: "names nobody: a client without a user cannot be told from another".to_owned(),
+                found: Some("\"\"".to_owned()),
+                allowed: Some(kinds::UPLINK_SPEAKERS.allowed.describe()),
+                hint: Some("\"*\" lets everybody speak for everybody".to_owned()),
+                ..error
+            });
+            continue;
+        }
+        users.insert(user);
+    }
+    if users.contains("*") || edge.is_some_and(|edge| edge.allow_sender_mismatch) {
+        Speakers::Anyone
+    } else {
+        Speakers::Users(users)
     }
 }
 

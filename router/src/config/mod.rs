@@ -51,7 +51,7 @@ pub use edge::{Edge, Standing};
 pub use errors::{ConfigError, ConfigErrors};
 pub use forwarding::Forwarding;
 pub use hours::Hours;
-pub use iothub::{Child, IotHub, Proof};
+pub use iothub::{Child, IotHub, Proof, Speakers};
 pub use listeners::{Bind, ClientCertificate, Listener, ListenerKind, OwnCertificate, Tls, UserFrom};
 pub use memory::Holder;
 pub use pacing::Pacing;

@@ -895,6 +895,7 @@ static SERVICE_KEYS: &[&Key] = &[
     &kinds::UPLINK_SHARED_ACCESS_KEY,
     &kinds::UPLINK_TOKEN_SECS,
     &kinds::UPLINK_CHILDREN,
+    &kinds::UPLINK_SPEAKERS,
     &kinds::UPLINK_IDENTITY_KEY,
     &kinds::UPLINK_IDENTITY_CERT,
     &kinds::UPLINK_IDENTITY_CERT_KEY,

@@ -9,6 +9,7 @@ use routes::Sink;
 use super::auth::Auth;
 use super::checked::{Config, Uplink, Warning};
 use super::edge::Edge;
+use super::iothub::Speakers;
 use super::listeners::Listener;
 use super::suggest;
 
@@ -39,6 +40,13 @@ pub(super) fn warnings(config: &Config) -> Vec<Warning> {
                 warn(&key("insecure"), text);
             }
             _ => {}
+        }
+        let anyone = uplink.hub.as_ref().is_some_and(|hub| hub.speakers == Speakers::Anyone);
+        if anyone && config.auth.rules.is_none() && config.edge.is_none() {
+            let text =
+                "has \"*\", and there are no rules (auth.acl): every client may speak for every device"
+                    .to_owned();
+            warn(&key("speakers"), text);
         }
     }
     for uplink in &config.uplinks {

@@ -81,6 +81,8 @@ pub(crate) struct LinkStatus {
     pub dropped_damaged: AtomicU64,
     /// Messages moved into the poison lane because their topic there needs something that they do not have.
     pub missing_fields: AtomicU64,
+    /// Messages moved into the poison lane because they say they are from somebody who their publisher is not.
+    pub foreign_senders: AtomicU64,
     /// Messages that had come from there, and were not sent back.
     pub own: AtomicU64,
     /// Messages that were sent without their properties.
@@ -148,6 +150,7 @@ impl LinkStatus {
             (&self.forwarded, counts.forwarded),
             (&self.refused, counts.refused),
             (&self.missing_fields, counts.missing_fields),
+            (&self.foreign_senders, counts.foreign_senders),
             (&self.own, counts.own),
             (&self.poorer, counts.poorer),
             (&self.inbound, inbound.published),

@@ -19,7 +19,7 @@ use super::inbound::{InboundCounts, LocalError};
 use super::lanes::{Lane, ReadRules, Wanted};
 use super::link::{Answer, Link, Sending, Sent};
 use super::pace::Pace;
-use super::poison::{self, Refusal, Verdict};
+use super::poison::{self, Refusal, Unfit, Verdict};
 use super::pool::Pool;
 use super::schedule::{Turns, WEIGHTED_BATCH};
 use super::senders::{Sender, Senders};
@@ -118,6 +118,8 @@ pub struct Counts {
     pub aside: u64,
     /// Of these, messages whose topic there needs something that they do not have.
     pub missing_fields: u64,
+    /// Of these, messages that say they are from somebody who their publisher is not.
+    pub foreign_senders: u64,
     /// Messages that came from here as the uplink's own, and were not sent back.
     pub own: u64,
     /// Messages that were sent without their properties, for which 3.1.1 has no place.
@@ -640,6 +642,7 @@ impl Carrier {
         self.suspicion.answered();
         self.counts.aside += 1;
         self.counts.missing_fields += u64::from(matches!(why, Refusal::MissingField { .. }));
+        self.counts.foreign_senders += u64::from(why == Refusal::Unfit(Unfit::Sender));
         self.asides.push_back(Aside { lane: lane.id, seq, attempts, why });
     }
 

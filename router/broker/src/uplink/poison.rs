@@ -50,6 +50,8 @@ pub enum Unfit {
     Properties,
     /// It names an identity that has no way of its own to the other end.
     Identity,
+    /// It names an identity that is not its publisher's, and its publisher may not speak for others.
+    Sender,
 }
 
 impl fmt::Display for Refusal {
@@ -83,6 +85,10 @@ impl fmt::Display for Refusal {
             ),
             Refusal::Unfit(Unfit::Identity) => f.write_str(
                 "it is from an identity that may not use this uplink; add the identity there, then retry it",
+            ),
+            Refusal::Unfit(Unfit::Sender) => f.write_str(
+                "its topic says that it is from a device or module that its publisher is not; let its publisher log in as that one, or \
+                 add the publisher's user to the uplink's speakers, then retry it",
             ),
         }
     }
@@ -134,6 +140,7 @@ impl<'a> Poison<'a> {
             Refusal::Unfit(Unfit::Topic) => (6, 0, 0),
             Refusal::Unfit(Unfit::Properties) => (6, 1, 0),
             Refusal::Unfit(Unfit::Identity) => (6, 2, 0),
+            Refusal::Unfit(Unfit::Sender) => (6, 3, 0),
         };
         out.reserve(HEAD + self.record.len());
         out.extend_from_slice(&[VERSION, kind, code, 0]);
@@ -173,6 +180,7 @@ impl<'a> Poison<'a> {
                 0 => Unfit::Topic,
                 1 => Unfit::Properties,
                 2 => Unfit::Identity,
+                3 => Unfit::Sender,
                 _ => return Err(InvalidPoison),
             }),
             _ => return Err(InvalidPoison),
@@ -264,6 +272,7 @@ mod tests {
             Refusal::Unfit(Unfit::Topic),
             Refusal::Unfit(Unfit::Properties),
             Refusal::Unfit(Unfit::Identity),
+            Refusal::Unfit(Unfit::Sender),
         ] {
             let poison = Poison {
                 why,

@@ -123,6 +123,14 @@ pub(in crate::config) static UPLINK_CHILDREN: Key = words(
      their own key or certificate, others go to the poison lane. `on-behalf-of`: others have a link with this gateway's \
      token, as edgeHub does it: for the module `$edgeHub` of a gateway; they must be its children in the hub.",
 );
+pub(in crate::config) static UPLINK_SPEAKERS: Key = key(
+    "uplink.*.speakers",
+    Allowed::List("a list of users, as in [\"gateway-app\"], or [\"*\"]"),
+    Default::Unset,
+    "`iothub`: users who may say by a topic `devices/D[/modules/M]/messages/events/…` that a message is from `D[/M]`; without a \
+     word that is the user `D[/M]` alone, and what others publish there goes to the poison lane. `*` is whoever the rules \
+     (`auth.acl`) let publish there. `edge.allow_sender_mismatch` means `*`, too.",
+);
 pub(in crate::config) static UPLINK_IDENTITY_KEY: Key = key(
     "uplink.*.identity.*.shared_access_key",
     Allowed::Secret,

@@ -178,6 +178,17 @@ fn what_an_iot_hub_leaves_no_choice_about_and_what_is_missing_is_told() {
         &["module $edgeHub", "connects as d"],
     );
     good(&hub(&format!("{key}, module = '$edgeHub', children = 'on-behalf-of'")), &[], &[]);
+    complains(&hub(&format!("{key}, speakers = ['']")), "uplink.c.speakers", &["names nobody"]);
+    complains(
+        &format!("{V5}uplink.a.speakers = ['app']"),
+        "uplink.a.speakers",
+        &["is for kind = \"iothub\""],
+    );
+    let warns = |rest: &str| {
+        let config = good(&format!("{}\n{rest}", hub(&format!("{key}, speakers = ['*']"))), &[], &[]);
+        config.warnings.iter().any(|warning| warning.key == "uplink.c.speakers")
+    };
+    assert!(warns("") && !warns("auth.acl = ['allow all #']"));
     let child = hub(&format!("{key}, identity = {{ d1 = {{ cert = 'c' }} }}"));
     complains(
         &child,

@@ -3,7 +3,7 @@
 //!
 //! In: messages as they are kept, from clients of the dialect or of any other kind. Out: their forms. Always: everything a
 //! message has goes along, as system property where the hub has one, else as application property; what has no place is
-//! a refusal with a reason, never a loss.
+//! a refusal with a reason, never a loss; nobody speaks for an identity but its own user, and whom the configuration names.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -16,7 +16,7 @@ use hub::{HubId, bag, topics};
 use time::OffsetDateTime;
 use wire::PublishProperties;
 
-use crate::config::{IotHub, Uplink};
+use crate::config::{IotHub, Speakers, Uplink};
 
 /// The largest message that the hub takes, properties included.
 const MESSAGE_BYTES_MAX: usize = 256 << 10;
@@ -37,6 +37,7 @@ pub(in crate::upstream) struct HubDialect {
     own: HubId,
     children: BTreeSet<String>,
     on_behalf_of: bool,
+    speakers: Speakers,
     origin: Origin,
     id_property: Option<String>,
 }
@@ -47,6 +48,7 @@ impl HubDialect {
             own: hub.id.clone(),
             children: hub.children.iter().map(|child| child.id.to_string()).collect(),
             on_behalf_of: hub.on_behalf_of,
+            speakers: hub.speakers.clone(),
             origin,
             id_property: config.topics.id_property.clone(),
         }
@@ -126,11 +128,17 @@ impl Dialect for HubDialect {
             Some(module) => format!("{device}/{module}").into(),
         };
         let may = *identity == *self.own.as_str() || self.on_behalf_of || self.children.contains(&*identity);
-        if may && HubId::parse(&identity).is_ok() {
-            Ok(identity)
-        } else {
-            Err(Refusal::Unfit(Unfit::Identity))
+        if !may || HubId::parse(&identity).is_err() {
+            return Err(Refusal::Unfit(Unfit::Identity));
         }
+        // A topic is what a client wrote; its user is who it has proved to be. At a listener for identities that is the device or
+        // module itself. A client identifier proves nothing: everybody may choose one.
+        let is_itself = *identity == *envelope.user;
+        let may_speak = match &self.speakers {
+            Speakers::Anyone => true,
+            Speakers::Users(users) => is_itself || users.contains(envelope.user),
+        };
+        if may_speak { Ok(identity) } else { Err(Refusal::Unfit(Unfit::Sender)) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! How identities get into IoT Hub, and what is said where they do not.
 
 use super::*;
-use crate::config::{Child, Secret};
+use crate::config::{Child, Secret, Speakers};
 
 const NOW: u64 = 1_800_000_000;
 const KEY: &str = "c2VjcmV0IGtleSBvZiBhIGRldmljZQ==";
@@ -17,6 +17,7 @@ fn config(on_behalf_of: bool) -> IotHub {
         token_secs: 3_600,
         on_behalf_of,
         children: vec![Child { id: child, proof: Proof::Key(Secret("b3RoZXIga2V5".to_owned())) }],
+        speakers: Speakers::Users(Default::default()),
         link_idle_millis: 1_000,
         answer_millis: 1_000,
     }

@@ -9,6 +9,7 @@ fn dialect(on_behalf_of: bool) -> HubDialect {
         own: HubId::module("gw1", "$edgeHub").expect("an id"),
         children: ["d1".to_owned()].into(),
         on_behalf_of,
+        speakers: Speakers::Users(BTreeSet::new()),
         origin: Origin::new("gw1", 1),
         id_property: Some("millrace-id".to_owned()),
     }
@@ -81,14 +82,45 @@ fn what_has_no_place_is_refused_with_a_reason() {
 
 #[test]
 fn a_message_goes_over_the_link_of_its_identity() {
-    let identity = |dialect: &HubDialect, topic: &str| {
-        let envelope = envelope(topic, b"", b"");
-        dialect.identity(&envelope).map(Cow::into_owned)
-    };
     let own = dialect(false);
-    assert_eq!(identity(&own, "site/a"), Ok("gw1/$edgeHub".to_owned()));
-    assert_eq!(identity(&own, "devices/d1/messages/events/"), Ok("d1".to_owned()));
-    assert_eq!(identity(&own, "devices/d2/messages/events/"), Err(Refusal::Unfit(Unfit::Identity)));
+    assert_eq!(identity(&own, "", "site/a"), Ok("gw1/$edgeHub".to_owned()));
+    assert_eq!(identity(&own, "d1", "devices/d1/messages/events/"), Ok("d1".to_owned()));
+    assert_eq!(identity(&own, "d2", "devices/d2/messages/events/"), Err(Refusal::Unfit(Unfit::Identity)));
     let chained = dialect(true);
-    assert_eq!(identity(&chained, "devices/d2/modules/m/messages/events/x=y"), Ok("d2/m".to_owned()));
+    assert_eq!(identity(&chained, "d2/m", "devices/d2/modules/m/messages/events/x=y"), Ok("d2/m".to_owned()));
+}
+
+fn identity(dialect: &HubDialect, user: &str, topic: &str) -> Result<String, Refusal> {
+    let envelope = Envelope { user, client_id: "d1", ..envelope(topic, b"", b"") };
+    dialect.identity(&envelope).map(Cow::into_owned)
+}
+
+/// Everybody may choose a client identifier and write a topic; only a user is proved.
+#[test]
+fn nobody_speaks_for_an_identity_but_itself_and_whom_the_configuration_names() {
+    let of_d1 = "devices/d1/messages/events/";
+    let mut strict = dialect(true);
+    assert_eq!(identity(&strict, "d1", of_d1), Ok("d1".to_owned()));
+    for (user, topic) in [
+        ("", of_d1),
+        ("d2", of_d1),
+        ("D1", of_d1),
+        ("d1/m", of_d1),
+        ("d1", "devices/d1/modules/m/messages/events/"),
+        ("d2/m", "devices/d1/modules/m/messages/events/"),
+        ("d1", "devices/gw1/modules/$edgeHub/messages/events/"),
+        ("*", of_d1),
+    ] {
+        assert_eq!(identity(&strict, user, topic), Err(Refusal::Unfit(Unfit::Sender)), "{user}: {topic}");
+    }
+    // What says nothing about its sender is the gateway's, and names its client as a property.
+    assert_eq!(identity(&strict, "", "site/a"), Ok("gw1/$edgeHub".to_owned()));
+    strict.speakers = Speakers::Users(["app".to_owned()].into());
+    assert_eq!(identity(&strict, "app", of_d1), Ok("d1".to_owned()));
+    assert_eq!(identity(&strict, "", of_d1), Err(Refusal::Unfit(Unfit::Sender)));
+    assert_eq!(identity(&strict, "d2", of_d1), Err(Refusal::Unfit(Unfit::Sender)));
+    strict.speakers = Speakers::Anyone;
+    assert_eq!(identity(&strict, "", of_d1), Ok("d1".to_owned()));
+    strict.on_behalf_of = false;
+    assert_eq!(identity(&strict, "", "devices/d2/messages/events/"), Err(Refusal::Unfit(Unfit::Identity)));
 }
