@@ -371,3 +371,42 @@ fn a_reload_with_a_mistake_changes_nothing_and_says_why() {
     publisher.publish("a", "still routed", QOS_1);
     assert_eq!(upstream.wait_for(1)[0].text(), "still routed");
 }
+
+#[test]
+fn a_reload_names_every_mistake_of_every_route() {
+    let mut router = Setup::new().file(RELOADABLE.replace("$upstream", "topic \"x\"").as_str()).start();
+    router.reload(
+        "[routes]\none = 'FROM \"a\" WHERE $body. INTO topic \"x\"'\ntwo = 'FORM \"a\" INTO topic \"x\"'\n",
+    );
+    let error =
+        until("a word about the mistakes", || router.status()["reload_error"].as_str().map(str::to_owned));
+    assert!(error.contains("routes.one") && error.contains("routes.two"), "{error}");
+    assert_eq!(router.status()["routes"][0]["name"], "first");
+}
+
+/// The table is swapped whole: each message goes by one of the two, once, whatever comes in between.
+#[test]
+fn no_message_falls_between_two_tables() {
+    const COUNT: usize = 4_000;
+    let table = |name: &str| format!("[routes]\n{name} = 'FROM \"a\" INTO topic \"{name}/{{$topic}}\"'\n");
+    let mut router = Setup::new().file(&table("x")).start();
+    let mut watcher = router.connect(&v5("watcher"));
+    watcher.subscribe("x/a", QOS_1);
+    watcher.subscribe("y/a", QOS_1);
+    let mut publisher = router.connect(&v5("publisher"));
+    let mut found = Vec::new();
+    let mut swaps = 0;
+    for number in 0..COUNT {
+        if number % 200 == 0 {
+            swaps += 1;
+            router.reload(&table(if swaps % 2 == 0 { "x" } else { "y" }));
+        }
+        publisher.publish("a", &number.to_string(), QOS_1);
+        found.push(watcher.message());
+    }
+    let numbers: Vec<String> = found.iter().map(|message| message.text().to_owned()).collect();
+    assert_eq!(numbers, (0..COUNT).map(|number| number.to_string()).collect::<Vec<_>>());
+    let by = |topic: &str| found.iter().filter(|message| message.topic == topic).count();
+    assert!(by("x/a") > 100 && by("y/a") > 100 && by("x/a") + by("y/a") == COUNT, "{} by x", by("x/a"));
+    assert!(watcher.message_within(std::time::Duration::ZERO).is_none());
+}

@@ -180,6 +180,9 @@ fn routes_come_from_the_module_twin_and_a_bad_one_changes_nothing() {
     publish(&router, "high", "three");
     until("the other", || (arrived().len() == 2).then_some(()));
     assert_eq!(said["schemaVersion"], json!("1.0"));
+    // Text is no number there, as in edgeHub; a plain configuration would take it.
+    let loose = cloud.hub.patch_desired(HUB, &desired("FROM /messages/* WHERE level > 30 INTO $upstream"));
+    assert_eq!(status(&cloud, loose.expect("a patch"))["lastDesiredStatus"]["code"], json!(400));
 
     let all = cloud.hub.patch_desired(HUB, &json!({"routes": {"up": "FROM /messages/* INTO $upstream"}}));
     assert_eq!(status(&cloud, all.expect("a patch"))["lastDesiredStatus"]["code"], json!(200));

@@ -202,6 +202,25 @@ const DERIVED_ROWS: &[(u32, &str, Outcome, Outcome)] = &[
     both(148, "NOT City = 'Redmond'", E),
     both(149, "true < false", F),
     both(150, "'a' != 'A'", T),
+    // §3.4: precedence and association, on rows where another reading would answer otherwise.
+    both(151, "true OR true AND false", T),
+    both(152, "(true OR true) AND false", F),
+    both(153, "10 - 4 - 3 = 3", T),
+    both(154, "8 / 4 / 2 = 1", T),
+    both(155, "2 + 3 * 4 = 14", T),
+    both(156, "1 < 2 = true", T),
+    both(157, "1 - 1 - 1 = -1", T),
+    both(158, "false ?? true OR true", F),
+    both(159, "NOT true = false", T),
+    both(160, "'a' || 'b' = 'ab'", T),
+    // §3.4: literals.
+    both(161, "0xFFFFFFFFFFFFFFFF = -1", T),
+    both(162, "0X10 = 16", T),
+    both(163, "0100 = 100", T),
+    both(164, "1e400 = 1 / 0", T),
+    both(165, "-1e400 = -1 / 0", T),
+    both(166, ".5 = 0.5", T),
+    both(167, "'\\U0041\\u0042' = 'AB'", T),
 ];
 
 const fn property(name: &'static str, value: &'static str) -> Property<'static> {

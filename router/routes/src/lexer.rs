@@ -242,7 +242,9 @@ fn text(rest: &str) -> (Kind, usize) {
 fn escape(bytes: &[u8]) -> Option<usize> {
     match bytes.get(1)? {
         b'"' | b'\'' | b'\\' => Some(2),
-        b'u' => bytes.get(2..6).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)).then_some(6),
+        b'u' | b'U' => {
+            bytes.get(2..6).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)).then_some(6)
+        }
         _ => None,
     }
 }

@@ -190,6 +190,18 @@ fn route_test_refuses_a_message_it_does_not_understand() {
 }
 
 #[test]
+fn route_test_takes_properties_from_the_command_line() {
+    let files = Files::new();
+    let routes = files.add("r.txt", "FROM /messages/* WHERE level = 'high' AND site = 'A' INTO $upstream\n");
+    for (level, expected) in [("level=high", "1 of 1 routes match\n"), ("level=low", "0 of 1 routes match\n")]
+    {
+        let (exit, out, err) = run(&["route", "test", &routes, "--prop", level, "--prop", "site=A"]);
+        assert_eq!(exit, Exit::Done, "{err}");
+        assert!(out.ends_with(expected), "{level}: {out}");
+    }
+}
+
+#[test]
 fn identities_are_made_shown_and_changed() {
     let folder = tempfile::tempdir().expect("a directory");
     let file = folder.path().join("identities.json").display().to_string();

@@ -137,6 +137,30 @@ fn tree() -> BoxedStrategy<Tree> {
     .boxed()
 }
 
+/// Bodies of 256 KiB made to hurt: lengths that lie, arrays without end, nests. They are read to their end, or refused.
+#[test]
+fn adversarial_bodies_are_read_or_refused() {
+    const SIZE: usize = 256 << 10;
+    let long = |head: &[u8], item: &[u8], tail: &[u8]| [head, &item.repeat(SIZE / item.len()), tail].concat();
+    let cbor = "application/cbor";
+    for (kind, body, expected) in [
+        (cbor, long(b"\xA2\x61l\x9F", b"\x07", b"\xFF\x61a\x01"), Some(true)),
+        (cbor, long(b"\xA2\x61l\x9A\x00\x04\x00\x00", b"\x07", b"\x61a\x01"), Some(true)),
+        (cbor, long(b"\xA2\x61l\x9F", b"\xA1\x61x\x62yz", b"\xFF\x61a\x01"), Some(true)),
+        (cbor, long(b"\xBF", b"\x61a\x02", b"\x61a\x01\xFF"), Some(true)),
+        (cbor, long(b"\xA1\x61l", b"\x81", b""), None),
+        (cbor, long(b"\xA1\x61l", b"\xC1", b"\x01"), None),
+        (cbor, long(b"\xA1\x61l\x9B\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF", b"\x07", b""), None),
+        (cbor, long(b"\xA1\x61l\x7F", b"\x61x", b""), None),
+        ("application/msgpack", long(b"\x82\xA1l\xDD\x00\x04\x00\x00", b"\x07", b"\xA1a\x01"), Some(true)),
+        ("application/msgpack", long(b"\x81\xA1l", b"\x91", b""), None),
+        ("application/msgpack", long(b"\x81\xA1l\xDD\xFF\xFF\xFF\xFF", b"\x07", b""), None),
+    ] {
+        check(kind, &body, "$body.a = 1", expected);
+        check(kind, &body, "$body.a = 1 OR ANY($body.l[*] = 'none')", expected);
+    }
+}
+
 /// The tree as JSON.
 fn json(tree: &Tree) -> String {
     match tree {

@@ -58,17 +58,25 @@ fn a_plan_tells_index_reads_and_cost() {
         ("line", "FROM /* WHERE $body.line = 'L7' INTO $upstream"),
         ("both", "FROM /* WHERE $body.temp > 3 AND $body.line = 'L8' INTO $upstream"),
         ("asked", "FROM /* WHERE $body.a + $body.b > 3 INTO $upstream"),
+        ("range", "FROM /* WHERE $body.temp BETWEEN 3 AND 4 INTO $upstream"),
+        ("above", "FROM /* WHERE $body.temp > 40 INTO $upstream"),
+        ("below", "FROM /* WHERE $body.temp <= 4 INTO $upstream"),
+        ("prefix", "FROM /* WHERE starts_with($body.line, 'L') INTO $upstream"),
     ];
     routes.extend([("more", "FROM /* WHERE $topic[1] IN ('a', 'b') INTO $upstream"); 5]);
     let plan: Vec<String> = table(&routes).plan().iter().map(RoutePlan::to_string).collect();
     assert_eq!(
-        plan[..6],
+        plan[..10],
         [
             "all from /*: always matches",
             "never from /*: never matches",
             "line from /*: found by equality of $body.line; reads $body.line",
             "both from /*: proposed by equality of $body.line; reads $body.temp, $body.line",
             "asked from /*: asked for every message; reads $body.a, $body.b",
+            "range from /*: proposed by interval of $body.temp; reads $body.temp",
+            "above from /*: found by range of $body.temp; reads $body.temp",
+            "below from /*: found by range of $body.temp; reads $body.temp",
+            "prefix from /*: proposed by prefix of $body.line; reads $body.line",
             "more from /*: found by set of $topic[1]; reads $topic[1]",
         ]
     );

@@ -40,6 +40,9 @@ impl Parser<'_> {
         let (mut operands, mut op_spans, mut height) = (vec![first.0], Vec::new(), first.1);
         let mut width = width;
         loop {
+            if self.kind() == Kind::Name {
+                self.extension("'&&'")?;
+            }
             op_spans.push(self.take(width));
             let (operand, grown) = self.expr(binds + 1)?;
             operands.push(operand);
@@ -54,6 +57,9 @@ impl Parser<'_> {
     }
 
     fn binary(&mut self, left: Grown, op: BinaryOp, binds: u8, width: usize) -> Result<Grown, Fault> {
+        if width > 1 {
+            self.extension("'=='")?;
+        }
         let op_span = self.take(width);
         let right = self.expr(binds + 1)?;
         let span = left.0.span.start..right.0.span.end;

@@ -80,9 +80,23 @@ fn extensions_are_refused_in_edgehub_mode_only() {
         "FROM /* WHERE a NOT LIKE 'x%' INTO $upstream",
         "FROM /* WHERE $body.a BETWEEN 1 AND 2 AND true INTO $upstream",
         "FROM /* WHERE !(a = 'b') INTO $upstream",
+        "FROM /* WHERE $body.a == 1 INTO $upstream",
+        "FROM /* WHERE a = 'b' && true INTO $upstream",
+        "FROM /* WHERE a GLOB 'x*' INTO $upstream",
+        "FROM /* WHERE ANY($body.l[*] > 1) INTO $upstream",
+        "SELECT * EXCEPT $body.a FROM /* INTO $upstream",
+        "SELECT $body.a AS b FROM /* INTO $upstream",
+        "FROM /* SAMPLE 1 IN 10 INTO $upstream",
+        "FROM /* THROTTLE 1 PER 1s BY $connectionDeviceId INTO $upstream",
+        "FROM /* CHANGED($body.x, 0.5) BY $connectionDeviceId INTO $upstream",
     ] {
-        accepted(text, Mode::Millrace);
-        refused(text, Mode::EdgeHub, "");
+        // Some are seen by the parser, some only when types are checked.
+        let compiles = |mode| {
+            let (name, text) = ("r".into(), text.to_owned());
+            let spec = crate::RouteSpec { name, text, priority: model::Priority::DEFAULT, ttl_millis: None };
+            crate::RouteTable::compile(&[spec], &crate::Options { mode, ..Default::default() }).is_ok()
+        };
+        assert_eq!([Mode::Millrace, Mode::EdgeHub].map(compiles), [true, false], "{text}");
     }
 }
 
@@ -104,6 +118,32 @@ fn depth_and_length_are_bounded_but_chains_of_and_are_not() {
     refused(&long, Mode::Millrace, "bytes long");
 }
 
+/// `body_path_names_max`: wherever a path of the body is written.
+#[test]
+fn a_path_of_the_body_has_so_many_names_at_most() {
+    let path = |names: usize| format!("$body{}", ".a".repeat(names));
+    for form in [
+        "FROM /* WHERE PATH = 1 INTO $upstream",
+        "SELECT * EXCEPT PATH FROM /* INTO $upstream",
+        "SELECT PATH AS x FROM /* INTO $upstream",
+    ] {
+        let errors = |names: usize| {
+            let text = form.replace("PATH", &path(names));
+            let spec = crate::RouteSpec {
+                name: "r".into(),
+                text,
+                priority: model::Priority::DEFAULT,
+                ttl_millis: None,
+            };
+            let compiled = crate::RouteTable::compile(&[spec], &crate::Options::default());
+            compiled.err().map(|errors| errors[0].to_string()).unwrap_or_default()
+        };
+        let most = Limits::DEFAULT.body_path_names_max as usize;
+        assert_eq!(errors(most), "", "{form}");
+        assert!(errors(most + 1).contains("more than 32"), "{form}: {}", errors(most + 1));
+    }
+}
+
 #[test]
 fn strings_are_unescaped_in_edgehubs_two_passes() {
     assert_eq!(unescape(r#"a\"b\'c\\d"#), r#"a"b'c\d"#);
@@ -120,6 +160,7 @@ fn edgehubs_messages_come_with_the_same_words_and_places() {
         ("as_number(true) = true", "nvalid arguments to built-in function 'as_number': as_number(bool)", 1),
         ("nope(true) = true", "nvalid built-in function 'nope'", 1),
         ("(2 + 22 = 24", "yntax error: missing closing ')'", 1),
+        ("as_number(\"2\" = 24", "yntax error", 19),
         ("(2 + 22 )) = 24", "yntax error: unmatched closing ')'", 10),
         ("as_number(\"2\")) = 24", "yntax error: unmatched closing ')'", 15),
         ("\"2 = 24", "yntax error: unterminated string", 1),

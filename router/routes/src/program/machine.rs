@@ -465,6 +465,9 @@ impl Machine<'_> {
             }
             _ => return Value::Undefined,
         };
+        if units == 0.0 {
+            return self.part(at, 0, 0);
+        }
         let from = byte_at(text, start.trunc() as usize);
         let to = from.and_then(|from| Some(from + byte_at(&text[from..], units as usize)?));
         match (from, to) {

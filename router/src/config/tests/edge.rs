@@ -33,6 +33,17 @@ fn the_environment_of_a_runtime_is_a_whole_configuration() {
     assert_eq!(config.auth.rules, Some(Vec::new()), "free topics are nobody's");
 }
 
+/// A bare name is text in edgeHub; only Millrace's own mode makes a number of it.
+#[test]
+fn routes_of_the_profile_are_read_as_edgehub_reads_them() {
+    let route = |text: &str| edgehub(&[("routes__All", text)], &["uplink.cloud.url=mqtt://h"]);
+    let good = "FROM /messages/* WHERE as_number(temperature) > 30 INTO $upstream";
+    assert!(route(good).is_ok());
+    let errors =
+        route(&good.replace("as_number(temperature)", "temperature")).err().expect("refused").to_string();
+    assert!(errors.contains("All") && errors.contains("as_number(temperature)"), "{errors}");
+}
+
 #[test]
 fn variables_of_edgehub_reach_their_keys() {
     let config = edgehub(
