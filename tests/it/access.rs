@@ -207,6 +207,37 @@ fn a_storm_of_logins_does_not_stall_those_who_are_there() {
     );
 }
 
+/// `limits.authentication_queue_max`: who comes while as many wait is told that we are busy, and may try again.
+#[test]
+fn logins_that_find_the_queue_full_are_told_so() {
+    let files = Files::new();
+    files.user("u", "secret", &["--memory-kib", "65536", "--passes", "3"]);
+    let setup = files.setup().set("auth.cache_secs", 0).set("limits.authentication_queue_max", 1);
+    let router = setup.start();
+    let mut logins: Vec<Connection> = (0..20)
+        .map(|number| {
+            let mut bytes = Vec::new();
+            let connect = as_user(v5(&format!("login-{number}")), "u", "secret");
+            wire::encode_connect(&mut bytes, &connect).expect("a CONNECT");
+            let mut connection = Connection::open(router.address(), Version::V5).expect("a socket");
+            connection.write(&bytes).expect("written");
+            connection
+        })
+        .collect();
+    let answers: Vec<ReasonCode> = logins
+        .iter_mut()
+        .map(|login| match login.receive(Duration::from_secs(60)).expect("a socket").expect("a CONNACK") {
+            Incoming::ConnAck(ack) => ack.reason,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let count = |reason: ReasonCode| answers.iter().filter(|answer| **answer == reason).count();
+    let (busy, let_in) = (count(ReasonCode::SERVER_BUSY), count(ReasonCode::SUCCESS));
+    assert!(busy > 0 && let_in > 0 && busy + let_in == 20, "{answers:?}");
+    assert_eq!(router.number("/counters/refused_busy"), busy as u64);
+    assert_eq!(answer(&router, &as_user(v5("later"), "u", "secret")), ReasonCode::SUCCESS);
+}
+
 #[test]
 fn guessing_is_slowed_down() {
     let files = Files::new();

@@ -128,17 +128,37 @@ fn what_only_servers_send_is_a_protocol_error() {
 #[test]
 fn publications_that_were_not_agreed_on_end_the_connection() {
     type Change = fn(&mut wire::OutgoingPublish<'_>);
-    let cases: [(Change, ReasonCode); 3] = [
+    const LONG: &str = "xxxxxxxxxxxxxxxxxxxxx";
+    let cases: [(Change, ReasonCode); 4] = [
         (|publish| publish.topic_alias = std::num::NonZeroU16::new(17), ReasonCode::TOPIC_ALIAS_INVALID), // [MQTT-3.3.2-9]
         (|publish| publish.subscription_ids = &[1], ReasonCode::PROTOCOL_ERROR), // [MQTT-3.3.4-6]
         (|publish| publish.topic = "a/a/a/a/a/a", ReasonCode::TOPIC_NAME_INVALID),
+        (|publish| publish.topic = LONG, ReasonCode::TOPIC_NAME_INVALID),
     ];
+    let limits = Limits { topic_levels_max: 5, topic_bytes_max: 20, ..Limits::DEFAULT };
     for (change, reason) in cases {
-        let mut bench = Bench::with(1, Limits { topic_levels_max: 5, ..Limits::DEFAULT }, Plan::empty());
+        let mut bench = Bench::with(1, limits.clone(), Plan::empty());
         let client = bench.client("c", Version::V5, 0);
         bench.connect(client);
         bench.publish_with(client, "t", "x", 1, change);
         assert_eq!(bench.take(client), [Seen::Disconnect(reason), Seen::Closed]);
+    }
+    for (topic, is_taken) in [(&LONG[1..], true), (LONG, false), ("a/a/a/a/a/a", false)] {
+        let mut bench = Bench::with(1, limits.clone(), Plan::empty());
+        let client = bench.client("c", Version::V3, 0);
+        bench.connect(client);
+        bench.publish_with(client, topic, "x", 1, |_| {});
+        assert_eq!(bench.take(client), [if is_taken { Seen::PubAck(1) } else { Seen::Closed }], "{topic}");
+        for version in [Version::V3, Version::V5] {
+            let mut bench = Bench::with(1, limits.clone(), Plan::empty());
+            let client = bench.client("w", version, 0);
+            let mut hello = bench.hello(client);
+            hello.will = Some(will(topic));
+            bench.connect_with(client, &hello);
+            let seen = bench.take(client);
+            let is_in = matches!(seen[..], [Seen::ConnAck { reason: ReasonCode::SUCCESS, .. }]);
+            assert_eq!(is_in, is_taken, "{version:?} {topic}: {seen:?}");
+        }
     }
 }
 

@@ -260,15 +260,20 @@ fn properties_are_retained() {
     assert!(contents.is_empty(), "QoS 0 promises nothing before the disk has it");
     bench.connect(publisher);
     bench.publish_with(publisher, "t", "x", 1, |publish| {
-        (publish.retain, publish.properties) = (true, block.as_bytes());
+        (publish.retain, publish.properties, publish.expiry_secs) = (true, block.as_bytes(), Some(10));
     });
     bench.settle();
+    bench.pass(4_000);
     bench.crash();
     bench.settle();
-    let record = &bench.disk.retained["t"];
-    let found = record.windows(block.as_bytes().len()).any(|window| window == block.as_bytes());
-    assert!(found, "the properties are in the record");
-    assert_eq!(texts(&newcomer(&mut bench, Version::V5, 0, "t")), ["x"]);
+    let got = newcomer(&mut bench, Version::V5, 0, "t");
+    assert_eq!((texts(&got), got[0].expiry_secs), (vec!["x".to_owned()], Some(6))); // [MQTT-3.3.2-6]
+    let found = got[0].properties.windows(block.as_bytes().len()).any(|window| window == block.as_bytes());
+    assert!(found, "the properties come with it: {:?}", got[0].properties);
+    bench.pass(6_001);
+    bench.crash();
+    bench.settle();
+    assert!(newcomer(&mut bench, Version::V5, 0, "t").is_empty(), "it expires also across a restart");
 }
 
 /// [MQTT-4.3.2-4] [MQTT3-4.3.2-2]: PUBACK promises that it is retained.
@@ -412,11 +417,12 @@ fn a_slow_subscriber_gets_everything_at_its_own_pace() {
     }
 }
 
-/// Others have their turn between two slices, and a slice is bounded.
+/// Others have their turn between two slices, and a slice is bounded, however many there are.
 #[test]
 fn a_large_set_is_sent_in_slices() {
+    const TOPICS: usize = 100_000;
     let (mut bench, publisher) = bench(1);
-    fill(&mut bench, 5_000);
+    fill(&mut bench, TOPICS);
     bench.connect(publisher);
     let client = bench.client("s", Version::V5, 0);
     bench.connect(client);
@@ -427,7 +433,7 @@ fn a_large_set_is_sent_in_slices() {
         assert!(bench.take(publisher).contains(&Seen::PingResp));
         slices.push(bench.take(client).iter().filter(|it| matches!(it, Seen::Publish(_))).count());
     }
-    assert_eq!(slices.iter().sum::<usize>(), 5_000);
+    assert_eq!(slices.iter().sum::<usize>(), TOPICS);
     assert!(slices.iter().all(|slice| *slice <= 512), "{slices:?}");
 }
 

@@ -180,6 +180,38 @@ fn a_session_ends_after_its_expiry_with_everything_it_had() {
     assert_eq!(bench.counters().unmatched, 1, "the other shard has forgotten the filter");
 }
 
+/// [MQTT-3.1.2-23] [MQTT3-3.1.2-4]: 0xFFFFFFFF, and 3.1.1 without a clean session, never end by time; not by more than the
+/// router grants either.
+#[test]
+fn a_session_may_last_for_ever_where_the_limit_lets_it() {
+    const TEN_YEARS: u64 = 10 * 365 * 24 * 3_600_000;
+    for version in [Version::V3, Version::V5] {
+        for (granted, is_kept) in [(u32::MAX, true), (30 * 24 * 3_600, false)] {
+            let limits = Limits { session_expiry_secs_max: granted, ..Limits::DEFAULT };
+            let (mut bench, publisher, _) = bench(limits, version);
+            let stored = bench.client("for ever", version, 0);
+            let mut hello = bench.stored_hello(stored);
+            if version == Version::V5 {
+                hello.session_expiry_secs = u32::MAX;
+            }
+            bench.connect_with(stored, &hello);
+            bench.settle();
+            bench.take(stored);
+            bench.subscribe(stored, "t", Qos::AtLeastOnce);
+            bench.cut(stored);
+            publish(&mut bench, publisher, 1..=2);
+            for _ in 0..2 {
+                bench.pass(TEN_YEARS);
+                bench.settle();
+                bench.crash();
+                bench.settle();
+            }
+            assert_eq!(bench.resume(stored), is_kept, "{version:?}");
+            assert_eq!(bench.texts(stored).len(), if is_kept { 2 } else { 0 }, "{version:?}");
+        }
+    }
+}
+
 #[test]
 fn expiry_counts_from_the_end_of_the_connection_across_restarts() {
     let (mut bench, _, stored) = bench(Limits::DEFAULT, Version::V5);

@@ -95,6 +95,30 @@ fn the_will_of_a_client_that_was_connected_counts_from_the_restart() {
     }
 }
 
+/// [MQTT-3.1.4-3] [MQTT-3.1.3-9]: a second connection while the first lives. Who resumes cancels a will that would wait; who
+/// starts anew ends the session, and with it the waiting.
+#[test]
+fn a_takeover_cancels_a_delayed_will_unless_it_ends_the_session() {
+    for (clean_start, wills) in [(false, 0), (true, 1)] {
+        for shards in 1..=2 {
+            let (mut bench, client, watcher) = bench(shards, will(60));
+            let second = bench.client("client", Version::V5, 0);
+            let mut hello = bench.stored_hello(second);
+            hello.clean_start = clean_start;
+            bench.connect_with(second, &hello);
+            bench.settle();
+            assert_eq!(bench.take(client), [Seen::Disconnect(ReasonCode::SESSION_TAKEN_OVER), Seen::Closed]);
+            assert_eq!(
+                bench.take(second),
+                [Seen::ConnAck { present: !clean_start, reason: ReasonCode::SUCCESS }]
+            );
+            expect(&bench, watcher, wills, "at once");
+            pass(&mut bench, 100);
+            expect(&bench, watcher, wills, "and never later");
+        }
+    }
+}
+
 /// [MQTT-3.1.3-9] [MQTT-3.14.4-3]
 #[test]
 fn neither_a_client_that_is_back_nor_one_that_said_goodbye_leaves_one() {

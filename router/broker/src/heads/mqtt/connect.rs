@@ -191,8 +191,8 @@ impl Broker {
     /// Why a client cannot be served, whoever it is.
     pub(super) fn refusal(&self, connect: &Connect) -> Option<ReasonCode> {
         let limits = &self.setup.limits;
-        if connect.authentication_method.is_some() {
-            return Some(ReasonCode::BAD_AUTHENTICATION_METHOD); // [MQTT-4.12.0-1]
+        if let Some(refused) = enhanced_authentication(connect) {
+            return Some(refused);
         }
         if connect.client_id.len() > limits.client_id_bytes_max as usize {
             return Some(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
@@ -415,4 +415,10 @@ fn server_keep_alive(connect: &Connect, limits: &model::Limits) -> Option<u16> {
     let (wanted, longest) = (connect.keep_alive_secs, limits.keep_alive_secs_max);
     let too_long = longest > 0 && (wanted == 0 || wanted > longest);
     (connect.version == Version::V5 && too_long).then_some(longest)
+}
+
+/// Where an exchange of AUTH packets would begin (MQTT 5.0 §4.12). There is no method that we know, so whoever names one is
+/// refused, and no exchange is ever under way: an AUTH packet is a protocol error ([MQTT-4.12.0-6]).
+fn enhanced_authentication(connect: &Connect) -> Option<ReasonCode> {
+    connect.authentication_method.as_ref().map(|_| ReasonCode::BAD_AUTHENTICATION_METHOD) // [MQTT-4.12.0-1]
 }
