@@ -25,7 +25,7 @@ use crate::random::Random;
 
 /// Bytes of one link that may wait for its socket.
 const OUT_BYTES_MAX: usize = 64 << 10;
-/// Microseconds for which a lane waits at once for a link that is full; and the part of the time that it may wait for it.
+/// Microseconds for which a lane waits at once for a link that is full; and the part of the time that it may wait for links.
 const PATIENCE: i64 = 100_000;
 const PATIENCE_SHARE: i64 = 10;
 /// How long a link must last, if nothing is answered on it, before the next failure counts as the first one again.
@@ -63,6 +63,8 @@ pub(super) struct Pool {
     members: BTreeMap<u64, Member>,
     /// Nothing is opened before.
     open_at: Instant,
+    /// Of the lanes, with all links together: each of two hundred must not cost them its own tenth of the time.
+    patience: Patience,
     random: Random,
 }
 
@@ -95,7 +97,6 @@ struct Member {
     bursts: Bursts,
     /// More has come for it than it can take; else what it answers is no measure of what it could.
     is_full: bool,
-    patience: Patience,
     has_parked: bool,
     /// How often the upstream has refused the identity since the link was up.
     refusals: u16,
@@ -103,7 +104,7 @@ struct Member {
     condemned_until: Instant,
 }
 
-/// How long a lane still waits for a link: a tenth of the time at most, and [`PATIENCE`] at once.
+/// How long lanes still wait for links that are full: a tenth of the time at most, and [`PATIENCE`] at once.
 #[derive(Clone, Copy, Debug)]
 struct Patience {
     /// Microseconds; less than nothing where a wait was longer than it should have been.
@@ -173,7 +174,8 @@ impl Pool {
     pub(super) fn new(rules: PoolRules, window: (usize, usize)) -> Pool {
         let random = Random(rules.seed);
         let (members, open_at) = (BTreeMap::new(), Instant::default());
-        let mut pool = Pool { members, open_at, random, window, throttles: 0, rules };
+        let patience = Patience::default();
+        let mut pool = Pool { members, open_at, patience, random, window, throttles: 0, rules };
         let own = Arc::clone(&pool.rules.own);
         pool.member(super::carrier::hash(&own), &own, Instant::default()).is_wanted = true;
         pool
@@ -200,7 +202,6 @@ impl Pool {
             window: Window::new(window.0, window.1),
             bursts: Bursts::default(),
             is_full: false,
-            patience: Patience::default(),
             has_parked: false,
             refusals: 0,
             condemned_until: Instant::default(),
@@ -243,7 +244,7 @@ impl Pool {
         }
         member.is_full = true;
         // One that is shaped, or stuck, must not give its pace to those that share its lane.
-        let is_slow = member.window.is_throttled() || member.patience.is_over(now);
+        let is_slow = member.window.is_throttled() || self.patience.is_over(now);
         if is_slow { Room::Later } else { Room::Soon }
     }
 
@@ -275,7 +276,7 @@ impl Pool {
         }
         let sent = link.send(about, message, repeat, now, &mut member.out)?;
         member.is_full = false;
-        member.patience.goes_on(now.instant);
+        self.patience.goes_on(now.instant);
         if sent == Sent::InFlight {
             member.window.sent(now.instant);
         }
@@ -352,13 +353,17 @@ impl Pool {
         now: Now,
     ) -> Result<(usize, bool), LinkError> {
         let Some(member) = self.members.get_mut(&id) else { return Ok((bytes.len(), false)) };
+        let window = member.window();
         let Some(link) = &mut member.link else { return Ok((bytes.len(), false)) };
         let was = link.state();
         let before = answers.len();
         let inflight = link.inflight();
+        // Where the lane is held up by others, a link has room whatever waits for it. That a window is twice what a busy
+        // link needs means that a busy one fills more than half.
+        let is_starved = inflight < window / 2;
         let taken = link.read(bytes, answers, now, &mut member.out)?;
         let is_new = was == LinkState::Greeting && link.state() == LinkState::Up;
-        if !member.is_full && !member.has_parked {
+        if is_starved || !member.is_full && !member.has_parked {
             member.window.ran_dry(inflight);
         }
         if answers.len() > before {
