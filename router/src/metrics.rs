@@ -231,7 +231,7 @@ fn uplinks(registry: &mut Registry, overview: &Overview) {
     let poisoned = Family::<Name, Counter>::default();
     registry.register("uplink_poisoned", "Messages moved into the poison lane", poisoned.clone());
     let held = Family::<Name, Gauge>::default();
-    let help = "Messages of spill routes that are in memory and need not be written now";
+    let help = "Messages of spill and memory routes that are in memory and need not be written now";
     registry.register("uplink_front_messages", help, held.clone());
     let held_bytes = Family::<Name, Gauge>::default();
     registry.register("uplink_front_bytes", "Memory that they take", held_bytes.clone());
@@ -328,13 +328,13 @@ fn uplinks(registry: &mut Registry, overview: &Overview) {
 }
 
 fn spills(registry: &mut Registry, overview: &Overview) {
-    let help = "Messages of spill routes that an upstream had before they had to be written";
+    let help = "Messages of spill and memory routes that an upstream had before they had to be written";
     let unwritten = overview.fronts.unwritten.load(Ordering::Relaxed);
     counter(registry, "spill_delivered_unwritten", help, unwritten);
     let written = Family::<Reason, Counter>::default();
     registry.register(
         "spill_written",
-        "Messages of spill routes that were written, by reason",
+        "Messages of spill and memory routes that were written, by reason",
         written.clone(),
     );
     for (why, messages) in overview.fronts.written() {

@@ -372,3 +372,52 @@ fn the_promise_is_stated() {
         assert!(promise.contains("after 700 ms at most"), "{promise}");
     }
 }
+
+/// A router with a `memory` route behind a network.
+fn forgetful(network: &Proxy) -> Setup {
+    gateway(network, NEVER)
+        .set("routes.all", r#"{ route = 'FROM "factory/#" INTO $upstream', durability = "memory" }"#)
+}
+
+/// `memory`: acknowledged when held, and neither a healthy upstream nor an outage writes a byte; an orderly stop does.
+#[test]
+fn memory_routes_write_nothing_until_the_router_stops() {
+    let upstream = Recorder::start();
+    let network = Proxy::to(upstream.address());
+    let mut router = with_link(forgetful(&network));
+    let mut publisher = router.connect(&v5("p"));
+    let before = router.status()["store"].clone();
+    publisher.publish_all("factory/a", numbers(0..1_000));
+    upstream.wait_for(1_000);
+    network.cut();
+    expect_state(&router, "down");
+    publisher.publish_all("factory/a", numbers(1_000..2_000));
+    let after = router.status()["store"].clone();
+    for what in ["written_bytes", "records", "record_bytes"] {
+        assert_eq!(before[what], after[what], "{what}");
+    }
+    assert_eq!(router.backlog(), 1_000);
+    router.terminate();
+    router.start_again();
+    assert_eq!(router.backlog(), 1_000, "a restart loses nothing");
+    network.mend();
+    let record = upstream.wait_for(2_000);
+    let expected: Vec<String> = numbers(0..2_000).collect();
+    assert_eq!(texts(&record), expected);
+}
+
+/// What does not fit into memory is written, in order.
+#[test]
+fn memory_routes_write_when_memory_is_short() {
+    let upstream = Recorder::start();
+    let network = Proxy::to(upstream.address());
+    let router = with_link(forgetful(&network).set("limits.spill_bytes_max", 65_536));
+    network.cut();
+    let mut publisher = router.connect(&v5("p"));
+    publisher.publish_all("factory/a", numbers(0..3_000));
+    assert!(written(&router, "full") > 0.0);
+    assert_eq!((written(&router, "link_down"), written(&router, "late")), (0.0, 0.0));
+    network.mend();
+    let record = upstream.wait_for(3_000);
+    assert_eq!(texts(&record), numbers(0..3_000).collect::<Vec<_>>());
+}

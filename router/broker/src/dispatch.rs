@@ -366,11 +366,15 @@ impl Broker {
         let len = publication.envelope.encoded_len() as u32;
         let durability = forward.durability.of(publication.envelope.qos);
         let mut spill = SpillTicket(0);
-        if durability == Durability::Spill {
-            self.spilled = self.spilled.next();
-            (spill, promise.spill) = (self.spilled, self.spilled);
-            effects.appends.spills += 1;
+        match durability {
+            Durability::Spill => {
+                self.spilled = self.spilled.next();
+                (spill, promise.spill) = (self.spilled, self.spilled);
+            }
+            Durability::Memory => spill = SpillTicket::NOBODY,
+            Durability::Disk => {}
         }
+        effects.appends.spills += u32::from(durability != Durability::Disk);
         self.counters.appended += 1;
         let ticket = append(&mut self.appended_bytes, effects, |bytes| {
             publication.envelope.encode(bytes);

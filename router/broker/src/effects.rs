@@ -176,7 +176,7 @@ pub struct AppendTray {
     pub writes: Vec<Write>,
     /// Ticket of the last write; all earlier tickets of this shard are in this or in earlier trays.
     pub last: Ticket,
-    /// How many of the writes are records of `spill` routes.
+    /// How many of the writes are records that may stay in memory.
     pub spills: u32,
 }
 
@@ -211,8 +211,8 @@ pub enum Write {
         enqueued: Timestamp,
         /// When it is worth nothing any more.
         expires: Option<Timestamp>,
-        /// Its number, one after the other, if it may stay in memory until the upstream has it or it must be written; else
-        /// 0.
+        /// Its number, one after the other, if it may stay in memory until the upstream has it or it must be written;
+        /// [`SpillTicket::NOBODY`] if it may and was acknowledged already; else 0.
         spill: SpillTicket,
     },
     /// A value of the small durable state: key, then value.

@@ -46,6 +46,9 @@ impl std::fmt::Display for Seq {
 pub struct SpillTicket(pub u64);
 
 impl SpillTicket {
+    /// In place of a number: a record of a `memory` route. It may stay in memory, too, and nobody waits for it.
+    pub const NOBODY: SpillTicket = SpillTicket(u64::MAX);
+
     /// The number after this one.
     #[must_use]
     pub fn next(self) -> SpillTicket {

@@ -475,7 +475,9 @@ impl Durability {
             Durability::Spill => {
                 "the upstream has acknowledged the message, or it survives a crash and a power cut, whichever is first"
             }
-            Durability::Memory => "the router holds the message; a crash or a restart loses it",
+            Durability::Memory => {
+                "the router holds the message; a crash or a power cut loses it, an orderly restart does not"
+            }
         }
     }
 }

@@ -707,7 +707,8 @@ pub(super) static ROUTE_DURABILITY: Key = key(
     Default::Derived("as `routing.durability`"),
     "What an acknowledgement promises to the publisher: `disk` that the message survives a crash and a \
      power cut; `spill` the same, or that the upstream has it, whichever is first: nothing is written while the upstream \
-     keeps up (see `uplink.NAME.spill_after_ms`); `memory` only that the router holds it.",
+     keeps up (see `uplink.NAME.spill_after_ms`); `memory` only that the router holds it: it is written when memory is \
+     short and when the router stops.",
 );
 const DURABILITIES: &[&str] = &["disk", "spill", "memory"];
 
@@ -816,7 +817,7 @@ limits! {
     route_keys_max: u32 = 2..=10_000_000,
         "Keys that one shard's SAMPLE, THROTTLE and CHANGED clauses remember; the least used are forgotten.";
     spill_bytes_max: u64 = 65_536..=1_099_511_627_776,
-        "Memory that messages of `spill` routes take while they need not be written, over all uplinks; above it the lane that has most there is written.";
+        "Memory that messages of `spill` and `memory` routes take while they need not be written, over all uplinks; above it the lane that has most there is written.";
     uplink_inflight_max: u16 = 1..=32_766, "Messages in flight to one upstream.";
     uplink_read_bytes_max: u32 = 1_024..=4_294_967_295, "Bytes read ahead from the lanes of one uplink.";
     uplink_look_ahead_max: u32 = 1..=1_000_000,

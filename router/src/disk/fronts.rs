@@ -1,4 +1,4 @@
-//! The disk thread's part in `spill` routes: which records stay in memory, which are written and when, who hears of it.
+//! The disk thread's part in `spill` and `memory` routes: which records stay in memory, which are written and when, who hears of it.
 //!
 //! In: trays, how far uplinks are, the time. Out: records for the group that is collected, places that are passed over,
 //! the second watermark of each shard.
@@ -177,7 +177,11 @@ impl Disk {
         };
         let about = &board.lanes()[index];
         let writing = self.fronts.lanes[index].writing > self.fronts.confirmed;
-        let admitted = about.front().admits(&about.progress(log_end, writing));
+        let progress = about.progress(log_end, writing);
+        let admitted = match spill {
+            SpillTicket::NOBODY => about.front().admits_for_nobody(&progress),
+            _ => about.front().admits(&progress),
+        };
         let admitted = admitted.and_then(|()| self.make_memory(index, bytes.len() as u64));
         if let Err(why) = admitted {
             board.count_written(why, 1);

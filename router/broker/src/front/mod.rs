@@ -1,4 +1,5 @@
-//! The front of a lane: its newest records, in memory, as long as the upstream keeps up (durability `spill`).
+//! The front of a lane: its newest records, in memory, as long as the upstream keeps up (durability `spill`), or as long as
+//! there is room (`memory`, whose publishers wait for nothing).
 //!
 //! Knows: one lane, places, ages. Never: the log, the link, threads. In: records in their order, how far the uplink is, how
 //! far the log is, time. Out: whether the next record may stand here, what must be written now and why, what is safe.
@@ -21,7 +22,7 @@ pub use safe::Safe;
 /// Memory that a record takes beside its bytes, about.
 pub const HELD_OVERHEAD_BYTES: u64 = size_of::<Held>() as u64 + 16;
 
-/// Why records of a `spill` route are written.
+/// Why records that may stay in memory are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Why {
     /// There is no link to the upstream.
@@ -30,7 +31,7 @@ pub enum Why {
     Late,
     /// The fronts hold `limits.spill_bytes_max`.
     Full,
-    /// The log has a backlog of the lane; in memory they would only wait behind it.
+    /// The log has a backlog of the lane, behind which they would only wait, or gets what stood here.
     Backlog,
     /// A record behind them must be written: order first.
     Order,
@@ -81,6 +82,11 @@ impl Held {
         owner: (ShardId, SpillTicket),
     ) -> Held {
         Held { bytes, enqueued, expires, since, owner, expired: false }
+    }
+
+    /// Whether somebody waits until it is safe.
+    fn is_waited_for(&self) -> bool {
+        self.owner.1 != SpillTicket::NOBODY
     }
 
     fn weight(&self) -> u64 {
@@ -143,6 +149,8 @@ pub struct Front {
     /// The place behind the last record, or the least one that the next record may have.
     end: Seq,
     bytes: u64,
+    /// When those came that somebody waits for, in order.
+    waited_since: VecDeque<Instant>,
     /// So many of the first records are in the group that is being collected.
     staged: usize,
     mode: Mode,
@@ -159,6 +167,7 @@ impl Front {
             records: VecDeque::new(),
             end: log_end,
             bytes: 0,
+            waited_since: VecDeque::new(),
             staged: 0,
             mode: Mode::Closed { until: log_end },
             log_ends: (log_end, log_end),
@@ -216,6 +225,19 @@ impl Front {
         Ok(())
     }
 
+    /// As [`Front::admits`], for a record that nobody waits for: neither a link that is down nor a backlog is a reason to
+    /// write it.
+    pub fn admits_for_nobody(&mut self, progress: &Progress) -> Result<(), Why> {
+        if progress.writing {
+            return Err(Why::Order);
+        }
+        if self.is_closed() && !self.records.is_empty() {
+            return Err(Why::Backlog);
+        }
+        self.mode = Mode::Open;
+        Ok(())
+    }
+
     /// Puts a record behind the others; its place. [`Front::admits`] must have said so.
     pub fn push(&mut self, held: Held, log_end: Seq) -> Seq {
         assert!(self.mode == Mode::Open && self.staged == 0, "only an open front takes records");
@@ -224,6 +246,7 @@ impl Front {
         }
         let seq = self.end;
         self.bytes += held.weight();
+        self.waited_since.extend(held.is_waited_for().then_some(held.since));
         self.records.push_back(held);
         self.end = seq.next();
         seq
@@ -231,18 +254,18 @@ impl Front {
 
     /// Why everything here must be written now, if it must.
     pub fn is_due(&self, link_up: bool, now: Instant) -> Option<Why> {
-        let oldest = self.records.front()?;
+        let oldest = self.waited_since.front()?;
         match self.mode {
             Mode::Closed { .. } => None, // it is on its way
             Mode::Open if !link_up => Some(Why::LinkDown),
-            Mode::Open => (oldest.since.plus_millis(self.after_millis) <= now).then_some(Why::Late),
+            Mode::Open => (oldest.plus_millis(self.after_millis) <= now).then_some(Why::Late),
         }
     }
 
-    /// When the oldest record has been here for too long, if it is not on its way out.
+    /// When the oldest record that somebody waits for has been here for too long, if it is not on its way out.
     pub fn due_at(&self) -> Option<Instant> {
-        let oldest = self.records.front().filter(|_| self.mode == Mode::Open)?;
-        Some(oldest.since.plus_millis(self.after_millis))
+        let oldest = self.waited_since.front().filter(|_| self.mode == Mode::Open)?;
+        Some(oldest.plus_millis(self.after_millis))
     }
 
     /// Everything here is to be written, and so is what comes, until that is delivered.
@@ -346,9 +369,12 @@ impl Front {
     fn take_first(&mut self) -> Held {
         let held = self.records.pop_front().expect("the caller has looked");
         self.bytes -= held.weight();
+        if held.is_waited_for() {
+            self.waited_since.pop_front();
+        }
         // A burst is not remembered for ever.
         if self.records.is_empty() && self.records.capacity() > 4_096 {
-            self.records = VecDeque::new();
+            (self.records, self.waited_since) = (VecDeque::new(), VecDeque::new());
         }
         held
     }
@@ -356,6 +382,7 @@ impl Front {
     /// Panics if something that must always hold does not. For tests.
     pub fn invariants(&self) {
         assert!(self.staged <= self.records.len());
+        assert_eq!(self.waited_since.len(), self.records.iter().filter(|it| it.is_waited_for()).count());
         assert_eq!(self.bytes, self.records.iter().map(Held::weight).sum::<u64>());
         assert!(self.end.get() > self.records.len() as u64);
         assert!(self.staged == 0 || self.is_closed());

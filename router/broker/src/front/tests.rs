@@ -144,3 +144,44 @@ fn what_passes_it_by_closes_it_until_that_is_delivered() {
     assert_eq!(front.admits(&progress(1, 2, 2)), Err(Why::Backlog));
     assert_eq!(front.admits(&progress(2, 2, 2)), Ok(()));
 }
+
+fn for_nobody(number: u64) -> Held {
+    Held::new(
+        Arc::from(&b"x"[..]),
+        (Timestamp(0), None),
+        Instant(number * 1_000),
+        (OWNER, SpillTicket::NOBODY),
+    )
+}
+
+/// `memory`: neither a link that is down, nor a backlog, nor age is a reason to write.
+#[test]
+fn what_nobody_waits_for_is_written_for_room_order_and_the_end_alone() {
+    let mut front = Front::new(seq(11), 500);
+    let down = Progress { link_up: false, ..progress(3, 3, 11) };
+    for number in 1..=3 {
+        assert_eq!(front.admits_for_nobody(&down), Ok(()));
+        assert_eq!(front.push(for_nobody(number), seq(11)), seq(10 + number));
+    }
+    assert_eq!((front.is_due(false, Instant(u64::MAX)), front.due_at()), (None, None));
+    assert_eq!(front.admits_for_nobody(&Progress { writing: true, ..down }), Err(Why::Order));
+    // A record that somebody waits for makes the front due, with all that stands before it.
+    assert_eq!(front.admits(&progress(11, 11, 11)), Ok(()));
+    front.push(held(9, None), seq(11));
+    front.invariants();
+    assert_eq!(front.is_due(false, Instant(9_000)), Some(Why::LinkDown));
+    assert_eq!(front.due_at(), Some(Instant(509_000)));
+    assert_eq!(front.is_due(true, Instant(509_000)), Some(Why::Late));
+    let mut done = Vec::new();
+    front.delivered(seq(15), |(_, ticket)| done.push(ticket));
+    assert_eq!(done[..3], [SpillTicket::NOBODY; 3]);
+    assert_eq!((front.due_at(), front.bytes()), (None, 0));
+    front.push(for_nobody(10), seq(11));
+    front.close();
+    assert_eq!(front.admits_for_nobody(&down), Err(Why::Backlog), "what stands here goes first");
+    assert!(front.to_stage().is_some());
+    front.staged();
+    front.written(seq(16), |_, _, _| {});
+    assert_eq!(front.admits_for_nobody(&down), Ok(()));
+    front.invariants();
+}

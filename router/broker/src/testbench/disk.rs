@@ -166,12 +166,19 @@ impl Disk {
     /// A record of a `spill` route; whether it is held.
     fn hold(&mut self, lane: LaneId, shard: usize, spill: SpillTicket, record: &Record) -> bool {
         self.safe[shard].came(spill);
+        if spill == SpillTicket::NOBODY && !self.holds {
+            return false;
+        }
         let log_end = self.next(lane);
         let front = self.fronts.entry(lane).or_insert_with(|| Front::new(log_end, 1_000));
         let head = self.heads[&lane];
         let progress =
             Progress { link_up: self.holds, read_to: log_end.max(head), head, log_end, writing: false };
-        if front.admits(&progress).is_err() {
+        let admitted = match spill {
+            SpillTicket::NOBODY => front.admits_for_nobody(&progress),
+            _ => front.admits(&progress),
+        };
+        if admitted.is_err() {
             return false;
         }
         let (bytes, since) = (record.bytes.clone().into(), Instant::default());
