@@ -360,7 +360,10 @@ impl Core {
                 (*status, *body) = (500, Box::default());
             }
         }
-        self.clients.retain(|_, client| !client.is_over());
+        let over = self.clients.iter().filter(|(_, client)| client.is_over());
+        for client in over.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+            self.forget(&client);
+        }
     }
 
     /// What clients are told. Only after [`Core::kept`].
@@ -423,12 +426,20 @@ impl Core {
     fn let_go(&mut self, client: &str) {
         if self.clients.get(client).is_some_and(|entry| entry.at.is_none() && !entry.is_own) {
             self.listen(client);
-            if !self.changed.contains_key(client) {
-                self.clients.retain(|id, entry| **id != *client || !entry.is_over());
+            let is_over = self.clients.get(client).is_some_and(Client::is_over);
+            if is_over && !self.changed.contains_key(client) {
+                self.forget(client);
             }
-            if !self.clients.contains_key(client) && self.has_cloud {
-                self.orders.push(Order::Listen { identity: client.into(), filters: BTreeSet::new() });
-            }
+        }
+    }
+
+    /// Forgets a client, what IoT Hub was asked for it, and that anything is to be heard: who comes next under this name is
+    /// another one, whose requests an answer must not count for.
+    fn forget(&mut self, client: &str) {
+        self.clients.remove(client);
+        self.asked.retain(|_, asked| *asked.client != *client);
+        if self.has_cloud {
+            self.orders.push(Order::Listen { identity: client.into(), filters: BTreeSet::new() });
         }
     }
 }

@@ -474,3 +474,40 @@ fn too_many_requests_of_one_client_are_told_off() {
     assert_eq!(told.len(), 5, "15 wait beside our own question");
     assert!(told.iter().all(|answer| matches!(answer, HubAnswer::Twin { status: 429, .. })));
 }
+
+/// What was asked for a client that has gone since must not count for the one that comes next under its name.
+#[test]
+fn an_answer_for_who_has_gone_is_nobodys() {
+    let mut bench = Bench::new(true);
+    for round in 0..3 {
+        bench.connect(&[]);
+        bench.up();
+        bench.get("1");
+        assert_eq!(bench.core.clients["d1"].asked, 2, "round {round}: our own question, and its");
+        bench.disconnect();
+        bench.told();
+        assert!(bench.core.asked.is_empty() && bench.core.clients.is_empty());
+        // The next one asks nothing; the answers, and the time for them, are the former one's.
+        bench.connect(&[]);
+        let document = json!({"desired": {"$version": 4}, "reported": {}});
+        bench.hear(&format!("$iothub/twin/res/200/?$rid={}", 2 * round + 1), &document);
+        bench.pass(20_000);
+        assert_eq!((bench.core.clients["d1"].asked, bench.told()), (0, vec![]));
+        bench.disconnect();
+        bench.told();
+    }
+}
+
+/// In one batch: its report is not on the disk yet when it goes, and the link is down.
+#[test]
+fn nothing_is_heard_for_a_client_that_is_forgotten_once_its_report_is_kept() {
+    let mut bench = Bench::new(true);
+    bench.connect(&[Feature::TwinResponses]);
+    bench.core.on_news(News::Down("d1".into()), bench.now);
+    bench.report("1", &json!({"a": 1}));
+    bench.disconnect();
+    assert_eq!(bench.heard_filters().last(), Some(&set(&[RES])));
+    bench.told();
+    assert!(bench.core.clients.is_empty());
+    assert_eq!(bench.heard_filters(), [set(&[])]);
+}
