@@ -1,7 +1,7 @@
 //! Twins: the document, patches, what IoT Hub takes as one (`reference/edgehub.md` §2.7, §9.5).
 //!
 //! May use: JSON. In: documents and patches. Out: documents, patches, what to tell the client.
-//! Bound: [`DOCUMENT_BYTES_MAX`] for reported properties, [`DEPTH_MAX`] for their nesting.
+//! Bound: [`DOCUMENT_BYTES_MAX`] for reported properties, and for what is pending of them; [`DEPTH_MAX`] for their nesting.
 //! Invariant: a stored document has no nulls; a pending patch keeps them, because they delete.
 
 use serde::{Deserialize, Serialize};
@@ -39,7 +39,7 @@ pub struct Twin {
     pub pending: Object,
 }
 
-/// Why something is no twin, or no patch of one. All are the sender's mistake: 400.
+/// Why something is no twin, or no patch of one. All but [`TwinError::Pending`] are the sender's mistake: 400.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TwinError {
     /// Not JSON.
@@ -69,6 +69,9 @@ pub enum TwinError {
     /// Over [`DOCUMENT_BYTES_MAX`].
     #[error("the document would have {0} bytes; {DOCUMENT_BYTES_MAX} is the most")]
     Size(usize),
+    /// Over [`DOCUMENT_BYTES_MAX`] together: later, when upstream has taken some, it may fit.
+    #[error("what upstream has not taken yet would have {0} bytes; {DOCUMENT_BYTES_MAX} is the most")]
+    Pending(usize),
 }
 
 /// What a patch of desired properties did.
@@ -112,8 +115,14 @@ impl Twin {
         let mut reported = self.reported.clone();
         merge(&mut reported, patch);
         check_size(&reported)?;
-        self.reported = reported;
-        merge_patch(&mut self.pending, patch);
+        let mut pending = self.pending.clone();
+        merge_patch(&mut pending, patch);
+        // Nulls stay in it, and it is sent as one patch.
+        check_size(&pending).map_err(|error| match error {
+            TwinError::Size(bytes) => TwinError::Pending(bytes),
+            other => other,
+        })?;
+        (self.reported, self.pending) = (reported, pending);
         Ok(())
     }
 

@@ -118,6 +118,22 @@ fn a_refused_patch_changes_nothing() {
     assert_eq!(twin, before);
 }
 
+/// Deletions of what is not there leave the document empty, and the patch that is kept and sent grows.
+#[test]
+fn what_is_pending_has_a_limit() {
+    let mut twin = Twin::default();
+    let names = || (0..100).map(|number| format!("{}{number}", "n".repeat(1_000)));
+    let taken = names().take_while(|name| twin.report(&of(json!({ name: null }))).is_ok()).count();
+    assert_eq!((taken, twin.reported.len()), (32, 0));
+    let before = twin.clone();
+    let error = twin.report(&of(json!({ "n".repeat(1_000): null }))).expect_err("too much");
+    assert!(matches!(error, TwinError::Pending(33_000..)), "{error}");
+    assert_eq!(twin, before);
+    // Once upstream has taken it there is room.
+    twin.reported(&before.pending, Some(2));
+    twin.report(&of(json!({ "n".repeat(1_000): null }))).expect("legal");
+}
+
 fn any_document() -> impl Strategy<Value = Object> {
     let leaf = prop_oneof![any::<bool>().prop_map(Value::from), (0i64..5).prop_map(Value::from)];
     let value = leaf.prop_recursive(3, 16, 4, |below| {

@@ -511,3 +511,15 @@ fn nothing_is_heard_for_a_client_that_is_forgotten_once_its_report_is_kept() {
     assert!(bench.core.clients.is_empty());
     assert_eq!(bench.heard_filters(), [set(&[])]);
 }
+
+/// Deletions fill what is to go up, and leave the document empty.
+#[test]
+fn a_report_for_which_there_is_no_room_now_is_told_so() {
+    let mut bench = Bench::new(true);
+    bench.connect(&[]);
+    for number in 0..33 {
+        bench.report("1", &json!({ format!("{}{number:02}", "n".repeat(1_000)): null }));
+    }
+    let told = bench.told();
+    assert_eq!((&told[31], &told[32]), (&twin(204, "1", &NOTHING), &twin(429, "1", &NOTHING)));
+}

@@ -5,7 +5,7 @@
 
 use broker::HubAnswer;
 use hub::topics::{self, Feature};
-use hub::twin::{self, Desired, Twin};
+use hub::twin::{self, Desired, Twin, TwinError};
 use model::{ConnId, Instant, ShardId};
 
 use super::{AGAIN_MILLIS, ANSWER_MILLIS, ASKED_MAX, Asked, Core, Link, REPORT_MILLIS, Told, What};
@@ -40,7 +40,7 @@ impl Core {
             Ok(()) => 204,
             Err(problem) => {
                 tracing::warn!(client, %problem, "a report is not taken");
-                400
+                if matches!(problem, TwinError::Pending(_)) { 429 } else { 400 }
             }
         };
         if status == 204 {
