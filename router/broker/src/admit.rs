@@ -154,7 +154,7 @@ impl Broker {
     /// holds it back, or that a session is its publisher's own.
     pub(crate) fn needs_of(&mut self, publication: &Publication<'_>) -> Needs {
         let mut needs = Needs::default();
-        self.ask_subscriptions(publication.envelope.topic, &mut needs);
+        self.ask_subscriptions(publication.envelope.topic, publication.hub, &mut needs);
         if self.plan.table.is_empty() {
             return needs;
         }
@@ -178,14 +178,14 @@ impl Broker {
                     if let Some(routes::Sink::Topic(template)) = plan.table.sinks().get(found.sink.0 as usize)
                         && template.render(&message, &mut topic).is_ok()
                     {
-                        self.ask_subscriptions(&topic, &mut needs);
+                        self.ask_subscriptions(&topic, None, &mut needs);
                     }
                     self.scratch.topic = topic;
                 }
                 Some(SinkPlan::Input) => {
                     let mut topic = std::mem::take(&mut self.scratch.topic);
                     if self.input_topic(found, &plan, &mut topic) {
-                        self.ask_subscriptions(&topic, &mut needs);
+                        self.ask_subscriptions(&topic, None, &mut needs);
                     }
                     self.scratch.topic = topic;
                 }
@@ -201,10 +201,19 @@ impl Broker {
         needs
     }
 
-    /// Whether stored sessions want a topic: they have their messages on disk, and no priority.
-    fn ask_subscriptions(&mut self, topic: &str, needs: &mut Needs) {
+    /// Whether stored sessions want a topic: they have their messages on disk, and no priority. `hub`: it is the topic of
+    /// telemetry, and this is what it says.
+    fn ask_subscriptions(
+        &mut self,
+        topic: &str,
+        hub: Option<&hub::mapping::Properties<'_>>,
+        needs: &mut Needs,
+    ) {
         let mut found = std::mem::take(&mut self.scratch.found);
         self.subscriptions.find(topic, &mut found);
+        if let Some(properties) = hub {
+            self.leave_out_sender(&mut found, properties);
+        }
         let is_stored = found.remote.kept != 0
             || found.entries.iter().any(|entry| entry.stored && entry.qos != Qos::AtMostOnce)
             || found.shares.iter().any(|key| self.subscriptions.shares.group(*key).is_kept());

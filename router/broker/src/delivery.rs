@@ -83,6 +83,9 @@ impl Broker {
         effects: &mut Effects,
     ) {
         self.subscriptions.find(publication.envelope.topic, found);
+        if let Some(properties) = publication.hub {
+            self.leave_out_sender(found, properties);
+        }
         self.scratch.frames.clear();
         for entries in found.entries.chunk_by(|one, other| one.session == other.session) {
             let ticket = self.deliver(entries, "", publication, effects);

@@ -406,7 +406,8 @@ impl Broker {
             self.counters.dropped_invalid_template += 1;
         } else if let Some(selected) = self.select(plan, found, message, publication, &mut body) {
             let envelope = Envelope { topic: &topic, retain: false, ..selected.envelope };
-            self.publish(&Publication { envelope, ..selected }, promise, effects);
+            // Under this topic it is telemetry no more, and its sender gets it as everybody.
+            self.publish(&Publication { envelope, hub: None, ..selected }, promise, effects);
         }
         self.scratch.topic = topic;
         self.scratch.body = body;

@@ -20,7 +20,7 @@ use crate::dispatch::Publication;
 use crate::effects::Effects;
 use crate::envelope::Envelope;
 use crate::heads::mqtt::{Fault, PeerFault};
-use crate::subscriptions::SessionKey;
+use crate::subscriptions::{Found, SessionKey};
 
 /// The parts of a telemetry topic.
 #[derive(Clone, Copy)]
@@ -121,6 +121,22 @@ impl Broker {
         self.acknowledge_publish(conn, key, publish, (promise, matched), effects);
         self.scratch.hub_topic = topic;
         Ok(())
+    }
+
+    /// Telemetry does not go back to whom it names as its sender: the filter by which a module gets its inputs,
+    /// `devices/E/modules/M/#`, fits the topic under which it sends.
+    #[inline(never)]
+    pub(crate) fn leave_out_sender(&self, found: &mut Found, properties: &Properties<'_>) {
+        let device = properties.system("connectionDeviceId").unwrap_or_default();
+        let module = properties.system("connectionModuleId");
+        let is_sender = |id: &str| match id.split_once('/') {
+            Some((its_device, its_module)) => its_device == device && module == Some(its_module),
+            None => id == device && module.is_none(),
+        };
+        found.entries.retain(|entry| {
+            let session = self.sessions.get(entry.session.0 as usize);
+            session.is_none_or(|session| !is_sender(&session.client_id))
+        });
     }
 
     /// What a telemetry message needs that there may be too little of; `None` if it is none, or not a good one.

@@ -131,6 +131,40 @@ fn an_output_of_a_module_is_routed_by_its_source() {
     );
 }
 
+/// The filter by which a module gets its inputs fits what it sends.
+#[test]
+fn a_module_does_not_get_its_own_telemetry_back() {
+    let again = r#"FROM /messages/* WHERE again = '1' INTO topic("devices/gw1/modules/ml/again")"#;
+    let mut bench = bench(&[again]);
+    let ml = bench.client("hub", Version::V5, 0);
+    bench.clients[ml].id = "gw1/ml".to_owned();
+    come(&mut bench, ml, false);
+    bench.subscribe(ml, INPUTS, Qos::AtLeastOnce);
+    let output = "devices/gw1/modules/ml/messages/events/%24.on=alert";
+    let before = bench.counters();
+    bench.publish(ml, output, "x", 1);
+    bench.settle();
+    assert_eq!(bench.take(ml), [Seen::PubAck(1)]);
+    let counters = bench.counters();
+    assert_eq!((counters.appended, counters.unmatched), (before.appended, before.unmatched + 1));
+    assert_eq!(bench.brokers[0].hub_series()["no_route\x00gw1/ml\x00alert"], 1);
+    // Nor does it need a disk.
+    bench.set_levels(Levels { store: Level::FullForUrgent, ..Levels::default() });
+    bench.publish(ml, output, "x", 2);
+    bench.settle();
+    assert_eq!(bench.take(ml), [Seen::PubAck(2)]);
+    bench.set_levels(Levels::default());
+    // Who else is allowed to read it does, and what a route sends it is its own no more.
+    let plain = bench.client("plain", Version::V3, 0);
+    bench.connect(plain);
+    bench.subscribe(plain, "devices/+/modules/+/messages/#", Qos::AtMostOnce);
+    bench.publish(ml, "devices/gw1/modules/ml/messages/events/again=1", "y", 3);
+    bench.settle();
+    assert_eq!(topics(&mut bench, plain).len(), 1);
+    let seen = bench.take(ml);
+    assert!(seen.contains(&Seen::PubAck(3)) && seen.len() == 2, "{seen:?}");
+}
+
 #[test]
 fn routes_see_properties_body_and_flags() {
     let routes = [
