@@ -71,8 +71,13 @@ impl Broker {
         self.counters.received += 1;
         self.counters.received_bytes += publish.payload.len() as u64;
         if effects.hub.len() >= super::requests::REQUESTS_PER_TURN_MAX {
-            // The client is not read again before the tray was taken; what it asked for in between is told off.
+            // The client is not read again before the tray was taken; what it asked for in between is refused.
             self.counters.hub_requests_refused += 1;
+            let is_v3 = self.connections.get(conn).is_none_or(|connection| connection.version == Version::V3);
+            if is_v3 && publish.packet_id.is_some() {
+                // 3.1.1 has no word for it, and an acknowledgement would be a lie.
+                return Err(Fault::Peer(PeerFault::HubRequests));
+            }
             return self.acknowledge_hub(conn, key, publish, ReasonCode::QUOTA_EXCEEDED, effects);
         }
         self.counters.hub_requests += 1;

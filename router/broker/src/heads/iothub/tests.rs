@@ -606,6 +606,33 @@ fn a_message_of_the_cloud_is_safe_before_that_is_said() {
     );
 }
 
+/// The tray for services is full: a client is told, or loses its connection; it is never told that all is well.
+#[test]
+fn a_request_that_is_not_passed_on_is_not_acknowledged() {
+    let full = crate::heads::iothub::requests::REQUESTS_PER_TURN_MAX;
+    for (version, expected) in [
+        (Version::V3, Seen::Closed),
+        (Version::V5, Seen::Refused(AckKind::PubAck, 1, ReasonCode::QUOTA_EXCEEDED)),
+    ] {
+        let mut bench = bench(&[]);
+        let (leaf, _) = enter(&mut bench, "d1", version, true);
+        bench.hub_requests.clear();
+        let mut bytes = Vec::new();
+        let topic = "$iothub/twin/GET/?$rid=1";
+        let mut get = wire::OutgoingPublish { topic, ..Default::default() };
+        for _ in 0..full {
+            wire::encode_publish(&mut bytes, version, &get).expect("a packet");
+        }
+        (get.qos, get.packet_id) = (Qos::AtLeastOnce, std::num::NonZeroU16::new(1));
+        wire::encode_publish(&mut bytes, version, &get).expect("a packet");
+        bench.send(leaf, &bytes);
+        assert_eq!(bench.take(leaf), [expected], "{version:?}");
+        let is_get = |request: &&HubRequest| matches!(request, HubRequest::TwinGet { .. });
+        assert_eq!(bench.hub_requests.iter().filter(is_get).count(), full);
+        assert_eq!(bench.counters().hub_requests_refused, 1);
+    }
+}
+
 #[test]
 fn a_will_is_a_message_of_its_owner() {
     let mut bench = bench(&[TO_ML]);

@@ -67,6 +67,9 @@ pub(crate) enum PeerFault {
     /// A twin topic that asks for nothing, or a publication that the dialect refuses where 3.1.1 has no word for it.
     #[error("a publication that means nothing in the IoT Hub dialect")]
     HubTopic,
+    /// More requests in one turn than services are asked; 3.1.1 has no word for it.
+    #[error("more requests about twins and methods at a time than this server takes")]
+    HubRequests,
     /// A topic of more bytes or levels than `limits.topic_bytes_max` or `limits.topic_levels_max`.
     #[error("a topic longer than this server's limit")]
     TopicTooLong,
@@ -85,6 +88,7 @@ impl Fault {
                 PeerFault::PayloadFormat => ReasonCode::PAYLOAD_FORMAT_INVALID,
                 PeerFault::AnswerTooLarge => ReasonCode::PACKET_TOO_LARGE,
                 PeerFault::NotAuthorized => ReasonCode::NOT_AUTHORIZED,
+                PeerFault::HubRequests => ReasonCode::QUOTA_EXCEEDED,
                 PeerFault::TopicTooLong | PeerFault::HubTopic => ReasonCode::TOPIC_NAME_INVALID,
                 PeerFault::NotConnected
                 | PeerFault::ConnectedTwice
