@@ -15,6 +15,11 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     name.push(format!(".{}.tmp", std::process::id()));
     let unfinished = folder.join(name);
     let write = || {
+        // Of a process of this number that was cut off; in a container all have the same.
+        match fs::remove_file(&unfinished) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
         if let Ok(old) = fs::metadata(&target) {
             // Run by root, the router must still be able to read it.
@@ -29,4 +34,19 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
         File::open(folder)?.sync_all()
     };
     write().inspect_err(|_| drop(fs::remove_file(&unfinished)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_power_cut_left_is_in_nobodys_way() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("trust.pem");
+        let left = folder.path().join(format!("trust.pem.{}.tmp", std::process::id()));
+        fs::write(&left, "half of").expect("a leftover");
+        replace(&path, b"all of it").expect("replaced");
+        assert_eq!((fs::read(&path).expect("the file"), left.exists()), (b"all of it".to_vec(), false));
+    }
 }
