@@ -12,9 +12,11 @@ use wire::OutgoingPublish;
 use crate::acks::{Acks, Answer, NOBODY, Promise};
 use crate::broker::Broker;
 use crate::connections::Phase;
+use crate::delivery::fits_queue;
 use crate::dispatch::Publication;
 use crate::effects::Effects;
 use crate::envelope::Envelope;
+use crate::sessions::Keeping;
 use crate::subscriptions::SessionKey;
 
 /// Questions of one shard in one turn, but for clients that come and go. A turn reads a few hundred packets at most.
@@ -245,7 +247,7 @@ impl Broker {
             return Err(Unanswered::NotSubscribed);
         }
         let has_room = !self.is_tight || !self.holds_no_more() && self.levels.takes_writes;
-        if !has_room || model::validate_name(&topic).is_err() {
+        if !has_room || !self.takes_post(key, &topic) || model::validate_name(&topic).is_err() {
             return Err(Unanswered::NoRoom);
         }
         let envelope = Envelope {
@@ -265,6 +267,23 @@ impl Broker {
             None => self.acks.wait(Acks::queue(&promise), NOBODY, promise, Answer::Post(token)),
         }
         Ok(())
+    }
+
+    /// Whether a session that is connected would not drop a message under this topic. The lane of a stored one has room as
+    /// long as the store has.
+    fn takes_post(&self, key: SessionKey, topic: &str) -> bool {
+        let limits = &self.setup.limits;
+        let session = &self.sessions[key.0 as usize];
+        let matching =
+            session.subscriptions.iter().filter(|(filter, _)| model::filter_matches(filter, topic));
+        let is_sure = matching.map(|(_, options)| options.qos).max() > Some(Qos::AtMostOnce);
+        if let (Keeping::Stored(stored), true) = (session.keeping, is_sure) {
+            return stored.backlog() < limits.session_stored_messages_max;
+        }
+        let connection = session.conn.and_then(|conn| self.connections.get(conn));
+        let has_outbox =
+            connection.is_some_and(|connection| connection.outbox.len() <= limits.outbox_bytes_max as usize);
+        !self.is_memory_full() && if is_sure { fits_queue(session, limits) } else { has_outbox }
     }
 
     /// What a session has subscribed to.

@@ -606,6 +606,34 @@ fn a_message_of_the_cloud_is_safe_before_that_is_said() {
     );
 }
 
+/// What would be dropped here stays in the cloud.
+#[test]
+fn a_message_of_the_cloud_without_room_is_not_taken() {
+    let limits = Limits { session_queue_messages_max: 2, session_inflight_max: 1, ..Limits::DEFAULT };
+    let message =
+        |token| HubAnswer::CloudToDevice { bag: "a=b".into(), payload: b"go".as_slice().into(), token };
+    for (qos, taken) in [(Qos::AtLeastOnce, 3), (Qos::AtMostOnce, 1)] {
+        let limits = match qos {
+            // One that is not taken by the socket fills it.
+            Qos::AtMostOnce => Limits { outbox_bytes_max: 8, ..limits.clone() },
+            _ => limits.clone(),
+        };
+        let mut bench = Bench::speaking(1, limits, plan(&[]), Some(setup()));
+        bench.replace_access(access());
+        let (leaf, _) = enter(&mut bench, "d1", Version::V3, true);
+        bench.subscribe(leaf, "devices/d1/messages/devicebound/#", qos);
+        bench.hub_requests.clear();
+        bench.clients[leaf].takes = 0;
+        for token in 1..=taken {
+            assert_eq!(bench.answer_hub(leaf, &message(token)), Ok(()), "{qos:?} {token}");
+        }
+        bench.settle();
+        assert_eq!(bench.answer_hub(leaf, &message(9)), Err(Unanswered::NoRoom), "{qos:?}");
+        bench.settle();
+        assert!(!bench.hub_requests.contains(&HubRequest::Posted { token: 9 }), "{qos:?}");
+    }
+}
+
 /// The tray for services is full: a client is told, or loses its connection; it is never told that all is well.
 #[test]
 fn a_request_that_is_not_passed_on_is_not_acknowledged() {
