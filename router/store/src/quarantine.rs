@@ -54,17 +54,17 @@ pub(crate) fn set_aside(
 }
 
 /// Keeps a write-ahead log with damage, as it is; 0 if there is no room.
-pub(crate) fn keep_log(root: &Path, bytes_max: u64, name: &str, log: &[u8]) -> io::Result<u64> {
+pub(crate) fn keep_log(root: &Path, bytes_max: u64, log: &Path) -> io::Result<u64> {
     let directory = root.join(QUARANTINE);
-    if log.len() as u64 > bytes_max.saturating_sub(bytes_in(&directory)) {
+    let name = log.file_name().and_then(|name| name.to_str()).unwrap_or("log");
+    if fs::metadata(log)?.len() > bytes_max.saturating_sub(bytes_in(&directory)) {
         return Ok(0);
     }
     fs::create_dir_all(&directory)?;
     // After a repair RocksDB counts from the beginning, so an earlier one may have this name.
     let names = std::iter::once(name.to_owned()).chain((1..).map(|number| format!("{number}-{name}")));
     let mut paths = names.map(|name| directory.join(name)).filter(|path| !path.exists());
-    fs::write(paths.next().expect("there are few files here"), log)?;
-    Ok(log.len() as u64)
+    fs::copy(log, paths.next().expect("there are few files here"))
 }
 
 /// The blocks of a range as they are, at most `room` bytes of them; and whether RocksDB could read all of them.

@@ -25,7 +25,8 @@ use crate::salvage::salvage;
 use model::{LaneId, Seq};
 use rocksdb::WriteBatch;
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -96,10 +97,8 @@ pub(crate) fn rebuild(options: &Options, home: &Home) -> Result<Repaired, OpenEr
             return Err(error);
         }
     }
-    newest_log::forget(root).map_err(io)?;
     fs::rename(home.engine_path(), &old_path).map_err(io)?;
-    fs::rename(&new_path, home.engine_path()).map_err(io)?;
-    fs::File::open(root).and_then(|directory| directory.sync_all()).map_err(io)?;
+    finish_swap(root).map_err(io)?;
     clear_away(root).map_err(io)?;
     Ok(repaired)
 }
@@ -110,15 +109,22 @@ fn lost_log(options: &Options, home: &Home) -> Result<Option<String>, OpenError>
         Err(OpenError::Corrupt { detail, .. }) => return Ok(Some(detail)),
         other => other?,
     }
-    Ok(match Engine::open_strict(options, &home.engine_path()) {
-        // RocksDB's words for a log that is gone, shorter than it was, or other than it was.
-        Err(OpenError::Corrupt { detail, .. })
+    let Err(error) = Engine::open_strict(options, &home.engine_path()) else { return Ok(None) };
+    // A sorted file that is missing as well is found before the log.
+    let behind = Engine::open_damaged(options, &home.engine_path()).map(drop).err();
+    Ok([Some(error), behind].into_iter().flatten().find_map(about_logs))
+}
+
+/// RocksDB's words for a log that is gone, shorter than it was, or other than it was.
+fn about_logs(error: OpenError) -> Option<String> {
+    match error {
+        OpenError::Corrupt { detail, .. }
             if [".log", "WAL", "log record", "point of corruption"].iter().any(|it| detail.contains(it)) =>
         {
             Some(detail)
         }
         _ => None,
-    })
+    }
 }
 
 /// Makes the copy: of logs, what is whole. One with damage goes into `quarantine` as it is, if there is room.
@@ -137,14 +143,14 @@ fn copy_files(options: &Options, home: &Home, set_aside_bytes: &mut u64) -> std:
             continue;
         }
         if let Some(number) = log_number(&path) {
-            let log = fs::read(&path)?;
-            let salvaged = salvage(&log, number);
-            fs::write(copy.join(name), salvaged.bytes)?;
+            let mut whole = BufWriter::new(File::create(copy.join(name))?);
+            let salvaged = salvage(&mut File::open(&path)?, number, &mut whole)?;
+            whole.flush()?;
             // The end of the newest may be torn by a crash, as any other end may not.
             if salvaged.is_damaged || salvaged.is_torn && newest != Some(number) {
                 // Without room, or on a disk that refuses, there is no copy.
                 *set_aside_bytes +=
-                    quarantine::keep_log(home.root(), options.quarantine_bytes_max, name, &log).unwrap_or(0);
+                    quarantine::keep_log(home.root(), options.quarantine_bytes_max, &path).unwrap_or(0);
             }
         } else if name.ends_with(".sst") {
             fs::hard_link(&path, copy.join(name))?;
@@ -160,12 +166,22 @@ fn log_number(path: &Path) -> Option<u32> {
     path.file_name()?.to_str()?.strip_suffix(".log")?.parse().ok()
 }
 
-/// Finishes a change of places that a crash cut in two: the old database is out, the new one is not in.
+/// Finishes a change of places, whether or not a crash cut it in two: once the old database is out the new one goes in, and
+/// only then it is forgotten which log of the old one was the newest. Before, it would not be missed where it is missing;
+/// and the new one counts its logs from the beginning.
 pub(crate) fn finish_swap(root: &Path) -> std::io::Result<()> {
     let (inside, new, old) = (root.join(ENGINE_DIRECTORY), root.join(REPAIRED), root.join(DAMAGED));
-    if !inside.exists() && old.exists() && new.exists() {
-        fs::rename(new, inside)?;
-        fs::File::open(root)?.sync_all()?;
+    if !old.exists() {
+        return Ok(());
+    }
+    let sync = || File::open(root)?.sync_all();
+    if !inside.exists() && new.exists() {
+        fs::rename(&new, &inside)?;
+        sync()?;
+    }
+    if inside.exists() && !new.exists() {
+        newest_log::forget(root)?;
+        sync()?;
     }
     Ok(())
 }

@@ -268,14 +268,39 @@ fn a_sound_store_is_the_same_after_a_repair() {
     assert!(matches!(repair(&small(&directory)), Err(OpenError::LockedByAnother { .. })));
 }
 
+/// Cut behind each step of the change. The note of the newest log is the old database's until the new one is in its place.
 #[test]
 fn a_repair_that_was_cut_while_changing_places_is_finished() {
+    for is_new_inside in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let lanes = filled(&directory);
+        let root = small(&directory).path;
+        if !is_new_inside {
+            fs::rename(root.join("rocksdb"), root.join("rocksdb.repaired")).unwrap();
+        }
+        fs::create_dir(root.join("rocksdb.damaged")).unwrap();
+        fs::write(root.join("newest-log"), "999999").unwrap();
+        let log = Log::open(&synced(&directory)).unwrap();
+        assert_eq!(lanes.map(|lane| check_all(&log, lane)), [0, 0]);
+        assert!(!root.join("rocksdb.damaged").exists());
+    }
+}
+
+#[test]
+fn a_repair_that_was_cut_before_the_change_leaves_the_missing_log_missed() {
     let directory = tempfile::tempdir().unwrap();
-    let lanes = filled(&directory);
+    filled(&directory);
     let root = small(&directory).path;
-    fs::rename(root.join("rocksdb"), root.join("rocksdb.repaired")).unwrap();
-    fs::create_dir(root.join("rocksdb.damaged")).unwrap();
-    let log = Log::open(&small(&directory)).unwrap();
-    assert_eq!(lanes.map(|lane| check_all(&log, lane)), [0, 0]);
-    assert!(!root.join("rocksdb.damaged").exists());
+    fs::create_dir(root.join("rocksdb.repaired")).unwrap();
+    fs::write(root.join("newest-log"), "999999").unwrap();
+    let error = Log::open(&synced(&directory)).map(drop).unwrap_err();
+    assert!(error.to_string().contains("999999.log is missing"), "{error}");
+    repair(&synced(&directory)).unwrap();
+    assert!(!root.join("newest-log").exists(), "it was of another database");
+    Log::open(&synced(&directory)).map(drop).unwrap();
+}
+
+/// Whose newest log is noted and missed.
+fn synced(directory: &tempfile::TempDir) -> crate::Options {
+    crate::Options { sync: true, ..small(directory) }
 }
