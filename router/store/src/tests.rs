@@ -3,6 +3,7 @@
 //! Knows: random bytes, never MQTT. Each file below is named by what it shows.
 
 mod behaviour;
+mod bounds;
 mod damage;
 mod document;
 mod kill;

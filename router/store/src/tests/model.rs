@@ -13,18 +13,42 @@ use std::ops::ControlFlow;
 #[derive(Clone, Debug)]
 enum Step {
     Lane(u8),
-    Append { lane: u8, count: u16, length: usize, lives: Option<u16> },
+    Append {
+        lane: u8,
+        count: u16,
+        length: usize,
+        lives: Option<u16>,
+    },
     Commit,
-    Advance { lane: u8, share: u8 },
-    Pass { lane: u8, holes: u8 },
+    Advance {
+        lane: u8,
+        share: u8,
+    },
+    Pass {
+        lane: u8,
+        holes: u8,
+    },
     FlushCursors,
-    DropOldest { lane: u8, bytes: u32 },
+    DropOldest {
+        lane: u8,
+        bytes: u32,
+    },
     Reclaim,
     Remove(u8),
-    Read { lane: u8, share: u8, messages_max: usize, bytes_max: usize },
-    Put { key: u8, value: u8 },
+    Read {
+        lane: u8,
+        share: u8,
+        messages_max: usize,
+        bytes_max: usize,
+    },
+    Put {
+        key: u8,
+        value: u8,
+    },
     Delete(u8),
     Wait(u16),
+    /// Somebody sets the clock.
+    Jump(i16),
     Reopen,
 }
 
@@ -46,6 +70,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => (0..9u8, any::<u8>()).prop_map(|(key, value)| Step::Put { key, value }),
         1 => (0..9u8).prop_map(Step::Delete),
         3 => (0..3_000u16).prop_map(Step::Wait),
+        1 => (-5_000..5_000i16).prop_map(Step::Jump),
         2 => Just(Step::Reopen),
     ]
 }
@@ -305,6 +330,7 @@ fn run(steps: &[Step], log: &mut Box<dyn CommitLog>, mut reopen: impl FnMut(&mut
                 model.staged_state.push((vec![b'k', *key], None));
             }
             Step::Wait(millis) => model.now += u64::from(*millis),
+            Step::Jump(millis) => model.now = model.now.saturating_add_signed(i64::from(*millis)),
             Step::Reopen => {
                 reopen(log);
                 model.reopen(log.as_ref());
