@@ -349,6 +349,7 @@ impl Disk {
         self.space.appended(committed.bytes);
         if std::mem::take(&mut self.has_entries) {
             self.entries_from = self.state.ledger.newest();
+            self.state.ledger.written();
         }
         if committed.records > 0 {
             self.state.commits.fetch_add(1, Ordering::Relaxed);

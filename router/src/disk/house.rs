@@ -169,15 +169,7 @@ impl Disk {
 
     pub(super) fn enter(&mut self, entry: Entry) -> Result<(), StoreError> {
         self.has_entries = true;
-        match self.state.ledger.add(&mut self.log, entry) {
-            // It goes with the next group.
-            Err(StoreError::CommitFull { .. }) => {
-                self.write_group()?;
-                self.has_entries = true;
-                self.state.ledger.stage_again(&mut self.log, self.entries_from)
-            }
-            result => result,
-        }
+        self.state.ledger.add(&mut self.log, entry)
     }
 
     pub(super) fn lane_name(&self, lane: LaneId) -> String {

@@ -127,6 +127,19 @@ pub(crate) struct Contents {
     pub forgotten: u64,
     /// Entries below this number are published, and grow no more.
     pub published: u64,
+    on_disk: OnDisk,
+}
+
+/// Which numbers the disk may have. An entry that makes room for a newer one leaves memory at once, and the disk with the next
+/// group that comes to something.
+#[derive(Clone, Copy, Debug, Default)]
+struct OnDisk {
+    /// Below this number none is left.
+    gone_to: u64,
+    /// The same once the group that is being collected is written.
+    staged_to: u64,
+    /// None was ever written from this number on.
+    end: u64,
 }
 
 /// The ledger: written by the disk thread, read by everybody.
@@ -231,12 +244,14 @@ impl Ledger {
     /// Reads what the store has of it. An entry that cannot be read is left out: the ledger must not stop a start.
     pub(crate) fn load(reader: &store::Reader, entries_max: usize) -> Result<Ledger, StoreError> {
         let mut contents = Contents::default();
+        let mut first = None;
         reader.state_scan(LOSSES, b"", &mut |key, value| {
             match key.split_first() {
                 Some((b'e', number)) => {
-                    let number = number.try_into().map(u64::from_be_bytes);
-                    if let (Ok(number), Some(entry)) = (number, Entry::decode(value)) {
-                        contents.entries.push_back((number, entry));
+                    if let Ok(number) = number.try_into().map(u64::from_be_bytes) {
+                        first = first.or(Some(number));
+                        contents.on_disk.end = number + 1;
+                        contents.entries.extend(Entry::decode(value).map(|entry| (number, entry)));
                     }
                 }
                 Some((b's', names)) => {
@@ -257,12 +272,14 @@ impl Ledger {
             ControlFlow::Continue(())
         })?;
         contents.published = published(reader)?;
+        let first = first.unwrap_or(0);
+        (contents.on_disk.gone_to, contents.on_disk.staged_to) = (first, first);
         Ok(Ledger { contents: Mutex::new(contents), entries_max: entries_max.max(1) })
     }
 
     /// Adds an entry and puts it into the group that is being collected. After an error it still stands in memory, and
     /// goes with [`Ledger::stage_again`].
-    pub(crate) fn add(&self, log: &mut store::Log, entry: Entry) -> Result<(), StoreError> {
+    pub(crate) fn add(&self, log: &mut impl CommitLog, entry: Entry) -> Result<(), StoreError> {
         let mut contents = self.lock();
         let (sum_at, sum) = contents.sum_of(entry.sink(), entry.reason);
         sum.messages += entry.messages;
@@ -282,27 +299,31 @@ impl Ledger {
                 (number, encoded)
             }
         };
-        let put = log.state_put(LOSSES, &sum_at, &sum);
-        put.and_then(|()| log.state_put(LOSSES, &entry_key(number), &encoded))?;
-        while contents.entries.len() > self.entries_max {
-            if let Some((oldest, _)) = contents.entries.pop_front() {
-                contents.forgotten += 1;
-                log.state_delete(LOSSES, &entry_key(oldest))?;
-            }
-        }
-        Ok(())
+        contents.make_room(self.entries_max);
+        log.state_put(LOSSES, &sum_at, &sum)?;
+        log.state_put(LOSSES, &entry_key(number), &encoded)?;
+        contents.on_disk.end = contents.on_disk.end.max(number + 1);
+        contents.stage_deletes(log)
     }
 
     /// After a group that came to nothing: what was put into it is put into the next one.
-    pub(crate) fn stage_again(&self, log: &mut store::Log, since: u64) -> Result<(), StoreError> {
-        let contents = self.lock();
+    pub(crate) fn stage_again(&self, log: &mut impl CommitLog, since: u64) -> Result<(), StoreError> {
+        let mut contents = self.lock();
+        contents.on_disk.staged_to = contents.on_disk.gone_to;
         for (number, entry) in contents.entries.iter().rev().take_while(|(number, _)| *number >= since) {
             log.state_put(LOSSES, &entry_key(*number), &entry.encode())?;
         }
+        contents.on_disk.end = contents.on_disk.end.max(contents.next_number());
         for ((sink, reason), sum) in &contents.sums {
             log.state_put(LOSSES, &sum_key(sink, reason), &sum.encode())?;
         }
-        Ok(())
+        contents.stage_deletes(log)
+    }
+
+    /// What was put into the group is on the disk.
+    pub(crate) fn written(&self) {
+        let on_disk = &mut self.lock().on_disk;
+        on_disk.gone_to = on_disk.staged_to;
     }
 
     /// The number of the newest entry.
@@ -346,6 +367,28 @@ impl Ledger {
 }
 
 impl Contents {
+    fn next_number(&self) -> u64 {
+        self.entries.back().map_or(0, |(number, _)| number + 1)
+    }
+
+    /// Forgets the oldest above the bound, whatever the disk does meanwhile.
+    fn make_room(&mut self, entries_max: usize) {
+        while self.entries.len() > entries_max {
+            self.entries.pop_front();
+            self.forgotten += 1;
+        }
+    }
+
+    /// What memory has forgotten the disk forgets, too. An error leaves the rest for the next time.
+    fn stage_deletes(&mut self, log: &mut impl CommitLog) -> Result<(), StoreError> {
+        let first = self.entries.front().map_or(self.on_disk.end, |(number, _)| *number);
+        while self.on_disk.staged_to < first.min(self.on_disk.end) {
+            log.state_delete(LOSSES, &entry_key(self.on_disk.staged_to))?;
+            self.on_disk.staged_to += 1;
+        }
+        Ok(())
+    }
+
     /// The sum that this belongs to, with its key in the store.
     fn sum_of(&mut self, sink: String, reason: Reason) -> (Vec<u8>, &mut Sum) {
         let mut key = (sink, reason.as_str().to_owned());
@@ -494,5 +537,58 @@ mod tests {
         // Numbers go on where they were.
         read.add(&mut log, entry(999, 999, 0)).expect("the disk takes it");
         assert_eq!(read.newest(), 100);
+    }
+
+    /// Numbers of the entries on the disk.
+    fn on_disk(log: &impl CommitLog) -> Vec<u64> {
+        let mut numbers = Vec::new();
+        let mut visit = |key: &[u8], _: &[u8]| {
+            let number = key.strip_prefix(b"e").map(|it| it.try_into().expect("a number"));
+            numbers.extend(number.map(u64::from_be_bytes));
+            ControlFlow::Continue(())
+        };
+        log.state_scan(LOSSES, b"", &mut visit).expect("readable");
+        numbers
+    }
+
+    /// A deletion that goes down with its group comes in the next one.
+    #[test]
+    fn what_made_room_leaves_the_disk_whatever_becomes_of_its_group() {
+        let mut log = store::MemoryLog::new(1 << 20);
+        let ledger = Ledger { entries_max: 4, ..Ledger::default() };
+        let mut written = 0;
+        for number in 0..60 {
+            ledger.add(&mut log, entry(2 * number + 2, 2 * number + 2, 0)).expect("the disk takes it");
+            if number % 3 == 0 {
+                log.fail_writes(true);
+                log.commit().expect_err("the disk is full");
+                ledger.add(&mut log, entry(1, 1, 0)).expect_err("it takes nothing");
+                log.fail_writes(false);
+                log.crash();
+                ledger.stage_again(&mut log, written).expect("the disk takes it");
+            }
+            log.commit().expect("the disk takes it");
+            ledger.written();
+            written = ledger.newest();
+            let newest: Vec<_> = (written.saturating_sub(3)..=written).collect();
+            assert_eq!(on_disk(&log), newest);
+        }
+    }
+
+    #[test]
+    fn memory_is_bounded_while_the_store_takes_no_writes() {
+        let mut log = store::MemoryLog::new(1 << 20);
+        let ledger = Ledger { entries_max: 8, ..Ledger::default() };
+        log.fail_writes(true);
+        log.commit().expect_err("the disk is full");
+        for number in 1..=100 {
+            ledger.add(&mut log, entry(2 * number, 2 * number, 0)).expect_err("it takes nothing");
+        }
+        assert_eq!((kept(&ledger).len(), ledger.contents().forgotten), (8, 92));
+        log.fail_writes(false);
+        log.crash();
+        ledger.stage_again(&mut log, 0).expect("the disk takes it");
+        log.commit().expect("the disk takes it");
+        assert_eq!(on_disk(&log), (92..100).collect::<Vec<_>>());
     }
 }
