@@ -109,6 +109,13 @@ fn write(status: &Value, out: &mut impl Write) -> std::io::Result<()> {
         store["records"],
         store["syncs"]
     )?;
+    if let Some(ranges @ 1..) = store["quarantined"].as_u64() {
+        writeln!(
+            out,
+            "ALARM: {ranges} ranges of stored messages were found damaged and set aside in quarantine; the loss ledger has \
+             them. The disk gave back other bytes than were written: exchange it"
+        )?;
+    }
     for route in status["routes"].as_array().unwrap_or(&none) {
         write_route(route, out)?;
     }

@@ -370,6 +370,13 @@ fn a_flipped_file_does_not_stop_a_running_router() {
     assert!(lost < 1_000, "{lost}");
     assert_eq!(recorder.wait_for(COUNT - lost).len(), COUNT - lost);
     assert!(fs::read_dir(router.store().join("quarantine")).expect("it is there").count() > 0);
+    // The alarm, for machines and for people.
+    let ranges = router.metric("millrace_store_quarantined_total");
+    assert!(ranges > 0.0);
+    assert_eq!(router.number("/store/quarantined") as f64, ranges);
+    let http = router.http().to_string();
+    let shown = harness::run(&["status", "--http", &http]).expect(0).out;
+    assert!(shown.contains("ALARM") && shown.contains("damaged"), "{shown}");
     // And it goes on.
     publish(&router, COUNT..COUNT + 100);
     recorder.wait_for(COUNT - lost + 100);

@@ -116,3 +116,57 @@ fn uplink_of(lane: &str) -> Option<&str> {
     let rest = lane.strip_prefix("u/").or_else(|| lane.strip_prefix("p/"))?;
     rest.split('/').next()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEEP_SECS: u64 = 100;
+
+    /// A store with a lane of an uplink with three messages, one of another, and one of a session.
+    fn store(home: &tempfile::TempDir) -> store::Log {
+        let mut log = store::Log::open(&store::Options::small(home.path().join("store"))).expect("a store");
+        for name in ["u/plant/default", "u/cloud/0", "s/historian"] {
+            let lane = log.lane(name).expect("there is room");
+            for _ in 0..3 {
+                log.append(lane, &[b"x"], Timestamp(0), None).expect("there is room");
+            }
+        }
+        log.commit().expect("the disk takes it");
+        log
+    }
+
+    fn load(log: &mut store::Log, is_configured: fn(&str) -> bool, now: u64) -> VanishedLanes {
+        let lanes = VanishedLanes::load(log, is_configured, KEEP_SECS, Timestamp(now)).expect("readable");
+        log.commit().expect("the disk takes it");
+        lanes
+    }
+
+    #[test]
+    fn the_time_counts_from_when_a_lane_was_first_missed_and_is_over_once() {
+        let home = tempfile::tempdir().expect("a directory");
+        let mut log = store(&home);
+        let only_cloud: fn(&str) -> bool = |uplink| uplink == "cloud";
+        let lanes = load(&mut log, only_cloud, 1_000);
+        let shown: Vec<_> =
+            lanes.list().into_iter().map(|it| (it.lane, it.messages, it.removed_at_ms)).collect();
+        assert_eq!(shown, [("u/plant/default".to_owned(), 3, 101_000)]);
+        // A restart in between begins nothing anew.
+        let lanes = load(&mut log, only_cloud, 60_000);
+        assert_eq!(lanes.take_due(Timestamp(100_999)), None);
+        assert_eq!(lanes.take_due(Timestamp(101_000)).map(|it| it.lane).as_deref(), Some("u/plant/default"));
+        assert_eq!(lanes.take_due(Timestamp(101_001)), None);
+    }
+
+    #[test]
+    fn a_lane_that_was_wanted_again_has_its_whole_time_the_next_time() {
+        let home = tempfile::tempdir().expect("a directory");
+        let mut log = store(&home);
+        load(&mut log, |_| false, 1_000);
+        assert!(load(&mut log, |_| true, 100_000).list().is_empty());
+        let lanes = load(&mut log, |_| false, 100_500);
+        assert_eq!(lanes.list().len(), 2, "a session is nobody's uplink");
+        assert_eq!(lanes.take_due(Timestamp(200_499)), None);
+        assert!(lanes.take_due(Timestamp(200_500)).is_some());
+    }
+}

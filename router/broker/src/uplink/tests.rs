@@ -497,6 +497,25 @@ fn a_backlog_starts_to_drain_within_its_jitter_and_other_lanes_at_once() {
 }
 
 #[test]
+fn each_reconnect_draws_its_own_start_of_the_drain() {
+    let mut bench = Bench::new(Rules { drain_jitter_millis: 5_000, ..rules() });
+    (0..20).for_each(|_| bench.publish(LANE, "a"));
+    let mut waits = std::collections::BTreeSet::new();
+    for _ in 0..20 {
+        bench.connect(8, None);
+        assert_eq!(bench.sent(), [""; 0], "what is left waits again");
+        let wait = bench.carrier.wait_millis(at(bench.now).instant).expect("it is waited for");
+        assert!(wait <= 5_001, "{wait}");
+        waits.insert(wait);
+        bench.pass(wait);
+        assert_eq!(bench.sent().len(), 8);
+        bench.carrier.lost(false, None, at(bench.now).instant);
+        bench.pass(60_000);
+    }
+    assert!(waits.len() > 15, "not all gateways of a site begin in the same moment: {waits:?}");
+}
+
+#[test]
 fn a_pace_in_bytes_lets_large_messages_through_one_by_one() {
     let mut bench = Bench::up(Rules { bytes_per_sec: 10, ..rules() }, 8);
     bench.pass(10_000);
