@@ -1,10 +1,11 @@
 //! Write-ahead logs that are gone, damaged or torn: the start says so where something that was acknowledged is missing, a
 //! repair mends it, and the rest is served.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use harness::{Recorder, Router, Setup, until};
+use harness::{Received, Recorder, Router, Setup, until};
 
 use crate::space::{cut_off, lost, number, publish, store_command};
 
@@ -68,6 +69,33 @@ fn without_its_newest_log_a_store_starts_after_a_repair_and_serves_what_is_older
     let older = arrived.iter().filter(|number| **number < COUNT).count();
     assert!((COUNT / 3..COUNT).contains(&older), "{older}");
     assert_eq!(arrived, (0..older).chain(COUNT..COUNT + 100).collect::<Vec<_>>(), "in order, each once");
+}
+
+/// What was in the lost log was delivered, and its places are given again: a receiver that removes repeats by id must not
+/// remove what is new.
+#[test]
+fn after_a_repair_that_lost_a_log_no_new_message_has_the_id_of_an_old_one() {
+    let recorder = Recorder::start();
+    let (proxy, setup) = cut_off(&recorder);
+    proxy.mend();
+    let mut router = killed(&setup);
+    let sent = recorder.record().len();
+    assert!(sent > COUNT / 2, "{sent}");
+    let newest = logs(&router.store()).pop().expect("there are some");
+    fs::remove_file(newest).expect("a file can be removed");
+    expect_a_repair_to_be_needed(&setup, &router.store());
+    router.start_again();
+    publish(&router, COUNT..COUNT + 100);
+    until("the lane to drain", || (router.backlog() == 0).then_some(()));
+    let record = recorder.record().clone();
+    // GATEWAY/STORE/LANE/SEQ: the first two are one life of the store.
+    let lives = |messages: &[Received]| -> BTreeSet<String> {
+        let id = |it: &Received| it.user_properties().last().map(|it| it.1.to_owned()).expect("an id");
+        messages.iter().map(|it| id(it).split('/').take(2).collect::<Vec<_>>().join("/")).collect()
+    };
+    let (before, after) = (lives(&record[..sent]), lives(&record[sent..]));
+    assert_eq!((before.len(), after.len()), (1, 1), "{before:?} {after:?}");
+    assert!(before.is_disjoint(&after), "{before:?}");
 }
 
 #[test]
