@@ -16,7 +16,7 @@ use zstd::zstd_safe::{CCtx, CDict, DCtx, DDict, get_error_name, get_frame_conten
 const PROPERTY: &str = "content-encoding";
 const ZSTD: &str = "zstd";
 /// Times that a packet may grow when it is unpacked. What repeats itself more is sent as it is: it would be a bomb.
-const EXPANSION_MAX: usize = 64;
+pub(crate) const EXPANSION_MAX: usize = 64;
 /// Payloads below this are not worth the property.
 const PAYLOAD_BYTES_MIN: usize = 64;
 /// Largest dictionary; what trains them makes them of about a hundred thousand bytes.

@@ -5,7 +5,7 @@
 
 use model::Limits;
 
-use super::{Config, Listener, Store};
+use super::{Config, Listener, Store, Uplink};
 
 /// One term of the ceiling.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,12 +135,39 @@ impl Config {
                 8 << 20,
             ),
             holder(
+                "unpacked in this turn",
+                if self.listeners.iter().any(|it| it.decompression.is_some()) { shards } else { 0 },
+                "shards × (128 × limits.turn_read_bytes_max + 3 × limits.packet_bytes_max)",
+                // Two buffers change places, and one message at a time is unpacked beside them; of what waited for its end
+                // from earlier reads there is one packet.
+                2 * (u64::from(limits.turn_read_bytes_max) * crate::packing::EXPANSION_MAX as u64
+                    + u64::from(limits.packet_bytes_max))
+                    + u64::from(limits.packet_bytes_max),
+            ),
+            holder(
+                "senders that wait for upstreams",
+                self.uplinks.iter().map(|uplink| self.senders_waiting_max(uplink)).sum(),
+                "senders (limits.uplink_waiting_senders_max; at IoT Hubs one for each place looked ahead) × 256",
+                256,
+            ),
+            holder(
                 "messages in flight to upstreams",
                 uplinks,
                 "uplinks × limits.uplink_inflight_max × 160",
                 u64::from(limits.uplink_inflight_max) * 160,
             ),
         ]
+    }
+
+    /// Whoever was in flight on a link of an identity that was lost waits, whatever the number of those who wait already.
+    fn senders_waiting_max(&self, uplink: &Uplink) -> u64 {
+        let limits = &self.limits;
+        let most = u64::from(limits.uplink_waiting_senders_max);
+        let places = u64::from(limits.uplink_look_ahead_max.max(limits.uplink_inflight_max.into()));
+        match &uplink.hub {
+            Some(_) => most.max(places * model::Priority::all().count() as u64),
+            None => most,
+        }
     }
 
     /// How the store is opened.

@@ -650,7 +650,7 @@ impl Carrier {
     #[cfg(test)]
     pub(super) fn invariants(&self) {
         self.lanes.iter().for_each(Lane::invariants);
-        self.senders.invariants();
+        self.senders.invariants(self.lanes.iter().map(Lane::unsettled).sum());
         let look_ahead = self.rules.look_ahead_max;
         let window = self.link.as_ref().map_or(0, Link::window);
         assert!(self.inflight() <= window || self.pool.is_some());

@@ -2,7 +2,8 @@
 //!
 //! A sender is a client identifier within one lane. In: refusals, acceptances, time. Out: the one place to try next.
 //! Always: while a sender waits, at most one of its messages is tried, its oldest; so what had not been sent when it was
-//! refused keeps its order. Bound: `senders_max` senders, and places only of what its lane holds open.
+//! refused keeps its order. Bound: `senders_max` senders, beside those who were in flight when their link was lost; and places
+//! only of what its lane holds open, so that no more senders wait than places are looked ahead.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -251,7 +252,7 @@ impl Senders {
 
     /// What must always hold; for tests.
     #[cfg(test)]
-    pub(super) fn invariants(&self) {
-        assert!(self.waiting.len() <= self.senders_max);
+    pub(super) fn invariants(&self, places_max: usize) {
+        assert!(self.waiting.len() <= self.senders_max + places_max);
     }
 }
