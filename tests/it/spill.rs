@@ -421,3 +421,39 @@ fn memory_routes_write_when_memory_is_short() {
     let record = upstream.wait_for(3_000);
     assert_eq!(texts(&record), numbers(0..3_000).collect::<Vec<_>>());
 }
+
+/// Acknowledgements of one shard wait for the slowest upstream, up to its `spill_after_ms` (decision 0009); what another one
+/// keeps up with is not written for that.
+#[test]
+fn a_slow_upstream_delays_acknowledgements_for_another_and_has_nothing_of_it_written() {
+    const AFTER_MILLIS: u64 = 500;
+    let (plant, cloud) = (Recorder::start(), Recorder::start());
+    let network = Proxy::to(plant.address());
+    let router = gateway(&network, NEVER)
+        .shards(1)
+        .set("routes.all", r#"{ route = 'FROM "factory/#" INTO uplink("plant")', durability = "spill" }"#)
+        .set("uplink.cloud.url", format!("mqtt://{}", cloud.address()))
+        .set("uplink.cloud.spill_after_ms", AFTER_MILLIS)
+        .set("routes.slow", r#"{ route = 'FROM "slow/#" INTO uplink("cloud")', durability = "spill" }"#)
+        .start();
+    until("both uplinks to be up", || {
+        let uplinks = router.status()["uplinks"].as_array().cloned().unwrap_or_default();
+        (uplinks.iter().filter(|uplink| uplink["state"] == "up").count() == 2).then_some(())
+    });
+    cloud.withhold(true);
+    let records = router.number("/store/records");
+    let mut slow = router.connect(&v5("slow"));
+    let publish = OutgoingPublish { topic: "slow/a", payload: b"x", qos: QOS_1, ..Default::default() };
+    slow.send(&publish).expect("QoS 1 has an identifier");
+    cloud.wait_for(1);
+    let begin = Instant::now();
+    router.connect(&v5("fast")).publish_all("factory/a", numbers(0..200));
+    assert!(begin.elapsed() < Duration::from_millis(10 * AFTER_MILLIS), "{:?}", begin.elapsed());
+    assert_eq!(texts(&plant.wait_for(200)), numbers(0..200).collect::<Vec<_>>());
+    assert_eq!(
+        router.number("/store/records") - records,
+        1,
+        "the one that its upstream did not take in time"
+    );
+    assert_eq!(unwritten(&router), 200.0);
+}
