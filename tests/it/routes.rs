@@ -401,7 +401,7 @@ fn no_message_falls_between_two_tables() {
             swaps += 1;
             router.reload(&table(if swaps % 2 == 0 { "x" } else { "y" }));
         }
-        publisher.publish("a", &number.to_string(), QOS_1);
+        publisher.publish("a", number.to_string(), QOS_1);
         found.push(watcher.message());
     }
     let numbers: Vec<String> = found.iter().map(|message| message.text().to_owned()).collect();
