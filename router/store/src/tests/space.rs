@@ -56,7 +56,7 @@ fn delivered_expired_and_removed_lanes_leave_nothing_behind() {
     log.advance(lanes[0], seq(last)).unwrap();
     log.remove_lane(lanes[2]).unwrap();
     log.commit().unwrap();
-    let stats = settle_below(&mut log, 3 << 20);
+    let stats = settle_below(&mut log, 4 << 20);
     assert_eq!(stats.live_messages, log.lane_state(lanes[3]).unwrap().messages());
     assert_eq!(log.lane_state(lanes[1]).unwrap().messages(), 0);
     assert_eq!(log.reader().verify().unwrap().problems, Vec::<String>::new());
