@@ -280,3 +280,72 @@ fn a_power_cut_takes_what_was_acknowledged_unsynced_and_nothing_else() {
     assert_eq!(left_after_a_power_cut(true), 500);
     assert_eq!(left_after_a_power_cut(false), 0, "this disk would hide a missing sync");
 }
+
+/// What a disk loses that says it has synced nobody can know before, and RocksDB not always afterwards. What holds then: the
+/// store starts, or says what to do and does it; what is left of each publisher's messages is in order, each once and bit by
+/// bit; and it goes on. If all syncs since some moment were lies, exactly what came after it is lost.
+#[test]
+fn a_disk_that_lies_about_syncs_costs_messages_and_neither_order_nor_the_start() {
+    const PADDING: usize = 700;
+    let mut chaos = Chaos::new("lies");
+    let mut repairs = 0;
+    for round in 0..chaos.rounds() {
+        let (which, is_torn) = [("all", false), ("half", false), ("half", true)][(round % 3) as usize];
+        let upstream = Recorder::start();
+        let network = Proxy::to(upstream.address());
+        network.cut();
+        let power = Power::new();
+        let setup = gateway(&mut chaos).uplink(network.address(), Version::V5).set("routes.all", TO_UPSTREAM);
+        let mut router = power.feeds(setup.clone()).start();
+        let mut next = 0;
+        let mut publish = |router: &Router, count: u64| {
+            let numbers = next..next + count;
+            next += count;
+            let payloads = numbers.map(|number| format!("{number} {}", "x".repeat(PADDING)));
+            router.connect(&v5("publisher")).publish_all("load/0", payloads);
+            next
+        };
+        let honest = publish(&router, 500 + chaos.below(2_000));
+        power.lie(which);
+        let acknowledged = publish(&router, 200 + chaos.below(4_000));
+        chaos.kill(&mut router);
+        if is_torn {
+            power.cut_torn(&mut chaos)
+        } else {
+            power.cut()
+        }
+        let store = power.store().display().to_string();
+        if harness::run(&["store", "stats", &store]).code != Some(0) {
+            let (code, said) = setup.clone().store(&power.store()).fail_to_start();
+            assert_eq!(code, Some(1), "{said}");
+            assert!(said.contains("millrace store repair"), "{said}");
+            let repaired = harness::run(&["store", "repair", &store]);
+            assert_eq!(repaired.code, Some(0), "{}{}", repaired.out, repaired.err);
+            repairs += 1;
+        }
+        router.start_again();
+        let last = publish(&router, 100);
+        network.mend();
+        until("an empty lane", || (router.backlog() == 0).then_some(()));
+        let record = upstream.record().clone();
+        let numbers: Vec<u64> = record.iter().map(|it| number_of(it.text())).collect();
+        assert!(numbers.is_sorted_by(|one, other| one < other), "{chaos}: in order, each once");
+        let is_whole = record.iter().all(|it| it.payload.len() > PADDING && it.payload.ends_with(b"xxxx"));
+        assert!(is_whole, "{chaos}: bit by bit");
+        let is_there =
+            |range: std::ops::Range<u64>| range.clone().all(|it| numbers.binary_search(&it).is_ok());
+        assert!(is_there(acknowledged..last), "{chaos}: what came afterwards");
+        if which == "all" {
+            assert_eq!(numbers, (0..honest).chain(acknowledged..last).collect::<Vec<_>>(), "{chaos}");
+        }
+        let lost = acknowledged - (numbers.len() as u64 - (last - acknowledged));
+        println!(
+            "{chaos}: {which}, torn: {is_torn}: {lost} of {acknowledged} lost, {honest} of them before the lies"
+        );
+    }
+    println!("{chaos}: {repairs} repairs");
+}
+
+fn number_of(text: &str) -> u64 {
+    text.split(' ').next().and_then(|number| number.parse().ok()).expect("a number comes first")
+}

@@ -28,7 +28,7 @@ impl Power {
         Power { home: tempfile::tempdir().expect("a directory for the test") }
     }
 
-    fn store(&self) -> PathBuf {
+    pub(crate) fn store(&self) -> PathBuf {
         self.home.path().join("store")
     }
 
@@ -46,6 +46,17 @@ impl Power {
             .env("LD_PRELOAD", library)
             .env("MILLRACE_POWER_DISK", self.store())
             .env("MILLRACE_POWER_LEFT", self.left())
+            .env("MILLRACE_POWER_LIES", self.lies())
+    }
+
+    fn lies(&self) -> PathBuf {
+        self.home.path().join("lies")
+    }
+
+    /// From now on the disk says that things are synced which are not: `all` of them, or `half`; until the next cut.
+    #[track_caller]
+    pub(crate) fn lie(&self, which: &str) {
+        fs::write(self.lies(), which).expect("a file can be written");
     }
 
     /// Cuts the power; its router is dead. What was not synced is gone.
@@ -61,6 +72,9 @@ impl Power {
     }
 
     fn replace(&self, change: impl FnOnce(&Path, &Path) -> io::Result<()>) -> io::Result<()> {
+        if self.lies().exists() {
+            fs::remove_file(self.lies())?;
+        }
         let next = self.home.path().join("next");
         copy_tree(&self.left(), &next)?;
         change(&next, &self.store())?;

@@ -53,6 +53,9 @@ pub(crate) struct Disk {
     unsynced: HashMap<FileId, Vec<(u64, u64)>>,
     changes: Vec<Change>,
     next: FileId,
+    /// As long as this file is there syncs are lies: `all` of them, or `half`.
+    lies: Option<PathBuf>,
+    syncs: u64,
 }
 
 impl Disk {
@@ -66,6 +69,8 @@ impl Disk {
             unsynced: HashMap::new(),
             changes: Vec::new(),
             next: 0,
+            lies: std::env::var_os("MILLRACE_POWER_LIES").map(PathBuf::from),
+            syncs: 0,
         };
         if disk.left.exists() {
             fs::remove_dir_all(&disk.left)?;
@@ -140,11 +145,25 @@ impl Disk {
 
     /// A file or folder was synced: what it is now is left.
     pub(crate) fn synced(&mut self, fd: i32) -> io::Result<()> {
+        if self.is_lie() {
+            return Ok(());
+        }
         match self.by_fd.get(&fd).cloned() {
             None => Ok(()),
             Some(Opened::File(file)) => self.keep_bytes(fd, file),
             Some(Opened::Folder(folder)) => self.keep_names(&folder),
         }
+    }
+
+    /// Whether this sync is only said to be done.
+    fn is_lie(&mut self) -> bool {
+        let Some(lies) = self.lies.as_ref().and_then(|path| fs::read_to_string(path).ok()) else {
+            return false;
+        };
+        // SplitMix64, so that no rhythm of the program meets one of the disk.
+        self.syncs = self.syncs.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.syncs ^ self.syncs >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        lies.trim() == "all" || (mixed >> 40) & 1 == 0
     }
 
     fn keep_bytes(&mut self, fd: i32, file: FileId) -> io::Result<()> {

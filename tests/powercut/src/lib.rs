@@ -4,6 +4,7 @@
 //! In: `MILLRACE_POWER_DISK`, the directory, and `MILLRACE_POWER_LEFT`, where that is kept; every call of the C library
 //! that writes, names or syncs a file. Out: the calls as they were, and in `left` only what was synced: bytes by `fsync`
 //! or `fdatasync` of their file, names by `fsync` of their directory.
+//! As long as there is a file at `MILLRACE_POWER_LIES`, syncs say that they are done and leave nothing: `all`, or `half` of them.
 //! Stricter than most file systems, which bring names and sizes along with a file's bytes. Not seen: `mmap`, streams.
 
 #![expect(unsafe_code, reason = "stands in for functions of the C library")]
