@@ -9,7 +9,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// Appends `text`, escaped.
-pub(crate) fn escape_into(text: &str, out: &mut String) {
+pub fn escape_into(text: &str, out: &mut String) {
     out.extend(utf8_percent_encode(text, RESERVED));
 }
 
@@ -19,6 +19,6 @@ pub(crate) fn escape(text: &str) -> String {
 }
 
 /// `text` without escapes; what only looks like one stays as it is. `None` if the result is not UTF-8.
-pub(crate) fn unescape(text: &str) -> Option<Cow<'_, str>> {
+pub fn unescape(text: &str) -> Option<Cow<'_, str>> {
     percent_decode_str(text).decode_utf8().ok()
 }

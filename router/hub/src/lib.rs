@@ -11,7 +11,7 @@
 pub mod bag;
 pub mod connect;
 pub mod connection_string;
-mod escape;
+pub mod escape;
 pub mod id;
 pub mod identity;
 pub mod manifest;
