@@ -205,9 +205,10 @@ fn parse_inbound(text: &str) -> Result<InboundEntry, String> {
         match (option, value) {
             ("qos", "0") => entry.qos = Qos::AtMostOnce,
             ("qos", "1") => entry.qos = Qos::AtLeastOnce,
+            ("qos", "2") => entry.qos = Qos::ExactlyOnce,
             ("retain", "keep") => entry.retain = true,
             ("retain", "never") => entry.retain = false,
-            _ => return Err(no_option(option, value, "qos=0, qos=1, retain=keep, retain=never")),
+            _ => return Err(no_option(option, value, "qos=0, qos=1, qos=2, retain=keep, retain=never")),
         }
     }
     Ok(entry)

@@ -238,11 +238,10 @@ impl Uplink {
         let stream = self.connect().await?;
         self.packer = self.packer()?;
         let (mut reader, mut writer) = tokio::io::split(stream);
-        let link = link_setup(&self.setup.config, &self.gateway, &self.limits);
-        let (mut local, mut local_writer) = match &link.inbound {
-            Some(rules) => LocalSession::open(&self.local, &rules.identity).map_err(Ended::NoSession)?,
-            None => LocalSession::none(),
-        };
+        let mut link = link_setup(&self.setup.config, &self.gateway, &self.limits);
+        link.address = self.targets.current();
+        let mut wants_session = link.inbound.as_ref().map(|rules| rules.identity.clone());
+        let (mut local, mut local_writer) = LocalSession::none();
         self.carrier.connected(link, self.clock.now(), &mut self.out)?;
         let mut look = None;
         let mut give_up = Deadlines::default();
@@ -269,6 +268,13 @@ impl Uplink {
                     return Err(Ended::Returns);
                 }
                 Some(_) => {}
+            }
+            // Not before: whether it begins anew depends on what the upstream remembers.
+            if self.carrier.is_up()
+                && let Some(identity) = wants_session.take()
+            {
+                (local, local_writer) =
+                    LocalSession::open(&self.local, &identity).map_err(Ended::NoSession)?;
             }
             let takes_more =
                 self.carrier.local_bytes().len() < LOCAL_BYTES_MAX && !self.carrier.is_inbound_full();

@@ -165,6 +165,7 @@ fn link_setup(config: &Uplink, gateway: &Gateway, limits: &Limits) -> LinkSetup 
         inflight_max: config.window.min(limits.uplink_inflight_max),
         packet_bytes_max: limits.packet_bytes_max,
         is_exact: config.hub.is_none() && config.topics.may_be_exact(),
+        address: 0,
     }
 }
 

@@ -143,6 +143,8 @@ pub struct Carrier {
     senders: Senders,
     /// Of the link before, while there is none.
     exchanges: Exchanges,
+    /// The address of the upstream whose messages the session at our own broker remembers; after a start, none.
+    session_of: Option<usize>,
     suspicion: Suspicion,
     window: Window,
     bursts: Bursts,
@@ -172,6 +174,7 @@ impl Carrier {
             turns: Turns::new(rules.schedule),
             senders: Senders::new(rules.senders_max, rules.retry_millis),
             exchanges: Exchanges::default(),
+            session_of: None,
             suspicion: Suspicion::default(),
             window: Window::new(rules.window.0, rules.window.1),
             bursts: Bursts::default(),
@@ -209,7 +212,8 @@ impl Carrier {
         let mut exchanges = std::mem::take(&mut self.exchanges);
         let lanes = &mut self.lanes;
         exchanges.begin_connection(|about| lanes[about.sender.lane].stretch(about.seq).is_open(about.seq));
-        self.link = Some(Link::open(setup, exchanges, now, out)?);
+        let is_session_ours = self.session_of == Some(setup.address);
+        self.link = Some(Link::open(setup, exchanges, now, out)?.with_session(is_session_ours));
         self.window.begin(now.instant);
         Ok(())
     }
@@ -330,6 +334,7 @@ impl Carrier {
 
     /// Whether publications may be sent.
     pub fn is_up(&self) -> bool {
+        self.session_of = link.session_after(self.session_of);
         self.link.as_ref().is_some_and(|link| link.state() == LinkState::Up)
     }
 

@@ -2,12 +2,14 @@
 //!
 //! Knows: the map of an operator, and a session of our own broker, whose client this is: so a message from upstream is a
 //! publication like any other, with rights and routes. In: publications from upstream, bytes of that session. Out: bytes
-//! for both sides. Always: PUBACK goes upstream only after our own broker's; what is not published is acknowledged and
-//! counted, but for what there is no room for now: that stays unacknowledged, and the upstream sends it again.
-//! Never: a message that this gateway has sent itself (its id says so). Bound: `open_max` unacknowledged publications, and in
-//! 3.1.1, which cannot be told, those of one read.
+//! for both sides. Always: PUBACK and PUBREC go upstream only after our own broker's, in the order of their publications; what
+//! is not published is acknowledged and counted, but for what there is no room for now: that stays unacknowledged, and the
+//! upstream sends it again. An exchange of QoS 2 is passed through to our own session, under the upstream's identifier: that
+//! session remembers what has come over all connections, as long as the upstream remembers it, too.
+//! Never: a message that this gateway has sent itself (its id says so). Bound: `open_max` unacknowledged publications and as
+//! many exchanges; in 3.1.1, which cannot be told, of the former those of one read.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
@@ -19,7 +21,10 @@ use super::mapping::Packing;
 use super::template::{Fields, Template};
 use crate::envelope::Envelope;
 
-const RING: u32 = 65_535;
+/// How long our own session outlives its connection, if it has exchanges of QoS 2: as long as that at the upstream.
+pub(super) const SESSION_SECS: u32 = 24 * 3600;
+/// What a 3.1.1 upstream is told that has more exchanges open than we take; one of 5.0 is told how many it may have.
+const TOO_MANY: &str = "more messages of QoS 2 at once than limits.receive_max; raise that, or lower it there (max_inflight_messages)";
 
 /// One line of the map.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +33,7 @@ pub struct InboundEntry {
     pub filter: String,
     /// What becomes of its topics here.
     pub template: Template,
-    /// Highest QoS, 0 or 1.
+    /// Highest QoS.
     pub qos: Qos,
     /// Whether RETAIN is passed on.
     pub retain: bool,
@@ -101,32 +106,75 @@ pub enum LocalError {
     Malformed,
 }
 
+/// A publication from upstream that is to be answered.
+#[derive(Clone, Copy, Debug)]
+struct Owed {
+    packet_id: NonZeroU16,
+    kind: AckKind,
+    state: Owing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owing {
+    /// Our own broker has not answered yet.
+    Waits,
+    /// It may be answered, when its turn comes.
+    Answered,
+    /// It is not answered: it shall come again.
+    Left,
+}
+
 /// The way in of one link.
 #[derive(Debug)]
 pub(super) struct Inbound {
     rules: Arc<InboundRules>,
-    /// Upstream's identifiers of what waits for our broker; `None` once that has answered.
-    open: VecDeque<Option<NonZeroU16>>,
-    /// Ring position of the first one in our session.
-    first: u32,
+    /// In the order in which they came.
+    open: VecDeque<Owed>,
+    /// Exchanges of QoS 2 that are not over, of those that began on this link.
+    exchanges: BTreeSet<NonZeroU16>,
     counts: InboundCounts,
     form: Form,
+    /// Our own session: asked for, to go on or to begin anew; and there.
+    is_asked: Option<bool>,
+    is_there: bool,
 }
 
 impl Inbound {
-    /// For a new link; the CONNECT of the session at our own broker is appended to `local`.
-    pub(super) fn new(rules: Arc<InboundRules>, local: &mut Vec<u8>) -> Inbound {
-        let mut connect = Connect::new(Version::V5, rules.identity.clone());
-        connect.packet_bytes_max = rules.packet_bytes_max.try_into().ok();
-        // A name this short can always be encoded.
-        wire::encode_connect(local, &connect).ok();
+    /// For a new link.
+    pub(super) fn new(rules: Arc<InboundRules>) -> Inbound {
         Inbound {
             rules,
             open: VecDeque::new(),
-            first: 0,
+            exchanges: BTreeSet::new(),
             counts: InboundCounts::default(),
             form: Form::default(),
+            is_asked: None,
+            is_there: false,
         }
+    }
+
+    /// The upstream has let us in: appends the CONNECT of the session at our own broker to `local`. `continues`: the upstream
+    /// knows us, and our own session is of the time with this upstream, so that identifiers mean to both what they did.
+    pub(super) fn begin(&mut self, continues: bool, local: &mut Vec<u8>) {
+        let mut connect = Connect::new(Version::V5, self.rules.identity.clone());
+        connect.packet_bytes_max = self.rules.packet_bytes_max.try_into().ok();
+        if self.rules.entries.iter().any(|entry| entry.qos == Qos::ExactlyOnce) {
+            connect.clean_start = !continues;
+            connect.session_expiry_secs = SESSION_SECS;
+        }
+        // A name this short can always be encoded.
+        wire::encode_connect(local, &connect).ok();
+        self.is_asked = Some(!connect.clean_start);
+    }
+
+    /// Whether our own session was asked for; `Some(true)`: to go on.
+    pub(super) fn is_asked(&self) -> Option<bool> {
+        self.is_asked
+    }
+
+    /// Whether it is there.
+    pub(super) fn is_there(&self) -> bool {
+        self.is_there
     }
 
     /// What to subscribe to at the upstream.
@@ -161,22 +209,50 @@ impl Inbound {
         version: Version,
         local: &mut Vec<u8>,
         out: &mut Vec<u8>,
-    ) {
-        let packet_id = publish.packet_id.filter(|_| publish.qos > Qos::AtMostOnce);
-        let Some(kept) = self.publish(publish, local) else {
-            if let Some(packet_id) = packet_id {
-                wire::encode_ack(out, version, AckKind::PubAck, packet_id, ReasonCode::SUCCESS);
-            }
-            return;
+    ) -> Result<(), &'static str> {
+        let kind = match publish.qos {
+            Qos::AtMostOnce => None,
+            Qos::AtLeastOnce => Some(AckKind::PubAck),
+            Qos::ExactlyOnce => Some(AckKind::PubRec),
         };
-        if kept {
-            self.open.push_back(packet_id);
-            return;
+        let owed = publish.packet_id.zip(kind);
+        if let Some((packet_id, AckKind::PubRec)) = owed {
+            let is_it = |it: &Owed| (it.packet_id, it.state) == (packet_id, Owing::Waits);
+            if !self.exchanges.insert(packet_id) && self.open.iter().any(is_it) {
+                return Ok(()); // a repeat on the same connection: both are answered by the answer to the first
+            }
+            if self.exchanges.len() > usize::from(self.rules.open_max) {
+                return Err(TOO_MANY);
+            }
         }
-        self.counts.published += 1;
-        // At QoS 1 there and QoS 0 here: nobody will answer, and the upstream would send it again and again.
-        if let Some(packet_id) = packet_id {
-            wire::encode_ack(out, version, AckKind::PubAck, packet_id, ReasonCode::SUCCESS);
+        let state = match self.publish(publish, local) {
+            Some(true) => Owing::Waits,
+            // At QoS 1 there and QoS 0 here nobody will answer, and the upstream would send it again and again.
+            Some(false) => {
+                self.counts.published += 1;
+                Owing::Answered
+            }
+            None => Owing::Answered,
+        };
+        if let Some((packet_id, kind)) = owed {
+            self.open.push_back(Owed { packet_id, kind, state });
+            self.answer(version, out);
+        }
+        Ok(())
+    }
+
+    /// The upstream knows that a message of QoS 2 has come: so may our own session, whose answer is passed on.
+    pub(super) fn release(&self, packet_id: NonZeroU16, local: &mut Vec<u8>) {
+        wire::encode_ack(local, Version::V5, AckKind::PubRel, packet_id, ReasonCode::SUCCESS);
+    }
+
+    /// Answers what may be answered, in order [MQTT-4.6.0-2].
+    fn answer(&mut self, version: Version, out: &mut Vec<u8>) {
+        while let Some(owed) = self.open.front().copied().filter(|owed| owed.state != Owing::Waits) {
+            self.open.pop_front();
+            if owed.state == Owing::Answered {
+                wire::encode_ack(out, version, owed.kind, owed.packet_id, ReasonCode::SUCCESS);
+            }
         }
     }
 
@@ -219,12 +295,11 @@ impl Inbound {
             return None;
         };
         let qos = publish.qos.min(entry.qos);
-        let place = (self.first + self.open.len() as u32) % RING;
         let outgoing = OutgoingPublish {
             topic: &topic,
             qos,
             retain: publish.retain && entry.retain,
-            packet_id: NonZeroU16::new(place as u16 + 1),
+            packet_id: publish.packet_id,
             payload: envelope.payload,
             properties: envelope.properties,
             expiry_secs: publish.properties.expiry_secs(),
@@ -255,31 +330,32 @@ impl Inbound {
             taken += frame.total_len();
             match wire::decode(frame, Version::V5).map_err(|_| LocalError::Malformed)? {
                 Packet::ConnAck(ack) if ack.reason.is_error() => return Err(LocalError::Refused(ack.reason)),
-                Packet::PubAck(ack) => self.on_puback(ack.packet_id, ack.reason, version, out),
+                Packet::ConnAck(_) => self.is_there = true,
+                Packet::PubAck(ack) | Packet::PubRec(ack) => {
+                    self.on_answer(ack.packet_id, ack.reason, version, out);
+                }
+                Packet::PubComp(ack) => {
+                    self.exchanges.remove(&ack.packet_id);
+                    wire::encode_ack(out, version, AckKind::PubComp, ack.packet_id, ReasonCode::SUCCESS);
+                }
                 Packet::Disconnect(disconnect) => return Err(LocalError::Ended(disconnect.reason)),
                 _ => {}
             }
         }
     }
 
-    fn on_puback(&mut self, packet_id: NonZeroU16, reason: ReasonCode, version: Version, out: &mut Vec<u8>) {
-        let index = (u32::from(packet_id.get() - 1) + RING - self.first) % RING;
-        let upstream = self.open.get_mut(index as usize).and_then(Option::take);
-        while self.open.front() == Some(&None) {
-            self.open.pop_front();
-            self.first = (self.first + 1) % RING;
-        }
-        let Some(upstream) = upstream else { return };
-        if reason == ReasonCode::QUOTA_EXCEEDED {
-            self.counts.unroomed += 1;
-            return;
-        }
-        if reason.is_error() {
-            self.counts.refused += 1;
-        } else {
-            self.counts.published += 1;
-        }
-        wire::encode_ack(out, version, AckKind::PubAck, upstream, ReasonCode::SUCCESS);
+    fn on_answer(&mut self, packet_id: NonZeroU16, reason: ReasonCode, version: Version, out: &mut Vec<u8>) {
+        // Mostly the first one.
+        let waits = |owed: &&mut Owed| (owed.packet_id, owed.state) == (packet_id, Owing::Waits);
+        let Some(owed) = self.open.iter_mut().find(waits) else { return };
+        owed.state = if reason == ReasonCode::QUOTA_EXCEEDED { Owing::Left } else { Owing::Answered };
+        let count = match (owed.state, reason.is_error()) {
+            (Owing::Left, _) => &mut self.counts.unroomed,
+            (_, true) => &mut self.counts.refused,
+            (_, false) => &mut self.counts.published,
+        };
+        *count += 1;
+        self.answer(version, out);
     }
 }
 

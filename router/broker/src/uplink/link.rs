@@ -21,6 +21,8 @@ use super::senders::Sender;
 /// Packet identifiers of publications of QoS 1; those above are for QoS 2, and the last is for SUBSCRIBE.
 const RING: u32 = 32_767;
 const SUBSCRIBE_ID: NonZeroU16 = NonZeroU16::MAX;
+/// Bytes that may wait for the session at our own broker before nothing more is read.
+const LOCAL_HELD_MAX: usize = 64 << 10;
 /// How long anything may take to come after a PINGREQ, if keep-alive allows as much.
 const PING_MILLIS: u64 = 20_000;
 
@@ -51,6 +53,8 @@ pub struct LinkSetup {
     pub packet_bytes_max: u32,
     /// Whether publications of QoS 2 may come.
     pub is_exact: bool,
+    /// Which of the upstream's addresses it is.
+    pub address: usize,
 }
 
 /// How far a link is.
@@ -186,6 +190,10 @@ pub(super) struct Link {
     inbound: Option<Inbound>,
     /// For our own session.
     local_out: Vec<u8>,
+    /// So much of that is our CONNECT.
+    local_greeting: usize,
+    /// Whether our session is of the time with this upstream.
+    is_session_ours: bool,
     /// Filters that the upstream refuses, and why.
     unsubscribed: Vec<(String, ReasonCode)>,
     /// Messages that were sent without their properties.
@@ -213,11 +221,10 @@ impl Link {
         if setup.version == Version::V5 {
             connect.session_expiry_secs = 24 * 3600;
         }
-        let mut local_out = Vec::new();
         let inbound = setup.inbound.as_ref().map(|rules| {
             connect.receive_max = NonZeroU16::new(rules.open_max).unwrap_or(NonZeroU16::MIN);
             connect.packet_bytes_max = setup.packet_bytes_max.try_into().ok();
-            Inbound::new(Arc::clone(rules), &mut local_out)
+            Inbound::new(Arc::clone(rules))
         });
         wire::encode_connect(out, &connect).map_err(|_| LinkError::Protocol("our CONNECT is too long"))?;
         Ok(Link {
@@ -237,7 +244,9 @@ impl Link {
             moved_at: now.instant,
             form: Form::default(),
             inbound,
-            local_out,
+            local_out: Vec::new(),
+            local_greeting: 0,
+            is_session_ours: false,
             unsubscribed: Vec::new(),
             poorer: 0,
             line: Line::default(),
@@ -314,7 +323,8 @@ impl Link {
                 Packet::Disconnect(disconnect) => return Err(LinkError::Disconnected(disconnect.reason)),
                 Packet::Publish(publish) => {
                     if let Some(inbound) = &mut self.inbound {
-                        inbound.take(&publish, self.setup.version, &mut self.local_out, out);
+                        let taken = inbound.take(&publish, self.setup.version, &mut self.local_out, out);
+                        taken.map_err(LinkError::Protocol)?;
                         continue;
                     }
                     if !self.line.wanted.is_empty() {
@@ -325,11 +335,19 @@ impl Link {
                         continue;
                     }
                     // Left over from an earlier life of this client identifier: it is not sent for ever.
-                    if let (Qos::AtLeastOnce, Some(packet_id)) = (publish.qos, publish.packet_id) {
-                        let version = self.setup.version;
-                        wire::encode_ack(out, version, wire::AckKind::PubAck, packet_id, ReasonCode::SUCCESS);
+                    if let Some(packet_id) = publish.packet_id {
+                        let is_exact = publish.qos == Qos::ExactlyOnce;
+                        let kind = if is_exact { wire::AckKind::PubRec } else { wire::AckKind::PubAck };
+                        wire::encode_ack(out, self.setup.version, kind, packet_id, ReasonCode::SUCCESS);
                     }
                 }
+                Packet::PubRel(ack) => match &self.inbound {
+                    Some(inbound) => inbound.release(ack.packet_id, &mut self.local_out),
+                    None => {
+                        let (version, kind) = (self.setup.version, wire::AckKind::PubComp);
+                        wire::encode_ack(out, version, kind, ack.packet_id, ReasonCode::SUCCESS);
+                    }
+                },
                 _ => return Err(LinkError::Protocol("a packet that a client never gets")),
             }
         }
@@ -531,6 +549,22 @@ impl Link {
         wire::encode_publish(out, self.setup.version, &publish).map(drop)
     }
 
+    /// `is_ours`: the session at our own broker is of the time with this upstream.
+    pub(super) fn with_session(mut self, is_ours: bool) -> Link {
+        self.is_session_ours = is_ours;
+        self
+    }
+
+    /// Which upstream's time the session at our own broker is of, after this link; `before`: of which it was.
+    pub(super) fn session_after(&self, before: Option<usize>) -> Option<usize> {
+        let Some(inbound) = &self.inbound else { return before };
+        match inbound.is_asked() {
+            // Asked to go on it does, seen or not; to begin anew, it has, once that is seen.
+            Some(continues) => Some(self.setup.address).filter(|_| continues || inbound.is_there()),
+            None => before,
+        }
+    }
+
     /// Takes every whole packet of our own broker; returns how many bytes that were.
     pub(super) fn read_local(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<usize, LocalError> {
         match &mut self.inbound {
@@ -539,19 +573,25 @@ impl Link {
         }
     }
 
-    /// Bytes for our own broker.
+    /// Bytes for our own broker. Publications wait until its session is there, so that nothing is published in one that is not
+    /// known to be ours.
     pub(super) fn local_bytes(&self) -> &[u8] {
-        &self.local_out
+        match &self.inbound {
+            Some(inbound) if !inbound.is_there() => &self.local_out[..self.local_greeting],
+            _ => &self.local_out,
+        }
     }
 
     /// So many of them are on their way.
     pub(super) fn wrote_local(&mut self, len: usize) {
         self.local_out.drain(..len);
+        self.local_greeting = self.local_greeting.saturating_sub(len);
     }
 
     /// Whether our own broker has so much to do for us that nothing more should be read from upstream.
     pub(super) fn is_inbound_full(&self) -> bool {
-        self.inbound.as_ref().is_some_and(Inbound::is_full)
+        let held = self.local_out.len() - self.local_bytes().len();
+        held >= LOCAL_HELD_MAX || self.inbound.as_ref().is_some_and(Inbound::is_full)
     }
 
     pub(super) fn inbound_counts(&self) -> InboundCounts {
@@ -593,7 +633,9 @@ impl Link {
         if let Some(secs) = ack.keep_alive_secs {
             self.keep_alive_millis = u64::from(secs) * 1_000; // [MQTT-3.1.2-21]
         }
-        if let Some(inbound) = &self.inbound {
+        if let Some(inbound) = &mut self.inbound {
+            inbound.begin(ack.session_present && self.is_session_ours, &mut self.local_out);
+            self.local_greeting = self.local_out.len();
             let subscribe = Subscribe {
                 packet_id: SUBSCRIBE_ID,
                 subscription_id: None,

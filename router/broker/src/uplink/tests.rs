@@ -38,6 +38,7 @@ pub(super) fn setup(inflight_max: u16) -> LinkSetup {
         packet_bytes_max: 1 << 16,
         is_exact: true,
     }
+        address: 0,
 }
 
 pub(super) fn mapping() -> Mapping {

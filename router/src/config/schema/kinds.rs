@@ -52,7 +52,7 @@ pub(in crate::config) static UPLINK_INBOUND: Key = key(
     "uplink.*.inbound",
     Allowed::List("a list of entries, as in [\"cmd/gw1/# -> commands/{topic[2..]} qos=1\"]"),
     Default::Unset,
-    "What is subscribed to there, and what its topics become here: `FILTER -> TEMPLATE`, with `qos=0` or `qos=1` and \
+    "What is subscribed to there, and what its topics become here: `FILTER -> TEMPLATE`, with `qos=0`, `1` or `2` and \
      `retain=keep` or `never` behind it. Published here by the user `$uplink/NAME`, so `auth.acl` holds.",
 );
 pub(in crate::config) static UPLINK_PROPERTIES: Key = words(
