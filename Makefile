@@ -61,7 +61,7 @@ sim: setup ## The simulations over ever new seeds, until one fails or ^C (MILLRA
 	until [ $$round = $${SIM_ROUNDS:-endless} ]; do \
 	  echo "== seeds $$from to $$((from + seeds - 1))"; \
 	  MILLRACE_SIM_FROM=$$from MILLRACE_SIM_SEEDS=$$seeds cargo test --locked --release -p millrace-broker -- --nocapture \
-	    whatever_happens simulation sim_an_uplink; \
+	    whatever_happens simulation sim_an_uplink sim_a_pool; \
 	  from=$$((from + seeds)); round=$$((round + 1)); \
 	done
 

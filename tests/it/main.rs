@@ -10,6 +10,7 @@ mod budgets;
 mod cloud;
 mod cloud_faults;
 mod cloud_mistakes;
+mod cloud_pools;
 mod cloud_senders;
 mod commands;
 mod compression;

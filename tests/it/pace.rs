@@ -86,7 +86,7 @@ fn a_quota_that_strikes_one_message_again_and_again_is_throttling_too() {
 }
 
 /// A span of the day that is over or has not begun, whatever time it is now, and the one that holds now.
-fn hours(open: bool) -> String {
+pub(crate) fn hours(open: bool) -> String {
     let now =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
     let minute = now / 60 % 1_440;

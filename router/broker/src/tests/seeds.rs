@@ -8,7 +8,7 @@
 const OLD: &str = include_str!("seeds.txt");
 
 /// The simulations that there are.
-const NAMES: [&str; 4] = ["whatever_happens", "exactly_once", "sharing", "sim_an_uplink"];
+const NAMES: [&str; 5] = ["whatever_happens", "exactly_once", "sharing", "sim_an_uplink", "sim_a_pool"];
 
 /// Seeds that failed once, by the name of their simulation.
 fn old() -> impl Iterator<Item = (&'static str, u64)> {

@@ -252,10 +252,15 @@ impl Carrier {
 
     /// Whether the link may be used for everything; if not, only for messages as urgent as `always`, if any.
     pub fn set_open(&mut self, is_open: bool, always: Option<Priority>) {
-        self.only = match (is_open, always) {
+        let only = match (is_open, always) {
             (true, _) => Some(Priority::DEFAULT),
             (false, always) => always,
         };
+        if only != self.only {
+            self.only = only;
+            self.blocked.clear();
+            self.pool.iter_mut().for_each(Pool::hours_changed);
+        }
     }
 
     /// Whether something waits that may go now, were there a link.
@@ -329,12 +334,12 @@ impl Carrier {
                 self.move_aside(first, attempts, Refusal::EndsLink(said), now);
             }
         }
+        self.session_of = link.session_after(self.session_of);
         self.exchanges = link.into_exchanges();
     }
 
     /// Whether publications may be sent.
     pub fn is_up(&self) -> bool {
-        self.session_of = link.session_after(self.session_of);
         self.link.as_ref().is_some_and(|link| link.state() == LinkState::Up)
     }
 
@@ -524,7 +529,9 @@ impl Carrier {
             None => lane.passed(reading.from, next),
         }
         let priority = lane.priority;
-        lane.shared(&reading.wanted, reading.sent);
+        // A turn that came to nothing was one, too: what is blocked must not keep the other share from its own.
+        let is_blocked = reading.blocked.is_some();
+        lane.shared(&reading.wanted, if is_blocked { reading.sent.max(1) } else { reading.sent });
         self.turns.sent(reading.index, priority, reading.sent);
     }
 

@@ -90,6 +90,11 @@ impl Lane {
         }
     }
 
+    /// Whether something that waited is passed by what comes.
+    pub(super) fn has_history(&self) -> bool {
+        self.stretches.len() > 1
+    }
+
     /// Next places to read, if there are any and they may be sent now.
     pub(super) fn to_read(&self, rules: &ReadRules) -> Option<Wanted> {
         let unsettled_max = rules.unsettled_max.saturating_sub(self.unsettled());
@@ -105,7 +110,10 @@ impl Lane {
         let inflight: usize = self.stretches.range(..last).map(Stretch::inflight).sum();
         let room = (rules.window - rules.window / RESERVE).saturating_sub(inflight);
         let may = !waits && room > 0 && rules.history_fits;
-        let history = if may { self.stretches.range(..last).find_map(read) } else { None };
+        // What was read before comes first, wherever it is: while it waits, nobody whom it holds up is tried.
+        let old = || self.stretches.range(..last);
+        let again = old().filter(|stretch| stretch.has_again());
+        let history = if may { again.chain(old()).find_map(read) } else { None };
         let (sent, total) = self.shares;
         let is_due = sent * 100 < total * u64::from(rules.history_share_percent);
         let is_contested = live.is_some() && history.is_some();

@@ -30,6 +30,8 @@ const PATIENCE: i64 = 100_000;
 const PATIENCE_SHARE: i64 = 10;
 /// How long a link must last, if nothing is answered on it, before the next failure counts as the first one again.
 const LASTING_MILLIS: u64 = 10_000;
+/// How long a link outlives the hours with nothing to do.
+const LINGER_MILLIS: u64 = 5_000;
 /// With others waiting for a link, one without messages for so long is closed.
 const CROWDED_MILLIS: u64 = 2_000;
 
@@ -77,6 +79,8 @@ struct Member {
     is_taken: bool,
     /// Messages wait for it.
     is_wanted: bool,
+    /// One that may go now has asked for it.
+    is_needed: bool,
     /// Nothing new is sent: it is about to be closed for a better one.
     is_resting: bool,
     /// What services want to hear over it; while that is something, the link stays as long as there are enough for all.
@@ -190,6 +194,7 @@ impl Pool {
             out: Vec::new(),
             is_taken: false,
             is_wanted: false,
+            is_needed: false,
             is_resting: false,
             filters: BTreeSet::new(),
             links: 0,
@@ -234,7 +239,7 @@ impl Pool {
     /// What a message of this identity can have now. Notes that the link is wanted.
     pub(super) fn room(&mut self, id: u64, identity: &str, now: Instant) -> Room {
         let member = self.member(id, identity, now);
-        member.is_wanted = true;
+        (member.is_wanted, member.is_needed) = (true, true);
         member.used_at = now;
         if !member.is_up() {
             return if now < member.condemned_until { Room::Never } else { Room::Later };
@@ -283,6 +288,11 @@ impl Pool {
         Ok(sent)
     }
 
+    /// Publications that may be in flight over all links.
+    pub(super) fn window(&self) -> usize {
+        self.members.values().filter(|member| member.is_up()).map(Member::window).sum()
+    }
+
     /// What all links together can carry, as far as is known.
     pub(super) fn pressure(&self) -> Pressure {
         let mut all = Pressure { throttles: self.throttles, ..Pressure::default() };
@@ -301,18 +311,25 @@ impl Pool {
         all
     }
 
-    /// An identity whose link is to be opened now. It is taken then, and [`Pool::lost`] must follow some day.
-    pub(super) fn next_open(&mut self, now: Instant) -> Option<Arc<str>> {
+    /// The hours of the link have begun or ended: who needs a link is seen anew.
+    pub(super) fn hours_changed(&mut self) {
+        self.members.values_mut().for_each(|member| member.is_needed = false);
+    }
+
+    /// An identity whose link is to be opened now. It is taken then, and [`Pool::lost`] must follow some day. With `due`, the
+    /// hours of the link are over: only for those, and for who has asked since, and not because it is to be there.
+    pub(super) fn next_open(&mut self, now: Instant, due: Option<&BTreeSet<u64>>) -> Option<Arc<str>> {
         if now < self.open_at || self.taken() >= self.rules.links_max {
             return None;
         }
         // Who has been without one for longest: with more identities than links, each has its turn.
         let member = self
             .members
-            .values_mut()
-            .filter(|member| member.is_wanted && !member.is_taken && member.due <= now)
+            .iter_mut()
+            .filter(|(id, member)| member.is_to_open(**id, due) && member.due <= now)
             // Whoever has failed waits since then, and not since it was last of use.
-            .min_by_key(|member| member.due.max(member.used_at))?;
+            .min_by_key(|(_, member)| member.due.max(member.used_at))
+            .map(|(_, member)| member)?;
         member.is_taken = true;
         member.is_resting = false;
         let identity = Arc::clone(&member.identity);
@@ -323,12 +340,12 @@ impl Pool {
     }
 
     /// When [`Pool::next_open`] may have something, if that is later than now and nothing else happens.
-    pub(super) fn next_open_at(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn next_open_at(&self, now: Instant, due: Option<&BTreeSet<u64>>) -> Option<Instant> {
         if self.taken() >= self.rules.links_max {
             return None;
         }
-        let waiting = self.members.values().filter(|member| member.is_wanted && !member.is_taken);
-        waiting.map(|member| member.due.max(self.open_at)).min().filter(|at| *at > now)
+        let waiting = self.members.iter().filter(|(id, member)| member.is_to_open(**id, due));
+        waiting.map(|(_, member)| member.due.max(self.open_at)).min().filter(|at| *at > now)
     }
 
     pub(super) fn connected(&mut self, id: u64, setup: LinkSetup, now: Now) -> Result<(), LinkError> {
@@ -469,12 +486,17 @@ impl Pool {
         let is_crowded = self.taken() >= self.rules.links_max
             && self.members.values().any(|other| other.is_wanted && !other.is_taken);
         let idle = now.millis_since(member.used_at);
-        let is_empty = member.link.as_ref().is_none_or(|link| link.inflight() == 0) && member.out.is_empty();
         // With others waiting, a moment without messages is enough.
         *member.identity != *self.rules.own
-            && is_empty
+            && member.is_empty()
             && (member.filters.is_empty() && idle >= self.rules.idle_millis
                 || is_crowded && idle >= CROWDED_MILLIS.min(self.rules.idle_millis))
+    }
+
+    /// Outside the hours: whether a link has had nothing to do for so long that it is to be closed, the own one, too.
+    pub(super) fn is_useless(&self, id: u64, now: Instant) -> bool {
+        let Some(member) = self.members.get(&id) else { return true };
+        member.is_empty() && now.millis_since(member.used_at) >= LINGER_MILLIS
     }
 
     /// Nothing new is sent over this link; whether nothing is in flight.
@@ -523,6 +545,7 @@ impl Pool {
         let until = now.plus_millis(self.rules.backoff_millis.1);
         let Some(member) = self.members.get_mut(&id) else { return Left::default() };
         member.is_taken = false;
+        member.is_needed = false;
         member.is_resting = false;
         member.out.clear();
         if member.is_up() && now.millis_since(member.up_at) >= LASTING_MILLIS {
@@ -596,6 +619,16 @@ fn is_final(reason: wire::ReasonCode) -> bool {
 impl Member {
     fn is_up(&self) -> bool {
         self.link.as_ref().is_some_and(|link| link.state() == LinkState::Up)
+    }
+
+    /// Whether a link of it is to be opened; `due`: as for [`Pool::next_open`].
+    fn is_to_open(&self, id: u64, due: Option<&BTreeSet<u64>>) -> bool {
+        self.is_wanted && !self.is_taken && due.is_none_or(|due| self.is_needed || due.contains(&id))
+    }
+
+    /// Whether nothing is on its way.
+    fn is_empty(&self) -> bool {
+        self.link.as_ref().is_none_or(|link| link.inflight() == 0) && self.out.is_empty()
     }
 
     /// Publications that may be in flight.

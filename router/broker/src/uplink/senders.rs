@@ -157,6 +157,11 @@ impl Senders {
         self.clients().any(|waits| waits == client)
     }
 
+    /// Everybody with something that waits.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Sender> {
+        self.waiting.keys()
+    }
+
     /// Clients with something that waits.
     pub(super) fn clients(&self) -> impl Iterator<Item = u64> {
         self.waiting.keys().map(|sender| sender.client)

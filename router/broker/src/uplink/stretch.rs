@@ -127,6 +127,11 @@ impl Stretch {
         matches!(state, Some(State::InFlight | State::Again | State::Held))
     }
 
+    /// Whether something that was read before waits to be sent.
+    pub(super) fn has_again(&self) -> bool {
+        !self.again.is_empty()
+    }
+
     /// Whether something before this place waits to be sent again.
     pub(super) fn waits_before(&self, seq: Seq) -> bool {
         self.again.first().is_some_and(|first| *first < seq)

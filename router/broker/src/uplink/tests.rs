@@ -2,6 +2,7 @@
 
 mod exact;
 mod pooled;
+mod pooled_simulation;
 mod simulation;
 
 use std::num::NonZeroU16;
@@ -37,8 +38,8 @@ pub(super) fn setup(inflight_max: u16) -> LinkSetup {
         inflight_max,
         packet_bytes_max: 1 << 16,
         is_exact: true,
-    }
         address: 0,
+    }
 }
 
 pub(super) fn mapping() -> Mapping {

@@ -9,12 +9,13 @@ use std::collections::BTreeMap;
 use std::future::pending;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use broker::uplink::{LinkError, LinkSetup};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Mutex, Notify, mpsc};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 use wire::ReasonCode;
@@ -23,7 +24,7 @@ use super::super::iothub::{Access, Facts, Keyring};
 use super::super::theirs::{self, Shown};
 use super::super::transport::{self, ConnectError, Patience};
 use super::super::watchdogs;
-use super::{GOODBYE_TIMEOUT, QUIET, TICK, Uplink, push, stopped};
+use super::{GOODBYE_TIMEOUT, HOURS_LOOK, LASTING, QUIET, TICK, Uplink, looked, push, stopped};
 use crate::clock::entropy;
 use crate::upstream::sentences::with_advice;
 use crate::upstream::{Line, News, Order, UplinkState, link_setup};
@@ -68,6 +69,11 @@ impl Over {
     fn is_failure(&self) -> bool {
         !matches!(self, Over::Renewed | Over::Idle | Over::Stopped)
     }
+
+    /// Whether another address might be better.
+    fn is_of_the_address(&self) -> bool {
+        self.is_failure() && !matches!(self, Over::Access(_))
+    }
 }
 
 /// What all tasks of an uplink share.
@@ -101,8 +107,12 @@ pub(in crate::upstream) async fn run(uplink: Uplink, keyring: Keyring, line: Opt
         asked: Mutex::default(),
     });
     let mut links = JoinSet::new();
+    let mut look = None;
     loop {
         let (opens, wait) = shared.turn();
+        if look.is_none() {
+            look = shared.look_at_first();
+        }
         for identity in opens {
             let ring = Rc::new(Notify::new());
             shared.bells.borrow_mut().insert(Arc::clone(&identity), Rc::clone(&ring));
@@ -113,6 +123,12 @@ pub(in crate::upstream) async fn run(uplink: Uplink, keyring: Keyring, line: Opt
             () = bell.wait() => shared.core.borrow_mut().look_at_tails_or_say(),
             () = shared.rang.notified() => {}
             () = pause(wait) => {}
+            is_back = looked(&mut look) => {
+                look = None;
+                if is_back {
+                    shared.go_back();
+                }
+            }
             order = next(&mut orders) => shared.obey(order).await,
             ended = links.join_next(), if !links.is_empty() => if let Some(Err(error)) = ended {
                 warn!(%error, "a link ended by a defect; please report");
@@ -145,7 +161,7 @@ impl Shared {
     fn turn(&self) -> (Vec<Arc<str>>, Option<Duration>) {
         let mut core = self.core.borrow_mut();
         let now = core.clock.now().instant;
-        core.look_at_hours();
+        let is_open = core.look_at_hours();
         if let Err(error) = core.fill() {
             // The store; the disk thread says more.
             warn!(uplink = %core.name, %error, "lanes cannot be read");
@@ -159,8 +175,29 @@ impl Shared {
             }
         }
         let at = core.carrier.next_open_at(now).map(|at| at.millis_since(now) + 1);
-        let wait = core.carrier.wait_millis(now).into_iter().chain(at).min();
+        let hours = (!is_open).then_some(HOURS_LOOK.as_millis() as u64);
+        if !is_open && opens.is_empty() && core.carrier.links_up() == 0 && !core.carrier.has_something_to_go()
+        {
+            core.setup.status.set(UplinkState::Resting, None);
+        }
+        let wait = core.carrier.wait_millis(now).into_iter().chain(at).chain(hours).min();
         (opens, wait.map(Duration::from_millis))
+    }
+
+    /// With another address in use for long enough, and the gateway in: a look at the first one.
+    fn look_at_first(&self) -> Option<JoinHandle<bool>> {
+        let mut core = self.core.borrow_mut();
+        let now = core.clock.now().instant;
+        let is_time = core.carrier.is_own_up() && core.targets.should_look(now);
+        is_time.then(|| core.look_at_first())
+    }
+
+    /// The first address takes connections again: links go there one by one, as if their tokens were to be renewed.
+    fn go_back(&self) {
+        let mut core = self.core.borrow_mut();
+        core.targets.go_back();
+        core.setup.status.failovers.store(core.targets.changes(), Ordering::Relaxed);
+        info!(uplink = %core.name, target = %core.target(), "the first address takes connections again; going back");
     }
 
     /// Does what a service wants.
@@ -207,14 +244,16 @@ impl Shared {
         } else if error.is_some() {
             status.set_warning(error);
         }
-        status.links.store(core.carrier.links_up() as u64, std::sync::atomic::Ordering::Relaxed);
+        status.links.store(core.carrier.links_up() as u64, Ordering::Relaxed);
     }
 }
 
 /// One link from its connection to its end.
 async fn link(shared: Rc<Shared>, identity: Arc<str>, ring: Rc<Notify>) {
     let mut shown = Shown::default();
-    let over = match carry(&shared, &identity, &ring, &mut shown).await {
+    let mut up_since = None;
+    let address = shared.core.borrow().targets.current();
+    let over = match carry(&shared, &identity, &ring, &mut shown, &mut up_since).await {
         Ok(never) => match never {},
         Err(over) => over,
     };
@@ -239,8 +278,16 @@ async fn link(shared: Rc<Shared>, identity: Arc<str>, ring: Rc<Notify>) {
         }
         core.carrier.link_lost(&identity, over.is_failure(), by_peer, error, now);
         core.keep_positions();
-        if matches!(over, Over::Connect(_)) && core.targets.failed() {
-            warn!(uplink = %core.name, target = %core.target(), "trying another address");
+        // While the gateway is in, the address is good, and what fails is about one identity. An attempt at another address than
+        // the one of now says nothing about this one.
+        let is_own = core.setup.config.hub.as_ref().is_some_and(|hub| hub.id.as_str() == &*identity);
+        let is_short = up_since.is_none_or(|since: Instant| since.elapsed() < LASTING);
+        let says_something = matches!(over, Over::Connect(_)) || is_own && over.is_of_the_address();
+        if says_something && is_short && !core.carrier.is_own_up() && core.targets.current() == address {
+            if core.targets.failed() {
+                warn!(uplink = %core.name, target = %core.target(), "trying another address");
+            }
+            core.setup.status.failovers.store(core.targets.changes(), Ordering::Relaxed);
         }
     }
     if over.is_failure() {
@@ -343,10 +390,12 @@ async fn carry(
     identity: &Arc<str>,
     ring: &Notify,
     shown: &mut Shown,
+    up_since: &mut Option<Instant>,
 ) -> Result<std::convert::Infallible, Over> {
-    let (mut stop, clock, name, mut transport) = {
+    let (mut stop, clock, name, mut transport, address) = {
         let core = shared.core.borrow();
-        (core.stop.clone(), core.clock, Rc::clone(&core.name), core.transport().clone())
+        let address = core.targets.current();
+        (core.stop.clone(), core.clock, Rc::clone(&core.name), core.transport().clone(), address)
     };
     let patience = Patience::of_secs(shared.core.borrow().setup.config.pacing.connect_timeout_secs);
     let now = clock.now();
@@ -406,6 +455,7 @@ async fn carry(
                 let (taken, is_new) = shared.core.borrow_mut().carrier.link_read(identity, &unread, clock.now())?;
                 unread.drain(..taken);
                 if is_new {
+                    *up_since = Some(Instant::now());
                     shared.on_up(identity);
                     shared.tell(News::Up(Arc::clone(identity))).await;
                 }
@@ -429,11 +479,16 @@ async fn carry(
                 if now.instant >= core.next_tick {
                     core.next_tick = now.instant.plus_millis(TICK.as_millis() as u64);
                     core.report();
+                    if let Some(millis) = core.clocks.look(now) {
+                        core.setup.status.clock_jumps.fetch_add(1, Ordering::Relaxed);
+                        warn!(uplink = %name, jump_ms = millis, "the wall clock jumped");
+                    }
                 }
                 let has_jumped = (offset(now) - offset_then).abs() > CLOCK_JUMP_MILLIS;
-                let is_due = access.token.is_some() && has_jumped || renew_at.is_some_and(|at| Instant::now() >= at);
+                let is_old = access.token.is_some() && has_jumped || renew_at.is_some_and(|at| Instant::now() >= at);
+                let is_due = is_old || core.targets.current() != address;
                 if resting.is_none() && is_due {
-                    if has_jumped {
+                    if is_old && has_jumped {
                         info!(uplink = %name, %identity, "the clock was set; the token is made anew");
                     }
                     resting = Some((Instant::now() + QUIET, true));
@@ -469,7 +524,7 @@ impl Shared {
             let mut core = self.core.borrow_mut();
             let now = core.clock.now().instant;
             core.targets.succeeded(now);
-            core.setup.status.connects.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            core.setup.status.connects.fetch_add(1, Ordering::Relaxed);
             core.setup.status.set_warning(None);
             info!(uplink = %core.name, %identity, links = core.carrier.links_up(), "a link is up");
         }

@@ -7,16 +7,19 @@ use std::collections::BTreeSet;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use model::{Instant, Now, Timestamp};
+use model::{Instant, Now, Priority, Timestamp};
 
 use super::super::dialect::Outgoing;
-use super::super::lanes::{ReadRules, Wanted};
+use super::super::lanes::{Lane, ReadRules, Wanted};
 use super::super::link::{Heard, LinkError, LinkSetup, Sending, Sent};
 use super::super::poison::{Refusal, Unfit};
 use super::super::pool::{Pool, PoolRules, Room};
 use super::super::senders::Sender;
 use super::{Carrier, HISTORY_BATCH, Reading, Rules, goes, hash};
 use crate::envelope::Envelope;
+
+/// What a lane may have waiting, when the first link comes up, without being a backlog.
+const WINDOW: usize = HISTORY_BATCH * 4;
 
 impl Carrier {
     /// An uplink without lanes and without links, which has a link for each identity.
@@ -30,14 +33,27 @@ impl Carrier {
     /// An identity whose link is to be opened now; [`Carrier::link_lost`] must follow some day.
     pub fn next_open(&mut self, now: Instant) -> Option<Arc<str>> {
         let waiting: BTreeSet<u64> = self.senders.clients().collect();
+        let due = self.due();
         let pool = self.pool.as_mut()?;
         pool.tidy(&waiting);
-        pool.next_open(now)
+        pool.next_open(now, due.as_ref())
+    }
+
+    /// Outside the hours: who has something waiting that may go all the same.
+    fn due(&self) -> Option<BTreeSet<u64>> {
+        let goes = |sender: &&Sender| goes(self.only, &self.lanes[sender.lane]);
+        (self.only != Some(Priority::DEFAULT))
+            .then(|| self.senders.all().filter(goes).map(|sender| sender.client).collect())
+    }
+
+    /// Whether nothing but what is urgent goes now.
+    pub fn is_resting(&self) -> bool {
+        self.only != Some(Priority::DEFAULT)
     }
 
     /// When there may be one, if that is later than now.
     pub fn next_open_at(&self, now: Instant) -> Option<Instant> {
-        self.pool.as_ref()?.next_open_at(now)
+        self.pool.as_ref()?.next_open_at(now, self.due().as_ref())
     }
 
     /// The connection of an identity's link is there; its CONNECT waits for [`Carrier::take_out`].
@@ -58,6 +74,9 @@ impl Carrier {
         }
         if matches!(result, Ok((_, true))) {
             self.senders.unpark(id, now.instant);
+            if pool.up() == 1 {
+                self.is_back(now.instant);
+            }
         }
         for answer in answers.drain(..) {
             self.on_answer(answer, now.instant);
@@ -67,6 +86,14 @@ impl Carrier {
             self.release(id);
         }
         result
+    }
+
+    /// The first link is up, after none was: what waits is history from now on, as with one link.
+    fn is_back(&mut self, now: Instant) {
+        let jitter = self.random.next() % (self.rules.drain_jitter_millis + 1);
+        for lane in &mut self.lanes {
+            lane.link_is_up(self.rules.live_first, WINDOW, now.plus_millis(jitter));
+        }
     }
 
     /// Services want to hear this over the link of an identity, which stays while they do; nothing: not any more. Whether the
@@ -134,6 +161,9 @@ impl Carrier {
     /// Whether a link has been of no use for so long that it is to be closed.
     pub fn is_idle(&self, identity: &str, now: Instant) -> bool {
         let id = hash(identity);
+        if let (Some(due), Some(pool)) = (self.due(), &self.pool) {
+            return pool.is_useless(id, now) && !due.contains(&id);
+        }
         // What waits for it has not had its turn yet.
         self.pool.as_ref().is_none_or(|pool| pool.is_idle(id, now)) && !self.senders.waits(id)
     }
@@ -214,7 +244,6 @@ impl Carrier {
 
     /// As [`Carrier::next_reading`]. Lanes are read without a link, too: what is in them says which links are wanted.
     pub(super) fn next_pooled(&mut self, now: Instant) -> Option<Reading> {
-        let window = HISTORY_BATCH * 4;
         if now < self.resting_until {
             return None;
         }
@@ -228,6 +257,9 @@ impl Carrier {
         if let Some((sender, seq)) = self.next_try(now) {
             return Some(self.reading(sender.lane, Wanted::one(seq, 1), 1, bytes_max, Some(sender)));
         }
+        // History leaves a part of what all links together can carry; without any that is never asked.
+        let has_history = self.lanes.iter().any(Lane::has_history);
+        let window = WINDOW.max(self.pool.as_ref().filter(|_| has_history).map_or(0, Pool::window));
         let rules = ReadRules {
             now,
             window,
@@ -267,10 +299,12 @@ impl Carrier {
             return self.lanes[index].stretch(seq).hold(seq);
         }
         let Some(pool) = &mut self.pool else { return };
+        // What was read before waits in any case: nobody of its lane is tried while it does not, not even who would make room.
+        let must = self.lanes[index].stretch(seq).waits(seq);
         match pool.room(id, &identity, now.instant) {
             Room::Now => {}
             Room::Never => return self.move_aside(about, 1, Refusal::Unfit(Unfit::Identity), now.instant),
-            Room::Later if self.senders.park(about.sender, seq, false) => {
+            Room::Later if self.senders.park(about.sender, seq, must) => {
                 return self.lanes[index].stretch(seq).hold(seq);
             }
             // More identities wait than may: the lane does.
