@@ -22,6 +22,7 @@ mod router;
 mod script;
 mod wait;
 pub mod websocket;
+mod world;
 
 pub use binary::{millrace, run};
 pub use certificates::{Authority, Identity, Secured, Trust};
@@ -33,6 +34,7 @@ pub use recorder::Recorder;
 pub use router::{Router, Setup};
 pub use script::{Script, Talk};
 pub use wait::{PATIENCE, until, within};
+pub use world::World;
 
 pub use model::Qos;
 pub use wire::{BlockBuilder, Connect, OutgoingPublish, PublishProperties, ReasonCode, Version};

@@ -1,7 +1,7 @@
 //! The way to IoT Hub while the hub does wrong: nothing acknowledged is lost, each identity keeps its order, repeats say so,
 //! and nobody pays for somebody else's trouble.
 
-use harness::{QOS_1, Router, until, v5};
+use harness::{QOS_1, Router, World, until, v5};
 use iothub::{Authentication, Authority, Excess, Faults, Identity, Throttle};
 
 use crate::cloud::{Cloud, drained, expect_ledger, numbers};
@@ -229,4 +229,32 @@ fn a_crash_of_the_gateway_repeats_with_the_same_ids_and_loses_nothing() {
         assert_eq!(ids.len(), 200, "{id}: each number has one id");
     }
     assert_eq!(cloud.hub.violations(), []);
+}
+
+/// Tokens say until when they are good: with another clock they are made anew, on connections that are not cut.
+#[test]
+fn a_clock_that_is_set_makes_new_tokens_and_loses_nothing() {
+    let world = World::new();
+    let cloud = with_devices(2);
+    let router = world.around(cloud.edge()).start();
+    publish(&router, 2, 0..20);
+    drained(&router);
+    let links = || cloud.hub.connections().into_iter().map(|it| it.number).collect::<Vec<_>>();
+    for (round, ahead) in [(1, 7_200), (2, 0), (3, -1_800)] {
+        let before = links();
+        assert_eq!(before.len(), 3, "{before:?}");
+        cloud.hub.set_clock_skew(ahead);
+        world.set_clock(ahead);
+        until("no link with an old token", || {
+            let now = links();
+            (!now.is_empty() && now.iter().all(|number| !before.contains(number))).then_some(())
+        });
+        publish(&router, 2, round * 20..(round + 1) * 20);
+        drained(&router);
+    }
+    drained(&router);
+    reconcile(&cloud, 2, 80);
+    let refused: Vec<_> = cloud.hub.events().into_iter().filter(|it| it.kind == "refused").collect();
+    assert_eq!(refused.len(), 0, "{refused:?}");
+    assert!(router.number("/uplinks/0/clock_jumps") >= 3);
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::spawn;
 
+use harness::azure::free_address;
 use harness::foreign::Mosquitto;
-use harness::{Authority, Proxy, Recorder, Router, Setup, Version, until, v5};
+use harness::{Authority, Proxy, QOS_1, Recorder, Router, Setup, Version, World, until, v5};
 
 const ROUTE: &str = r#"FROM "factory/#" INTO $upstream"#;
 
@@ -172,4 +173,48 @@ fn a_proxy_that_says_nothing_is_given_up_and_asked_again() {
     network.cut();
     network.mend();
     expect_delivered(&router, &upstream, 5);
+}
+
+#[test]
+fn a_name_that_moves_or_vanishes_is_followed() {
+    let world = World::new();
+    let (first, second) = (Recorder::start(), Recorder::start());
+    let here = Proxy::at((free_address(), 0).into(), first.address());
+    let there = Proxy::at((free_address(), here.address().port()).into(), second.address());
+    world.set_name("plant.example", Some(here.address().ip()));
+    let url = format!("mqtt://plant.example:{}", here.address().port());
+    let router = world.around(gateway(here.address()).set("uplink.plant.url", url)).start();
+    let mut publisher = router.connect(&v5("publisher"));
+    publisher.publish("factory/a", "0", QOS_1);
+    assert_eq!(first.wait_for(1)[0].text(), "0");
+    until("its acknowledgement", || (router.backlog() == 0).then_some(()));
+    world.set_name("plant.example", Some(there.address().ip()));
+    here.cut();
+    publisher.publish("factory/a", "1", QOS_1);
+    assert_eq!(second.wait_for(1)[0].text(), "1", "the new address, and nothing that is remembered");
+    until("its acknowledgement", || (router.backlog() == 0).then_some(()));
+    world.set_name("plant.example", None);
+    there.cut();
+    publisher.publish("factory/a", "2", QOS_1);
+    wait_for_error(&router, "plant.example has no address");
+    here.mend();
+    world.set_name("plant.example", Some(here.address().ip()));
+    assert_eq!(first.wait_for(2)[1].text(), "2");
+}
+
+#[test]
+fn a_wall_clock_that_jumps_is_noticed_and_costs_no_connection() {
+    let world = World::new();
+    let upstream = Recorder::start();
+    let router = world.around(gateway(upstream.address()).set("uplink.plant.keep_alive_secs", 600)).start();
+    publish(&router, 1);
+    upstream.wait_for(1);
+    for (number, ahead) in [(1, 7_200), (2, -7_200), (3, 0)] {
+        world.set_clock(ahead);
+        router.wait_for("/uplinks/0/clock_jumps", number);
+        router.connect(&v5("publisher")).publish("factory/a", number.to_string(), QOS_1);
+    }
+    expect_delivered(&router, &upstream, 4);
+    assert_eq!((upstream.connects(), router.number("/uplinks/0/reconnects")), (1, 0));
+    assert!(router.log().contains("the wall clock jumped; the connection is probed"));
 }
