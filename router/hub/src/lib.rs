@@ -5,7 +5,7 @@
 //! In:  topics, bags, user names, tokens, JSON documents. Out: what they mean, or whose mistake they are.
 //! Bound: what is kept is bounded by the text it came from, or by an argument that names a limit.
 //! Reading order: `id`, `bag`, `topics`, `mapping`, `connect`; `sas`, `connection_string`, `identity`, `tree`; `twin`,
-//! `methods`, `manifest`.
+//! `methods`, `manifest`; `series`, `summary`.
 #![forbid(unsafe_code)]
 
 pub mod bag;
@@ -18,6 +18,8 @@ pub mod manifest;
 pub mod mapping;
 pub mod methods;
 pub mod sas;
+pub mod series;
+pub mod summary;
 pub mod topics;
 pub mod tree;
 pub mod twin;

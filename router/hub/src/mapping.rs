@@ -174,8 +174,17 @@ pub fn bag_for_client<'a>(
     system: impl Iterator<Item = (&'a str, Option<&'a str>)>,
     out: &mut String,
 ) {
+    let all: Vec<(&str, Option<&str>)> = system.collect();
+    // A change of a twin is a message of `$edgeHub`; who gets it sees who reported (§3.3).
+    let is_reported = all.iter().any(|(name, _)| *name == "rpSenderDeviceId");
+    let spell = |name: &str| match name {
+        "connectionDeviceId" | "connectionModuleId" if is_reported => None,
+        "rpSenderDeviceId" => bag::to_client("connectionDeviceId"),
+        "rpSenderModuleId" => bag::to_client("connectionModuleId"),
+        name => bag::to_client(name),
+    };
     let system: Vec<(&str, Option<&str>)> =
-        system.filter_map(|(name, value)| Some((bag::to_client(name)?, value))).collect();
+        all.into_iter().filter_map(|(name, value)| Some((spell(name)?, value))).collect();
     write(application, &system, out);
 }
 

@@ -188,6 +188,24 @@ impl Tree {
         scopes.filter_map(|scope| self.scopes.get(scope)).find(|parent| **parent != identity.id)
     }
 
+    /// What an edge device has below it without another one between: itself, its children, and modules of both, but not of
+    /// children that are edge devices. By id.
+    pub fn scope_of(&self, edge: &HubId) -> Vec<&Identity> {
+        let belongs = |identity: &&Identity| {
+            if identity.id == *edge {
+                return true;
+            }
+            let device = HubId::device(identity.id.device_id()).ok();
+            let device = device.and_then(|device| self.identities.get(&device));
+            match identity.id.module_id() {
+                Some(_) if identity.id.device_id() == edge.device_id() => true,
+                Some(_) => device.is_some_and(|it| !it.is_edge && self.parent_of(it) == Some(edge)),
+                None => self.parent_of(identity) == Some(edge),
+            }
+        };
+        self.identities.values().filter(belongs).collect()
+    }
+
     /// Checks that the chain a client presents is for `target` and that the scope agrees; gives the edge device that
     /// acts, whose `$edgeHub` must have signed the token.
     pub fn actor_of(&self, chain: &AuthChain, target: &HubId) -> Result<HubId, ChainError> {

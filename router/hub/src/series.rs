@@ -1,0 +1,110 @@
+//! What is counted and measured by name, for edgeHub's series (`reference/edgehub.md` §8).
+//!
+//! In: what happened to a message, a twin, a call, and whose it was. Out: counts and summaries by name. Cost: one search, no
+//! allocation but for a name that is new. Bound: [`COUNTS_MAX`] names of counts and [`SUMMARIES_MAX`] of summaries; further
+//! ones are counted together, and not measured.
+
+use std::collections::BTreeMap;
+
+use model::Timestamp;
+
+use crate::summary::Summary;
+
+/// Names of counts that are kept apart.
+const COUNTS_MAX: usize = 10_000;
+/// Names of summaries.
+const SUMMARIES_MAX: usize = 2_000;
+/// Between the parts of a name; no id has it.
+pub const SEPARATOR: char = '\0';
+
+/// By name: a word, then what labels it, each behind [`SEPARATOR`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Series {
+    counts: BTreeMap<Box<str>, u64>,
+    summaries: BTreeMap<Box<str>, Summary>,
+    name: String,
+}
+
+impl Series {
+    /// One more of these.
+    pub fn count(&mut self, word: &str, labels: &[&str]) {
+        self.add(word, labels, 1);
+    }
+
+    /// So many more.
+    pub fn add(&mut self, word: &str, labels: &[&str], number: u64) {
+        self.spell(word, labels);
+        if let Some(count) = self.counts.get_mut(self.name.as_str()) {
+            *count += number;
+            return;
+        }
+        let is_full = self.counts.len() >= COUNTS_MAX;
+        let name = if is_full { "further" } else { self.name.as_str() };
+        *self.counts.entry(name.into()).or_default() += number;
+    }
+
+    /// Something was measured.
+    pub fn observe(&mut self, word: &str, labels: &[&str], value: f64, now: Timestamp) {
+        self.spell(word, labels);
+        if let Some(summary) = self.summaries.get_mut(self.name.as_str()) {
+            summary.observe(value, now);
+        } else if self.summaries.len() < SUMMARIES_MAX {
+            self.summaries.entry(self.name.as_str().into()).or_default().observe(value, now);
+        }
+    }
+
+    /// Counts by name.
+    pub fn counts(&self) -> &BTreeMap<Box<str>, u64> {
+        &self.counts
+    }
+
+    /// Summaries by name.
+    pub fn summaries(&self) -> &BTreeMap<Box<str>, Summary> {
+        &self.summaries
+    }
+
+    /// Whether nothing has happened.
+    pub fn is_empty(&self) -> bool {
+        self.counts.is_empty() && self.summaries.is_empty()
+    }
+
+    /// Adds what another one knows.
+    pub fn merge(&mut self, other: &Series) {
+        for (name, count) in &other.counts {
+            *self.counts.entry(name.clone()).or_default() += count;
+        }
+        for (name, summary) in &other.summaries {
+            self.summaries.entry(name.clone()).or_default().merge(summary);
+        }
+    }
+
+    fn spell(&mut self, word: &str, labels: &[&str]) {
+        self.name.clear();
+        self.name.push_str(word);
+        for label in labels {
+            self.name.push(SEPARATOR);
+            self.name.push_str(label);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_counted_apart_as_long_as_there_is_room() {
+        let mut series = Series::default();
+        for number in 0..COUNTS_MAX + 5 {
+            series.count("received", &[&number.to_string(), "out"]);
+            series.observe("size", &[&number.to_string()], 1.0, Timestamp(1));
+        }
+        series.count("received", &["0", "out"]);
+        assert_eq!(series.counts().len(), COUNTS_MAX + 1);
+        assert_eq!((series.counts()["received\x000\x00out"], series.counts()["further"]), (2, 5));
+        assert_eq!(series.summaries().len(), SUMMARIES_MAX);
+        let mut sum = series.clone();
+        sum.merge(&series);
+        assert_eq!((sum.counts()["further"], sum.summaries()["size\x000"].count()), (10, 2));
+    }
+}
