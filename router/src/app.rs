@@ -165,8 +165,8 @@ struct Router {
     edge: Option<EdgeNode>,
     /// What the gateway's twin wants, if routes come from there.
     petitions: Option<hub::Petitions>,
-    /// Since routes came from there: the time to live of messages whose route states none.
-    twin_ttl_millis: Option<Option<u64>>,
+    /// Routes have come from there.
+    is_led: bool,
     /// What is not open yet.
     doors: Option<Doors>,
     started: Instant,
@@ -230,7 +230,7 @@ impl Router {
         let (hub, petitions) = match hub {
             Some(hub::Parts { shards, service, web: (web, arrivals), petitions }) => {
                 tokio::spawn(service.run());
-                tokio::spawn(web.serve(arrivals));
+                tokio::spawn(web.serve(arrivals, Arc::clone(&overview)));
                 (Some(shards), petitions)
             }
             None => (None, None),
@@ -260,7 +260,7 @@ impl Router {
             overview,
             edge,
             petitions,
-            twin_ttl_millis: None,
+            is_led: false,
             doors: None,
             started,
             config,
@@ -303,11 +303,15 @@ impl Router {
         }
         // Everything but routes, users, rules and certificates stays as it was: sinks are resolved against the uplinks
         // that really run.
-        let Config { routes, table, listeners, auth, .. } = config;
-        let mut config = Config { routes, table, listeners, auth, ..self.config.clone() };
-        if self.twin_ttl_millis.is_some() {
-            (config.routes, config.table) = (self.config.routes.clone(), Arc::clone(&self.config.table));
-        }
+        let Config { listeners, auth, .. } = config;
+        let mut config = match self.is_led {
+            true => self.config.clone(),
+            false => {
+                let Config { routes, table, ttl_millis, store_limit_bytes, .. } = config;
+                Config { routes, table, ttl_millis, store_limit_bytes, ..self.config.clone() }
+            }
+        };
+        (config.listeners, config.auth) = (listeners, auth);
         let unknown = config.routes_without_uplink();
         if !unknown.is_empty() {
             let text = format!("routes lead to uplinks that need a restart: {}", unknown.join(", "));
@@ -354,13 +358,12 @@ impl Router {
 
     /// Routes by another configuration from now on.
     fn swap(&mut self, config: Config) {
-        let mut plan = plan(&config, &self.overview.reader);
-        plan.ttl_millis = self.twin_ttl_millis.flatten();
-        let plan = Arc::new(plan);
+        let plan = Arc::new(plan(&config, &self.overview.reader));
         for mailbox in &self.mailboxes {
             send(mailbox, Mail::Plan(Arc::clone(&plan)));
         }
         self.overview.set_routes(promises(&config));
+        self.overview.disk.room.set_limit(config.store_limit_bytes);
         self.config = config;
     }
 
@@ -544,7 +547,7 @@ fn plan(config: &Config, reader: &store::Reader) -> Plan {
         Durability::Memory => broker::Durability::Memory,
     });
     let keeps_user = config.uplinks.iter().any(|uplink| uplink.asks_for_user());
-    Plan { sinks, durabilities: durabilities.collect(), table, keeps_user, ttl_millis: None }
+    Plan { sinks, durabilities: durabilities.collect(), table, keeps_user, ttl_millis: config.ttl_millis }
 }
 
 fn lanes_of(reader: &store::Reader, uplink: &str) -> Vec<(Priority, LaneId)> {
@@ -635,6 +638,7 @@ fn overview(
     edge: Option<EdgeNumbers>,
     started: Instant,
 ) -> Arc<Overview> {
+    disk.room.set_limit(config.store_limit_bytes);
     disk.set_route_names(config.routes.iter().map(|route| route.spec.name.clone()));
     Arc::new(Overview {
         started,

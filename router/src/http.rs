@@ -22,7 +22,7 @@ use crate::iotedge::{Common, Gatekeeper};
 use crate::levels::{LevelBoard, word_of};
 use crate::net::{CertificateInfo, Door};
 use crate::promises::RouteStatus;
-use crate::services::Numbers;
+use crate::services::Known;
 use crate::telemetry::{ShardReport, total};
 use crate::upstream::LinkStatus;
 
@@ -67,8 +67,11 @@ pub(crate) struct EdgeNumbers {
     /// How its series are labelled.
     pub common: Common,
     /// The services of the IoT Hub dialect.
-    pub services: Arc<Mutex<Numbers>>,
+    pub services: Arc<Mutex<Known>>,
 }
+
+/// The format of `/metrics`.
+pub(crate) const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Entries of the loss ledger in `/status`.
 const LOSSES_SHOWN: usize = 50;
@@ -469,10 +472,7 @@ async fn status(State(overview): State<Arc<Overview>>) -> impl IntoResponse {
 
 async fn metrics(State(overview): State<Arc<Overview>>) -> impl IntoResponse {
     match crate::metrics::encode(&overview) {
-        Ok(text) => {
-            let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(header::CONTENT_TYPE, content_type)], text).into_response()
-        }
+        Ok(text) => ([(header::CONTENT_TYPE, METRICS_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

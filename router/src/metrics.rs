@@ -11,8 +11,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use crate::clock::Clock;
 use crate::http::{EdgeNumbers, Overview};
-use crate::iotedge::{Queue, encode_messages, encode_numbers, encode_services};
+use crate::iotedge::{Queue, Upstream, encode_numbers, encode_series, encode_services};
 use crate::net::{CertificateInfo, Refusal};
 use crate::telemetry::total;
 use crate::upstream::LinkStatus;
@@ -52,20 +53,39 @@ pub(crate) fn encode(overview: &Overview) -> Result<String, std::fmt::Error> {
     if let Some(EdgeNumbers { gatekeeper, common, services }) = &overview.edge {
         // Before the mark of the end.
         let end = text.rfind("# EOF").unwrap_or(text.len());
-        let mut own = encode_numbers(common, &gatekeeper.numbers(), &queues(overview));
-        let mut series = std::collections::BTreeMap::new();
+        let mut own = encode_numbers(common, &gatekeeper.numbers(), &queues(overview, &common.device));
+        let known = services.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut series = known.series.clone();
         overview.shards.iter().for_each(|report| report.add_series(&mut series));
-        own += &encode_messages(common, &series);
-        own += &encode_services(common, &services.lock().unwrap_or_else(PoisonError::into_inner));
+        own += &encode_series(common, &series, upstream(overview), Clock::default().now().timestamp);
+        own += &encode_services(common, &known.numbers);
+        drop(known);
         text.insert_str(end, &own);
     }
     Ok(text)
 }
 
-/// The lanes of uplinks, as edgeHub calls them.
-fn queues(overview: &Overview) -> Vec<Queue> {
+/// All uplinks together: edgeHub has one.
+fn upstream(overview: &Overview) -> Upstream {
+    let mut sum = Upstream { expired: overview.disk.expired.load(Ordering::Relaxed), ..Upstream::default() };
+    for (_, status) in &overview.uplinks {
+        let forwarded = status.forwarded.load(Ordering::Relaxed);
+        let done = forwarded + status.inflight.load(Ordering::Relaxed);
+        sum.forwarded += forwarded;
+        sum.repeated += status.sent.load(Ordering::Relaxed).saturating_sub(done);
+    }
+    sum
+}
+
+/// The lanes of uplinks and of modules of this gateway, as edgeHub calls them.
+fn queues(overview: &Overview, device: &str) -> Vec<Queue> {
     let lanes = overview.reader.lanes().unwrap_or_default();
     let queue = |name: &str, length: u64| {
+        if let Some(client) = name.strip_prefix("s/") {
+            let module = client.strip_prefix(device)?.strip_prefix('/')?;
+            let endpoint = format!("{device}/{module}");
+            return Some(Queue { endpoint, priority: 2_000_000_000, length });
+        }
         let (uplink, priority) = name.strip_prefix("u/")?.rsplit_once('/')?;
         let endpoint = match &overview.uplinks[..] {
             [_] => "iothub",

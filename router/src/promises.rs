@@ -29,8 +29,11 @@ pub(crate) struct RouteStatus {
 pub(crate) fn promises(config: &Config) -> Vec<RouteStatus> {
     let status = |(index, route): (usize, &Route)| {
         let uplinks: Vec<&Uplink> = config.sinks(index).filter_map(|sink| config.uplink(sink)).collect();
-        let durability = match uplinks[..] {
-            [] => "local".to_owned(),
+        let has_inputs = config.sinks(index).any(|sink| matches!(sink, routes::Sink::Input { .. }));
+        let durability = match (&uplinks[..], route.durability) {
+            ([], _) if !has_inputs => "local".to_owned(),
+            // The queue of an input has no front.
+            ([], Durability::Spill) => Durability::Disk.to_string(),
             _ => route.durability.to_string(),
         };
         RouteStatus {
@@ -39,7 +42,7 @@ pub(crate) fn promises(config: &Config) -> Vec<RouteStatus> {
             sinks: config.sinks(index).map(|sink| words_of(config, sink)).collect(),
             priority: route.spec.priority.to_string(),
             ttl_secs: route.spec.ttl_millis.map(|millis| millis / 1_000),
-            promise: format!("{durability}: {}", sentence(route, &uplinks)),
+            promise: format!("{durability}: {}", sentence(route, &uplinks, has_inputs)),
             durability,
         }
     };
@@ -53,7 +56,16 @@ fn words_of(config: &Config, sink: &routes::Sink) -> String {
     }
 }
 
-fn sentence(route: &Route, uplinks: &[&Uplink]) -> String {
+fn sentence(route: &Route, uplinks: &[&Uplink], has_inputs: bool) -> String {
+    let of_inputs = match route.durability {
+        Durability::Disk | Durability::Spill => "the queue of the module has it on disk before the PUBACK",
+        Durability::Memory => {
+            "acknowledged at once; written only where the module is away or slow, or goes with it unacknowledged"
+        }
+    };
+    if uplinks.is_empty() && has_inputs {
+        return of_inputs.to_owned();
+    }
     if uplinks.is_empty() {
         return "delivered like any publication; stored sessions have it on disk before the PUBACK"
             .to_owned();
@@ -69,6 +81,9 @@ fn sentence(route: &Route, uplinks: &[&Uplink]) -> String {
         names.join(" and "),
         route.spec.priority
     );
+    if has_inputs {
+        sentence += &format!("; for an input: {of_inputs}");
+    }
     for uplink in uplinks {
         sentence += &format!("; {}", when_full(uplink));
     }

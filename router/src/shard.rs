@@ -498,7 +498,7 @@ impl Shard {
             HubAnswer::CloudToDevice { token, .. } => {
                 self.unasked.push_back(Question::Unposted { token: *token, why });
             }
-            HubAnswer::Twin { .. } | HubAnswer::Desired { .. } => {}
+            HubAnswer::Twin { .. } | HubAnswer::Desired { .. } | HubAnswer::TwinChange { .. } => {}
         }
     }
 

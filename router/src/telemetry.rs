@@ -1,10 +1,10 @@
 //! Numbers and log lines for people: what each shard publishes, and how tracing is set up.
 
-use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
 use broker::{Broker, Counters, RetainedNumbers};
+use hub::series::Series;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Log, LogFormat};
@@ -15,7 +15,7 @@ use crate::syslog::Syslog;
 pub(crate) struct ShardReport {
     latest: Mutex<ShardNumbers>,
     /// Messages of the IoT Hub dialect by name; see [`Broker::hub_series`].
-    series: Mutex<BTreeMap<Box<str>, u64>>,
+    series: Mutex<Series>,
 }
 
 /// The numbers of one shard, or of all.
@@ -57,11 +57,9 @@ impl ShardReport {
         }
     }
 
-    /// Adds the counts by name as last published to `sums`.
-    pub(crate) fn add_series(&self, sums: &mut BTreeMap<Box<str>, u64>) {
-        for (name, count) in &*self.series.lock().unwrap_or_else(PoisonError::into_inner) {
-            *sums.entry(name.clone()).or_default() += count;
-        }
+    /// Adds what was counted and measured by name, as last published, to `sums`.
+    pub(crate) fn add_series(&self, sums: &mut Series) {
+        sums.merge(&self.series.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// The numbers as last published.

@@ -70,8 +70,6 @@ pub(crate) enum Answer {
     Losses(u64),
     /// The answer that its connection holds back, see `Connection::held`.
     Held,
-    /// A message that a service has posted is safe; its token. No connection waits.
-    Post(u64),
 }
 
 /// A QoS 2 identifier to write down once other shards have kept its publication.

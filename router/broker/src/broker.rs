@@ -19,7 +19,7 @@ use crate::counters::Counters;
 use crate::delivery::FrameCache;
 use crate::dispatch::Forward;
 use crate::effects::{Control, Effects, HandoffBatch, Request, Write};
-use crate::heads::iothub::{HubRequest, HubSetup, Series};
+use crate::heads::iothub::HubSetup;
 use crate::offers::Offers;
 use crate::plan::Plan;
 use crate::retained::{Retained, Walks};
@@ -144,7 +144,7 @@ pub struct Broker {
     /// How the IoT Hub dialect is spoken, if it is; and whether it is.
     pub(crate) hub: Option<Rc<HubSetup>>,
     pub(crate) has_hub: bool,
-    pub(crate) hub_series: Series,
+    pub(crate) hub_series: hub::series::Series,
     /// Modules may have come into the plan that have no session yet.
     pub(crate) inputs_unkept: bool,
     /// Lanes of modules that are being opened: nothing is read before.
@@ -237,7 +237,7 @@ impl Broker {
             has_rules: setup.access.rules.is_some(),
             hub: None,
             has_hub: false,
-            hub_series: Series::default(),
+            hub_series: hub::series::Series::default(),
             inputs_unkept: false,
             inputs_opening: 0,
             restored_unsaid: false,
@@ -542,7 +542,7 @@ impl Broker {
         self.walks.invariants(|key| self.sessions.contains(key.0 as usize));
         assert!(self.durable_bytes <= self.appended_bytes, "nothing is durable that was not appended");
         assert_eq!(self.by_client.len(), self.sessions.len(), "every session has one client identifier");
-        let held = |session: &Session| session.queue_bytes + session.lent_bytes;
+        let held = |session: &Session| session.queue_bytes + session.lent_bytes + session.unwritten.bytes();
         let queued: usize = self.sessions.iter().map(|(_, session)| held(session)).sum();
         self.subscriptions.shares.invariants();
         let subscriptions: usize = self.sessions.iter().map(|(_, session)| session.subscriptions.len()).sum();
@@ -622,7 +622,6 @@ impl Broker {
                     Answer::Ack(ack) => self.acknowledge_late(conn, ack, kept, effects),
                     Answer::Refusal(ack) => self.refuse_late(conn, ack, effects),
                     Answer::Held => self.let_go(conn, now, effects),
-                    Answer::Post(token) => effects.hub.push(HubRequest::Posted { token }),
                     Answer::Estate(id) => self.settle_estate(id, 1, effects),
                     Answer::Will(key, generation) => self.forget_will(key, generation, effects),
                     Answer::Losses(next) => self.note_published(next, effects),

@@ -54,6 +54,10 @@ counters! {
     hub_requests,
     /// Requests of hub clients refused because too many came in one turn.
     hub_requests_refused,
+    /// Reports of hub clients given to routes as messages.
+    hub_twin_changes,
+    /// The same, dropped because there was no room for them.
+    dropped_twin_change,
     /// What services told hub clients.
     hub_answers,
     /// What services told hub clients that were gone, had not subscribed or did not read.
@@ -62,6 +66,8 @@ counters! {
     hub_modules_not_kept,
     /// Messages that routes sent to inputs of modules.
     sent_to_inputs,
+    /// Messages of `memory` routes given to modules without being written.
+    delivered_unwritten,
     /// Messages for inputs dropped because there is no queue for the module.
     dropped_input_unknown,
     /// Messages for inputs dropped because their properties make no topic.

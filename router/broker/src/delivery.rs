@@ -242,6 +242,9 @@ impl Broker {
         terms: Terms<'_>,
         effects: &mut Effects,
     ) -> Ticket {
+        if !publication.is_written && self.deliver_unwritten(key, stored, publication, terms, effects) {
+            return Ticket(0);
+        }
         if stored.backlog() >= self.setup.limits.session_stored_messages_max {
             self.counters.dropped_session_full += 1;
             return Ticket(0);
@@ -296,6 +299,7 @@ impl Broker {
     pub(crate) fn pump(&mut self, key: SessionKey, now: Now, effects: &mut Effects) {
         let full = self.is_memory_full();
         let limits = &self.setup.limits;
+        let redelivered = self.counters.redelivered;
         let Some(session) = self.sessions.get_mut(key.0 as usize) else { return };
         let Some(connection) = session.conn.and_then(|conn| self.connections.find(conn)) else { return };
         if !matches!(connection.phase, Phase::Open(_)) {
@@ -324,6 +328,9 @@ impl Broker {
             } else {
                 send_queued(connection, session, &queued, now, &mut self.counters, effects);
                 self.waiting_bytes += session.lent_bytes - lent;
+                if !session.posts.is_empty() {
+                    session.note_post_sent(&queued.record);
+                }
             }
         }
         if session.queue.is_empty()
@@ -335,6 +342,7 @@ impl Broker {
         connection.count_outbox(&mut self.waiting_bytes);
         let has_few = session.queue.len() <= WALK_QUEUED_LOW;
         let finished = session.inflight.has_finished();
+        let has_posts = !session.posts.is_empty();
         if let Keeping::Stored(stored) = &mut session.keeping
             && session.queue.is_empty()
             && !stored.is_live()
@@ -354,6 +362,12 @@ impl Broker {
         }
         if finished {
             self.write_finished(key, effects);
+        }
+        if has_posts {
+            self.drop_lost_posts(key, effects);
+        }
+        if self.has_hub && redelivered != self.counters.redelivered {
+            self.note_redelivered(key, self.counters.redelivered - redelivered);
         }
         if has_few && !self.walks.is_empty() {
             self.wake_walk(key, effects);
@@ -403,9 +417,14 @@ impl Broker {
         now: Now,
         effects: &mut Effects,
     ) {
+        if !self.sessions[key.0 as usize].posts.is_empty() {
+            self.settle_post(key, packet_id, now, effects);
+        }
         let session = &mut self.sessions[key.0 as usize];
         let Acked::Known { head } = session.inflight.acknowledge(packet_id) else {
-            self.counters.unexpected_acks += 1;
+            if !self.settle_unwritten(key, packet_id, now, effects) {
+                self.counters.unexpected_acks += 1;
+            }
             return;
         };
         advance(session, head, effects);
@@ -488,8 +507,9 @@ pub(crate) fn has_room(
     matches!(connection.phase, Phase::Open(_))
         && connection.held.is_none() // behind the SUBACK of what it is for
         && !session.parked
-        && session.inflight.open() < usize::from(connection.window)
+        && session.inflight.open() + session.unwritten.len() < usize::from(connection.window)
         && session.inflight.has_place(seq, limits.session_inflight_span())
+        && session.unwritten.leaves(seq)
         && connection.outbox.len() <= limits.outbox_bytes_max as usize
 }
 
@@ -500,7 +520,7 @@ pub(crate) fn fits_queue(session: &Session, limits: &Limits) -> bool {
 
 /// Encodes a publication into a connection's outbox; `false` if it exceeds what the client takes.
 #[inline]
-fn send(
+pub(crate) fn send(
     connection: &mut Connection,
     publication: &Publication<'_>,
     terms: Terms<'_>,
@@ -587,7 +607,8 @@ fn send_queued(
         (Keeping::Stored(stored), Some(seq)) => seq < stored.sent_before,
         _ => false,
     };
-    let publication = Publication { envelope, user: "", expires: queued.expires, now, hub: None };
+    let publication =
+        Publication { envelope, user: "", expires: queued.expires, now, hub: None, is_written: true };
     let ids: Vec<u32> = head.subscription_ids().collect();
     let packet_id = session.inflight.push(queued.seq, head.qos);
     let mut outgoing = outgoing(&publication, head.qos, head.retain, now);
@@ -632,7 +653,7 @@ pub(crate) fn advance(session: &mut Session, head: Option<Seq>, effects: &mut Ef
     }
 }
 
-fn session_record(publication: &Publication<'_>, terms: Terms<'_>) -> Rc<[u8]> {
+pub(crate) fn session_record(publication: &Publication<'_>, terms: Terms<'_>) -> Rc<[u8]> {
     let mut bytes = Vec::with_capacity(
         publication.envelope.encoded_len() + 4 + 4 * terms.subscription_ids.len() + terms.share.len(),
     );

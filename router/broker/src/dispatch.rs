@@ -31,6 +31,8 @@ pub(crate) struct Publication<'t> {
     pub(crate) now: Now,
     /// What routes see of it, if it came in the IoT Hub dialect.
     pub(crate) hub: Option<&'t hub::mapping::Properties<'t>>,
+    /// Whether stored sessions write it before they send it; else only if they must.
+    pub(crate) is_written: bool,
 }
 
 impl Publication<'_> {
@@ -83,6 +85,8 @@ const TO_SUBSCRIPTIONS: u8 = 0b01;
 const TO_GROUPS: u8 = 0b10;
 /// It is retained; its version follows.
 const TO_RETAIN: u8 = 0b100;
+/// Stored sessions need not write it.
+const UNWRITTEN: u8 = 0b1000;
 
 impl Broker {
     /// Sends a publication everywhere it belongs; what its acknowledgement waits for, and whether anybody takes it.
@@ -162,13 +166,19 @@ impl Broker {
         let mut promise = Promise::default();
         let mut found = std::mem::take(&mut self.scratch.found);
         while let Some((handoff, groups, start)) = ways(rest)
-            && let Some((publication, after)) = next_handed_over(start, now)
+            && let Some((mut publication, after)) = next_handed_over(start, now)
         {
             let ways = rest[0];
+            publication.is_written = ways & UNWRITTEN == 0;
             let given = Given { from, handoff, bytes: &start[..start.len() - after.len()] };
             rest = after;
             if ways & TO_SUBSCRIPTIONS != 0 {
+                let topic = publication.envelope.topic;
+                let measured = if self.has_hub { self.before_handed_over(topic) } else { None };
                 self.deliver_all(&mut found, &publication, &mut promise, effects);
+                if let Some(before) = measured {
+                    self.measure_handed_over(before, topic, now);
+                }
             } else {
                 self.scratch.frames.clear();
             }
@@ -230,7 +240,7 @@ impl Broker {
         for shard in bits(any) {
             let batch = &mut effects.handoffs[shard];
             if way.lots.is_empty() && way.version == 0 {
-                batch.bytes.push(TO_SUBSCRIPTIONS);
+                batch.bytes.push(TO_SUBSCRIPTIONS | if publication.is_written { 0 } else { UNWRITTEN });
             } else {
                 self.subscriptions.shares.append_ways(&mut batch.bytes, shard, way, self.handoff);
             }
@@ -508,6 +518,7 @@ fn next_handed_over(bytes: &[u8], now: Now) -> Option<(Publication<'_>, &[u8])> 
         expires: (expires != 0).then_some(Timestamp(expires)),
         now,
         hub: None,
+        is_written: true,
     };
     Some((publication, rest))
 }

@@ -32,6 +32,7 @@ mod sessions;
 mod sharing;
 mod subscriptions;
 mod turnstile;
+mod unwritten;
 pub mod uplink;
 
 pub use admit::{Level, Levels, WhenFull};
@@ -43,7 +44,7 @@ pub use effects::{
     StateSpace, Write,
 };
 pub use envelope::{Envelope, InvalidEnvelope};
-pub use heads::iothub::{HubAnswer, HubRequest, HubSetup, SERIES_SEPARATOR, Unanswered};
+pub use heads::iothub::{HubAnswer, HubRequest, HubSetup, Unanswered};
 pub use offers::{Offers, Redirect};
 pub use plan::{Durability, Plan, SinkPlan};
 pub use retained::RetainedNumbers;

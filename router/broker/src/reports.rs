@@ -33,7 +33,7 @@ impl Broker {
             properties: &[],
             payload: part,
         };
-        let publication = Publication { envelope, user: "", expires: None, now, hub: None };
+        let publication = Publication { envelope, user: "", expires: None, now, hub: None, is_written: true };
         if self.is_careful {
             let needs = self.needs_of(&publication);
             if needs.refused || needs.dropped || !self.levels.takes_writes {

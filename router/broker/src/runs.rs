@@ -43,7 +43,7 @@ impl<'t> Running<'t> {
             properties: &[],
             payload,
         };
-        Publication { envelope, user: self.user, expires: None, now: self.now, hub: None }
+        Publication { envelope, user: self.user, expires: None, now: self.now, hub: None, is_written: true }
     }
 }
 

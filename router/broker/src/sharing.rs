@@ -272,7 +272,7 @@ impl Broker {
         }
         self.share_again(
             head.share,
-            &Publication { envelope, user: "", expires, now, hub: None },
+            &Publication { envelope, user: "", expires, now, hub: None, is_written: true },
             promise,
             effects,
         );

@@ -10,13 +10,12 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use broker::HubSetup;
 use hub::manifest::HubConfig;
-use model::Priority;
-use routes::{Mode, Options, RouteSpec, RouteTable};
+use routes::{Mode, Options, RouteTable};
 use tokio::sync::mpsc;
 use tracing::{error, info};
 
 use super::Router;
-use crate::config::{Config, Durability, Route};
+use crate::config::{Config, Durability, Route, route_of_manifest};
 use crate::iotedge::EdgeNode;
 use crate::mail::Mailbox;
 use crate::net::Arrival;
@@ -65,7 +64,9 @@ pub(super) fn parts(
     let (desk, questions, arrivals) = services::desk();
     let web = Web {
         gatekeeper: Arc::clone(&node.gatekeeper),
+        directory: node.directory(),
         device: edge.device.clone(),
+        nested: edge.nested,
         desk: desk.clone(),
         limits: Arc::new(config.limits.clone()),
     };
@@ -78,13 +79,23 @@ pub(super) fn parts(
     let (own, petitions) = if edge.is_led_by_twin() && operator.is_some() {
         let (wish, wishes) = mpsc::channel(WISHES_MAX);
         let (verdicts, verdict) = mpsc::channel(WISHES_MAX);
-        (Some((edge.module.clone(), (wish, verdict))), Some(Petitions { wishes, verdicts }))
+        (Some((wish, verdict)), Some(Petitions { wishes, verdicts }))
     } else {
         (None, None)
     };
     let mailboxes = mailboxes.to_vec();
     let directory = node.directory();
-    let service = Service::new(ServiceSetup { questions, operator, shelf, mailboxes, directory, own });
+    let module = edge.module.clone();
+    let service = Service::new(ServiceSetup {
+        questions,
+        operator,
+        shelf,
+        mailboxes,
+        directory,
+        module,
+        twin_refresh_secs: edge.twin_refresh_secs,
+        own,
+    });
     Ok(Some(Parts { shards: (setup, desk), service, web: (web, arrivals), petitions }))
 }
 
@@ -130,7 +141,7 @@ impl Router {
         let limits = &self.config.limits;
         let wanted = HubConfig::parse(&wish.desired, limits.routes_max as usize)
             .map_err(|errors| failed(errors.iter().map(ToString::to_string).collect()))?;
-        let specs: Vec<_> = wanted.routes.iter().map(spec).collect();
+        let specs: Vec<_> = wanted.routes.iter().map(route_of_manifest).collect();
         let options = Options { mode: Mode::EdgeHub, limits: limits.clone() };
         let table = RouteTable::compile(&specs, &options).map_err(|errors| {
             failed(errors.iter().map(|error| format!("routes.{}: {error}", error.route)).collect())
@@ -139,6 +150,8 @@ impl Router {
         let config = Config {
             routes: specs.into_iter().map(route).collect(),
             table: Arc::new(table),
+            ttl_millis: wanted.ttl_secs.map(|secs| secs * 1_000),
+            store_limit_bytes: wanted.store_bytes_max,
             ..self.config.clone()
         };
         let unknown = config.routes_without_uplink();
@@ -148,18 +161,8 @@ impl Router {
         for ignored in &wanted.ignored {
             info!("the twin's {ignored} has no effect here");
         }
-        self.twin_ttl_millis = Some(wanted.ttl_secs.map(|secs| secs * 1_000));
+        self.is_led = true;
         self.swap(config);
         Ok(())
-    }
-}
-
-fn spec(route: &hub::manifest::RouteSpec) -> RouteSpec {
-    let priority = route.priority.and_then(|number| Priority::new(i64::from(number)).ok());
-    RouteSpec {
-        name: route.name.clone(),
-        text: route.text.clone(),
-        priority: priority.unwrap_or_default(),
-        ttl_millis: route.ttl_secs.filter(|secs| *secs > 0).map(|secs| secs * 1_000),
     }
 }

@@ -21,6 +21,7 @@ use super::forwarding::Forwarding;
 use super::iothub::{self, IotHub};
 use super::judge::{Judge, is_word};
 use super::listeners::{Listener, check_listeners};
+use super::manifest;
 use super::pacing::Pacing;
 use super::packing::Compression;
 use super::raw::Raw;
@@ -64,6 +65,10 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// The same routes, compiled.
     pub table: Arc<RouteTable>,
+    /// Time to live of messages whose route states none, where a manifest or a twin says it.
+    pub ttl_millis: Option<u64>,
+    /// Most bytes that may wait in all lanes together, where a manifest or a twin says it.
+    pub store_limit_bytes: Option<u64>,
     /// Every bound.
     pub limits: Limits,
     /// What is logged, and how.
@@ -299,13 +304,19 @@ impl Config {
         let uplink_names = names;
         let names = judge.names(&["routes"]);
         let usual = routing::usual_durability(&mut judge);
-        let routes: Vec<_> =
+        let written: Vec<_> =
             names.iter().filter_map(|name| routing::check_route(&mut judge, name, usual)).collect();
-        let log = check_log(&mut judge);
         let mode = routing::mode(&mut judge);
-        let table = routing::compile(&mut judge, &routes, mode, &limits);
+        let has_written = !written.is_empty();
+        let manifest = manifest::check(&mut judge, usual, &limits);
+        let (routes, mode, place) = match &manifest {
+            Some(manifest) => (manifest.routes.clone(), routes::Mode::EdgeHub, Some(&schema::EDGE_MANIFEST)),
+            None => (written, mode, None),
+        };
+        let log = check_log(&mut judge);
+        let table = routing::compile(&mut judge, &routes, mode, &limits, place);
         if let Some(table) = &table {
-            routing::check_sinks(&mut judge, table, &routes, &uplink_names, edge.is_some());
+            routing::check_sinks(&mut judge, table, &routes, (&uplink_names[..], edge.is_some()), place);
         }
 
         let errors = judge.into_errors();
@@ -329,12 +340,17 @@ impl Config {
             uplinks,
             routes,
             table,
+            ttl_millis: manifest.as_ref().and_then(|manifest| manifest.ttl_millis),
+            store_limit_bytes: manifest.as_ref().and_then(|manifest| manifest.store_limit_bytes),
             limits,
             log,
             warnings: Vec::new(),
         };
         let notes = raw.notes().iter().map(|(key, text)| Warning { key: key.clone(), text: text.clone() });
         config.warnings = notes.chain(warnings::warnings(&config)).collect();
+        if let Some(manifest) = manifest {
+            config.warnings.extend(warnings::of_manifest(&manifest.ignored, has_written));
+        }
         Ok(config)
     }
 

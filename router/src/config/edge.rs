@@ -36,6 +36,8 @@ pub struct Edge {
     pub trust_bundle: Option<PathBuf>,
     /// Whether certificates of clients are taken.
     pub client_certs: bool,
+    /// Whether IoT Hub is asked about clients that the device scope does not know.
+    pub asks_cloud: bool,
     /// The module that may speak for clients with certificates.
     pub api_proxy_module: String,
     /// Whether child gateways are served, and the nested API is used upstream.
@@ -54,6 +56,8 @@ pub struct Edge {
     pub keep_for_unknown: bool,
     /// Whether routes come from our module twin.
     pub config_by_twin: bool,
+    /// How often that twin is read as a whole, in seconds.
+    pub twin_refresh_secs: u64,
     /// The storage of an edgeHub that was here before, if its place is known.
     pub old_storage: Option<PathBuf>,
 }
@@ -171,6 +175,7 @@ pub(super) fn check(judge: &mut Judge<'_>, host: &Host, is_wanted: bool) -> Opti
         certificate: cert.zip(key),
         trust_bundle: file(judge, &schema::EDGE_TRUST_BUNDLE),
         client_certs: judge.boolean(&schema::EDGE_CLIENT_CERTS, "").unwrap_or(true),
+        asks_cloud: judge.text(&schema::EDGE_AUTHENTICATION, "").as_deref() == Some("cloud-and-scope"),
         api_proxy_module: judge.text(&schema::EDGE_API_PROXY_MODULE, "").unwrap_or_default(),
         nested: judge.boolean(&schema::EDGE_NESTED, "").unwrap_or(true),
         scope_refresh_secs: judge.integer(&schema::EDGE_SCOPE_REFRESH_SECS, "").unwrap_or_default(),
@@ -183,6 +188,7 @@ pub(super) fn check(judge: &mut Judge<'_>, host: &Host, is_wanted: bool) -> Opti
         allow_sender_mismatch: judge.boolean(&schema::EDGE_ALLOW_SENDER_MISMATCH, "").unwrap_or_default(),
         keep_for_unknown: judge.boolean(&schema::EDGE_KEEP_FOR_UNKNOWN, "").unwrap_or(true),
         config_by_twin: judge.text(&schema::EDGE_CONFIG_SOURCE, "").as_deref() == Some("twin"),
+        twin_refresh_secs: judge.integer(&schema::EDGE_TWIN_REFRESH_SECS, "").unwrap_or_default(),
         old_storage: file(judge, &schema::EDGE_OLD_STORAGE),
     })
 }

@@ -6,7 +6,7 @@
 //!
 //! Reading order: `sources` (the layers), `raw` (as written), `schema` (every key), `judge` (one key at a
 //! time), `checked`, `listeners`, `transport`, `topics` and `iothub` (as used, and what two keys mean together), `auth` (users and rules),
-//! `edge` (the place in Azure IoT Edge), `routing` (routes and where they lead), `budgets` (space on the disk), `warnings`, `memory` (the ceiling), `reference`
+//! `edge` (the place in Azure IoT Edge), `manifest` (its routes, where a file has them), `routing` (routes and where they lead), `budgets` (space on the disk), `warnings`, `memory` (the ceiling), `reference`
 //! (the page of keys).
 
 use std::path::Path;
@@ -23,6 +23,7 @@ mod hours;
 mod iothub;
 mod judge;
 mod listeners;
+mod manifest;
 mod memory;
 mod pacing;
 mod packing;
@@ -53,6 +54,7 @@ pub use forwarding::Forwarding;
 pub use hours::Hours;
 pub use iothub::{Child, IotHub, Proof, Speakers};
 pub use listeners::{Bind, ClientCertificate, Listener, ListenerKind, OwnCertificate, Tls, UserFrom};
+pub(crate) use manifest::spec as route_of_manifest;
 pub use memory::Holder;
 pub use pacing::Pacing;
 pub use packing::{Compression, Decompression};

@@ -53,7 +53,7 @@ pub(super) fn check_routes(raw: &Raw) -> Result<(Vec<Route>, RouteTable), Config
     let usual = usual_durability(&mut judge);
     let routes: Vec<_> = names.iter().filter_map(|name| check_route(&mut judge, name, usual)).collect();
     let mode = mode(&mut judge);
-    let table = compile(&mut judge, &routes, mode, &Limits::DEFAULT);
+    let table = compile(&mut judge, &routes, mode, &Limits::DEFAULT, None);
     let errors = judge.into_errors();
     match table {
         Some(table) if errors.is_empty() => Ok((routes, table)),
@@ -74,12 +74,13 @@ pub(super) fn mode(judge: &mut Judge<'_>) -> routes::Mode {
     }
 }
 
-/// `None` if a route does not compile; then every one of them is reported.
+/// `None` if a route does not compile; then every one of them is reported, at `place` if they all come from there.
 pub(super) fn compile(
     judge: &mut Judge<'_>,
     routes: &[Route],
     mode: routes::Mode,
     limits: &Limits,
+    place: Option<&'static schema::Key>,
 ) -> Option<RouteTable> {
     let specs: Vec<_> = routes.iter().map(|route| route.spec.clone()).collect();
     let options = routes::Options { mode, limits: limits.clone() };
@@ -89,10 +90,24 @@ pub(super) fn compile(
     };
     for error in errors {
         let name = error.route.as_str();
-        let problem = error.to_string();
-        judge.complain(text_key(judge, name), name, |complaint| ConfigError { problem, ..complaint });
+        complain(judge, place, name, error.to_string(), |complaint| complaint);
     }
     None
+}
+
+/// A mistake of a route.
+fn complain(
+    judge: &mut Judge<'_>,
+    place: Option<&'static schema::Key>,
+    name: &str,
+    problem: String,
+    complete: impl FnOnce(ConfigError) -> ConfigError,
+) {
+    let (key, problem) = match place {
+        Some(key) => (key, format!("routes.{name}: {problem}")),
+        None => (text_key(judge, name), problem),
+    };
+    judge.complain(key, name, |complaint| complete(ConfigError { problem, ..complaint }));
 }
 
 /// Where a route of a table leads; at least one sink, or none beyond the end of the table.
@@ -106,8 +121,8 @@ pub(super) fn check_sinks(
     judge: &mut Judge<'_>,
     table: &RouteTable,
     routes: &[Route],
-    uplinks: &[String],
-    has_edge: bool,
+    (uplinks, has_edge): (&[String], bool),
+    place: Option<&'static schema::Key>,
 ) {
     // A line that is not TOML may have been the head of the uplink that would seem to be missing.
     if judge.is_damaged() {
@@ -117,8 +132,7 @@ pub(super) fn check_sinks(
     for (index, route) in routes.iter().enumerate() {
         for (problem, hint) in sinks(table, index).filter_map(|sink| sink_fault(sink, &uplinks, has_edge)) {
             let name = route.spec.name.as_str();
-            judge.complain(text_key(judge, name), name, |error| ConfigError {
-                problem,
+            complain(judge, place, name, problem, |error| ConfigError {
                 found: Some(route.spec.text.clone()),
                 allowed: (!uplinks.is_empty()).then(|| format!("uplinks: {}", uplinks.join(", "))),
                 hint,

@@ -151,3 +151,14 @@ fn access_warnings(auth: &Auth, warn: &mut impl FnMut(&str, String)) {
         );
     }
 }
+
+/// What of a manifest has no effect, and what has none because of it.
+pub(super) fn of_manifest(ignored: &[&'static str], has_routes: bool) -> Vec<Warning> {
+    let of = |text: String| Warning { key: "edge.manifest".to_owned(), text };
+    let ignored = ignored.iter().map(|part| of(format!("its {part} has no effect here")));
+    let routes = has_routes.then(|| Warning {
+        key: "routes".to_owned(),
+        text: "mean nothing: edge.config_source = \"manifest\"".to_owned(),
+    });
+    ignored.chain(routes).collect()
+}

@@ -35,6 +35,15 @@ pub(crate) struct Room {
     pub merge: AtomicBool,
     /// Merges that were done because space was short.
     pub merges: AtomicU64,
+    /// Most bytes that may wait in all lanes together (`storeLimits.maxSizeBytes`); 0 without such a bound.
+    limit: AtomicU64,
+}
+
+impl Room {
+    /// A manifest or a twin bounds what may wait.
+    pub(crate) fn set_limit(&self, bytes: Option<u64>) {
+        self.limit.store(bytes.unwrap_or(0), Ordering::Relaxed);
+    }
 }
 
 /// A lane of an uplink.
@@ -206,10 +215,28 @@ impl SpaceWatch {
         if self.budget.needs_lanes() {
             self.weigh_lanes(reader);
         }
-        let verdict = self.budget.judge(measured, &self.waiting);
+        let mut verdict = self.budget.judge(measured, &self.waiting);
+        if self.is_over_limit(reader, room) {
+            // As in edgeHub, for every message alike: it is not acknowledged until some are delivered.
+            verdict.store = Level::FullForUrgent;
+            verdict.uplinks.fill(Level::FullForUrgent);
+        }
         self.report(verdict.store, &measured);
         room.merge.store(verdict.merge, Ordering::Relaxed);
         verdict
+    }
+
+    /// Whether as much waits as a manifest or a twin allows.
+    fn is_over_limit(&self, reader: &Reader, room: &Room) -> bool {
+        let limit = room.limit.load(Ordering::Relaxed);
+        if limit == 0 {
+            return false;
+        }
+        // While the store recovers nobody can look.
+        let Ok(lanes) = reader.lanes() else { return false };
+        let waiting =
+            lanes.iter().filter(|lane| lane.tail > model::Seq::FIRST).map(|lane| lane.bytes).sum::<u64>();
+        waiting >= limit
     }
 
     /// The lane that a drop of the verdict counts.

@@ -10,11 +10,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant, SystemTime};
 
+use axum::http::{HeaderMap, Method};
 use hub::HubId;
 use hub::identity::{DeviceDocument, Identity, ModuleDocument, ScopePage};
 use hub::tree::{AuthChain, Tree};
 use tokio::sync::watch;
 
+use super::exchange::Answer;
 use super::local::{LocalError, LocalFile};
 use super::scope::Scope;
 use super::vault::{Vault, VaultError};
@@ -144,6 +146,22 @@ impl Directory {
         }
     }
 
+    /// Asks upstream what a child gateway asks of us; `Err`: nobody answers, or nobody is there.
+    pub(crate) async fn pass_on(
+        &self,
+        method: Method,
+        call: &str,
+        headers: HeaderMap,
+        body: String,
+    ) -> Result<Answer, String> {
+        match &self.source {
+            Source::Local(_) => Err("this gateway has no IoT Hub".to_owned()),
+            Source::Scope(scope) => {
+                scope.pass_on(method, call, headers, body).await.map_err(|error| error.to_string())
+            }
+        }
+    }
+
     /// Looks one identity up, unless that was done a moment ago. `chain`: the one that its client presents.
     pub(crate) async fn look_up(&self, id: &HubId, chain: Option<&AuthChain>) -> Lookup {
         let Source::Scope(scope) = &self.source else {
@@ -253,10 +271,14 @@ impl Directory {
 
     /// The links from `id` up to us: over the edge device that stands in for it, if one does.
     fn chain_to(&self, id: &HubId, chain: Option<&AuthChain>) -> String {
-        let actor =
-            chain.filter(|chain| chain.is_on_behalf()).map(|chain| chain.actor().device_id().to_owned());
-        let actor = actor.and_then(|actor| HubId::device(&actor).ok());
+        let chain = chain.filter(|chain| chain.is_on_behalf());
+        let actor = chain.and_then(|chain| HubId::device(chain.actor().device_id()).ok());
         let known = actor.and_then(|actor| self.tree().chain_of(&actor));
+        // What the client says of the links between it and the one who acts; upstream it is looked at.
+        if let (Some(chain), Some(known)) = (chain.filter(|chain| chain.target() == id), &known) {
+            let further = known.links().iter().skip(1);
+            return further.fold(chain.to_string(), |all, link| format!("{all};{link}"));
+        }
         let up = known.map_or_else(|| self.device.to_string(), |chain| chain.to_string());
         let device =
             id.module_id().map(|_| id.device_id()).filter(|device| up.split(';').next() != Some(device));

@@ -169,7 +169,7 @@ pub(crate) static VARIABLES: &[Variable] = &[
     variable("mqttTopicNameConversion__InboundTemplates__*", "edgeHub's topics", Ignored(TEMPLATES)),
     variable("mqttTopicNameConversion__OutboundTemplates__*", "edgeHub's topics", Ignored(TEMPLATES)),
     // Who comes in.
-    variable("AuthenticationMode", "Scope", Key("edge.nested", AuthenticationMode)),
+    variable("AuthenticationMode", "Scope", Key("edge.authentication", AuthenticationMode)),
     variable("ClientCertAuthEnabled", "true", Key("edge.client_certs", Boolean)),
     variable("ApiProxyModuleId", "IoTEdgeAPIProxy", Key("edge.api_proxy_module", Same)),
     variable(
@@ -201,11 +201,7 @@ pub(crate) static VARIABLES: &[Variable] = &[
     ),
     // What is done.
     variable("ConfigSource", "twin", Key("edge.config_source", ConfigSource)),
-    variable(
-        "ConfigRefreshFrequencySecs",
-        "3600",
-        Ignored("patches come as they are made, and the whole twin after every reconnect and every gap"),
-    ),
+    variable("ConfigRefreshFrequencySecs", "3600", Key("edge.twin_refresh_secs", Same)),
     variable("routes__*", "FROM /* INTO $upstream", Key("routes.*", Same)),
     variable(
         "storeAndForward__timeToLiveSecs",
@@ -445,15 +441,15 @@ fn take(mapped: &mut Mapped, (name, value): (&String, &String), key: &'static st
         },
         Proxy => return write(key, value.clone()),
         AuthenticationMode => match value.to_lowercase().as_str() {
-            "scope" => return,
-            "cloudandscope" | "cloud" => {
+            "scope" => return write(key, "scope".to_owned()),
+            "cloudandscope" => return write(key, "cloud-and-scope".to_owned()),
+            "cloud" => {
                 mapped.ignored.push((
                     name.clone(),
-                    "clients that the device scope does not know are refused here, as with Scope; IoT Hub is not asked with \
-                     their tokens"
+                    "Cloud is CloudAndScope here: who is in the device scope is known without IoT Hub"
                         .to_owned(),
                 ));
-                return;
+                return write(key, "cloud-and-scope".to_owned());
             }
             _ => "Scope, CloudAndScope or Cloud",
         },
@@ -484,23 +480,32 @@ pub fn page() -> String {
     for Variable { name, default, fate } in VARIABLES {
         let fate = match fate {
             Key(key, Enabled) => format!("`false` turns `{key}` off"),
-            Key(key, AuthenticationMode) if *key == "edge.nested" => {
-                "`Scope` is how it is; `CloudAndScope` and `Cloud` are ignored, with a warning: IoT Hub is not asked with \
-                 the tokens of clients that the device scope does not know"
-                    .to_owned()
+            Key(key, AuthenticationMode) => {
+                format!(
+                    "`{key}`: `CloudAndScope` is `cloud-and-scope`, and `Cloud` is taken as that, with a warning"
+                )
             }
             Key(_, TlsVersions) => {
-                format!("`{}` and `{}`: the oldest that is named; nothing older than 1.2", TLS_LISTENERS[0], TLS_LISTENERS[1])
+                format!(
+                    "`{}` and `{}`: the oldest that is named; nothing older than 1.2",
+                    TLS_LISTENERS[0], TLS_LISTENERS[1]
+                )
             }
-            Key(key, Folder) => format!("`{key}` = FOLDER/millrace; an `edgeHub` in FOLDER is left alone, and said"),
+            Key(key, Folder) => {
+                format!("`{key}` = FOLDER/millrace; an `edgeHub` in FOLDER is left alone, and said")
+            }
             Key(key, UpstreamProtocol) => format!(
                 "`AmqpWs` and `MqttWs`: `{key}` = `wss://` and the host of the parent gateway or the IoT Hub; else MQTT over TLS"
             ),
-            Key(key, Proxy) => format!("`{key}` with `AmqpWs` and `MqttWs`; not for the REST of the device scope"),
+            Key(key, Proxy) => {
+                format!("`{key}` with `AmqpWs` and `MqttWs`; not for the REST of the device scope")
+            }
             Key(key, ConfigSource) => format!("`{key}`: `local` is `file`"),
             Key(key, Port) => format!("`{key}` = `[::]:PORT`"),
             Key(key, SpanMillis) => format!("`{key}`, converted"),
-            Key(key, LogLevel) => format!("`{key}`: `verbose` is `trace`, `warning` is `warn`, `fatal` is `error`"),
+            Key(key, LogLevel) => {
+                format!("`{key}`: `verbose` is `trace`, `warning` is `warn`, `fatal` is `error`")
+            }
             Key(key, _) => format!("`{}`", key.replace('*', "NAME")),
             Ignored(reason) => format!("ignored: {reason}"),
         };

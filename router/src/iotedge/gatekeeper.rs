@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 use super::directory::{Directory, Lookup};
 use super::judge::{Claim, Denied, Hosts, Law, Proof, Until};
 use super::now_secs;
+use super::visitors::{Visitors, Word};
 use crate::access::Brake;
 use crate::clock::Clock;
 use crate::mail::{Mail, Mailbox};
@@ -46,6 +47,7 @@ pub(crate) struct Gatekeeper {
     questions: mpsc::Sender<Question>,
     mailboxes: Vec<Arc<Mailbox>>,
     lookup_timeout: Duration,
+    visitors: Option<Arc<Visitors>>,
 }
 
 /// What a [`Gatekeeper`] needs.
@@ -66,6 +68,8 @@ pub(crate) struct GatekeeperSetup<'a> {
     pub limits: &'a Limits,
     /// Where verdicts go, indexed by shard.
     pub mailboxes: Vec<Arc<Mailbox>>,
+    /// Who asks IoT Hub about clients that are not known, if it is asked.
+    pub visitors: Option<Arc<Visitors>>,
 }
 
 /// The ends of a [`Gatekeeper`] that run on their own.
@@ -117,7 +121,7 @@ impl Gatekeeper {
     /// Nobody is in yet.
     pub(crate) fn new(setup: GatekeeperSetup<'_>) -> (Arc<Gatekeeper>, Waiting) {
         let GatekeeperSetup { directory, hosts, takes_certificates, clients_max, lookup_timeout, .. } = setup;
-        let GatekeeperSetup { failures_free, limits, mailboxes, .. } = setup;
+        let GatekeeperSetup { failures_free, limits, mailboxes, visitors, .. } = setup;
         let (questions, waiting) = mpsc::channel(limits.identity_lookups_max as usize);
         let gatekeeper = Gatekeeper {
             directory,
@@ -131,6 +135,7 @@ impl Gatekeeper {
             questions,
             mailboxes,
             lookup_timeout,
+            visitors,
         };
         (Arc::new(gatekeeper), Waiting(waiting))
     }
@@ -221,7 +226,13 @@ impl Gatekeeper {
             takes_certificates: self.takes_certificates,
             now: now_secs(),
         };
-        law.judge(claim)
+        match law.judge(claim) {
+            Err(Denied::Unknown(id)) if id == claim.name.id => {
+                let until = self.visitors.as_ref().and_then(|visitors| visitors.until(claim));
+                until.ok_or(Denied::Unknown(id))
+            }
+            judged => judged,
+        }
     }
 
     /// Whether somebody who does not come by MQTT is who it says it is; asks IoT Hub where newer knowledge could change the
@@ -319,6 +330,9 @@ impl Gatekeeper {
         let lookup = tokio::time::timeout(self.lookup_timeout, lookup).await.unwrap_or(Lookup::Unreachable);
         let verdict = match self.judge(&claim) {
             Ok(until) => self.let_in(shard, conn, claim, until, address),
+            Err(Denied::Unknown(whom)) if whom == id && lookup != Lookup::Unreachable => {
+                self.by_cloud(shard, conn, claim, address).await
+            }
             // Nobody can say who that is; it may well be somebody.
             Err(Denied::Unknown(_)) if lookup == Lookup::Unreachable => {
                 self.count_denied(None, "unreachable");
@@ -327,6 +341,23 @@ impl Gatekeeper {
             Err(denied) => self.refuse(&id, &denied, address),
         };
         self.post(shard, Mail::Authenticated { conn, verdict }).await;
+    }
+
+    /// The verdict about a client that the device scope does not know.
+    async fn by_cloud(&self, shard: ShardId, conn: ConnId, claim: Claim, address: Option<IpAddr>) -> Verdict {
+        let id = claim.name.id.clone();
+        let word = match &self.visitors {
+            Some(visitors) => visitors.ask(&claim).await,
+            None => Word::Out,
+        };
+        match word {
+            Word::In(until) => self.let_in(shard, conn, claim, until, address),
+            Word::Out => self.refuse(&id, &Denied::Unknown(id.clone()), address),
+            Word::Nothing => {
+                self.count_denied(None, "unreachable");
+                Verdict::Busy
+            }
+        }
     }
 
     /// Sends away who may not stay, for ever.

@@ -2,7 +2,7 @@
 //!
 //! Reading order: `environment` (edgeHub's variables), `workload` (the runtime's API), `vault` (secrets at rest), `local`
 //! (identities without IoT Hub), `scope` (identities from IoT Hub), `directory` (those known now), `judge` (the rules),
-//! `gatekeeper` (the clients that come), `node` (all of it together), `numbers` (edgeHub's series).
+//! `visitors` (clients that IoT Hub alone knows), `gatekeeper` (the clients that come), `node` (all of it together), `numbers` (edgeHub's series).
 //! Knows: `reference/edgehub.md` §5 and §7. May use: `hub`, sockets, files in `store.path`/edge. Never: MQTT packets, topics.
 
 mod directory;
@@ -16,14 +16,15 @@ mod numbers;
 mod scope;
 mod signer;
 mod vault;
+mod visitors;
 mod workload;
 
 pub(crate) use directory::Directory;
 pub(crate) use gatekeeper::Gatekeeper;
-pub(crate) use judge::{Claim, Proof};
+pub(crate) use judge::{Claim, EDGE_HUB, Proof};
 pub use node::StartError;
 pub(crate) use node::{EdgeNode, own_certificate};
-pub(crate) use numbers::{Common, Queue, encode as encode_numbers, encode_messages, encode_services};
+pub(crate) use numbers::{Common, Queue, Upstream, encode as encode_numbers, encode_series, encode_services};
 pub(crate) use vault::Vault;
 pub use workload::{WorkloadUri, version_for};
 

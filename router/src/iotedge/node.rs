@@ -25,6 +25,7 @@ use super::now_secs;
 use super::scope::{Scope, trusting};
 use super::signer::{ForUplink, Signer, Tokens};
 use super::vault::{Keeper, Vault};
+use super::visitors::Visitors;
 use super::workload::{Patience, Workload};
 use crate::config::{Config, EDGE_FOLDER, Edge, OwnCertificate, Standing, TRUST_FILE, without_port};
 use crate::files;
@@ -58,6 +59,7 @@ pub(crate) struct EdgeNode {
     config: Edge,
     workload: Option<Workload>,
     signer: Option<Arc<dyn Signer>>,
+    visitors: Option<Arc<Visitors>>,
     folder: PathBuf,
     vault: Arc<Vault>,
     trust_file: PathBuf,
@@ -103,6 +105,11 @@ impl EdgeNode {
         .map_err(|error| StartError::Config(error.to_string()))?;
         let directory = Arc::new(directory);
         let hosts = [edge.hub_host.as_deref(), Some(edge.host_name.as_str())];
+        let visitors = edge.hub_host.as_deref().filter(|_| edge.asks_cloud && edge.has_cloud()).map(|hub| {
+            let host = edge.parent_host.as_deref().unwrap_or(hub);
+            let visitors_max = config.limits.identities_max as usize;
+            Arc::new(Visitors::new(hub, host, trusting(&bundle), visitors_max))
+        });
         let (gatekeeper, waiting) = Gatekeeper::new(GatekeeperSetup {
             directory: Arc::clone(&directory),
             hosts: hosts.into_iter().flatten().map(without_port).collect(),
@@ -112,6 +119,7 @@ impl EdgeNode {
             failures_free: config.auth.failures_free,
             limits: &config.limits,
             mailboxes: mailboxes.to_vec(),
+            visitors: visitors.clone(),
         });
         gatekeeper.trust(authorities(&bundle));
         Ok(Some(EdgeNode {
@@ -120,6 +128,7 @@ impl EdgeNode {
             config: edge.clone(),
             workload,
             signer,
+            visitors,
             folder,
             vault,
             trust_file,
@@ -131,7 +140,8 @@ impl EdgeNode {
     /// Whoever signs for this gateway, for an uplink; `None` without an IoT Hub.
     pub(crate) fn signer(&self) -> Option<Arc<dyn crate::upstream::Signer>> {
         let signer = self.signer.as_ref().map(Arc::clone)?;
-        Some(Arc::new(ForUplink(signer)))
+        let (visitors, directory) = (self.visitors.clone(), self.directory());
+        Some(Arc::new(ForUplink { signer, visitors, directory }))
     }
 
     /// Who is known.

@@ -1,12 +1,14 @@
 //! edgeHub's series: those that say something true here, under its names and with its labels (`reference/edgehub.md` §8).
 //!
-//! In: what was counted. Out: text in the format of Prometheus. A series whose number nobody counts yet is left out, not
-//! served as zero: a dashboard then shows a gap and not a lie. Those left out: see `router/docs/edgehub.md`.
+//! In: what was counted and measured. Out: text in the format of Prometheus. Where a label cannot be known it is empty, and
+//! `router/docs/edgehub.md` says so.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use broker::SERIES_SEPARATOR;
+use hub::series::{SEPARATOR, Series};
+use hub::summary::QUANTILES;
+use model::Timestamp;
 
 use super::gatekeeper::IdentityNumbers;
 use crate::services::Numbers;
@@ -88,46 +90,157 @@ pub(crate) fn encode(common: &Common, identities: &IdentityNumbers, queues: &[Qu
     out.text
 }
 
-/// Messages, by the counts of all shards.
-pub(crate) fn encode_messages(common: &Common, series: &BTreeMap<Box<str>, u64>) -> String {
+/// What is known of uplinks, for the series of messages to them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Upstream {
+    /// Messages that it has acknowledged.
+    pub forwarded: u64,
+    /// Messages that were sent again.
+    pub repeated: u64,
+    /// Messages that expired before they were delivered, to it or to modules.
+    pub expired: u64,
+}
+
+/// Labels of one series, from the parts of its name; `None`: a name that is none.
+type LabelsOf = fn(&Common, &[&str]) -> Option<Vec<(&'static str, String)>>;
+
+/// One series: its name without `edgehub_`, what it is, the word it is counted or measured under, its labels.
+struct Row(&'static str, &'static str, &'static str, LabelsOf);
+
+const COUNTERS: [Row; 9] = [
+    Row("direct_methods_total", "Direct methods that were called", "methods", |_, it| {
+        named(["from", "to"], it)
+    }),
+    Row("gettwin_total", "Twins given to clients", "gettwin", |_, it| named(["source", "id"], it)),
+    Row("messages_dropped_total", "Messages that were dropped", "no_route", |_, it| reason("no_route", it)),
+    Row("messages_received_total", "Messages received from clients", "received", |_, it| {
+        named(["id", "route_output"], it)
+    }),
+    Row("messages_sent_total", "Messages sent to modules and upstream", "sent", |common, it| {
+        let [from, to, output, input, priority] = of_input(common, it)?;
+        Some(vec![from, to, output, input, priority])
+    }),
+    Row("messages_unack_total", "Messages that were not acknowledged", "unacknowledged", |_, it| {
+        reason("storage_failure", it)
+    }),
+    Row("offline_count_total", "How often the upstream was lost", "offline", |_, it| named(["id"], it)),
+    Row("operation_retry_total", "Operations that were tried again", "again", |_, it| {
+        let id = named(["id"], it)?.remove(0);
+        Some(vec![id, ("operation", TO_MODULE.to_owned())])
+    }),
+    Row("reported_properties_total", "Reports of properties that were taken", "reported", |_, it| {
+        named(["target", "id"], it)
+    }),
+];
+
+const SUMMARIES: [Row; 7] = [
+    Row("direct_method_duration_seconds", "How long direct methods took", "methods", |_, it| {
+        named(["from", "to"], it)
+    }),
+    Row("gettwin_duration_seconds", "How long it took to give twins", "gettwin", |_, it| {
+        named(["source", "id"], it)
+    }),
+    Row("message_process_duration_seconds", "From arrival to acknowledgement", "taken", |common, it| {
+        let [from, to, _, _, priority] = of_input(common, it)?;
+        Some(vec![from, to, priority])
+    }),
+    Row("message_send_duration_seconds", "From sending to acknowledgement", "taken", |common, it| {
+        let [from, to, output, input, _] = of_input(common, it)?;
+        Some(vec![from, to, output, input])
+    }),
+    Row("message_size_bytes", "Sizes of messages from clients", "size", |_, it| named(["id"], it)),
+    Row("offline_duration_seconds", "How long the upstream was away", "offline", |_, it| named(["id"], it)),
+    Row("reported_properties_update_duration_seconds", "How long reports took", "reported", |_, it| {
+        named(["target", "id"], it)
+    }),
+];
+
+/// edgeHub writes them with a blank in front.
+const TO_MODULE: &str = " SendMessageToModule";
+const TO_CLOUD: &str = " SendMessageToCloud";
+
+fn named<const N: usize>(labels: [&'static str; N], parts: &[&str]) -> Option<Vec<(&'static str, String)>> {
+    let values = <[&str; N]>::try_from(parts).ok()?;
+    Some(labels.into_iter().zip(values.map(str::to_owned)).collect())
+}
+
+fn reason(reason: &str, parts: &[&str]) -> Option<Vec<(&'static str, String)>> {
+    let mut labels = named(["from", "from_route_output"], parts)?;
+    labels.insert(0, ("reason", reason.to_owned()));
+    Some(labels)
+}
+
+/// Labels of a message to an input: from, to, output, input, priority.
+fn of_input(common: &Common, parts: &[&str]) -> Option<[(&'static str, String); 5]> {
+    let [device, module, to, output, input, priority] = parts.try_into().ok()?;
+    let from = if module.is_empty() { device.to_owned() } else { format!("{device}/{module}") };
+    let priority = if priority == "default" { DEFAULT_PRIORITY } else { priority };
+    Some([
+        ("from", from),
+        ("to", format!("{}/{to}", common.device)),
+        ("from_route_output", output.to_owned()),
+        ("to_route_input", input.to_owned()),
+        ("priority", priority.to_owned()),
+    ])
+}
+
+/// Everything counted and measured by name, of shards and services.
+pub(crate) fn encode_series(common: &Common, series: &Series, upstream: Upstream, now: Timestamp) -> String {
     let mut out = Text { text: String::new(), common };
-    let of = |word: &'static str| {
-        series.iter().filter_map(move |(name, count)| {
-            let mut parts = name.split(SERIES_SEPARATOR);
-            (parts.next() == Some(word)).then(|| (parts.collect::<Vec<_>>(), *count))
-        })
-    };
-    let name = "edgehub_messages_dropped_total";
-    out.head(name, "counter", "Messages that no route wanted");
-    for (labels, count) in of("no_route") {
-        if let [from, output] = labels[..] {
-            out.line(name, &[("reason", "no_route"), ("from", from), ("from_route_output", output)], count);
+    for Row(name, help, word, labels) in COUNTERS {
+        let name = format!("edgehub_{name}");
+        out.head(&name, "counter", help);
+        for (parts, count) in of(series.counts(), word) {
+            if let Some(labels) = labels(common, &parts) {
+                out.line(&name, &borrowed(&labels), *count);
+            }
+        }
+        let hub = format!("{}/$edgeHub", common.device);
+        // Who sent them is not known any more when the upstream has acknowledged them, or time has passed them by.
+        match word {
+            "sent" => {
+                let labels =
+                    ["from", "from_route_output", "to_route_input", "priority"].map(|label| (label, ""));
+                out.line(&name, &[&[("to", "upstream")], &labels[..]].concat(), upstream.forwarded);
+            }
+            "no_route" => {
+                let labels = [("reason", "ttl_expiry"), ("from", ""), ("from_route_output", "")];
+                out.line(&name, &labels, upstream.expired);
+            }
+            "again" => {
+                out.line(&name, &[("id", &hub), ("operation", TO_CLOUD)], upstream.repeated);
+            }
+            _ => {}
         }
     }
-    let name = "edgehub_messages_received_total";
-    out.head(name, "counter", "Messages received from clients");
-    for (labels, count) in of("received") {
-        if let [id, output] = labels[..] {
-            out.line(name, &[("id", id), ("route_output", output)], count);
+    for Row(name, help, word, labels) in SUMMARIES {
+        let name = format!("edgehub_{name}");
+        out.head(&name, "summary", help);
+        for (parts, summary) in of(series.summaries(), word) {
+            let Some(labels) = labels(common, &parts) else { continue };
+            let labels = borrowed(&labels);
+            for quantile in QUANTILES {
+                let (value, quantile) = (summary.quantile(quantile, now), quantile.to_string());
+                let value = value.map_or_else(|| "NaN".to_owned(), |value| format!("{value:.6}"));
+                out.line(&name, &[&labels[..], &[("quantile", &quantile)]].concat(), value);
+            }
+            out.line(&format!("{name}_sum"), &labels, summary.sum());
+            out.line(&format!("{name}_count"), &labels, summary.count());
         }
-    }
-    let name = "edgehub_messages_sent_total";
-    out.head(name, "counter", "Messages put into queues of modules' inputs");
-    for (labels, count) in of("sent") {
-        let [device, module, to, output, input, priority] = labels[..] else { continue };
-        let from = if module.is_empty() { device.to_owned() } else { format!("{device}/{module}") };
-        let to = format!("{}/{to}", common.device);
-        let priority = if priority == "default" { DEFAULT_PRIORITY } else { priority };
-        let labels = [
-            ("from", from.as_str()),
-            ("to", &to),
-            ("from_route_output", output),
-            ("to_route_input", input),
-            ("priority", priority),
-        ];
-        out.line(name, &labels, count);
     }
     out.text
+}
+
+/// Those of one word, with what stands behind it.
+fn of<'a, V>(all: &'a BTreeMap<Box<str>, V>, word: &'a str) -> impl Iterator<Item = (Vec<&'a str>, &'a V)> {
+    all.iter().filter_map(move |(name, value)| {
+        let mut parts = name.split(SEPARATOR);
+        (parts.next() == Some(word)).then(|| (parts.collect(), value))
+    })
+}
+
+fn borrowed<'a>(labels: &'a [(&'static str, String)]) -> Vec<(&'a str, &'a str)> {
+    labels.iter().map(|(label, value)| (*label, value.as_str())).collect()
 }
 
 /// What the services of the dialect counted.
@@ -153,7 +266,7 @@ impl Text<'_> {
         self.push(format_args!("# HELP {name} {help}.\n# TYPE {name} {kind}\n"));
     }
 
-    fn line(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
+    fn line(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
         let Common { hub_host, device, instance } = self.common;
         let common = [("iothub", hub_host.as_str()), ("edge_device", device), ("instance_number", instance)];
         let mut text = String::new();
@@ -185,34 +298,113 @@ impl Text<'_> {
 mod tests {
     use super::*;
 
+    fn series() -> Series {
+        let mut series = Series::default();
+        let at = Timestamp(1);
+        for (word, labels) in [
+            ("received", &["d1", ""][..]),
+            ("no_route", &["gw1/filter", "other"]),
+            ("unacknowledged", &["d1", ""]),
+            ("sent", &["gw1", "filter", "ml", "alert", "in1", "default"]),
+            ("again", &["gw1/ml"]),
+            ("gettwin", &["upstream", "d1"]),
+            ("reported", &["edge_hub", "d1"]),
+            ("methods", &["gw1/filter", "d1"]),
+            ("offline", &["gw1/$edgeHub"]),
+        ] {
+            series.count(word, labels);
+            series.observe(word, labels, 0.5, at);
+        }
+        series.add("sent", &["d1", "", "ml", "", "in1", "0"], 4);
+        series.observe("size", &["d1"], 100.0, at);
+        series.observe("taken", &["gw1", "filter", "ml", "alert", "in1", "default"], 0.25, at);
+        series.add("further", &[], 9);
+        series
+    }
+
+    /// Every series of §8, with its labels.
+    #[test]
+    fn every_series_of_edgehub_is_served_with_its_labels() {
+        let common = Common { device: "gw1".to_owned(), ..Common::default() };
+        let queue = Queue { endpoint: "iothub".to_owned(), priority: 1, length: 9 };
+        let mut identities = IdentityNumbers::default();
+        for numbers in [&mut identities.accepted, &mut identities.left] {
+            numbers.insert("d1".to_owned(), 1);
+        }
+        identities.denied.insert(("d1".to_owned(), "expired"), 1);
+        let upstream = Upstream { forwarded: 7, repeated: 2, expired: 3 };
+        let mut text = encode(&common, &identities, &[queue]);
+        text += &encode_series(&common, &series(), upstream, Timestamp(1));
+        for (name, labels) in [
+            ("messages_received_total", "id route_output"),
+            ("messages_sent_total", "from to from_route_output to_route_input priority"),
+            ("messages_dropped_total", "reason from from_route_output"),
+            ("messages_unack_total", "reason from from_route_output"),
+            ("queue_length", "endpoint priority"),
+            ("message_size_bytes", "id quantile"),
+            ("message_send_duration_seconds", "from to from_route_output to_route_input quantile"),
+            ("message_process_duration_seconds", "from to priority quantile"),
+            ("gettwin_total", "source id"),
+            ("gettwin_duration_seconds", "source id quantile"),
+            ("reported_properties_total", "target id"),
+            ("reported_properties_update_duration_seconds", "target id quantile"),
+            ("direct_methods_total", "from to"),
+            ("direct_method_duration_seconds", "from to quantile"),
+            ("operation_retry_total", "id operation"),
+            ("offline_count_total", "id"),
+            ("offline_duration_seconds", "id quantile"),
+            ("connected_clients", ""),
+            ("client_connect_success_total", "id"),
+            ("client_disconnect_total", "id"),
+            ("client_connect_failed_total", "id reason"),
+        ] {
+            let lines: Vec<_> =
+                text.lines().filter(|it| it.starts_with(&format!("edgehub_{name}{{"))).collect();
+            assert!(!lines.is_empty(), "edgehub_{name} is not served");
+            for line in lines {
+                let wanted = labels.split_whitespace().chain(["iothub", "edge_device", "instance_number"]);
+                for label in wanted {
+                    let has =
+                        [format!("{{{label}=\""), format!(",{label}=\"")].iter().any(|it| line.contains(it));
+                    assert!(has, "{line} has no {label}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn messages_are_counted_under_edgehubs_names() {
         let common = Common { device: "gw1".to_owned(), ..Common::default() };
-        let counts: BTreeMap<Box<str>, u64> = [
-            ("received\x00d1\x00", 3),
-            ("no_route\x00gw1/filter\x00other", 1),
-            ("sent\x00gw1\x00filter\x00ml\x00alert\x00in1\x00default", 2),
-            ("sent\x00d1\x00\x00ml\x00\x00in1\x000", 4),
-            ("further", 9),
-        ]
-        .map(|(name, count)| (name.into(), count))
-        .into();
-        let text = encode_messages(&common, &counts);
+        let upstream = Upstream { forwarded: 7, repeated: 2, expired: 3 };
+        let text = encode_series(&common, &series(), upstream, Timestamp(1));
         let labels = "iothub=\"\",edge_device=\"gw1\",instance_number=\"\"";
         for line in [
-            format!("edgehub_messages_received_total{{{labels},id=\"d1\",route_output=\"\"}} 3"),
+            format!("edgehub_messages_received_total{{{labels},id=\"d1\",route_output=\"\"}} 1"),
             format!(
                 "edgehub_messages_dropped_total{{{labels},reason=\"no_route\",from=\"gw1/filter\",from_route_output=\"other\"}} 1"
             ),
             format!(
-                "edgehub_messages_sent_total{{{labels},from=\"gw1/filter\",to=\"gw1/ml\",from_route_output=\"alert\",to_route_input=\"in1\",priority=\"2000000000\"}} 2"
+                "edgehub_messages_dropped_total{{{labels},reason=\"ttl_expiry\",from=\"\",from_route_output=\"\"}} 3"
+            ),
+            format!(
+                "edgehub_messages_sent_total{{{labels},from=\"gw1/filter\",to=\"gw1/ml\",from_route_output=\"alert\",to_route_input=\"in1\",priority=\"2000000000\"}} 1"
             ),
             format!(
                 "edgehub_messages_sent_total{{{labels},from=\"d1\",to=\"gw1/ml\",from_route_output=\"\",to_route_input=\"in1\",priority=\"0\"}} 4"
             ),
+            format!(
+                "edgehub_messages_sent_total{{{labels},to=\"upstream\",from=\"\",from_route_output=\"\",to_route_input=\"\",priority=\"\"}} 7"
+            ),
+            format!(
+                "edgehub_operation_retry_total{{{labels},id=\"gw1/ml\",operation=\" SendMessageToModule\"}} 1"
+            ),
+            format!("edgehub_message_size_bytes_sum{{{labels},id=\"d1\"}} 100"),
+            format!("edgehub_message_size_bytes_count{{{labels},id=\"d1\"}} 1"),
+            "# TYPE edgehub_message_size_bytes summary".to_owned(),
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\nis not in\n{text}");
         }
+        assert!(encode_series(&common, &series(), upstream, Timestamp(u64::MAX)).contains("} NaN"));
     }
 
     #[test]

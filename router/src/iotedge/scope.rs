@@ -243,7 +243,7 @@ impl Scope {
     }
 
     /// Asks anything of the other end, as this gateway's module.
-    pub(crate) async fn ask(
+    async fn ask(
         &self,
         method: Method,
         path: String,
@@ -263,8 +263,19 @@ impl Scope {
         }
     }
 
+    /// Asks on behalf of somebody below, whatever the answer is.
+    pub(crate) async fn pass_on(
+        &self,
+        method: Method,
+        call: &str,
+        headers: HeaderMap,
+        body: String,
+    ) -> Result<Answer, ScopeError> {
+        self.forward(method, self.path(call, NESTED_VERSION, ""), headers, body).await
+    }
+
     /// The same, whatever the answer is.
-    pub(crate) async fn forward(
+    async fn forward(
         &self,
         method: Method,
         path: String,

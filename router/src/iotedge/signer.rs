@@ -12,6 +12,8 @@ use hub::HubId;
 use hub::sas;
 use tokio::sync::Mutex;
 
+use super::directory::Directory;
+use super::visitors::Visitors;
 use super::workload::{Workload, WorkloadError};
 use crate::config::Secret;
 
@@ -52,11 +54,24 @@ impl Signer for Secret {
 
 /// Signs for an uplink, whose thread is another one.
 #[derive(Debug)]
-pub(super) struct ForUplink(pub(super) Arc<dyn Signer>);
+pub(super) struct ForUplink {
+    pub(super) signer: Arc<dyn Signer>,
+    pub(super) visitors: Option<Arc<Visitors>>,
+    pub(super) directory: Arc<Directory>,
+}
 
 impl crate::upstream::Signer for ForUplink {
     fn sign<'a>(&'a self, text: &'a str) -> crate::upstream::Signature<'a> {
-        Box::pin(async move { self.0.sign(text).await.map_err(|error| error.to_string()) })
+        Box::pin(async move { self.signer.sign(text).await.map_err(|error| error.to_string()) })
+    }
+
+    fn token_of(&self, identity: &str) -> Option<(String, u64)> {
+        self.visitors.as_ref()?.token_of(identity)
+    }
+
+    fn chain_of(&self, identity: &str) -> Option<String> {
+        let id = HubId::parse(identity).ok()?;
+        self.directory.tree().chain_of(&id).map(|chain| chain.to_string())
     }
 }
 

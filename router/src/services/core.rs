@@ -5,21 +5,22 @@
 //! Always: a twin belongs to a connected client, or to one whose report IoT Hub has not taken yet; an answer to a report
 //! leaves after the twin was kept ([`Core::kept`]). A twin is asked of IoT Hub while the link is up or comes up, and else
 //! answered from what is known.
-//! Reading order: this, `twins`, `calls`, `own`.
+//! Reading order: this, `twins`, `calls`, `posts`, `own`.
 //! Bound: clients; [`ASKED_MAX`] requests of one that wait for IoT Hub; [`CALLS_MAX`] calls of methods.
 
 mod calls;
 mod own;
+mod posts;
 mod twins;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use broker::uplink::Heard;
-use broker::{HubAnswer, HubRequest};
+use broker::{HubAnswer, HubRequest, Unanswered};
 use hub::HubId;
 use hub::methods::{Call, Calls, Outcome};
+use hub::series::Series;
 use hub::topics::{self, Feature, Features, Outbound};
 use hub::twin::{Object, Twin};
 use model::{ConnId, Instant, ShardId, Timestamp};
@@ -28,8 +29,6 @@ use crate::upstream::{News, Order};
 
 /// Requests of one client that may wait for IoT Hub.
 const ASKED_MAX: usize = 16;
-/// Messages of the cloud that one client may have before it has taken them; IoT Hub keeps 50 at most.
-const POSTS_MAX: usize = 64;
 /// Links that are remembered as down; one is enough to know that a new one may take long.
 const DOWN_MAX: usize = 64;
 /// Calls of methods that may wait for their answers, all together.
@@ -64,9 +63,9 @@ pub(crate) struct Numbers {
     pub calls_unanswered: u64,
     /// Answers of clients that nobody waits for.
     pub answers_late: u64,
-    /// Messages of the cloud that clients' sessions have taken.
+    /// Messages of the cloud that their devices have acknowledged.
     pub posted: u64,
-    /// Messages of the cloud that they have not; IoT Hub keeps them.
+    /// Messages of the cloud that they have not; IoT Hub keeps them, and they may come again.
     pub unposted: u64,
 }
 
@@ -84,7 +83,7 @@ impl Numbers {
     /// Each with its name and what it counts, in the order of the names.
     pub(crate) fn each(&self) -> [(&'static str, &'static str, u64); 12] {
         [
-            ("c2d_completed", "Messages of the cloud that sessions of clients have taken", self.posted),
+            ("c2d_completed", "Messages of the cloud that their devices have acknowledged", self.posted),
             ("c2d_left", "Messages of the cloud that were not taken, and stay there", self.unposted),
             ("desired", "Changes of desired properties given to clients", self.desired),
             ("method_answers_late", "Answers to calls that nobody waits for", self.answers_late),
@@ -113,6 +112,8 @@ struct Client {
     report_at: Instant,
     /// Requests that wait for IoT Hub.
     asked: usize,
+    /// When messages of the cloud for which there was no room are asked for again.
+    return_at: Option<Instant>,
     /// It is the gateway itself, which is always there.
     is_own: bool,
 }
@@ -139,8 +140,15 @@ enum What {
 enum Caller {
     /// IoT Hub.
     Cloud { identity: Arc<str>, rid: Box<str> },
-    /// A module of this gateway; its ticket.
-    Here(u64),
+    /// A module of this gateway, and its ticket.
+    Here { ticket: u64, module: Box<str> },
+}
+
+/// A call that was passed on.
+struct Calling {
+    caller: Caller,
+    to: Box<str>,
+    began: Instant,
 }
 
 /// A call that waits for its client to be there.
@@ -148,6 +156,7 @@ struct Held {
     target: Box<str>,
     call: Call,
     ticket: u64,
+    module: Box<str>,
     until: Instant,
 }
 
@@ -158,20 +167,32 @@ pub(super) struct Core {
     down: BTreeSet<Arc<str>>,
     clients: BTreeMap<Box<str>, Client>,
     asked: BTreeMap<u64, Asked>,
-    calls: Calls<Caller>,
+    calls: Calls<Calling>,
     /// Calls of modules here that wait for their clients, in order.
     held: Vec<Held>,
     outcomes: Vec<(u64, Outcome)>,
-    /// Messages of the cloud on their way to clients, and what they are acknowledged by.
-    posts: BTreeMap<u64, (Arc<str>, (u64, NonZeroU16))>,
+    /// Messages of the cloud on their way to clients.
+    posts: BTreeMap<u64, posts::Post>,
     last_rid: u64,
     /// Twins that are to be kept, and what they were.
     changed: BTreeMap<Box<str>, Twin>,
     answers: Vec<Told>,
     orders: Vec<Order>,
     numbers: Numbers,
+    /// What edgeHub counts and measures by name; see [`Core::series`].
+    series: Series,
+    /// Reports that are answered as soon as they are kept.
+    reported: Vec<Box<str>>,
+    /// The identity of the gateway itself, whose link shows whether there is an upstream.
+    gateway: Box<str>,
+    /// Since when its link has been down; `None`: it is up, or has never been.
+    offline_since: Option<Instant>,
+    was_online: bool,
     /// The gateway's own twin, and the version of it that was offered last.
     own: Option<(Arc<str>, Option<u64>)>,
+    /// How often that is read as a whole, and when the next time.
+    refresh_millis: u64,
+    refresh_at: Option<Instant>,
     /// Identities to be looked up.
     refreshes: Vec<HubId>,
     wall: Timestamp,
@@ -214,7 +235,14 @@ impl Core {
             answers: Vec::new(),
             orders: Vec::new(),
             numbers: Numbers::default(),
+            series: Series::default(),
+            reported: Vec::new(),
+            gateway: Box::default(),
+            offline_since: None,
+            was_online: false,
             own: None,
+            refresh_millis: 0,
+            refresh_at: None,
             refreshes: Vec::new(),
             wall: Timestamp(0),
         }
@@ -223,6 +251,18 @@ impl Core {
     /// What was counted.
     pub(super) fn numbers(&self) -> Numbers {
         self.numbers
+    }
+
+    /// Counts and summaries by a word and its labels, as in edgeHub's series: `gettwin` (source, id), `reported` (target, id),
+    /// `methods` (from, to), `offline` (id).
+    pub(super) fn series(&self) -> &Series {
+        &self.series
+    }
+
+    /// Says who the gateway is, upstream, and how often its own twin is read as a whole, if that is followed.
+    pub(super) fn call_gateway(&mut self, id: &HubId, refresh_millis: u64) {
+        self.gateway = id.as_str().into();
+        self.refresh_millis = refresh_millis;
     }
 
     /// Whether this client's twin must be loaded for `request`.
@@ -265,8 +305,8 @@ impl Core {
                 if entry.at == Some((shard, conn)) {
                     entry.at = None;
                     entry.features = Features::default();
-                    for caller in self.calls.abandon(&client) {
-                        self.end_call(caller, &Outcome::NotFound);
+                    for calling in self.calls.abandon(&client) {
+                        self.end_calling(calling, &Outcome::NotFound, now);
                     }
                     self.report_client(&client, false);
                     self.let_go(&client);
@@ -276,15 +316,11 @@ impl Core {
             HubRequest::TwinReported { conn, client, rid, patch } => {
                 self.on_report((shard, conn), &client, rid, &patch, now);
             }
-            HubRequest::Posted { token } => {
-                if let Some((identity, ack)) = self.posts.remove(&token) {
-                    self.numbers.posted += 1;
-                    self.orders.push(Order::Acknowledge { identity, ack });
-                }
-            }
+            HubRequest::Posted { token } => self.on_posted(token),
+            HubRequest::Unposted { token } => self.on_unposted(token, Unanswered::Gone, now),
             HubRequest::MethodResponse { client, rid, status, payload } => {
                 match self.calls.answer(&rid, &client) {
-                    Some(caller) => self.end_call(caller, &Outcome::of_answer(&status, &payload)),
+                    Some(calling) => self.end_calling(calling, &Outcome::of_answer(&status, &payload), now),
                     None => self.numbers.answers_late += 1,
                 }
             }
@@ -296,6 +332,7 @@ impl Core {
         match news {
             News::Up(identity) => {
                 self.down.clear();
+                self.note_online(&identity, now);
                 let Some(entry) = self.clients.get_mut(&*identity) else { return };
                 if std::mem::replace(&mut entry.link, Link::Up) == Link::Up {
                     return; // it is said again whenever we want to hear something else
@@ -305,6 +342,7 @@ impl Core {
                 self.ask_held(&identity);
             }
             News::Down(identity) => {
+                self.note_offline(&identity, now);
                 if let Some(entry) = self.clients.get_mut(&*identity) {
                     entry.link = Link::Down;
                 }
@@ -312,8 +350,7 @@ impl Core {
                     self.down.insert(Arc::clone(&identity));
                 }
                 self.forget_asked(|asked| *asked.client == *identity, now);
-                // They come again on the next link, under other identifiers.
-                self.posts.retain(|_, (whose, _)| **whose != *identity);
+                self.forget_acks_of_posts(&identity);
                 self.let_go(&identity);
             }
             News::Heard(identity, heard) => self.on_heard(&identity, &heard, now),
@@ -322,15 +359,18 @@ impl Core {
 
     /// Time passed.
     pub(super) fn on_time(&mut self, now: Instant) {
-        for caller in self.calls.expire(now) {
-            self.end_call(caller, &Outcome::TimedOut);
+        for calling in self.calls.expire(now) {
+            self.end_calling(calling, &Outcome::TimedOut, now);
         }
         self.forget_asked(|asked| asked.until <= now, now);
+        self.return_posts(now);
+        self.refresh_own(now);
         let (late, rest): (Vec<Held>, _) =
             std::mem::take(&mut self.held).into_iter().partition(|held| held.until <= now);
         self.held = rest;
         for held in late {
-            self.end_call(Caller::Here(held.ticket), &Outcome::NotFound);
+            let caller = Caller::Here { ticket: held.ticket, module: held.module };
+            self.end_call(caller, &Outcome::NotFound);
         }
         let due = self.clients.iter().filter(|(_, client)| client.may_report(now));
         let due: Vec<Box<str>> = due.map(|(id, _)| id.clone()).collect();
@@ -345,8 +385,19 @@ impl Core {
         changed.filter_map(|id| Some((id.clone(), self.clients.get(id)?.twin.clone()))).collect()
     }
 
-    /// They were kept, but for those that `failed`: these are what they were, and their clients are told so.
-    pub(super) fn kept(&mut self, failed: &BTreeSet<Box<str>>) {
+    /// They were kept in so many seconds, but for those that `failed`: these are what they were, and their clients are told
+    /// so.
+    pub(super) fn kept(&mut self, failed: &BTreeSet<Box<str>>, secs: f64) {
+        for client in std::mem::take(&mut self.reported) {
+            if !failed.contains(&client) {
+                self.series.count("reported", &["edge_hub", &client]);
+                self.series.observe("reported", &["edge_hub", &client], secs, self.wall);
+            }
+        }
+        self.answers.retain(|told| {
+            let fails = told.after.as_ref().is_some_and(|id| failed.contains(id));
+            !(fails && matches!(told.answer, HubAnswer::TwinChange { .. }))
+        });
         for (id, before) in std::mem::take(&mut self.changed) {
             if failed.contains(&id)
                 && let Some(client) = self.clients.get_mut(&id)
@@ -376,6 +427,23 @@ impl Core {
         std::mem::take(&mut self.orders)
     }
 
+    fn note_online(&mut self, identity: &str, now: Instant) {
+        if *identity == *self.gateway {
+            self.was_online = true;
+            if let Some(since) = self.offline_since.take() {
+                let secs = now.millis_since(since) as f64 / 1e3;
+                self.series.observe("offline", &[&self.gateway], secs, self.wall);
+            }
+        }
+    }
+
+    fn note_offline(&mut self, identity: &str, now: Instant) {
+        if *identity == *self.gateway && self.was_online && self.offline_since.is_none() {
+            self.offline_since = Some(now);
+            self.series.count("offline", &[&self.gateway]);
+        }
+    }
+
     fn new_twin(&self) -> Twin {
         let version = (!self.has_cloud).then_some(1);
         Twin { desired_version: version, reported_version: version, ..Twin::default() }
@@ -384,7 +452,7 @@ impl Core {
     fn on_heard(&mut self, identity: &Arc<str>, heard: &Heard, now: Instant) {
         let topic = topics::outbound(&heard.topic);
         if let (Some(Outbound::CloudToDevice { bag, .. }), Some(ack)) = (topic, heard.ack) {
-            return self.post(identity, bag, &heard.payload, ack);
+            return self.post(identity, bag, &heard.payload, ack, now);
         }
         if let Some(ack) = heard.ack {
             self.orders.push(Order::Acknowledge { identity: Arc::clone(identity), ack });
@@ -454,6 +522,7 @@ impl Client {
             is_reporting: false,
             report_at: Instant::default(),
             asked: 0,
+            return_at: None,
             is_own: false,
         }
     }

@@ -27,6 +27,8 @@ pub(crate) enum Question {
     },
     /// A module calls a method of a client.
     Call {
+        /// Which module.
+        caller: Box<str>,
         /// Whose.
         target: Box<str>,
         /// What.

@@ -13,6 +13,6 @@ mod web;
 
 pub(crate) use self::core::{Numbers, Wish};
 pub(crate) use desk::{Desk, Question, desk};
-pub(crate) use service::{Service, ServiceSetup};
+pub(crate) use service::{Known, Service, ServiceSetup};
 pub(crate) use shelf::Shelf;
 pub(crate) use web::Web;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hub::methods::Outcome;
+use hub::series::Series;
 use tokio::sync::{mpsc, oneshot};
 
 use hub::HubId;
@@ -42,8 +43,12 @@ pub(crate) struct ServiceSetup {
     pub mailboxes: Vec<Arc<Mailbox>>,
     /// Who is known.
     pub directory: Arc<Directory>,
-    /// Us, and who does what our own twin wants, if somebody does.
-    pub own: Option<(HubId, Petition)>,
+    /// Us.
+    pub module: HubId,
+    /// How often our own twin is read as a whole.
+    pub twin_refresh_secs: u64,
+    /// Who does what our own twin wants, if somebody does.
+    pub own: Option<Petition>,
 }
 
 /// The service's end of the way of wishes: out, and what became of them.
@@ -64,7 +69,16 @@ pub(crate) struct Service {
     directory: Arc<Directory>,
     last_ticket: u64,
     petition: Option<Petition>,
-    numbers: Arc<Mutex<Numbers>>,
+    numbers: Arc<Mutex<Known>>,
+}
+
+/// What was counted and measured, as last published.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    /// Ours.
+    pub(crate) numbers: Numbers,
+    /// edgeHub's; see [`Core::series`].
+    pub(crate) series: Series,
 }
 
 impl Service {
@@ -72,10 +86,11 @@ impl Service {
     pub(crate) fn new(setup: ServiceSetup) -> Service {
         let (orders, news) = setup.operator.map(|operator| (operator.orders, operator.news)).unzip();
         let mut core = Core::new(orders.is_some());
-        let petition = setup.own.map(|(id, petition)| {
-            core.follow(&id, setup.shelf.load(id.as_str()));
-            petition
-        });
+        core.call_gateway(&setup.module, setup.twin_refresh_secs * 1_000);
+        if setup.own.is_some() {
+            core.follow(&setup.module, setup.shelf.load(setup.module.as_str()));
+        }
+        let petition = setup.own;
         Service {
             core,
             petition,
@@ -94,7 +109,7 @@ impl Service {
     }
 
     /// Where numbers are published.
-    pub(crate) fn numbers(&self) -> Arc<Mutex<Numbers>> {
+    pub(crate) fn numbers(&self) -> Arc<Mutex<Known>> {
         Arc::clone(&self.numbers)
     }
 
@@ -121,7 +136,10 @@ impl Service {
                         _ => self.unsent.clear(),
                     }
                 }
-                _ = look.tick() => self.core.on_time(self.clock.now().instant),
+                _ = look.tick() => {
+                    self.core.on_time(self.clock.now().instant);
+                    self.publish_series();
+                }
             }
             self.core.tell_time(self.clock.now().timestamp);
             for question in batch.drain(..) {
@@ -135,7 +153,15 @@ impl Service {
             if !changed.is_empty() && refresh.try_send(changed).is_err() {
                 tracing::warn!("identities are being looked up; these come with the next read of all");
             }
-            *self.numbers.lock().unwrap_or_else(PoisonError::into_inner) = self.core.numbers();
+            self.numbers.lock().unwrap_or_else(PoisonError::into_inner).numbers = self.core.numbers();
+        }
+    }
+
+    /// A few times a second at most: there are as many as clients.
+    fn publish_series(&self) {
+        let mut known = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.series != *self.core.series() {
+            known.series.clone_from(self.core.series());
         }
     }
 
@@ -147,12 +173,15 @@ impl Service {
                 self.core.on_request(shard, request, stored, self.clock.now().instant);
             }
             Question::Unanswered { rid, why } => self.core.on_unanswered(&rid, why),
-            Question::Call { target, call, done } => {
+            Question::Call { caller, target, call, done } => {
                 self.last_ticket += 1;
                 self.callers.insert(self.last_ticket, done);
-                self.core.on_call_here(&target, call, self.last_ticket, self.clock.now().instant);
+                let now = self.clock.now().instant;
+                self.core.on_call_here((&caller, &target), call, self.last_ticket, now);
             }
-            Question::Unposted { token, why } => self.core.on_unposted(token, why),
+            Question::Unposted { token, why } => {
+                self.core.on_unposted(token, why, self.clock.now().instant);
+            }
         }
     }
 
@@ -160,6 +189,7 @@ impl Service {
     async fn keep(&mut self) {
         let twins = self.core.to_keep();
         let mut failed = BTreeSet::new();
+        let began = self.clock.now().instant;
         if !twins.is_empty() {
             let shelf = self.shelf.clone();
             let ids: BTreeSet<Box<str>> = twins.iter().map(|(id, _)| id.clone()).collect();
@@ -176,7 +206,8 @@ impl Service {
             // Nothing is known of what was being written by a thread that has ended.
             failed = write.await.unwrap_or(ids);
         }
-        self.core.kept(&failed);
+        let micros = self.clock.now().instant.0.saturating_sub(began.0);
+        self.core.kept(&failed, micros as f64 / 1e6);
     }
 
     /// Passes on what our own twin wants.

@@ -1,8 +1,11 @@
-//! What modules ask over HTTPS, at the port of the WebSocket: calls of direct methods (`reference/edgehub.md` §10.1).
+//! What modules and child gateways ask over HTTPS, at the port of the WebSocket: calls of direct methods here, the rest in
+//! `children` (`reference/edgehub.md` §10.1); and the numbers, which anybody may read there as at the port for metrics.
 //!
 //! In: connections that shards gave away, because they speak HTTP. Out: answers, as edgeHub gives them; questions for the desk.
 //! Always: who asks is authenticated for every request, by a token that the gatekeeper knows; nothing is done before.
 //! Bounds: [`CONNECTIONS_MAX`] connections, [`BODY_BYTES_MAX`] of a request, [`PAUSE`] between two.
+
+mod children;
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -20,8 +23,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use model::Limits;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use self::children::{Asked, NO_VERSION, errand};
 use super::desk::{Desk, Question};
-use crate::iotedge::{Claim, Gatekeeper, Proof};
+use crate::http::Overview;
+use crate::iotedge::{Claim, Directory, Gatekeeper, Proof};
 use crate::net::{Arrival, Secure};
 
 /// Connections at once.
@@ -39,8 +44,12 @@ const CALLER: &str = "x-ms-edge-moduleid";
 pub(crate) struct Web {
     /// Who knows identities.
     pub gatekeeper: Arc<Gatekeeper>,
-    /// The gateway's device: only its modules may ask.
+    /// Who is known.
+    pub directory: Arc<Directory>,
+    /// The gateway's device: only its modules may call methods.
     pub device: HubId,
+    /// Whether child gateways are served.
+    pub nested: bool,
     /// Where calls go.
     pub desk: Desk,
     /// Bounds of streams.
@@ -50,9 +59,22 @@ pub(crate) struct Web {
 /// Why a request is refused: its status, and what is said.
 type Refused = (StatusCode, String);
 
+/// What is answered.
+struct Reply {
+    status: StatusCode,
+    body: Bytes,
+    content_type: &'static str,
+}
+
+impl Reply {
+    fn json(status: StatusCode, body: Bytes) -> Reply {
+        Reply { status, body, content_type: "application/json; charset=utf-8" }
+    }
+}
+
 impl Web {
     /// Serves connections as long as shards may give some away.
-    pub(crate) async fn serve(self, mut arrivals: mpsc::Receiver<Arrival>) {
+    pub(crate) async fn serve(self, mut arrivals: mpsc::Receiver<Arrival>, overview: Arc<Overview>) {
         let (web, places) = (Arc::new(self), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
         while let Some(arrival) = arrivals.recv().await {
             let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
@@ -66,12 +88,12 @@ impl Web {
                     continue;
                 }
             };
-            let web = Arc::clone(&web);
+            let (web, overview) = (Arc::clone(&web), Arc::clone(&overview));
             tokio::spawn(async move {
                 let address = stream.ip();
                 let service = hyper::service::service_fn(|request| {
-                    let web = Arc::clone(&web);
-                    async move { Ok::<_, Infallible>(web.answer(request, address).await) }
+                    let (web, overview) = (Arc::clone(&web), Arc::clone(&overview));
+                    async move { Ok::<_, Infallible>(web.answer(request, address, &overview).await) }
                 });
                 let mut server = hyper::server::conn::http1::Builder::new();
                 server.timer(TokioTimer::new()).header_read_timeout(PAUSE).max_buf_size(BODY_BYTES_MAX);
@@ -83,22 +105,29 @@ impl Web {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>, address: Option<IpAddr>) -> Response<Full<Bytes>> {
-        let (status, body) = match self.serve_request(request, address).await {
-            Ok((status, body)) => (status, body),
-            Err((status, problem)) => {
-                let body = serde_json::json!({ "message": problem }).to_string().into_bytes();
-                (status, body)
-            }
-        };
-        let mut response = Response::new(Full::new(Bytes::from(body)));
-        *response.status_mut() = status;
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        address: Option<IpAddr>,
+        overview: &Overview,
+    ) -> Response<Full<Bytes>> {
+        let is_child = errand(request.uri().path()).is_some();
+        let mut says_version = false;
+        let reply = self.serve_request(request, address, overview).await.unwrap_or_else(|refused| {
+            let (status, problem) = refused;
+            says_version = problem == NO_VERSION;
+            // As edgeHub names it, here and there.
+            let key = if is_child { "ErrorMessage" } else { "message" };
+            Reply::json(status, serde_json::json!({ key: problem }).to_string().into())
+        });
+        let mut response = Response::new(Full::new(reply.body));
+        *response.status_mut() = reply.status;
         let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            header::HeaderValue::from_static("application/json; charset=utf-8"),
-        );
+        headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(reply.content_type));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, header::HeaderValue::from_static("nosniff"));
+        if says_version {
+            headers.insert("iothub-errorcode", header::HeaderValue::from_static("InvalidProtocolVersion"));
+        }
         response
     }
 
@@ -106,33 +135,51 @@ impl Web {
         &self,
         request: Request<Incoming>,
         address: Option<IpAddr>,
-    ) -> Result<(StatusCode, Vec<u8>), Refused> {
+        overview: &Overview,
+    ) -> Result<Reply, Refused> {
         let (parts, body) = request.into_parts();
-        let target = target(parts.uri.path()).ok_or((StatusCode::NOT_FOUND, "nothing is here".to_owned()))?;
+        let path = parts.uri.path();
+        if path == "/metrics" && parts.method == Method::GET {
+            let text = crate::metrics::encode(overview)
+                .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+            let content_type = crate::http::METRICS_TYPE;
+            return Ok(Reply { status: StatusCode::OK, body: text.into(), content_type });
+        }
+        if let Some(errand) = errand(path) {
+            let errand = errand.map_err(|problem| (StatusCode::BAD_REQUEST, problem))?;
+            let query = parts.uri.query().unwrap_or_default();
+            let asked = Asked { method: &parts.method, query, headers: &parts.headers, address };
+            self.admit(&errand, asked).await?;
+            let body = whole(body).await?;
+            return self.run_errand(errand, &parts.method, &parts.headers, &body).await;
+        }
+        let target = target(path).ok_or((StatusCode::NOT_FOUND, "nothing is here".to_owned()))?;
         if parts.method != Method::POST {
             return Err((StatusCode::METHOD_NOT_ALLOWED, "methods are called with POST".to_owned()));
         }
-        self.authenticate(&parts.headers, address).await?;
+        let caller = self.authenticate(&parts.headers, address).await?;
         let target = target.map_err(|problem| (StatusCode::BAD_REQUEST, problem))?;
-        let body = Limited::new(body, BODY_BYTES_MAX).collect().await.map_err(|error| {
-            if error.is::<http_body_util::LengthLimitError>() {
-                (StatusCode::PAYLOAD_TOO_LARGE, format!("a body has at most {BODY_BYTES_MAX} bytes"))
-            } else {
-                (StatusCode::BAD_REQUEST, "the body did not come in whole".to_owned())
-            }
-        })?;
-        let call = Call::parse(&body.to_bytes())
+        let call = Call::parse(&whole(body).await?)
             .map_err(|problem| (StatusCode::BAD_REQUEST, problem.to_string()))?;
         let (done, outcome) = oneshot::channel();
-        self.desk.call(Question::Call { target: target.as_str().into(), call, done }).await;
+        self.desk.call(Question::Call { caller, target: target.as_str().into(), call, done }).await;
         let outcome =
             outcome.await.map_err(|_| (StatusCode::SERVICE_UNAVAILABLE, "the gateway stops".to_owned()))?;
         let (status, body) = outcome.to_http(target.as_str());
-        Ok((StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), body))
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Ok(Reply::json(status, body.into()))
+    }
+
+    /// Whether somebody is who it says it is, by a token.
+    async fn vouch(&self, id: &HubId, token: &str, address: Option<IpAddr>) -> Result<(), ()> {
+        let id = id.clone();
+        let name =
+            UserName { id, api_version: String::new(), client_type: None, model_id: None, auth_chain: None };
+        self.gatekeeper.vouch(&Claim { name, proof: Proof::Token(token.into()) }, address).await
     }
 
     /// Only a module of this gateway's device may ask, with its token.
-    async fn authenticate(&self, headers: &HeaderMap, address: Option<IpAddr>) -> Result<(), Refused> {
+    async fn authenticate(&self, headers: &HeaderMap, address: Option<IpAddr>) -> Result<Box<str>, Refused> {
         let bad = |problem: &str| (StatusCode::BAD_REQUEST, problem.to_owned());
         let unknown = |problem: &str| (StatusCode::UNAUTHORIZED, problem.to_owned());
         let mut callers = headers.get_all(CALLER).iter();
@@ -149,11 +196,27 @@ impl Web {
         }
         let token = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let token = token.ok_or_else(|| unknown("a request needs Authorization: SharedAccessSignature …"))?;
-        let name =
-            UserName { id, api_version: String::new(), client_type: None, model_id: None, auth_chain: None };
-        let claim = Claim { name, proof: Proof::Token(token.into()) };
-        self.gatekeeper.vouch(&claim, address).await.map_err(|()| unknown("the caller is not authenticated"))
+        let vouched = self.vouch(&id, token, address).await;
+        vouched.map(|()| id.as_str().into()).map_err(|()| unknown("the caller is not authenticated"))
     }
+}
+
+/// All of a body.
+async fn whole(body: Incoming) -> Result<Bytes, Refused> {
+    let body = Limited::new(body, BODY_BYTES_MAX).collect().await.map_err(|error| {
+        if error.is::<http_body_util::LengthLimitError>() {
+            (StatusCode::PAYLOAD_TOO_LARGE, format!("a body has at most {BODY_BYTES_MAX} bytes"))
+        } else {
+            (StatusCode::BAD_REQUEST, "the body did not come in whole".to_owned())
+        }
+    })?;
+    Ok(body.to_bytes())
+}
+
+/// A part of a path.
+fn decoded(part: &str) -> Result<String, String> {
+    let text = percent_encoding::percent_decode_str(part).decode_utf8();
+    text.map(|text| text.into_owned()).map_err(|_| "an id in the path is not UTF-8".to_owned())
 }
 
 /// Whom a path calls: `/twins/DEVICE/methods`, `/twins/DEVICE/modules/MODULE/methods`. `None` for another path.
@@ -164,12 +227,8 @@ fn target(path: &str) -> Option<Result<HubId, String>> {
         ["twins", device, "modules", module, "methods"] => (device, Some(module)),
         _ => return None,
     };
-    let decode = |part: &str| {
-        let text = percent_encoding::percent_decode_str(part).decode_utf8();
-        text.map(|text| text.into_owned()).map_err(|_| "an id in the path is not UTF-8".to_owned())
-    };
     let id = || {
-        let (device, module) = (decode(device)?, module.map(decode).transpose()?);
+        let (device, module) = (decoded(device)?, module.map(decoded).transpose()?);
         HubId::new(&device, module.as_deref()).map_err(|problem| format!("an id in the path: {problem}"))
     };
     Some(id())

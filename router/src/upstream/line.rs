@@ -33,6 +33,11 @@ pub(crate) enum Order {
         /// What came with it.
         ack: (u64, NonZeroU16),
     },
+    /// What it heard and is not acknowledged is to be sent again: the link is closed, and opened when it is wanted.
+    Return {
+        /// Whose.
+        identity: Arc<str>,
+    },
     /// To send something, with QoS 0. Where the link is down it is not sent; [`News::Down`] has said so.
     Say {
         /// On whose behalf.

@@ -12,12 +12,7 @@ fn released(acks: &mut Acks) -> Vec<u16> {
         .flat_map(|queue| std::iter::from_fn(|| acks.release(queue)).collect::<Vec<_>>())
         .map(|(_, answer, _)| match answer {
             Answer::Ack(ack) => ack.packet_id.get(),
-            Answer::Refusal(_)
-            | Answer::Held
-            | Answer::Estate(_)
-            | Answer::Will(..)
-            | Answer::Losses(_)
-            | Answer::Post(_) => 0,
+            Answer::Refusal(_) | Answer::Held | Answer::Estate(_) | Answer::Will(..) | Answer::Losses(_) => 0,
         })
         .collect()
 }

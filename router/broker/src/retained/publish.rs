@@ -51,7 +51,7 @@ impl Broker {
             properties: &[],
             payload: payload.as_bytes(),
         };
-        let publication = Publication { envelope, user: "", expires: None, now, hub: None };
+        let publication = Publication { envelope, user: "", expires: None, now, hub: None, is_written: true };
         self.publish(&publication, &mut Promise::default(), effects);
     }
 

@@ -12,7 +12,7 @@ use std::num::NonZeroU16;
 use model::{Qos, Seq};
 
 /// Identifiers are 1 to 65 535 (MQTT 5.0 §2.2.1).
-const RING: u32 = 65_535;
+pub(super) const RING: u32 = 65_535;
 
 /// How far a message is that was sent (MQTT 5.0 §4.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,6 +159,35 @@ impl Inflight {
         self.open -= usize::from(last.state.is_open());
         last.state = State::Settled;
         self.drop_front()
+    }
+
+    /// Where in the ring the first entry stands, or the next one if there is none.
+    pub(super) fn first_place(&self) -> u32 {
+        self.first
+    }
+
+    /// Whether an entry stands there in the ring.
+    pub(super) fn covers(&self, place: u32) -> bool {
+        ((place + RING - self.first) % RING) < self.entries.len() as u32
+    }
+
+    /// The place of what waits for PUBACK under this identifier; `None`: nothing does.
+    pub(crate) fn sent_as(&self, packet_id: NonZeroU16) -> Option<Option<Seq>> {
+        let index = (u32::from(packet_id.get() - 1) + RING - self.first) % RING;
+        self.entries.get(index as usize).filter(|entry| entry.state == State::Sent).map(|entry| entry.seq)
+    }
+
+    /// Whether what stands at this place waits for PUBACK.
+    pub(crate) fn is_sent(&self, seq: Seq) -> bool {
+        let packet_id = NonZeroU16::new(((seq.get() - 1) % u64::from(RING)) as u16 + 1);
+        packet_id.is_some_and(|packet_id| self.sent_as(packet_id) == Some(Some(seq)))
+    }
+
+    /// The identifier of the last message, if it waits for PUBACK.
+    pub(crate) fn last_sent(&self) -> Option<NonZeroU16> {
+        let last = self.entries.back().filter(|entry| entry.state == State::Sent);
+        let place = (self.first + self.entries.len() as u32).checked_sub(1)? % RING;
+        last.and_then(|_| NonZeroU16::new(place as u16 + 1))
     }
 
     /// PUBACK: settles one QoS 1 message.

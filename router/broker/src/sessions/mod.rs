@@ -10,6 +10,7 @@ mod inflight;
 mod received;
 pub(crate) mod record;
 pub(crate) mod restoring;
+mod unwritten;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroU16;
@@ -20,7 +21,9 @@ use model::{ConnId, Instant, LaneId, Now, Qos, Seq, Ticket, Timestamp};
 
 pub(crate) use self::inflight::{Acked, Inflight, Mark, Received};
 pub(crate) use self::received::Exchanges;
+pub(crate) use self::unwritten::{Sent, Unwritten};
 use crate::connections::Will;
+use crate::heads::iothub::Post;
 use crate::sharing::Lent;
 
 /// How a client wants one filter (MQTT 5.0 §3.8.3.1).
@@ -167,6 +170,8 @@ pub(crate) struct Session {
     pub(crate) keeping: Keeping,
     /// Messages sent on this connection and not done.
     pub(crate) inflight: Inflight,
+    /// Messages sent on this connection, not done, and in no lane.
+    pub(crate) unwritten: Unwritten,
     /// What is known of messages that were sent on earlier connections and have not come back from the lane.
     pub(crate) marks: BTreeMap<Seq, Mark>,
     /// QoS 2 publications of the client that it has not released.
@@ -185,6 +190,8 @@ pub(crate) struct Session {
     pub(crate) lent: VecDeque<Lent>,
     /// Bytes of `lent`.
     pub(crate) lent_bytes: usize,
+    /// Messages of the cloud that it has and its client has not acknowledged, in the IoT Hub dialect.
+    pub(crate) posts: Vec<Post>,
 }
 
 impl Session {
@@ -203,6 +210,7 @@ impl Session {
             subscriptions: BTreeMap::new(),
             keeping,
             inflight: Inflight::default(),
+            unwritten: Unwritten::default(),
             marks: BTreeMap::new(),
             received: Exchanges::default(),
             queue: VecDeque::new(),
@@ -212,6 +220,7 @@ impl Session {
             awaited: false,
             lent: VecDeque::new(),
             lent_bytes: 0,
+            posts: Vec::new(),
         }
     }
 
@@ -301,10 +310,11 @@ impl Session {
         assert_eq!(self.lent_bytes, lent, "bytes in flight of groups are counted");
         assert!(self.lent.len() <= self.inflight.open(), "what is lent is in flight");
         assert!(
-            self.conn.is_some() || queued == 0 && self.inflight.is_empty(),
+            self.conn.is_some() || queued == 0 && self.inflight.is_empty() && self.unwritten.is_empty(),
             "memory holds only for who is there"
         );
         self.inflight.invariants();
+        self.unwritten.invariants(&self.inflight);
         self.received.invariants();
         if let Keeping::Stored(stored) = &self.keeping {
             assert!(stored.head <= stored.read_to && stored.read_to <= stored.next, "{stored:?}");

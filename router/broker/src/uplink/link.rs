@@ -327,7 +327,15 @@ impl Link {
                         taken.map_err(LinkError::Protocol)?;
                         continue;
                     }
-                    if !self.line.wanted.is_empty() {
+                    // A message of the cloud is the device's alone to acknowledge, whoever listens just now.
+                    let is_for_device = || {
+                        self.line.number > 0
+                            && matches!(
+                                hub::topics::outbound(publish.topic),
+                                Some(hub::topics::Outbound::CloudToDevice { .. })
+                            )
+                    };
+                    if !self.line.wanted.is_empty() || is_for_device() {
                         let (topic, payload) = (publish.topic.to_owned(), publish.payload.to_vec());
                         let wants = publish.packet_id.filter(|_| publish.qos == Qos::AtLeastOnce);
                         let ack = wants.map(|packet_id| (self.line.number, packet_id));

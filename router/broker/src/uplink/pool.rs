@@ -83,6 +83,8 @@ struct Member {
     is_needed: bool,
     /// Nothing new is sent: it is about to be closed for a better one.
     is_resting: bool,
+    /// It heard what nobody takes: another link gets that again.
+    gives_back: bool,
     /// What services want to hear over it; while that is something, the link stays as long as there are enough for all.
     filters: BTreeSet<String>,
     /// Links that it has had.
@@ -196,6 +198,7 @@ impl Pool {
             is_wanted: false,
             is_needed: false,
             is_resting: false,
+            gives_back: false,
             filters: BTreeSet::new(),
             links: 0,
             due: Instant::default(),
@@ -441,6 +444,13 @@ impl Pool {
         }
     }
 
+    /// A service does not take what it heard: the link is closed as soon as what is in flight is answered.
+    pub(super) fn give_back(&mut self, id: u64) {
+        if let Some(member) = self.members.get_mut(&id).filter(|member| member.link.is_some()) {
+            member.gives_back = true;
+        }
+    }
+
     /// What has come for services over one link.
     pub(super) fn take_heard(&mut self, id: u64) -> Vec<Heard> {
         let link = self.members.get_mut(&id).and_then(|member| member.link.as_mut());
@@ -487,10 +497,11 @@ impl Pool {
             && self.members.values().any(|other| other.is_wanted && !other.is_taken);
         let idle = now.millis_since(member.used_at);
         // With others waiting, a moment without messages is enough.
-        *member.identity != *self.rules.own
-            && member.is_empty()
-            && (member.filters.is_empty() && idle >= self.rules.idle_millis
-                || is_crowded && idle >= CROWDED_MILLIS.min(self.rules.idle_millis))
+        member.gives_back
+            || *member.identity != *self.rules.own
+                && member.is_empty()
+                && (member.filters.is_empty() && idle >= self.rules.idle_millis
+                    || is_crowded && idle >= CROWDED_MILLIS.min(self.rules.idle_millis))
     }
 
     /// Outside the hours: whether a link has had nothing to do for so long that it is to be closed, the own one, too.
@@ -547,6 +558,7 @@ impl Pool {
         member.is_taken = false;
         member.is_needed = false;
         member.is_resting = false;
+        member.gives_back = false;
         member.out.clear();
         if member.is_up() && now.millis_since(member.up_at) >= LASTING_MILLIS {
             member.backoff.succeeded();

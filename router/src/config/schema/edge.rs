@@ -87,6 +87,13 @@ pub(in super::super) static EDGE_CLIENT_CERTS: Key = key(
     Default::Boolean(true),
     "Whether devices may authenticate by certificates. TLS asks for one; it is judged when the client says who it is.",
 );
+pub(in super::super) static EDGE_AUTHENTICATION: Key = words(
+    "edge.authentication",
+    &["scope", "cloud-and-scope"],
+    "scope",
+    "Who knows clients: `scope`, the device scope or the identity file alone; `cloud-and-scope`, IoT Hub is asked, with its own \
+     token, about a client that the scope does not know. It needs IoT Hub to come in, and its messages go up with that token.",
+);
 pub(in super::super) static EDGE_API_PROXY_MODULE: Key = key(
     "edge.api_proxy_module",
     Allowed::Text,
@@ -144,11 +151,25 @@ pub(in super::super) static EDGE_KEEP_FOR_UNKNOWN: Key = key(
 );
 pub(in super::super) static EDGE_CONFIG_SOURCE: Key = words(
     "edge.config_source",
-    &["file", "twin"],
+    &["file", "twin", "manifest"],
     "file",
-    "Where routes come from: `file`, from `[routes]`; `twin`, from the desired properties of our module twin (schema 1.0 to \
+    "Where routes come from: `file`, from `[routes]`; `manifest`, from the deployment manifest of `edge.manifest`; `twin`, from the desired properties of our module twin (schema 1.0 to \
      1.3), as edgeHub's do. Then `[routes]` means nothing, and no client is let in before the twin was read once, from IoT Hub \
      or from the copy of an earlier run. Without an IoT Hub it is always `file`.",
+);
+pub(in super::super) static EDGE_TWIN_REFRESH_SECS: Key = integer(
+    "edge.twin_refresh_secs",
+    10,
+    604_800,
+    3_600,
+    "How often our module twin is read as a whole, besides its patches, and after every reconnect and every gap.",
+);
+pub(in super::super) static EDGE_MANIFEST: Key = key(
+    "edge.manifest",
+    Allowed::Text,
+    Default::Unset,
+    "File of a deployment manifest, or of desired properties of `$edgeHub` (JSON, schema 1.0 to 1.3): its routes, times to live \
+     and store limits, with `edge.config_source = \"manifest\"`. Read again on SIGHUP.",
 );
 pub(in super::super) static EDGE_OLD_STORAGE: Key = key(
     "edge.old_storage",
@@ -187,6 +208,7 @@ pub(super) static KEYS: &[&Key] = &[
     &EDGE_KEY,
     &EDGE_TRUST_BUNDLE,
     &EDGE_CLIENT_CERTS,
+    &EDGE_AUTHENTICATION,
     &EDGE_API_PROXY_MODULE,
     &EDGE_NESTED,
     &EDGE_SCOPE_REFRESH_SECS,
@@ -196,5 +218,7 @@ pub(super) static KEYS: &[&Key] = &[
     &EDGE_ALLOW_SENDER_MISMATCH,
     &EDGE_KEEP_FOR_UNKNOWN,
     &EDGE_CONFIG_SOURCE,
+    &EDGE_TWIN_REFRESH_SECS,
+    &EDGE_MANIFEST,
     &EDGE_OLD_STORAGE,
 ];

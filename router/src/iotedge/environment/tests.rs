@@ -34,7 +34,7 @@ fn every_variable_writes_its_key_or_says_why_not() {
             Fate::Key(_, Form::UpstreamProtocol) => ("Amqp", &[]),
             Fate::Key(_, Form::Proxy) => continue, // see `port_443_is_said_by_several_variables`
             Fate::Key(key, Form::ConfigSource) => ("Local", &[(key, "file")]),
-            Fate::Key(_, Form::AuthenticationMode) => ("Scope", &[]),
+            Fate::Key(key, Form::AuthenticationMode) => ("CloudAndScope", &[(key, "cloud-and-scope")]),
         };
         for name in [name.clone(), name.to_uppercase(), name.replace("__", ":")] {
             let mapped = mapped(&name, value);
@@ -141,12 +141,10 @@ fn what_cannot_be_understood_is_a_mistake_with_what_is_allowed() {
 }
 
 #[test]
-fn modes_that_are_weaker_are_said_and_not_taken() {
-    for mode in ["CloudAndScope", "Cloud"] {
-        let mapped = mapped("AuthenticationMode", mode);
-        assert!(mapped.values.is_empty() && mapped.faults.is_empty());
-        assert!(mapped.ignored[0].1.contains("refused here"), "{mapped:?}");
-    }
+fn a_mode_that_knows_nobody_by_itself_is_said_and_taken_as_the_next_one() {
+    let mapped = mapped("AuthenticationMode", "Cloud");
+    assert_eq!(mapped.values[0].1, "cloud-and-scope");
+    assert!(mapped.ignored[0].1.contains("CloudAndScope here"), "{mapped:?}");
 }
 
 #[test]

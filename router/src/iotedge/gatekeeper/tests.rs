@@ -54,6 +54,7 @@ impl Bench {
             failures_free: 5,
             limits: &Limits { identity_lookups_max: 2, ..Limits::DEFAULT },
             mailboxes: vec![Arc::clone(&mailbox)],
+            visitors: None,
         });
         Bench { folder, file, gatekeeper, waiting: Some(waiting), mailbox }
     }

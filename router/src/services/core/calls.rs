@@ -1,9 +1,8 @@
-//! Calls of methods, and messages of the cloud: passed on to clients, and ended with what came of them.
+//! Calls of methods: passed on to clients, and ended with what came of them.
 //!
-//! In: calls of IoT Hub and of modules here, messages, what clients did. Out: answers for clients, outcomes, acknowledgements for
-//! IoT Hub. Always: a call ends once; a message is acknowledged when a session has it, and never otherwise. Bounds: `core`'s.
+//! In: calls of IoT Hub and of modules here, what clients did. Out: answers for clients, outcomes. Always: a call ends once.
+//! Bounds: `core`'s.
 
-use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use broker::{HubAnswer, Unanswered};
@@ -11,20 +10,29 @@ use hub::methods::{Call, Outcome};
 use hub::topics::{self, Feature};
 use model::{ConnId, Instant, ShardId};
 
-use super::{CALLS_MAX, Caller, Core, Held, POSTS_MAX, Told};
+use super::{CALLS_MAX, Caller, Calling, Core, Held, Told};
 use crate::upstream::Order;
 
 impl Core {
     /// A module of this gateway calls a method; [`Core::take_outcomes`] has what came of it under this ticket, some day.
-    pub(in super::super) fn on_call_here(&mut self, target: &str, call: Call, ticket: u64, now: Instant) {
+    pub(in super::super) fn on_call_here(
+        &mut self,
+        (module, target): (&str, &str),
+        call: Call,
+        ticket: u64,
+        now: Instant,
+    ) {
+        let module: Box<str> = module.into();
         if self.takes_calls(target).is_some() {
-            return self.call(target, call, Caller::Here(ticket), now);
+            return self.call(target, call, Caller::Here { ticket, module }, now);
         }
         let until = now.plus_millis(call.connect_millis);
         match call.connect_millis {
-            0 => self.end_call(Caller::Here(ticket), &Outcome::NotFound),
-            _ if self.held.len() >= CALLS_MAX => self.end_call(Caller::Here(ticket), &Outcome::Busy),
-            _ => self.held.push(Held { target: target.into(), call, ticket, until }),
+            0 => self.end_call(Caller::Here { ticket, module }, &Outcome::NotFound),
+            _ if self.held.len() >= CALLS_MAX => {
+                self.end_call(Caller::Here { ticket, module }, &Outcome::Busy);
+            }
+            _ => self.held.push(Held { target: target.into(), call, ticket, module, until }),
         }
     }
 
@@ -35,20 +43,12 @@ impl Core {
 
     /// A client did not get a call.
     pub(in super::super) fn on_unanswered(&mut self, rid: &str, why: Unanswered) {
-        let Some(caller) = self.calls.take_back(rid) else { return };
+        let Some(Calling { caller, .. }) = self.calls.take_back(rid) else { return };
         let outcome = match why {
             Unanswered::Gone | Unanswered::NotSubscribed => Outcome::NotFound,
             Unanswered::NoRoom => Outcome::Busy,
         };
         self.end_call(caller, &outcome);
-    }
-
-    /// A client did not get a message of the cloud. IoT Hub is told nothing, and sends it again.
-    pub(in super::super) fn on_unposted(&mut self, token: u64, why: Unanswered) {
-        if let Some((identity, _)) = self.posts.remove(&token) {
-            self.numbers.unposted += 1;
-            tracing::debug!(%identity, ?why, "a message of the cloud waits there");
-        }
     }
 
     /// A client may take calls now that have waited for it.
@@ -59,8 +59,8 @@ impl Core {
         let (ready, rest): (Vec<Held>, _) =
             std::mem::take(&mut self.held).into_iter().partition(|held| *held.target == *client);
         self.held = rest;
-        for Held { call, ticket, .. } in ready {
-            self.call(client, call, Caller::Here(ticket), now);
+        for Held { call, ticket, module, .. } in ready {
+            self.call(client, call, Caller::Here { ticket, module }, now);
         }
     }
 
@@ -93,8 +93,10 @@ impl Core {
         let Some(at) = self.takes_calls(client) else { return self.end_call(caller, &Outcome::NotFound) };
         self.last_rid += 1;
         let ours: Box<str> = self.last_rid.to_string().into();
-        if let Err(caller) = self.calls.begin(&ours, client, now.plus_millis(call.response_millis), caller) {
-            return self.end_call(caller, &Outcome::Busy);
+        let calling = Calling { caller, to: client.into(), began: now };
+        let ends = now.plus_millis(call.response_millis);
+        if let Err(calling) = self.calls.begin(&ours, client, ends, calling) {
+            return self.end_call(calling.caller, &Outcome::Busy);
         }
         self.numbers.calls += 1;
         let payload = call.payload.into_bytes().into();
@@ -102,11 +104,24 @@ impl Core {
         self.answers.push(Told { at, answer, after: None });
     }
 
+    /// What came of a call that was passed on.
+    pub(super) fn end_calling(&mut self, calling: Calling, outcome: &Outcome, now: Instant) {
+        let Calling { caller, to, began } = calling;
+        let from = match &caller {
+            Caller::Cloud { .. } => "upstream",
+            Caller::Here { module, .. } => module,
+        };
+        let secs = now.millis_since(began) as f64 / 1e3;
+        self.series.count("methods", &[from, &to]);
+        self.series.observe("methods", &[from, &to], secs, self.wall);
+        self.end_call(caller, outcome);
+    }
+
     pub(super) fn end_call(&mut self, caller: Caller, outcome: &Outcome) {
         self.numbers.calls_unanswered += u64::from(!matches!(outcome, Outcome::Answered { .. }));
         let (identity, rid) = match caller {
             Caller::Cloud { identity, rid } => (identity, rid),
-            Caller::Here(ticket) => return self.outcomes.push((ticket, outcome.clone())),
+            Caller::Here { ticket, .. } => return self.outcomes.push((ticket, outcome.clone())),
         };
         let (status, payload) = outcome.to_cloud();
         let mut topic = String::new();
@@ -117,21 +132,5 @@ impl Core {
     /// Where a client is that takes calls of methods.
     pub(super) fn takes_calls(&self, client: &str) -> Option<(ShardId, ConnId)> {
         self.clients.get(client).filter(|entry| entry.features.has(Feature::Methods))?.at
-    }
-
-    /// The cloud has a message for a client.
-    pub(super) fn post(&mut self, identity: &Arc<str>, bag: &str, payload: &[u8], ack: (u64, NonZeroU16)) {
-        let entry = self.clients.get(&**identity);
-        let at = entry.filter(|entry| entry.features.has(Feature::CloudToDevice)).and_then(|entry| entry.at);
-        let waiting = self.posts.values().filter(|(whose, _)| whose == identity).count();
-        let Some(at) = at.filter(|_| waiting < POSTS_MAX) else {
-            self.numbers.unposted += 1;
-            return;
-        };
-        self.last_rid += 1;
-        let token = self.last_rid;
-        self.posts.insert(token, (Arc::clone(identity), ack));
-        let answer = HubAnswer::CloudToDevice { bag: bag.into(), payload: payload.into(), token };
-        self.answers.push(Told { at, answer, after: None });
     }
 }

@@ -7,10 +7,10 @@ use hub::manifest::{ClientStatus, Report, client_patch, no_clients_patch};
 use hub::methods::Outcome;
 use hub::topics::{Feature, Features};
 use hub::twin::{Object, Twin};
-use model::Timestamp;
+use model::{Instant, Timestamp};
 use time::OffsetDateTime;
 
-use super::{Client, Core, Link, Wish};
+use super::{Client, Core, Link, What, Wish};
 
 /// The only method of `$edgeHub`.
 const REFRESH: &str = "RefreshDeviceScopeIdentityCache";
@@ -52,6 +52,20 @@ impl Core {
         self.report_own(&no_clients_patch());
         let about = Report { version: Some((env!("CARGO_PKG_VERSION"), "", "")), desired: None };
         self.report_own(&about.to_patch());
+    }
+
+    /// Reads the gateway's own twin as a whole, when it is time.
+    pub(super) fn refresh_own(&mut self, now: Instant) {
+        let Some((id, _)) = self.own.as_ref().filter(|_| self.refresh_millis > 0) else { return };
+        let next = *self.refresh_at.get_or_insert(now.plus_millis(self.refresh_millis));
+        if next > now {
+            return;
+        }
+        self.refresh_at = Some(now.plus_millis(self.refresh_millis));
+        let id = std::sync::Arc::clone(id);
+        if self.clients.get(&*id).is_some_and(|entry| entry.link == Link::Up) {
+            self.ask(&id, What::Refresh, now);
+        }
     }
 
     /// What the wall clock says.

@@ -1,6 +1,7 @@
 //! Twins with and without IoT Hub, reports that wait, patches that were missed, calls and how they end.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU16;
 
 use broker::{HubAnswer, HubRequest, Unanswered};
 use hub::topics::{Feature, Features};
@@ -69,8 +70,9 @@ impl Bench {
 
     /// What clients are told, once their twins are kept.
     fn told(&mut self) -> Vec<HubAnswer> {
-        self.core.kept(&BTreeSet::new());
-        self.core.take_answers().into_iter().map(|told| told.answer).collect()
+        self.core.kept(&BTreeSet::new(), 0.01);
+        let told = self.core.take_answers().into_iter().map(|told| told.answer);
+        told.filter(|answer| !matches!(answer, HubAnswer::TwinChange { .. })).collect()
     }
 
     /// What goes up, without what is listened to.
@@ -79,7 +81,7 @@ impl Bench {
             Order::Say { topic, payload, .. } => {
                 Some((topic, serde_json::from_slice(&payload).unwrap_or(Value::Null)))
             }
-            Order::Listen { .. } | Order::Acknowledge { .. } => None,
+            Order::Listen { .. } | Order::Acknowledge { .. } | Order::Return { .. } => None,
         };
         self.core.take_orders().into_iter().filter_map(say).collect()
     }
@@ -87,7 +89,7 @@ impl Bench {
     fn heard_filters(&mut self) -> Vec<BTreeSet<String>> {
         let filters = |order| match order {
             Order::Listen { filters, .. } => Some(filters),
-            Order::Say { .. } | Order::Acknowledge { .. } => None,
+            Order::Say { .. } | Order::Acknowledge { .. } | Order::Return { .. } => None,
         };
         self.core.take_orders().into_iter().filter_map(filters).collect()
     }
@@ -143,7 +145,7 @@ fn what_cannot_be_kept_is_told_and_not_believed() {
     bench.connect(&[]);
     bench.report("1", &json!({"a": 1}));
     assert_eq!(bench.core.to_keep().len(), 1);
-    bench.core.kept(&["d1".into()].into_iter().collect());
+    bench.core.kept(&["d1".into()].into_iter().collect(), 0.01);
     let told: Vec<_> = bench.core.take_answers().into_iter().map(|told| told.answer).collect();
     assert_eq!(told, [twin(500, "1", &NOTHING)]);
     bench.get("2");
@@ -400,15 +402,35 @@ fn the_gateways_own_twin_is_followed_and_says_what_became_of_it() {
 }
 
 #[test]
+fn the_gateways_own_twin_is_read_as_a_whole_from_time_to_time() {
+    let own = hub::HubId::parse("gw1/$edgeHub").expect("an id");
+    let mut bench = Bench::new(true);
+    bench.core.call_gateway(&own, 3_600_000);
+    bench.core.follow(&own, None);
+    bench.core.on_news(News::Up("gw1/$edgeHub".into()), bench.now);
+    let gets = |bench: &mut Bench| {
+        let said = bench.said();
+        said.iter().filter(|(topic, _)| topic.starts_with("$iothub/twin/GET/")).count()
+    };
+    assert_eq!(gets(&mut bench), 1, "when its link is up");
+    bench.pass(1);
+    bench.pass(3_599_000);
+    assert_eq!(gets(&mut bench), 0);
+    bench.pass(1_000);
+    bench.pass(1_000);
+    assert_eq!(gets(&mut bench), 1, "once an hour");
+}
+
+#[test]
 fn a_module_calls_a_method_of_a_client_that_may_still_come() {
     let mut bench = Bench::new(false);
     let call = |text: &str| Call::parse(text.as_bytes()).expect("a call");
     let waits =
         r#"{"methodName":"blink","payload":3,"responseTimeoutInSeconds":5,"connectTimeoutInSeconds":10}"#;
-    bench.core.on_call_here("d1", call(r#"{"methodName":"blink"}"#), 1, bench.now);
+    bench.core.on_call_here(("gw1/filter", "d1"), call(r#"{"methodName":"blink"}"#), 1, bench.now);
     assert_eq!(bench.core.take_outcomes(), [(1, Outcome::NotFound)]);
-    bench.core.on_call_here("d1", call(waits), 2, bench.now);
-    bench.core.on_call_here("d2", call(waits), 3, bench.now);
+    bench.core.on_call_here(("gw1/filter", "d1"), call(waits), 2, bench.now);
+    bench.core.on_call_here(("gw1/filter", "d2"), call(waits), 3, bench.now);
     bench.connect(&[Feature::Methods]);
     let [HubAnswer::Method { name, rid, payload }] = &bench.told()[..] else { panic!("one call") };
     assert_eq!((&**name, &**payload), ("blink", &b"3"[..]));
@@ -424,42 +446,134 @@ fn a_module_calls_a_method_of_a_client_that_may_still_come() {
     assert_eq!(bench.core.take_outcomes(), []);
     bench.pass(1);
     assert_eq!(bench.core.take_outcomes(), [(3, Outcome::NotFound)]);
-    bench.core.on_call_here("d1", call(waits), 4, bench.now);
+    bench.core.on_call_here(("gw1/filter", "d1"), call(waits), 4, bench.now);
     bench.pass(5_000);
     assert_eq!(bench.core.take_outcomes(), [(4, Outcome::TimedOut)]);
 }
 
-#[test]
-fn a_message_of_the_cloud_is_completed_when_the_session_has_it() {
-    let mut bench = Bench::new(true);
-    let id = NonZeroU16::new(3).expect("not 0");
-    let hear = |bench: &mut Bench| {
+fn ack(link: u64, id: u16) -> (u64, NonZeroU16) {
+    (link, NonZeroU16::new(id).expect("not 0"))
+}
+
+impl Bench {
+    /// IoT Hub sends a message; its name for the client, if it is passed on.
+    fn post(&mut self, text: &str, ack: (u64, NonZeroU16)) -> Option<u64> {
         let topic = "devices/d1/messages/devicebound/%24.to=x&a=b".to_owned();
-        let heard = Heard { topic, payload: b"go".to_vec(), ack: Some((1, id)) };
-        bench.core.on_news(News::Heard("d1".into(), heard), bench.now);
-    };
+        let heard = Heard { topic, payload: text.as_bytes().to_vec(), ack: Some(ack) };
+        self.core.on_news(News::Heard("d1".into(), heard), self.now);
+        match &self.told()[..] {
+            [HubAnswer::CloudToDevice { bag, payload, token }] => {
+                assert_eq!((&**bag, &**payload), ("%24.to=x&a=b", text.as_bytes()));
+                Some(*token)
+            }
+            other => {
+                assert_eq!(other, []);
+                None
+            }
+        }
+    }
+
+    /// Orders about messages of the cloud.
+    fn posts(&mut self) -> Vec<Order> {
+        let orders = self.core.take_orders().into_iter();
+        orders.filter(|it| matches!(it, Order::Acknowledge { .. } | Order::Return { .. })).collect()
+    }
+}
+
+fn complete(link: u64, id: u16) -> Order {
+    Order::Acknowledge { identity: "d1".into(), ack: ack(link, id) }
+}
+
+fn again() -> Order {
+    Order::Return { identity: "d1".into() }
+}
+
+#[test]
+fn a_message_of_the_cloud_is_completed_when_the_device_has_acknowledged_it() {
+    let mut bench = Bench::new(true);
     bench.connect(&[Feature::CloudToDevice]);
     assert_eq!(bench.heard_filters(), [set(&[RES, "devices/d1/messages/devicebound/#"])]);
-    hear(&mut bench);
-    let [HubAnswer::CloudToDevice { bag, payload, token }] = &bench.told()[..] else { panic!("one message") };
-    assert_eq!((&**bag, &**payload), ("%24.to=x&a=b", &b"go"[..]));
-    assert_eq!(bench.core.take_orders(), []);
-    bench.ask(HubRequest::Posted { token: *token });
-    let complete = Order::Acknowledge { identity: "d1".into(), ack: (1, id) };
-    assert_eq!(bench.core.take_orders(), [complete]);
-    // Not taken, not there, or the link has gone: IoT Hub keeps it.
-    hear(&mut bench);
-    let [HubAnswer::CloudToDevice { token, .. }] = &bench.told()[..] else { panic!("one message") };
-    bench.core.on_unposted(*token, Unanswered::NoRoom);
-    hear(&mut bench);
-    let [HubAnswer::CloudToDevice { token, .. }] = &bench.told()[..] else { panic!("one message") };
-    bench.core.on_news(News::Down("d1".into()), bench.now);
-    bench.ask(HubRequest::Posted { token: *token });
+    let token = bench.post("go", ack(1, 3)).expect("passed on");
+    assert_eq!(bench.posts(), []);
+    bench.ask(HubRequest::Posted { token });
+    bench.ask(HubRequest::Posted { token });
+    assert_eq!(bench.posts(), [complete(1, 3)], "once");
+    assert_eq!((bench.core.numbers().posted, bench.core.numbers().unposted), (1, 0));
+}
+
+#[test]
+fn a_message_of_the_cloud_that_a_device_does_not_take_comes_again() {
+    let mut bench = Bench::new(true);
+    bench.connect(&[Feature::CloudToDevice]);
+    let (one, two) = (bench.post("1", ack(1, 1)).expect("one"), bench.post("2", ack(1, 2)).expect("two"));
     bench.disconnect();
-    hear(&mut bench);
-    let acks = bench.core.take_orders().into_iter().filter(|it| matches!(it, Order::Acknowledge { .. }));
-    assert_eq!((acks.count(), bench.told().len()), (0, 0));
-    assert_eq!((bench.core.numbers().posted, bench.core.numbers().unposted), (1, 2));
+    for token in [one, two] {
+        bench.ask(HubRequest::Unposted { token });
+        bench.ask(HubRequest::Posted { token });
+    }
+    assert_eq!(bench.posts(), [again()], "one link less for both");
+    // Nobody is there, or listens.
+    assert_eq!(bench.post("3", ack(1, 3)), None);
+    assert_eq!(bench.posts(), [again()]);
+    // Deliveries are counted in IoT Hub: not again and again in the same second.
+    let mut bench = Bench::new(true);
+    bench.connect(&[Feature::CloudToDevice]);
+    let token = bench.post("large", ack(2, 1)).expect("passed on");
+    bench.core.on_unposted(token, Unanswered::NoRoom, bench.now);
+    bench.pass(29_000);
+    assert_eq!(bench.posts(), []);
+    bench.pass(1_000);
+    assert_eq!(bench.posts(), [again()]);
+    bench.pass(60_000);
+    assert_eq!(bench.posts(), []);
+}
+
+#[test]
+fn a_message_of_the_cloud_that_comes_again_over_a_new_link_is_not_given_twice() {
+    let mut bench = Bench::new(true);
+    bench.connect(&[Feature::CloudToDevice]);
+    let (one, two) = (bench.post("1", ack(1, 1)).expect("one"), bench.post("2", ack(1, 2)).expect("two"));
+    bench.core.on_news(News::Down("d1".into()), bench.now);
+    bench.ask(HubRequest::Posted { token: one });
+    assert_eq!(bench.posts(), [], "nobody is there to be told");
+    bench.up();
+    assert_eq!(bench.post("1", ack(2, 7)), None);
+    assert_eq!(bench.posts(), [complete(2, 7)]);
+    assert_eq!(bench.post("2", ack(2, 8)), None, "the device has it");
+    let twin = bench.post("2", ack(2, 9)).expect("another one that says the same");
+    bench.ask(HubRequest::Posted { token: two });
+    bench.ask(HubRequest::Posted { token: twin });
+    assert_eq!(bench.posts(), [complete(2, 8), complete(2, 9)]);
+}
+
+#[test]
+fn what_was_acknowledged_over_a_link_that_was_lost_is_known_by_its_identifier() {
+    let mut bench = Bench::new(true);
+    bench.connect(&[Feature::CloudToDevice]);
+    let hear = |bench: &mut Bench, bag: &str, ack: (u64, NonZeroU16)| {
+        let topic = format!("devices/d1/messages/devicebound/{bag}");
+        let heard = Heard { topic, payload: b"on".to_vec(), ack: Some(ack) };
+        bench.core.on_news(News::Heard("d1".into(), heard), bench.now);
+        bench.told().len()
+    };
+    for (bag, again_passed_on) in [("%24.to=x&%24.mid=7", 0), ("%24.to=x", 1)] {
+        assert_eq!(hear(&mut bench, bag, ack(1, 1)), 1);
+        let token = bench.core.last_rid;
+        bench.ask(HubRequest::Posted { token });
+        assert_eq!(bench.posts(), [complete(1, 1)], "and nobody knows whether it arrived");
+        bench.core.on_news(News::Down("d1".into()), bench.now);
+        assert_eq!(hear(&mut bench, bag, ack(2, 1)), again_passed_on, "{bag}");
+        let orders = bench.posts();
+        assert_eq!(orders, if again_passed_on == 0 { vec![complete(2, 1)] } else { vec![] }, "{bag}");
+    }
+}
+
+#[test]
+fn a_device_has_so_many_messages_of_the_cloud_at_once() {
+    let mut bench = Bench::new(true);
+    bench.connect(&[Feature::CloudToDevice]);
+    let passed = (1..=70).filter(|id| bench.post("x", ack(1, *id)).is_some()).count();
+    assert_eq!((passed, bench.core.numbers().unposted), (64, 6));
 }
 
 #[test]

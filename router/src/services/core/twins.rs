@@ -15,7 +15,7 @@ impl Core {
     pub(super) fn on_get(&mut self, at: (ShardId, ConnId), client: &str, rid: Box<str>, now: Instant) {
         let Some(entry) = self.clients.get(client) else { return };
         if entry.link == Link::Down {
-            return self.give_twin(at, client, rid, false);
+            return self.give_twin(at, client, rid, (false, 0.0));
         }
         if entry.asked >= ASKED_MAX {
             self.numbers.refused += 1;
@@ -51,6 +51,9 @@ impl Core {
             }
             self.changed.entry(client.into()).or_insert(before);
             self.numbers.reports += 1;
+            self.reported.push(client.into());
+            let answer = HubAnswer::TwinChange { sender: client.into(), patch: patch.into() };
+            self.answers.push(Told { at, answer, after: Some(client.into()) });
         } else {
             self.numbers.refused += 1;
         }
@@ -94,7 +97,8 @@ impl Core {
     /// IoT Hub answers.
     pub(super) fn on_answer(&mut self, asked: Asked, about: (u16, Option<u64>), body: &[u8], now: Instant) {
         let (status, version) = about;
-        let Asked { client, what, .. } = asked;
+        let Asked { client, what, until, .. } = asked;
+        let secs = ANSWER_MILLIS.saturating_sub(until.millis_since(now)) as f64 / 1e3;
         let Some(entry) = self.clients.get_mut(&client) else { return };
         entry.asked -= 1;
         let is_good = (200..300).contains(&status);
@@ -105,6 +109,8 @@ impl Core {
                 if is_good {
                     entry.twin.reported(&sent, version);
                     self.numbers.reports_up += 1;
+                    self.series.count("reported", &["upstream", &client]);
+                    self.series.observe("reported", &["upstream", &client], secs, self.wall);
                 } else if (400..500).contains(&status) && status != 408 && status != 429 {
                     // It will never be taken; the client was told 204, so that this is all that is left to say.
                     tracing::error!(%client, status, "IoT Hub does not take reported properties; they stay here alone");
@@ -129,7 +135,7 @@ impl Core {
                     Err(problem) => tracing::warn!(%client, problem, "IoT Hub does not give the twin"),
                 }
                 if let What::Get { at, rid } = what {
-                    self.give_twin(at, &client, rid, is_good);
+                    self.give_twin(at, &client, rid, (is_good, secs));
                 }
                 self.report_up(&client, now);
             }
@@ -177,8 +183,14 @@ impl Core {
         }
     }
 
-    /// Gives a client its twin as it is known.
-    pub(super) fn give_twin(&mut self, at: (ShardId, ConnId), client: &str, rid: Box<str>, by_cloud: bool) {
+    /// Gives a client its twin as it is known; whether IoT Hub has just said it, and how many seconds that took.
+    pub(super) fn give_twin(
+        &mut self,
+        at: (ShardId, ConnId),
+        client: &str,
+        rid: Box<str>,
+        (by_cloud, secs): (bool, f64),
+    ) {
         let Some(entry) = self.clients.get(client) else { return };
         let body = entry.twin.to_body().into();
         if by_cloud {
@@ -186,6 +198,9 @@ impl Core {
         } else {
             self.numbers.gets_from_here += 1;
         }
+        let source = if by_cloud { "upstream" } else { "edge_hub" };
+        self.series.count("gettwin", &[source, client]);
+        self.series.observe("gettwin", &[source, client], secs, self.wall);
         self.tell_twin(at, 200, rid, body, None);
     }
 
@@ -205,7 +220,7 @@ impl Core {
     pub(super) fn forget_asked(&mut self, which: impl Fn(&Asked) -> bool, now: Instant) {
         let over: Vec<u64> =
             self.asked.iter().filter(|(_, asked)| which(asked)).map(|(rid, _)| *rid).collect();
-        for Asked { client, what, .. } in
+        for Asked { client, what, until, .. } in
             over.into_iter().filter_map(|rid| self.asked.remove(&rid)).collect::<Vec<_>>()
         {
             let Some(entry) = self.clients.get_mut(&client) else { continue };
@@ -215,7 +230,10 @@ impl Core {
                     entry.is_reporting = false;
                     entry.report_at = now.plus_millis(REPORT_MILLIS);
                 }
-                What::Get { at, rid } => self.give_twin(at, &client, rid, false),
+                What::Get { at, rid } => {
+                    let secs = ANSWER_MILLIS.saturating_sub(until.millis_since(now)) as f64 / 1e3;
+                    self.give_twin(at, &client, rid, (false, secs));
+                }
                 What::Refresh => {}
             }
         }

@@ -81,6 +81,12 @@ impl Keyring {
     ) -> Result<Access, String> {
         let is_own = identity == self.own.as_str();
         let child = self.children.get(identity);
+        if !is_own
+            && child.is_none()
+            && let Some((token, until)) = self.signer.as_ref().and_then(|signer| signer.token_of(identity))
+        {
+            return self.access_by_itself(identity, token, until.saturating_sub(now));
+        }
         let id = match child {
             _ if is_own => self.own.clone(),
             Some((id, _)) => id.clone(),
@@ -97,7 +103,8 @@ impl Keyring {
         let is_ours = is_own || child.is_some();
         // On behalf of a child, the token is ours and the chain says for whom.
         let signer_id = if is_ours { &id } else { &self.own };
-        let chain = format!("{id};{}", self.own.device_id());
+        let chain = self.signer.as_ref().and_then(|signer| signer.chain_of(identity));
+        let chain = chain.unwrap_or_else(|| format!("{id};{}", self.own.device_id()));
         let auth_chain = if is_ours {
             None
         } else {
@@ -132,6 +139,27 @@ impl Keyring {
             renew_after_secs: token.as_ref().map(|_| self.token_secs * renew_percent / 100),
             token,
             cert,
+        })
+    }
+
+    /// With a token that the identity itself has shown, and which is good for `secs`.
+    fn access_by_itself(&self, identity: &str, token: String, secs: u64) -> Result<Access, String> {
+        if secs == 0 {
+            return Err(format!("the token of {identity} is over, and it has not come with another one"));
+        }
+        let name = UserName {
+            id: HubId::parse(identity).map_err(|error| format!("{identity}: {error}"))?,
+            api_version: API_VERSION.to_owned(),
+            client_type: Some(concat!("Millrace/", env!("CARGO_PKG_VERSION")).to_owned()),
+            model_id: None,
+            auth_chain: None,
+        };
+        Ok(Access {
+            client_id: identity.to_owned(),
+            user: user_name(&self.hub, &name),
+            token: Some(token),
+            cert: None,
+            renew_after_secs: Some(secs),
         })
     }
 

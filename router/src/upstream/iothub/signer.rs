@@ -15,6 +15,16 @@ pub(crate) type Signature<'a> = Pin<Box<dyn Future<Output = Result<Vec<u8>, Stri
 pub(crate) trait Signer: fmt::Debug + Send + Sync {
     /// HMAC-SHA256 of `text`.
     fn sign<'a>(&'a self, text: &'a str) -> Signature<'a>;
+
+    /// The links from an identity up to us, where there are gateways between; `None`: it is a child.
+    fn chain_of(&self, _identity: &str) -> Option<String> {
+        None
+    }
+
+    /// The token with which an identity connects by itself, and its end in seconds since 1970; `None`: it is signed for.
+    fn token_of(&self, _identity: &str) -> Option<(String, u64)> {
+        None
+    }
 }
 
 /// A key in base64.

@@ -213,6 +213,7 @@ impl Shared {
             Order::Acknowledge { identity, ack } => {
                 self.core.borrow_mut().carrier.acknowledge(&identity, ack, now);
             }
+            Order::Return { identity } => self.core.borrow_mut().carrier.give_back(&identity),
             Order::Say { identity, topic, payload } => {
                 let mut core = self.core.borrow_mut();
                 if !core.carrier.say(&identity, &topic, &payload, now) {

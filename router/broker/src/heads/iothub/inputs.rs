@@ -48,23 +48,33 @@ impl Broker {
             message.system.iter().map(|it| (it.name, it.value)),
             &mut topic,
         );
-        if self.publish_to_input(found, plan, &topic, selected, promise, effects) {
-            self.count_sent(found, plan, message);
+        let sink = plan.table.sinks().get(found.sink.0 as usize);
+        if let (Some(routes::Sink::Input { module, input }), Some(setup)) = (sink, self.hub.clone()) {
+            let before = self.before_input(&format!("{}/{module}", setup.edge_device));
+            if self.publish_to_input(found, plan, &topic, selected, promise, effects) {
+                let system = |wanted: &str| {
+                    let found = message.system.iter().find(|it| it.name == wanted);
+                    found.and_then(|it| it.value).unwrap_or_default()
+                };
+                let (device, sender) = (system("connectionDeviceId"), system("connectionModuleId"));
+                let priority = found.priority.to_string();
+                let labels = [device, sender, module, system("outputName"), input, &priority];
+                self.hub_series.count("sent", &labels);
+                if let Some(before) = before {
+                    self.measure_input(before, &labels, selected.now);
+                }
+            }
         }
         self.scratch.topic = topic;
     }
 
-    fn count_sent(&mut self, found: &Match, plan: &Plan, message: &Message<'_>) {
-        let sink = plan.table.sinks().get(found.sink.0 as usize);
-        let Some(routes::Sink::Input { module, input }) = sink else { return };
-        let system = |wanted: &str| {
-            let found = message.system.iter().find(|it| it.name == wanted);
-            found.and_then(|it| it.value).unwrap_or_default()
-        };
-        let (device, sender) = (system("connectionDeviceId"), system("connectionModuleId"));
-        let priority = found.priority.to_string();
-        let labels = [device, sender, module, system("outputName"), input, &priority];
-        self.hub_series.count("sent", &labels);
+    /// Messages were sent again to the client of a session.
+    #[cold]
+    pub(crate) fn note_redelivered(&mut self, key: SessionKey, messages: u64) {
+        let Some(session) = self.sessions.get(key.0 as usize) else { return };
+        if self.inputs_filter(&session.client_id).is_some() {
+            self.hub_series.add("again", &[&session.client_id], messages);
+        }
     }
 
     /// Writes the topic of the input that a match leads to, without a bag; `false` if it leads to none.
@@ -108,11 +118,13 @@ impl Broker {
         // in the bag as far as they are properties of the message.
         let envelope =
             Envelope { topic, qos: Qos::AtLeastOnce, retain: false, properties: &[], ..selected.envelope };
-        let publication = Publication { envelope, expires, hub: None, ..*selected };
-        let is_sent = match plan.durability(found.route) {
-            // The queue of a module is on the disk, and nothing of it stays in memory: there is no front.
-            Durability::Disk | Durability::Spill => self.publish(&publication, promise, effects),
-            Durability::Memory => self.publish(&publication, &mut Promise::default(), effects),
+        let is_written = plan.durability(found.route) != Durability::Memory;
+        let publication = Publication { envelope, expires, hub: None, is_written, ..*selected };
+        // The queue of a module is on the disk, so that `spill` is as `disk`: there is no front. What is in memory alone is
+        // on its way to the module, and nobody waits for it.
+        let is_sent = match is_written {
+            true => self.publish(&publication, promise, effects),
+            false => self.publish(&publication, &mut Promise::default(), effects),
         };
         if is_sent {
             self.counters.sent_to_inputs += 1;

@@ -1,16 +1,18 @@
 //! The IoT Hub dialect of MQTT: what packets of an authenticated device or module mean (`reference/edgehub.md` §2).
 //!
 //! `publish`: telemetry and requests. `inputs`: what routes send to modules. `requests`: the trays to and from the
-//! services that know twins and methods. `series`: who sent how much.
+//! services that know twins and methods. `posts`: messages of the cloud. `twin_changes`: what
+//! clients report, as messages for routes.
 //! Knows: `hub`'s vocabulary. Never: tokens, twins, the cloud: who comes in is decided before, what is asked goes on a tray.
 //! In: packets of a connection whose user is a hub identity. Out: publications that name who sent them, questions.
 //! Always: a message says who sent it by its topic, and that is who was authenticated, unless
 //! `compat.allow_sender_mismatch` says otherwise. Topics of the dialect belong to it: no other client publishes there.
 
 mod inputs;
+mod posts;
 mod publish;
 mod requests;
-mod series;
+mod twin_changes;
 
 use std::rc::Rc;
 
@@ -19,9 +21,8 @@ use hub::topics::{self, Filter};
 use model::{ConnId, TopicFilter};
 use wire::Connect;
 
+pub(crate) use self::posts::Post;
 pub use self::requests::{HubAnswer, HubRequest, Unanswered};
-pub use self::series::SEPARATOR as SERIES_SEPARATOR;
-pub(crate) use self::series::Series;
 use crate::broker::Broker;
 use crate::effects::{Denial, Effects};
 use crate::subscriptions::SessionKey;
@@ -83,10 +84,11 @@ impl Broker {
         self.inputs_unkept = true;
     }
 
-    /// Messages of the dialect: counts by a word and its labels, each behind [`SERIES_SEPARATOR`]. `received`: sender, output;
-    /// `no_route`: the same; `sent`: sender's device and module, module, output, input, priority.
-    pub fn hub_series(&self) -> &std::collections::BTreeMap<Box<str>, u64> {
-        self.hub_series.counts()
+    /// Messages of the dialect, counted and measured by a word and its labels. `received`, `no_route`, `unacknowledged`: sender,
+    /// output; `size`: sender; `sent`: sender's device and module, module, output, input, priority; `taken`: the same, of one
+    /// message at a time from its arrival to its acknowledgement, in seconds; `again`: module, for messages sent again.
+    pub fn hub_series(&self) -> &hub::series::Series {
+        &self.hub_series
     }
 
     /// Who a connection is in the dialect; `None` for every other client.

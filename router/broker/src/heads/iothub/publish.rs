@@ -116,10 +116,13 @@ impl Broker {
             expires: expires.map(|secs| now.timestamp.plus_millis(u64::from(secs) * 1_000)),
             now,
             hub: Some(&properties),
+            is_written: true,
         };
         let (promise, matched) = self.dispatch(&publication, effects);
         let output = properties.system("outputName").unwrap_or_default();
         self.hub_series.count("received", &[client.id.as_str(), output]);
+        let bytes = publish.payload.len() + properties.bytes();
+        self.hub_series.observe("size", &[client.id.as_str()], bytes as f64, now.timestamp);
         if !matched {
             self.hub_series.count("no_route", &[client.id.as_str(), output]);
         }
@@ -159,7 +162,25 @@ impl Broker {
         let properties = read(&setup, client, publish, Named { device, module, bag }, &mut topic).ok()?;
         let envelope = Envelope { topic: &topic, retain: false, ..Envelope::of(publish, client.id.as_str()) };
         let user = client.id.as_str();
-        Some(self.needs_of(&Publication { envelope, user, expires: None, now, hub: Some(&properties) }))
+        Some(self.needs_of(&Publication {
+            envelope,
+            user,
+            expires: None,
+            now,
+            hub: Some(&properties),
+            is_written: true,
+        }))
+    }
+
+    /// A message is not acknowledged now, because there is no room for it, or the disk fails.
+    pub(in crate::heads) fn note_unacknowledged(&mut self, conn: ConnId, publish: &Publish<'_>) {
+        let Some(client) = self.hub_client(conn) else { return };
+        if let Ok(Inbound::Telemetry { bag, .. }) = topics::inbound(publish.topic) {
+            let properties = Properties::read(bag, Sender::default(), hub_properties_max(self));
+            let properties = properties.unwrap_or_default();
+            let output = properties.system("outputName").unwrap_or_default();
+            self.hub_series.count("unacknowledged", &[client.id.as_str(), output]);
+        }
     }
 
     /// The will of a client of the dialect (§2.2): an ordinary message with `MessageType` = `Will`. Only such a client could
@@ -258,6 +279,10 @@ impl Broker {
         self.owe(conn, OwedAck { kind, packet_id, reason }, promise, effects);
         Ok(())
     }
+}
+
+fn hub_properties_max(broker: &Broker) -> usize {
+    broker.hub.as_ref().map_or(0, |setup| setup.properties_max)
 }
 
 /// Whose will it is: its session belongs to it. The connection may be long gone.

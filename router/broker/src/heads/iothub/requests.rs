@@ -5,18 +5,13 @@
 //! wait behind a backlog of messages (decision 0037).
 //! Bound: [`REQUESTS_PER_TURN_MAX`] on the tray; answers stop at `limits.outbox_bytes_max`, counted.
 
-use hub::topics::{self, Feature, Features, Filter};
+use hub::topics::{self, Features, Filter};
 use model::{ConnId, Now, Qos};
 use wire::OutgoingPublish;
 
-use crate::acks::{Acks, Answer, NOBODY, Promise};
 use crate::broker::Broker;
 use crate::connections::Phase;
-use crate::delivery::fits_queue;
-use crate::dispatch::Publication;
 use crate::effects::Effects;
-use crate::envelope::Envelope;
-use crate::sessions::Keeping;
 use crate::subscriptions::SessionKey;
 
 /// Questions of one shard in one turn, but for clients that come and go. A turn reads a few hundred packets at most.
@@ -74,8 +69,13 @@ pub enum HubRequest {
         /// What should be a JSON object.
         patch: Box<[u8]>,
     },
-    /// A message that a service has posted ([`HubAnswer::CloudToDevice`]) is as safe as the client's session keeps it.
+    /// The client has acknowledged a message that a service has posted ([`HubAnswer::CloudToDevice`]).
     Posted {
+        /// Of the message.
+        token: u64,
+    },
+    /// It never will: its connection is gone, or the message is too large for it. It is not sent again from here.
+    Unposted {
         /// Of the message.
         token: u64,
     },
@@ -113,7 +113,8 @@ pub enum HubAnswer {
         /// The patch.
         patch: Box<[u8]>,
     },
-    /// A message of the cloud for it: QoS 1, through the queue of its session; [`HubRequest::Posted`] follows.
+    /// A message of the cloud for it: QoS 1, through the queue of its session; [`HubRequest::Posted`] or
+    /// [`HubRequest::Unposted`] follows, unless it is given back at once.
     CloudToDevice {
         /// Encoded.
         bag: Box<str>,
@@ -131,18 +132,13 @@ pub enum HubAnswer {
         /// JSON.
         payload: Box<[u8]>,
     },
-}
-
-impl HubAnswer {
-    /// What a client must have subscribed to, to get it.
-    pub const fn feature(&self) -> Feature {
-        match self {
-            HubAnswer::Twin { .. } => Feature::TwinResponses,
-            HubAnswer::Desired { .. } => Feature::Desired,
-            HubAnswer::Method { .. } => Feature::Methods,
-            HubAnswer::CloudToDevice { .. } => Feature::CloudToDevice,
-        }
-    }
+    /// It has reported properties, and may be gone by now: not for it, but for routes.
+    TwinChange {
+        /// Who.
+        sender: Box<str>,
+        /// JSON.
+        patch: Box<[u8]>,
+    },
 }
 
 /// Why a client did not get what a service told it.
@@ -168,6 +164,10 @@ impl Broker {
         let sent = match answer {
             HubAnswer::CloudToDevice { bag, payload, token } => {
                 self.post(conn, bag, payload, *token, now, effects)
+            }
+            HubAnswer::TwinChange { sender, patch } => {
+                self.publish_twin_change(sender, patch, now, effects);
+                return Ok(());
             }
             answer => self.try_answer_hub(conn, answer, effects),
         };
@@ -199,8 +199,8 @@ impl Broker {
                 topics::method_request(name, rid, &mut topic);
                 payload
             }
-            // It goes another way.
-            HubAnswer::CloudToDevice { .. } => return Err(Unanswered::NoRoom),
+            // They go another way.
+            HubAnswer::CloudToDevice { .. } | HubAnswer::TwinChange { .. } => return Err(Unanswered::NoRoom),
         };
         let connection = self.connections.find(conn).filter(|it| it.hub.is_some()).ok_or(Unanswered::Gone)?;
         let Phase::Open(key) = connection.phase else { return Err(Unanswered::Gone) };
@@ -223,67 +223,6 @@ impl Broker {
         }
         connection.count_outbox(&mut self.waiting_bytes);
         if fits { Ok(()) } else { Err(Unanswered::NoRoom) }
-    }
-
-    /// Puts a message of the cloud into the session of a client, and says when it is safe there.
-    fn post(
-        &mut self,
-        conn: ConnId,
-        bag: &str,
-        payload: &[u8],
-        token: u64,
-        now: Now,
-        effects: &mut Effects,
-    ) -> Result<(), Unanswered> {
-        let connection = self.connections.get(conn).ok_or(Unanswered::Gone)?;
-        let (Some(client), Phase::Open(key)) = (&connection.hub, connection.phase) else {
-            return Err(Unanswered::Gone);
-        };
-        let mut topic = topics::filter_of(Feature::CloudToDevice, &client.id);
-        topic.pop(); // the wildcard at its end
-        topic.push_str(bag);
-        let session = &self.sessions[key.0 as usize];
-        if !session.subscriptions.keys().any(|filter| model::filter_matches(filter, &topic)) {
-            return Err(Unanswered::NotSubscribed);
-        }
-        let has_room = !self.is_tight || !self.holds_no_more() && self.levels.takes_writes;
-        if !has_room || !self.takes_post(key, &topic) || model::validate_name(&topic).is_err() {
-            return Err(Unanswered::NoRoom);
-        }
-        let envelope = Envelope {
-            user: "",
-            topic: &topic,
-            client_id: "",
-            qos: Qos::AtLeastOnce,
-            retain: false,
-            properties: &[],
-            payload,
-        };
-        let mut promise = Promise::default();
-        let publication = Publication { envelope, user: "", expires: None, now, hub: None };
-        self.publish(&publication, &mut promise, effects);
-        match self.acks.check(&promise) {
-            Some(_) => effects.hub.push(HubRequest::Posted { token }),
-            None => self.acks.wait(Acks::queue(&promise), NOBODY, promise, Answer::Post(token)),
-        }
-        Ok(())
-    }
-
-    /// Whether a session that is connected would not drop a message under this topic. The lane of a stored one has room as
-    /// long as the store has.
-    fn takes_post(&self, key: SessionKey, topic: &str) -> bool {
-        let limits = &self.setup.limits;
-        let session = &self.sessions[key.0 as usize];
-        let matching =
-            session.subscriptions.iter().filter(|(filter, _)| model::filter_matches(filter, topic));
-        let is_sure = matching.map(|(_, options)| options.qos).max() > Some(Qos::AtMostOnce);
-        if let (Keeping::Stored(stored), true) = (session.keeping, is_sure) {
-            return stored.backlog() < limits.session_stored_messages_max;
-        }
-        let connection = session.conn.and_then(|conn| self.connections.get(conn));
-        let has_outbox =
-            connection.is_some_and(|connection| connection.outbox.len() <= limits.outbox_bytes_max as usize);
-        !self.is_memory_full() && if is_sure { fits_queue(session, limits) } else { has_outbox }
     }
 
     /// What a session has subscribed to.

@@ -1,11 +1,14 @@
 //! The IoT Hub dialect: topics byte for byte, senders, refusals, inputs of modules, requests on the tray.
 
+mod posts;
+mod unwritten;
+
 use hub::topics::{Feature, Features};
 use model::{Limits, Qos};
 use wire::{AckKind, ReasonCode, Version, Will};
 
 use crate::access::{Access, DeniedV3, Effect, ListenerAccess, Ruleset, Verdict};
-use crate::testbench::{Bench, Seen};
+use crate::testbench::{Bench, Got, Seen};
 use crate::tests::routing::plan;
 use crate::{HubAnswer, HubRequest, HubSetup, Level, Levels, Unanswered};
 
@@ -119,7 +122,7 @@ fn an_output_of_a_module_is_routed_by_its_source() {
         ["devices/gw1/modules/ml/inputs/in1/%24.cid=abc&%24.cdid=gw1&%24.cmid=filter"]
     );
     let series: Vec<_> =
-        bench.brokers[0].hub_series().iter().map(|(name, count)| (&**name, *count)).collect();
+        bench.brokers[0].hub_series().counts().iter().map(|(name, count)| (&**name, *count)).collect();
     assert_eq!(
         series,
         [
@@ -147,7 +150,7 @@ fn a_module_does_not_get_its_own_telemetry_back() {
     assert_eq!(bench.take(ml), [Seen::PubAck(1)]);
     let counters = bench.counters();
     assert_eq!((counters.appended, counters.unmatched), (before.appended, before.unmatched + 1));
-    assert_eq!(bench.brokers[0].hub_series()["no_route\x00gw1/ml\x00alert"], 1);
+    assert_eq!(bench.brokers[0].hub_series().counts()["no_route\x00gw1/ml\x00alert"], 1);
     // Nor does it need a disk.
     bench.set_levels(Levels { store: Level::FullForUrgent, ..Levels::default() });
     bench.publish(ml, output, "x", 2);
@@ -579,31 +582,28 @@ fn requests_go_on_the_tray_and_answers_to_who_asked() {
 }
 
 #[test]
-fn a_message_of_the_cloud_is_safe_before_that_is_said() {
-    let mut bench = bench(&[]);
-    let (leaf, _) = enter(&mut bench, "d1", Version::V3, false);
-    let message =
-        |token| HubAnswer::CloudToDevice { bag: "a=b".into(), payload: b"go".as_slice().into(), token };
-    assert_eq!(bench.answer_hub(leaf, &message(1)), Err(Unanswered::NotSubscribed));
-    bench.subscribe(leaf, "devices/d1/messages/devicebound/#", Qos::AtLeastOnce);
-    bench.hub_requests.clear();
-    assert_eq!(bench.answer_hub(leaf, &message(2)), Ok(()));
-    assert_eq!(bench.hub_requests, [], "not durable yet");
+fn what_a_client_reports_is_a_message_for_routes_that_ask_for_it() {
+    let changes = r#"FROM /twinChangeNotifications/* WHERE $body.fw = '1.2' INTO BrokeredEndpoint("/modules/ml/inputs/twins")"#;
+    let telemetry = r#"FROM /messages/* INTO BrokeredEndpoint("/modules/ml/inputs/in1")"#;
+    let mut bench = bench(&[changes, telemetry]);
+    let ml = module(&mut bench, "gw1/ml");
+    let (leaf, _) = enter(&mut bench, "d1", Version::V3, true);
+    for (sender, patch) in
+        [("d1", r#"{"fw":"1.1"}"#), ("d1", r#"{"fw":"1.2"}"#), ("gw1/filter", r#"{"fw":"1.2"}"#)]
+    {
+        let change = HubAnswer::TwinChange { sender: sender.into(), patch: patch.as_bytes().into() };
+        assert_eq!(bench.answer_hub(leaf, &change), Ok(()));
+    }
     bench.settle();
-    assert_eq!(bench.hub_requests, [HubRequest::Posted { token: 2 }]);
-    let got = bench.got(leaf).remove(0);
-    assert_eq!((got.topic.as_str(), got.qos), ("devices/d1/messages/devicebound/a=b", Qos::AtLeastOnce));
-    // Not acknowledged: it comes again, whatever happens here.
-    bench.cut(leaf);
-    bench.crash();
-    assert_eq!(come_and_get(&mut bench, leaf), ["go"]);
+    let bag = "%24.ct=application%2Fjson&%24.ce=utf-8&%24.schema=twinChangeNotification&%24.cdid";
     assert_eq!(
-        bench.answer_hub(
-            leaf,
-            &HubAnswer::CloudToDevice { bag: "#".into(), payload: Box::default(), token: 3 }
-        ),
-        Err(Unanswered::NoRoom)
+        topics(&mut bench, ml),
+        [
+            format!("devices/gw1/modules/ml/inputs/twins/{bag}=d1"),
+            format!("devices/gw1/modules/ml/inputs/twins/{bag}=gw1&%24.cmid=filter"),
+        ]
     );
+    assert_eq!(bench.counters().hub_twin_changes, 3);
 }
 
 /// What would be dropped here stays in the cloud.

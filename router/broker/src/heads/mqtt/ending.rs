@@ -78,7 +78,7 @@ impl Broker {
         };
         let expires = will.expiry_secs.map(|secs| now.timestamp.plus_millis(u64::from(secs) * 1_000));
         let user = user.unwrap_or_default();
-        let publication = Publication { envelope, user, expires, now, hub: None };
+        let publication = Publication { envelope, user, expires, now, hub: None, is_written: true };
         self.publishes_will = true;
         let by_hub = if self.has_hub { self.publish_hub_will(&publication, effects) } else { None };
         let promise = by_hub.unwrap_or_else(|| self.dispatch(&publication, effects).0);
@@ -143,6 +143,11 @@ impl Broker {
         let Some(session) = self.sessions.get_mut(key.0 as usize) else { return false };
         self.waiting_bytes -= session.queue_bytes + session.lent_bytes;
         session.disconnect();
+        if !session.unwritten.is_empty() {
+            self.write_unwritten(key, now, effects);
+        }
+        self.abandon_posts(key, effects);
+        let Some(session) = self.sessions.get_mut(key.0 as usize) else { return false };
         session.disconnected_at = now.timestamp;
         self.walks.leave(key);
         if session.expiry_secs == 0 {

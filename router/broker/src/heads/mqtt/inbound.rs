@@ -264,6 +264,7 @@ impl Broker {
                 .map(|secs| now.timestamp.plus_millis(u64::from(secs) * 1_000)),
             now,
             hub: None,
+            is_written: true,
         };
         let dispatched = self.dispatch(&publication, effects);
         self.acknowledge_publish(conn, key, publish, dispatched, effects);

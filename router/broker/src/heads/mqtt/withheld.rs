@@ -81,8 +81,12 @@ impl Broker {
             return Gate::Open;
         }
         match self.judge(conn, key, &publish, now) {
-            Gate::Wait => self.withhold(conn),
+            Gate::Wait => {
+                self.note_unacknowledged(conn, &publish);
+                self.withhold(conn)
+            }
             Gate::Refused => {
+                self.note_unacknowledged(conn, &publish);
                 self.note_alias(conn, &publish);
                 self.refuse_for_want_of_room(conn, &publish, effects)
             }
@@ -129,7 +133,7 @@ impl Broker {
                 None => return Gate::Open,
             }
         } else {
-            self.needs_of(&Publication { envelope, user, expires: None, now, hub: None })
+            self.needs_of(&Publication { envelope, user, expires: None, now, hub: None, is_written: true })
         };
         if needs.refused && publish.qos != Qos::AtMostOnce {
             // 3.1.1 has no word for it.

@@ -114,6 +114,13 @@ impl Carrier {
         }
     }
 
+    /// A service does not take what it heard over a link of an identity: it is to come again, over the next one.
+    pub fn give_back(&mut self, identity: &str) {
+        if let Some(pool) = &mut self.pool {
+            pool.give_back(hash(identity));
+        }
+    }
+
     /// What has come for services over the link of an identity.
     pub fn take_heard(&mut self, identity: &str) -> Vec<Heard> {
         self.pool.as_mut().map_or_else(Vec::new, |pool| pool.take_heard(hash(identity)))

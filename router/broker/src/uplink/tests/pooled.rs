@@ -556,3 +556,51 @@ fn with_more_listeners_than_links_each_has_its_turn() {
     }
     assert_eq!(seen.len(), 5, "{seen:?}");
 }
+
+/// What nobody takes comes again over the next link, so the link is closed for it, and opened while somebody listens.
+#[test]
+fn a_link_with_something_to_give_back_is_closed_once() {
+    let mut pool = Pool::new(pool_rules());
+    pool.carrier.listen("a", filters(&["c2d/#"]), at(pool.now).instant);
+    pool.carrier.give_back("a"); // there is none
+    assert!(pool.opens().contains(&"a".to_owned()));
+    pool.up("a", 8);
+    assert!(!pool.carrier.is_idle("a", at(pool.now).instant), "somebody listens");
+    pool.publish("a");
+    assert_eq!(pool.sent("a").len(), 1);
+    pool.carrier.give_back("a");
+    assert!(pool.carrier.is_idle("a", at(pool.now).instant), "whoever listens");
+    assert!(!pool.carrier.rest("a"), "but what is in flight is answered first");
+    pool.take_all("a");
+    assert!(pool.carrier.rest("a"));
+    pool.carrier.link_lost("a", false, false, None, at(pool.now).instant);
+    pool.open.remove("a");
+    assert_eq!(pool.opens(), ["a"], "it is wanted again");
+    pool.up("a", 8);
+    assert!(!pool.carrier.is_idle("a", at(pool.now).instant), "once");
+}
+
+#[test]
+fn a_message_of_the_cloud_is_never_acknowledged_for_nobody() {
+    let mut pool = Pool::new(pool_rules());
+    pool.carrier.listen("a", filters(&["res/#"]), at(pool.now).instant);
+    assert!(pool.opens().contains(&"a".to_owned()));
+    pool.up("a", 8);
+    line(&mut pool, "a");
+    pool.carrier.listen("a", filters(&[]), at(pool.now).instant);
+    line(&mut pool, "a");
+    let (version, id) = (setup(8).version, NonZeroU16::new(9).expect("not 0"));
+    for (topic, is_heard) in [("devices/a/messages/devicebound/x=1", true), ("other", false)] {
+        let mut bytes = Vec::new();
+        let publish = wire::OutgoingPublish {
+            topic,
+            qos: Qos::AtLeastOnce,
+            packet_id: Some(id),
+            ..wire::OutgoingPublish::default()
+        };
+        wire::encode_publish(&mut bytes, version, &publish).expect("a PUBLISH");
+        pool.carrier.link_read("a", &bytes, at(pool.now)).expect("a message");
+        assert_eq!(pool.carrier.take_heard("a").len(), usize::from(is_heard), "{topic}");
+        assert_eq!(line(&mut pool, "a").len(), usize::from(!is_heard), "{topic}: acknowledged for nobody");
+    }
+}
