@@ -157,6 +157,12 @@ static TLS_1_3: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
 pub type Secured = StreamOwned<ClientConnection, TcpStream>;
 
 impl Trust {
+    /// With this certificate to show: files of chain and key, PEM.
+    #[must_use]
+    pub fn showing(self, cert: PathBuf, key: PathBuf) -> Trust {
+        Trust { identity: Some(Identity { cert, key, serial: 0 }), ..self }
+    }
+
     /// Trusts the authorities of this file, PEM.
     pub fn of(ca: &Path) -> Trust {
         Trust { ca: ca.to_owned(), identity: None, versions: rustls::ALL_VERSIONS, name: "127.0.0.1".into() }

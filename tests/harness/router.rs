@@ -5,6 +5,8 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
@@ -27,6 +29,7 @@ pub struct Setup {
     store: Option<PathBuf>,
     file: Option<String>,
     profile: Option<String>,
+    user: Option<u32>,
 }
 
 impl Default for Setup {
@@ -38,8 +41,14 @@ impl Default for Setup {
 impl Setup {
     /// Loopback, free ports, anonymous clients, two shards, an empty store.
     pub fn new() -> Setup {
-        let setup =
-            Setup { keys: Vec::new(), environment: Vec::new(), store: None, file: None, profile: None };
+        let setup = Setup {
+            keys: Vec::new(),
+            environment: Vec::new(),
+            store: None,
+            file: None,
+            profile: None,
+            user: None,
+        };
         setup
             .set("listener.tcp.bind", "127.0.0.1:0")
             .set("http.bind", "127.0.0.1:0")
@@ -102,6 +111,14 @@ impl Setup {
         self
     }
 
+    /// As this user, who owns the store; as ourselves where we may not become somebody else.
+    #[must_use]
+    pub fn user(mut self, id: u32) -> Setup {
+        let is_root = std::fs::metadata("/proc/self").is_ok_and(|it| it.uid() == 0);
+        self.user = Some(id).filter(|_| is_root);
+        self
+    }
+
     /// Starts a router that must come up.
     #[track_caller]
     pub fn start(self) -> Router {
@@ -136,7 +153,7 @@ const UNKNOWN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4A
 
 #[track_caller]
 fn spawn(setup: &Setup, home: &Path) -> Process {
-    let mut command = Command::new(millrace());
+    let mut command = Command::new(program(setup, home));
     without_configuration(&mut command).arg("run").arg("--ready-file").arg(home.join("ready"));
     if let Some(profile) = &setup.profile {
         command.arg("--profile").arg(profile);
@@ -151,7 +168,22 @@ fn spawn(setup: &Setup, home: &Path) -> Process {
         command.arg("--set").arg(format!("{key}={value}"));
     }
     command.envs(setup.environment.iter().map(|(name, value)| (name, value)));
+    if let Some(user) = setup.user {
+        command.uid(user);
+    }
     Process::start("millrace", &mut command, &home.join("log"))
+}
+
+/// What is started: for another user a copy, which that one can reach, in a home of its own.
+#[track_caller]
+fn program(setup: &Setup, home: &Path) -> PathBuf {
+    let Some(user) = setup.user else { return millrace() };
+    let copy = home.join("millrace");
+    if !copy.exists() {
+        std::fs::copy(millrace(), &copy).expect("a copy of the program");
+    }
+    std::os::unix::fs::chown(home, Some(user), None).expect("a home of its own");
+    copy
 }
 
 /// A router that runs, or ran.

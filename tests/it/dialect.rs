@@ -105,6 +105,112 @@ fn what_is_no_publication_of_the_dialect_is_acknowledged_counted_and_said() {
     device.ping();
 }
 
+/// Rows of the reference's table of bad publications (§2.9), and what a client, a counter and the log say to each.
+#[test]
+fn every_bad_publication_is_acknowledged_or_ends_the_connection_and_is_counted_and_said() {
+    let gateway = gateway();
+    let everything =
+        r#"FROM /messages/* WHERE level = 'high' INTO BrokeredEndpoint("/modules/ml/inputs/in1")"#;
+    let router = gateway.setup().set("routing.mode", "edgehub").set("routes.all", everything).start();
+    let mut device = gateway.connect(&router, "d1");
+    let large = vec![b'x'; 262_143];
+    let mut counts = std::collections::BTreeMap::new();
+    for (topic, payload, counter, words) in [
+        ("devices/d1/messages/event/", &b"x"[..], "hub_unknown_topics", "no topic"),
+        ("devices/d1/modules/m/messages/", b"x", "hub_unknown_topics", "no topic"),
+        ("devices/d1/messages/events/a=1&&b=2", b"x", "hub_bad_bags", "a property has no name"),
+        ("devices/d1/messages/events/=2", b"x", "hub_bad_bags", "a property has no name"),
+        ("devices/d1/messages/events/a=b=c", b"x", "hub_bad_bags", "unescaped '='"),
+        ("devices/d1/messages/events/%ff=1", b"x", "hub_bad_bags", "not UTF-8"),
+        ("devices/d1/messages/events/a=1", &large, "hub_too_large", "larger than 262144 bytes"),
+        ("devices/d2/messages/events/", b"x", "hub_sender_mismatches", "another device or module"),
+        (
+            "devices/gw1/modules/ml/messages/events/",
+            b"x",
+            "hub_sender_mismatches",
+            "another device or module",
+        ),
+    ] {
+        let count = counts.entry(counter).or_insert(0);
+        *count += 1;
+        device.publish(topic, payload, QOS_1); // and its PUBACK
+        until(topic, || (router.number(&format!("/counters/{counter}")) == *count).then_some(()));
+        assert!(router.log().contains(words), "{topic}: {}", router.log());
+    }
+    // A condition that cannot be evaluated: two properties that differ in case alone.
+    device.publish("devices/d1/messages/events/level=high&LEVEL=low", "x", QOS_1);
+    let name = "millrace_routes_bodies_undefined_total{reason=\"duplicate_properties\"}";
+    until("it to be counted", || (router.metric(name) >= 1.0).then_some(()));
+    // An answer to a call that nobody made.
+    device.publish("$iothub/methods/res/200/?$rid=nobodys", "{}", QOS_1);
+    let late = "millrace_hub_method_answers_late_total{iothub=\"\",edge_device=\"gw1\",";
+    until("it to be counted", || {
+        let (_, text) = router.get("/metrics");
+        text.lines().any(|line| line.starts_with(late) && line.ends_with(" 1")).then_some(())
+    });
+    device.ping();
+    assert_eq!(router.number("/counters/routed"), 0, "nothing of this went anywhere");
+    // What asks for nothing ends the connection.
+    for (number, topic) in [(1, "$iothub/twin/xxx"), (2, "$iothub/twin/GET/"), (3, "$iothub/twin/GET/?$rid=")]
+    {
+        let mut other = gateway.connect(&router, "d2");
+        other.send(&harness::OutgoingPublish { topic, qos: QOS_1, ..Default::default() });
+        other.ending();
+        until(topic, || (router.number("/counters/hub_bad_twin_topics") == number).then_some(()));
+    }
+    assert_eq!(router.number("/counters/closed_protocol"), 3);
+}
+
+#[test]
+fn what_a_device_reports_goes_where_routes_of_twin_changes_lead() {
+    let gateway = gateway();
+    let changes = r#"FROM /twinChangeNotifications/* WHERE $body.fw = '1.2' INTO BrokeredEndpoint("/modules/ml/inputs/twins")"#;
+    let router = gateway.setup().set("routing.mode", "edgehub").set("routes.changes", changes).start();
+    let mut ml = resume(&gateway, &router, "gw1/ml");
+    ml.subscribe("devices/gw1/modules/ml/#", QOS_1);
+    let mut device = gateway.connect(&router, "d1");
+    device.subscribe("$iothub/twin/res/#", QOS_1);
+    for (rid, patch) in [("1", r#"{"fw":"1.1"}"#), ("2", r#"{"a.b":1}"#), ("3", r#"{"fw":"1.2"}"#)] {
+        device.publish(&format!("$iothub/twin/PATCH/properties/reported/?$rid={rid}"), patch, QOS_1);
+        device.message();
+    }
+    let message = ml.message();
+    assert_eq!(message.text(), r#"{"fw":"1.2"}"#);
+    assert!(message.topic.starts_with("devices/gw1/modules/ml/inputs/twins/"), "{}", message.topic);
+    assert!(message.topic.ends_with("&%24.cdid=d1"), "{}", message.topic);
+    router.wait_for("/counters/hub_twin_changes", 2);
+}
+
+/// Flash lives longer where nothing need be written.
+#[test]
+fn a_memory_route_to_an_input_writes_nothing_while_its_module_keeps_up() {
+    let gateway = gateway();
+    let router = gateway
+        .setup()
+        .set("routing.mode", "edgehub")
+        .set("routes.alerts.route", TO_ML)
+        .set("routes.alerts.durability", "memory")
+        .start();
+    let mut ml = resume(&gateway, &router, "gw1/ml");
+    ml.subscribe("devices/gw1/modules/ml/#", QOS_1);
+    let mut filter = gateway.connect(&router, "gw1/filter");
+    filter.ping();
+    let before = router.metric("millrace_store_records_total");
+    for number in 0..200 {
+        filter.publish(ALERT, number.to_string(), QOS_1);
+        assert_eq!(ml.message().text(), number.to_string());
+    }
+    router.wait_for("/counters/delivered_unwritten", 200);
+    assert_eq!(router.metric("millrace_store_records_total"), before);
+    // And when it goes, what it has not acknowledged is there for its next life.
+    ml.disconnect();
+    let mut ml = resume(&gateway, &router, "gw1/ml").manual();
+    filter.publish(ALERT, "kept", QOS_1);
+    assert_eq!(ml.message().text(), "kept");
+    ml.vanish();
+    assert_eq!(resume(&gateway, &router, "gw1/ml").message().text(), "kept");
+}
+
 fn answer(client: &mut Client, status: u16, rid: &str) -> Value {
     let message = client.message();
     assert_eq!(message.topic, format!("$iothub/twin/res/{status}/?$rid={rid}"), "{}", message.text());

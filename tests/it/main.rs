@@ -5,13 +5,16 @@
 //! is missing on the machine makes a test pass.
 
 mod access;
+mod authentication;
 mod broken_disks;
 mod budgets;
+mod children;
 mod cloud;
 mod cloud_faults;
 mod cloud_mistakes;
 mod cloud_pools;
 mod cloud_senders;
+mod cloud_to_device;
 mod commands;
 mod compression;
 mod configuration;
@@ -26,6 +29,7 @@ mod listeners;
 mod losses;
 mod lost_logs;
 mod malformed;
+mod manifests;
 mod network;
 mod pace;
 mod paho;
@@ -41,6 +45,7 @@ mod scenarios;
 mod scripts;
 mod sdk;
 mod sdk_direct;
+mod series;
 mod sessions;
 mod shards;
 mod space;

@@ -16,7 +16,7 @@ pub(crate) fn setup(cloud: &Cloud) -> Setup {
     led_by_twin(cloud).set("edge.config_source", "file")
 }
 
-fn led_by_twin(cloud: &Cloud) -> Setup {
+pub(crate) fn led_by_twin(cloud: &Cloud) -> Setup {
     let mut setup = Setup::new()
         .profile("edgehub")
         .set("auth.anonymous", false)
@@ -34,11 +34,11 @@ fn led_by_twin(cloud: &Cloud) -> Setup {
 }
 
 /// Trusts what the runtime signs.
-fn trust(cloud: &Cloud) -> Trust {
+pub(crate) fn trust(cloud: &Cloud) -> Trust {
     Trust::of(&cloud.home().join("ca.pem"))
 }
 
-fn hello(cloud: &Cloud, id: &str) -> Connect {
+pub(crate) fn hello(cloud: &Cloud, id: &str) -> Connect {
     let mut connect = v3(id);
     connect.user_name = Some(format!("{}/{id}/?api-version=2021-04-12", cloud.hub.host()));
     let key = cloud.hub.identity(id).expect("an identity").key().to_owned();
@@ -50,14 +50,14 @@ fn hello(cloud: &Cloud, id: &str) -> Connect {
 }
 
 #[track_caller]
-fn try_connect(cloud: &Cloud, router: &Router, id: &str) -> Client {
+pub(crate) fn try_connect(cloud: &Cloud, router: &Router, id: &str) -> Client {
     let connection =
         Connection::open_tls(router.listener("tls"), Version::V3, &trust(cloud)).expect("a handshake");
     Client::over(connection, &hello(cloud, id)).expect("a CONNACK")
 }
 
 #[track_caller]
-fn connect(cloud: &Cloud, router: &Router, id: &str) -> Client {
+pub(crate) fn connect(cloud: &Cloud, router: &Router, id: &str) -> Client {
     let client = try_connect(cloud, router, id);
     assert_eq!(client.greeting.reason, ReasonCode::SUCCESS, "{id}");
     client
@@ -218,4 +218,50 @@ fn identities_are_looked_up_when_the_cloud_says_that_they_have_changed() {
     assert!(matches!(call(refresh, json!({"deviceIds": [DEVICE]})), Ok(200)));
     device.ending();
     other.ping();
+}
+
+/// As on a gateway where edgeHub was before: its user, its folder with its storage in it, which only that user may enter.
+#[test]
+fn an_unprivileged_user_starts_beside_the_storage_of_an_edgehub() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    const USER: u32 = 13_623;
+    let cloud = Cloud::start();
+    let folder = tempfile::tempdir().expect("a directory");
+    let own = |path: &std::path::Path, mode: u32| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("a mode");
+        // As ourselves, where we may not become somebody else.
+        std::os::unix::fs::chown(path, Some(USER), Some(USER)).ok();
+    };
+    let old = folder.path().join("edgeHub");
+    std::fs::create_dir(&old).expect("a folder");
+    let files = ["CURRENT", "000123.sst", "EdgeHubIV"].map(|name| old.join(name));
+    for file in &files {
+        std::fs::write(file, "what edgeHub has not delivered").expect("a file");
+        own(file, 0o600);
+    }
+    own(&old, 0o700);
+    own(folder.path(), 0o755);
+    // The runtime's socket is for everybody.
+    for path in [cloud.home().to_owned(), cloud.home().join("workload.sock")] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).expect("a mode");
+    }
+    let store = folder.path().join("millrace");
+    let mut router = setup(&cloud)
+        .env("StorageFolder", folder.path().display().to_string())
+        .store(&store)
+        .user(USER)
+        .start();
+    connect(&cloud, &router, DEVICE).ping();
+    let log = router.log();
+    assert!(log.contains("the storage of an edgeHub is here; it is neither read nor changed"), "{log}");
+    let process = std::fs::metadata(format!("/proc/{}", router.process().id())).expect("a process");
+    let stored = std::fs::metadata(store.join("edge")).expect("a folder");
+    assert_eq!((stored.uid(), stored.mode() & 0o777), (process.uid(), 0o700));
+    router.terminate();
+    router.start_again();
+    connect(&cloud, &router, DEVICE).ping();
+    for file in &files {
+        assert_eq!(std::fs::read_to_string(file).expect("a file"), "what edgeHub has not delivered");
+    }
+    assert_eq!(std::fs::read_dir(&old).expect("a folder").count(), files.len());
 }
