@@ -218,132 +218,77 @@ fn listeners(registry: &mut Registry, overview: &Overview) {
     );
 }
 
+/// What each uplink counts: name, what it is, where it stands.
+const UPLINK_COUNTS: [(&str, &str, CountOf); 15] = [
+    ("uplink_forwarded", "Messages acknowledged by the upstream", |it| &it.forwarded),
+    ("uplink_connects", "Connections made to the upstream", |it| &it.connects),
+    ("uplink_refused", "Messages refused by the upstream, repeats included", |it| &it.refused),
+    ("uplink_poisoned", "Messages moved into the poison lane", |it| &it.poisoned),
+    ("uplink_poison_dropped", "Messages dropped from the poison lane", |it| &it.poison_dropped),
+    ("uplink_failovers", "How often another address was taken", |it| &it.failovers),
+    ("uplink_missing_fields", "Messages moved aside because a template needs what they have not", |it| {
+        &it.missing_fields
+    }),
+    (
+        "uplink_foreign_senders",
+        "Messages moved aside because their topic names a sender who their publisher is not",
+        |it| &it.foreign_senders,
+    ),
+    ("uplink_properties_dropped", "Messages sent without their properties, in MQTT 3.1.1", |it| &it.poorer),
+    ("uplink_own", "Messages from an upstream that were not sent back there", |it| &it.own),
+    ("uplink_inbound", "Messages from an upstream published here", |it| &it.inbound),
+    ("uplink_inbound_loops", "Messages from an upstream that this gateway had sent itself", |it| {
+        &it.inbound_loops
+    }),
+    ("uplink_inbound_unmapped", "Messages from an upstream that no entry is for", |it| &it.inbound_unmapped),
+    ("uplink_inbound_refused", "Messages from an upstream that this router refuses", |it| {
+        &it.inbound_refused
+    }),
+    ("uplink_inbound_unroomed", "Messages from an upstream that this router had no room for", |it| {
+        &it.inbound_unroomed
+    }),
+];
+
+/// How each uplink is: name, what it is, and the number of the uplink that has its status.
+const UPLINK_LEVELS: [(&str, &str, LevelOf); 6] = [
+    ("uplink_up", "1 while the uplink is connected", |_, _, it| i64::from(it.get().0.is_up())),
+    ("uplink_inflight", "Messages that wait for the upstream's acknowledgement", |_, _, it| {
+        it.inflight.load(Ordering::Relaxed) as i64
+    }),
+    (
+        "uplink_full",
+        "0 while there is room on the disk, 1 with room for urgent priorities alone, 2 without",
+        |overview, number, _| overview.levels.read().uplink(number) as i64,
+    ),
+    ("uplink_waiting_senders", "Senders whose messages the upstream refuses now", |_, _, it| {
+        it.waiting_senders.load(Ordering::Relaxed) as i64
+    }),
+    (
+        "uplink_front_messages",
+        "Messages of spill and memory routes that are in memory and need not be written now",
+        |overview, number, _| overview.fronts.held(number as usize).0 as i64,
+    ),
+    ("uplink_front_bytes", "Memory that they take", |overview, number, _| {
+        overview.fronts.held(number as usize).1 as i64
+    }),
+];
+
 fn uplinks(registry: &mut Registry, overview: &Overview) {
     uplink_pace(registry, overview);
-    let up = Family::<Name, Gauge>::default();
-    registry.register("uplink_up", "1 while the uplink is connected", up.clone());
-    let inflight = Family::<Name, Gauge>::default();
-    registry.register(
-        "uplink_inflight",
-        "Messages that wait for the upstream's acknowledgement",
-        inflight.clone(),
-    );
-    let forwarded = Family::<Name, Counter>::default();
-    registry.register("uplink_forwarded", "Messages acknowledged by the upstream", forwarded.clone());
-    let connects = Family::<Name, Counter>::default();
-    registry.register("uplink_connects", "Connections made to the upstream", connects.clone());
-    let full = Family::<Name, Gauge>::default();
-    let help = "0 while there is room on the disk, 1 with room for urgent priorities alone, 2 without";
-    registry.register("uplink_full", help, full.clone());
-    let levels = overview.levels.read();
-    let waiting = Family::<Name, Gauge>::default();
-    registry.register(
-        "uplink_waiting_senders",
-        "Senders whose messages the upstream refuses now",
-        waiting.clone(),
-    );
-    let refused = Family::<Name, Counter>::default();
-    registry.register(
-        "uplink_refused",
-        "Messages refused by the upstream, repeats included",
-        refused.clone(),
-    );
-    let poisoned = Family::<Name, Counter>::default();
-    registry.register("uplink_poisoned", "Messages moved into the poison lane", poisoned.clone());
-    let held = Family::<Name, Gauge>::default();
-    let help = "Messages of spill and memory routes that are in memory and need not be written now";
-    registry.register("uplink_front_messages", help, held.clone());
-    let held_bytes = Family::<Name, Gauge>::default();
-    registry.register("uplink_front_bytes", "Memory that they take", held_bytes.clone());
-    let poison_dropped = Family::<Name, Counter>::default();
-    registry.register(
-        "uplink_poison_dropped",
-        "Messages dropped from the poison lane",
-        poison_dropped.clone(),
-    );
-    let more: [(_, CountOf); 10] = [
-        (of_uplinks(registry, "uplink_failovers", "How often another address was taken"), |it| &it.failovers),
-        (
-            of_uplinks(
-                registry,
-                "uplink_missing_fields",
-                "Messages moved aside because a template needs what they have not",
-            ),
-            |it| &it.missing_fields,
-        ),
-        (
-            of_uplinks(
-                registry,
-                "uplink_foreign_senders",
-                "Messages moved aside because their topic names a sender who their publisher is not",
-            ),
-            |it| &it.foreign_senders,
-        ),
-        (
-            of_uplinks(
-                registry,
-                "uplink_properties_dropped",
-                "Messages sent without their properties, in MQTT 3.1.1",
-            ),
-            |it| &it.poorer,
-        ),
-        (
-            of_uplinks(registry, "uplink_own", "Messages from an upstream that were not sent back there"),
-            |it| &it.own,
-        ),
-        (of_uplinks(registry, "uplink_inbound", "Messages from an upstream published here"), |it| {
-            &it.inbound
-        }),
-        (
-            of_uplinks(
-                registry,
-                "uplink_inbound_loops",
-                "Messages from an upstream that this gateway had sent itself",
-            ),
-            |it| &it.inbound_loops,
-        ),
-        (
-            of_uplinks(registry, "uplink_inbound_unmapped", "Messages from an upstream that no entry is for"),
-            |it| &it.inbound_unmapped,
-        ),
-        (
-            of_uplinks(
-                registry,
-                "uplink_inbound_refused",
-                "Messages from an upstream that this router refuses",
-            ),
-            |it| &it.inbound_refused,
-        ),
-        (
-            of_uplinks(
-                registry,
-                "uplink_inbound_unroomed",
-                "Messages from an upstream that this router had no room for",
-            ),
-            |it| &it.inbound_unroomed,
-        ),
-    ];
-    for (number, (name, status)) in (0..).zip(&overview.uplinks) {
-        for (family, of) in &more {
-            family.get_or_create(&Name { name: name.clone() }).inc_by(of(status).load(Ordering::Relaxed));
+    for (name, help, of) in UPLINK_LEVELS {
+        let family = Family::<Name, Gauge>::default();
+        registry.register(name, help, family.clone());
+        for (number, (name, status)) in (0..).zip(&overview.uplinks) {
+            family.get_or_create(&Name { name: name.clone() }).set(of(overview, number, status));
         }
-        waiting
-            .get_or_create(&Name { name: name.clone() })
-            .set(status.waiting_senders.load(Ordering::Relaxed) as i64);
-        refused.get_or_create(&Name { name: name.clone() }).inc_by(status.refused.load(Ordering::Relaxed));
-        poisoned.get_or_create(&Name { name: name.clone() }).inc_by(status.poisoned.load(Ordering::Relaxed));
-        poison_dropped
-            .get_or_create(&Name { name: name.clone() })
-            .inc_by(status.poison_dropped.load(Ordering::Relaxed));
-        let label = Name { name: name.clone() };
-        let (messages, bytes) = overview.fronts.held(number as usize);
-        held.get_or_create(&label).set(messages as i64);
-        held_bytes.get_or_create(&label).set(bytes as i64);
-        full.get_or_create(&label).set(levels.uplink(number) as i64);
-        up.get_or_create(&label).set(i64::from(status.get().0.is_up()));
-        inflight.get_or_create(&label).set(status.inflight.load(Ordering::Relaxed) as i64);
-        forwarded.get_or_create(&label).inc_by(status.forwarded.load(Ordering::Relaxed));
-        connects.get_or_create(&label).inc_by(status.connects.load(Ordering::Relaxed));
+    }
+    for (name, help, of) in UPLINK_COUNTS {
+        let family = Family::<Name, Counter>::default();
+        registry.register(name, help, family.clone());
+        for (name, status) in &overview.uplinks {
+            let count = of(status).load(Ordering::Relaxed);
+            family.get_or_create(&Name { name: name.clone() }).inc_by(count);
+        }
     }
 }
 
@@ -402,12 +347,8 @@ fn uplink_pace(registry: &mut Registry, overview: &Overview) {
 /// Where a count stands.
 type CountOf = fn(&LinkStatus) -> &AtomicU64;
 
-/// One more counter that each uplink has.
-fn of_uplinks(registry: &mut Registry, name: &str, help: &str) -> Family<Name, Counter> {
-    let family = Family::<Name, Counter>::default();
-    registry.register(name, help, family.clone());
-    family
-}
+/// How something is now.
+type LevelOf = fn(&Overview, u32, &LinkStatus) -> i64;
 
 fn lanes(registry: &mut Registry, overview: &Overview) {
     let messages = Family::<Name, Gauge>::default();
