@@ -539,9 +539,9 @@ fn keys_of_an_uplink_that_do_not_go_together_are_refused() {
     refused("uplink.a = { kind = 'mqtt' }", "uplink.a.url", "mqtt://HOST:PORT", "");
     refused("uplink.a = { url = 'mqtt://h', password = 'p' }", "uplink.a.password", "", "add uplink.a.user");
     refused(
-        "uplink.a = { url = 'mqtt://h', window = 5000 }",
+        "uplink.a = { url = 'mqtt://h', window = 20000 }",
         "uplink.a.window",
-        "from 1 to 4096",
+        "from 1 to 16384",
         "raise limits.uplink_inflight_max",
     );
     refused(
