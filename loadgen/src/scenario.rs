@@ -59,6 +59,9 @@ pub struct RunPlan {
     pub drain: Duration,
     /// Worker threads; connections are dealt out to them in turn.
     pub threads: u32,
+    /// A worker that has something due within so long does not sleep until then, so that it wakes in time; this costs it
+    /// the processor that it runs on.
+    pub spin: Duration,
     /// Seed of payloads and of Poisson gaps.
     pub seed: u64,
     /// Above this share of messages sent late by the generator itself, the run is invalid.

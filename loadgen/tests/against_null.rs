@@ -112,7 +112,7 @@ fn what_the_null_sink_refuses_is_answered_and_arrives_nowhere() {
 
     for qos in [1, 2] {
         let refuse = model::TopicFilter::new("load/2").ok();
-        let manners = Manners { refuse, per_second: None };
+        let manners = Manners { refuse, ..Manners::default() };
         let broker = NullBroker::start_at("127.0.0.1:0", Faults::default(), manners).unwrap();
         let overrides = [
             format!("url={}", broker.url()),
@@ -134,7 +134,7 @@ fn what_the_null_sink_refuses_is_answered_and_arrives_nowhere() {
 /// A lower bound of time only: that never fails on a slow machine.
 #[test]
 fn a_pace_takes_its_time() {
-    let manners = Manners { refuse: None, per_second: Some(2_000.0) };
+    let manners = Manners { per_second: Some(2_000.0), ..Manners::default() };
     let broker = NullBroker::start_at("127.0.0.1:0", Faults::default(), manners).unwrap();
     let overrides = [format!("url={}", broker.url()), "publishers.messages=1000".to_owned()];
     let scenario = Scenario::parse("test.toml", PAIRS, &overrides).unwrap();

@@ -344,7 +344,7 @@ fn a_process_that_fails_is_named_and_what_the_others_saw_is_kept() {
 
 #[test]
 fn the_knee_of_a_sink_with_a_pace_is_not_beyond_its_pace() {
-    let manners = Manners { refuse: None, per_second: Some(400.0) };
+    let manners = Manners { per_second: Some(400.0), ..Manners::default() };
     let broker = NullBroker::start_at("127.0.0.1:0", Faults::default(), manners).unwrap();
     let bench = Bench::new(&OPEN.replace("count = 2", "count = 1"));
     let mut command = bench.program();

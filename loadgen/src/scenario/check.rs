@@ -180,6 +180,7 @@ fn check_run(mut run: Section<'_>) -> Option<RawRun> {
         warmup: run.seconds("warmup_secs", 0.0..=day).unwrap_or(Duration::from_secs(1)),
         drain: run.seconds("drain_secs", 0.0..=day).unwrap_or(Duration::from_secs(10)),
         threads: run.number("threads", 1..=64).unwrap_or(1),
+        spin: Duration::from_micros(run.number("spin_micros", 0..=1_000_000).unwrap_or(0)),
         seed: run.number("seed", 0..=i64::MAX).unwrap_or(1),
         slip_max_percent: run.real("slip_max_percent", 0.0..=100.0).unwrap_or(1.0),
         slip_tolerance: Duration::from_millis(run.number("slip_tolerance_millis", 1..=60_000).unwrap_or(10)),
@@ -242,7 +243,7 @@ fn check_upstream(mut section: Section<'_>) -> Option<UpstreamPlan> {
     };
     let per_second = section.real("per_second", 0.1..=1e7);
     section.finish();
-    Some(UpstreamPlan { listen, manners: Manners { refuse, per_second } })
+    Some(UpstreamPlan { listen, manners: Manners { refuse, per_second, ..Manners::default() } })
 }
 
 fn check_publishers(mut section: Section<'_>, defaults: &Defaults) -> Option<Publishers> {
