@@ -15,12 +15,13 @@ use crate::clock::Micros;
 use crate::ledger::Rules;
 use crate::null::Manners;
 use crate::pattern::Pattern;
-use crate::payload::Form;
+use crate::payload::{Field, Form};
 use crate::replay::Replay;
 use crate::schedule::Arrivals;
 use crate::tls::TlsPlan;
 
 mod check;
+mod fields;
 mod section;
 
 use section::Section;
@@ -174,12 +175,23 @@ pub enum Pacing {
 }
 
 /// What messages carry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum PayloadKind {
     /// A binary header and random bytes.
     Binary {
         /// Length in all.
         bytes: usize,
+    },
+    /// The same in several lengths, at random.
+    Lengths(Vec<usize>),
+    /// Fields of one's own.
+    Template {
+        /// As JSON or CBOR.
+        form: Form,
+        /// Names and what they are, in order.
+        fields: Vec<(String, Field)>,
+        /// Length in all, or as short as it goes.
+        bytes: Option<usize>,
     },
     /// Random walks.
     Telemetry {

@@ -208,6 +208,18 @@ fn telemetry_is_judged_like_binary_payloads() {
 }
 
 #[test]
+fn templates_and_lengths_are_judged_like_any_other_payload() {
+    let fields = "publishers.payload.fields={ t = { walk = [-5, 5] }, on = { choice = [true, false] }, n = { counter = 1 } }";
+    for kind in ["json", "cbor"] {
+        all_arrives(
+            &[&format!("publishers.payload.kind={kind}"), fields, "publishers.qos=1", "subscribers.qos=1"],
+            1,
+        );
+    }
+    all_arrives(&["publishers.payload.lengths=[40, 64, 3000]"], 1);
+}
+
+#[test]
 fn an_open_loop_sends_what_the_schedule_says() {
     for arrivals in ["constant", "poisson", "bursts"] {
         let rate = "publishers.rate=20000";

@@ -33,6 +33,7 @@ const SCENARIOS: &[(&str, &[&str])] = &[
     ("sharedsub", &["publishers.messages=200"]),
     ("slow", &["publishers.messages=50"]),
     ("slow-consumer", &["publishers.rate=200"]),
+    ("template", &["publishers.messages=200"]),
     ("upstream-throttle", &[]),
     ("user-properties", &["publishers.messages=200"]),
     ("wildcard-heavy", &["publishers.messages=50", "subscribers.ballast=20"]),

@@ -8,16 +8,16 @@ use std::time::Duration;
 use model::Qos;
 use wire::Version;
 
+use super::fields;
 use super::section::Section;
 use super::{
-    Clients, Endpoint, Join, Leave, Pacing, PayloadKind, Publishers, RunPlan, Scenario, Subscribers,
-    UpstreamPlan, WillPlan,
+    Clients, Endpoint, Join, Leave, Pacing, Publishers, RunPlan, Scenario, Subscribers, UpstreamPlan,
+    WillPlan,
 };
 use crate::address::Address;
 use crate::clock::Micros;
 use crate::ledger::Rules;
 use crate::null::Manners;
-use crate::payload::{Form, HEADER_BYTES, TELEMETRY_BYTES_MIN};
 use crate::replay::Replay;
 use crate::schedule::Arrivals;
 use crate::tls::TlsPlan;
@@ -280,7 +280,7 @@ fn check_publishers(mut section: Section<'_>, defaults: &Defaults) -> Option<Pub
         section.error("content_type", "3.1.1 has none: give version = \"5\" beside it");
     }
     let messages = section.number("messages", 1..=i64::MAX);
-    let payload = section.section("payload").and_then(check_payload);
+    let payload = section.section("payload").and_then(fields::payload);
     section.finish();
     Some(Publishers {
         count,
@@ -350,18 +350,6 @@ fn check_pacing(section: &mut Section<'_>, count: u32, batch: u32) -> Option<Pac
         }
     };
     Some(Pacing::Open { rate: rate?, arrivals })
-}
-
-fn check_payload(mut payload: Section<'_>) -> Option<PayloadKind> {
-    let kind = payload.choice("kind", &["binary", "telemetry", "cbor"]).unwrap_or("binary");
-    let smallest = if kind == "binary" { HEADER_BYTES } else { TELEMETRY_BYTES_MIN };
-    let bytes = payload.number("bytes", smallest as i64..=1 << 24);
-    payload.finish();
-    Some(match kind {
-        "telemetry" => PayloadKind::Telemetry { form: Form::Json, bytes },
-        "cbor" => PayloadKind::Telemetry { form: Form::Cbor, bytes },
-        _ => PayloadKind::Binary { bytes: bytes.unwrap_or(256) },
-    })
 }
 
 fn check_subscribers(mut section: Section<'_>, defaults: &Defaults) -> Option<Subscribers> {
