@@ -147,10 +147,19 @@ fn a_pace_takes_its_time() {
 
 #[test]
 fn a_recording_is_offered_with_its_own_timing() {
+    let csv = |at| format!("{},{}", f64::from(at) / 1_000.0, at % 8);
+    let jsonl = |at| format!("{{\"time_us\": {}, \"publisher\": {}}}", at * 1_000, at % 8);
+    let lines = |line: &dyn Fn(u32) -> String| (0..400).map(line).collect::<Vec<_>>().join("\n");
+    replay("load.csv", &format!("time,publisher\n{}\n", lines(&csv)));
+    replay("load.jsonl", &lines(&jsonl));
+}
+
+/// 400 messages in 0.4 s.
+#[track_caller]
+fn replay(name: &str, recording: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("load.csv");
-    let lines: Vec<String> = (0..400).map(|at| format!("{},{}", at as f64 / 1_000.0, at % 8)).collect();
-    std::fs::write(&file, format!("time,publisher\n{}\n", lines.join("\n"))).unwrap();
+    let file = folder.path().join(name);
+    std::fs::write(&file, recording).unwrap();
     let text = format!(
         "[run]\nduration_secs = 20\nwarmup_secs = 0\nslip_max_percent = 100\n[publishers]\ncount = 4\n\
          replay = {file:?}\n[subscribers]\ncount = 4\n"
