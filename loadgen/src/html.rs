@@ -323,9 +323,15 @@ mod tests {
     fn a_page_needs_nothing_else_and_has_every_part() {
         let report = crate::report::example();
         let page = page(&report);
-        for part in
-            ["Throughput over time", "Latency by percentile", "every promise was kept", "Scenario as used"]
-        {
+        for part in [
+            "Throughput over time",
+            "Latency over time",
+            "Latency by percentile",
+            "CPU of the broker",
+            "Memory of the broker",
+            "every promise was kept",
+            "Scenario as used",
+        ] {
             assert!(page.contains(part), "{part}");
         }
         for outside in ["http://", "https://", "<script", "src="] {

@@ -89,6 +89,9 @@ enum Command {
         /// Take so many publications a second from each connection.
         #[arg(long, value_name = "COUNT")]
         per_second: Option<f64>,
+        /// Do not sleep until so long after the last publication: for calibration, where its sleep would count.
+        #[arg(long, value_name = "MICROS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=1_000_000))]
+        spin_micros: u64,
     },
 }
 
@@ -207,8 +210,9 @@ fn main() -> ExitCode {
             Command::Check { scenarios } => check(&scenarios),
             Command::Wan { listen, to } => wan(&listen, &to).await,
             Command::Quickstart(args) => quickstart(args).await,
-            Command::Null { listen, refuse, per_second } => {
-                null(&listen, Manners { refuse, per_second }).await
+            Command::Null { listen, refuse, per_second, spin_micros } => {
+                let spin = Duration::from_micros(spin_micros);
+                null(&listen, Manners { refuse, per_second, spin }).await
             }
             Command::Rules { count } => rules(count),
         }

@@ -1,14 +1,16 @@
 //! Payloads that can be judged: who sent them, which one, when it was due, and a checksum over everything.
 //!
-//! Knows: the forms: a compact binary header, JSON telemetry, and the same telemetry as CBOR. Never: MQTT, sockets, clocks.
+//! Knows: the forms: a compact binary header, and fields from a template as JSON or CBOR. Never: MQTT, sockets, clocks.
 //! In:  a [`Stamp`] and a buffer. Out: bytes; and from bytes the stamp again, or why they are not ours.
 //! Invariant: one flipped bit anywhere in a payload of ours is found, but for one in 2⁶⁴.
-
-use std::io::Write;
 
 use crate::clock::Micros;
 use crate::ledger::PublisherId;
 use crate::random::Random;
+
+mod template;
+
+pub use template::{Field, RESERVED, Range, Scalar, Template, bytes_max};
 
 /// Length of the binary header, and so the smallest binary payload, in bytes.
 ///
@@ -60,11 +62,23 @@ pub enum Payload {
         /// Checksum of the body, which never changes.
         body: u64,
     },
-    /// Telemetry, as JSON or CBOR.
-    Telemetry(Box<Telemetry>),
+    /// The same in lengths that differ from message to message.
+    Lengths(Box<Lengths>),
+    /// Fields, as JSON or CBOR.
+    Template(Box<Template>),
 }
 
-/// How telemetry is written.
+/// Binary payloads of several lengths.
+#[derive(Clone, Debug)]
+pub struct Lengths {
+    /// Header and the longest body; shorter ones are its beginning.
+    bytes: Vec<u8>,
+    /// Each length, with the checksum of its body.
+    choices: Vec<(usize, u64)>,
+    random: Random,
+}
+
+/// How fields are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// A JSON object (RFC 8259).
@@ -84,6 +98,21 @@ impl Payload {
         Payload::Binary { bytes: payload, body }
     }
 
+    /// Binary payloads, each with one of these lengths, at random; at least one.
+    #[must_use]
+    pub fn lengths(lengths: &[usize], seed: u64) -> Payload {
+        let mut random = Random::new(seed);
+        let longest = lengths.iter().copied().max().unwrap_or(0).max(HEADER_BYTES);
+        let mut bytes = vec![0; longest];
+        random.fill(&mut bytes[HEADER_BYTES..]);
+        let choice = |length: &usize| {
+            let length = (*length).max(HEADER_BYTES);
+            (length, hash(&bytes[HEADER_BYTES..length]))
+        };
+        let choices = lengths.iter().map(choice).collect();
+        Payload::Lengths(Box::new(Lengths { bytes, choices, random }))
+    }
+
     /// Payloads with random walks of temperature, vibration and humidity.
     ///
     /// `bytes` is the exact length of each, at least [`TELEMETRY_BYTES_MIN`] (padded), or `None` for as short as
@@ -91,25 +120,47 @@ impl Payload {
     #[must_use]
     pub fn telemetry(form: Form, bytes: Option<usize>, seed: u64) -> Payload {
         let mut random = Random::new(seed);
-        Payload::Telemetry(Box::new(Telemetry {
-            form,
-            temperature: Walk::new(2_000 + random.below(1_000) as i64, (1_000, 9_000), 12),
-            vibration: Walk::new(200 + random.below(300) as i64, (0, 8_000), 40),
-            humidity: Walk::new(300 + random.below(300) as i64, (100, 950), 3),
-            random,
-            bytes,
-            text: Vec::with_capacity(bytes.unwrap_or(TELEMETRY_BYTES_MIN)),
-        }))
+        let mut walk = |name: &str, (low, high, digits), (from, spread), step| {
+            let start = Some(from + random.below(spread) as i64);
+            (name.to_owned(), Field::Walk { range: Range { low, high, digits }, step, start })
+        };
+        let fields = [
+            walk("temperature", (1_000, 9_000, 2), (2_000, 1_000), 12),
+            walk("vibration", (0, 8_000, 3), (200, 300), 40),
+            walk("humidity", (100, 950, 1), (300, 300), 3),
+        ];
+        Payload::Template(Box::new(Template::new(form, &fields, bytes, 0, random)))
     }
 
-    /// The next payload. Cost: the header for binary, a formatted line for telemetry.
+    /// Payloads with these fields, of the publisher with this number.
+    ///
+    /// `bytes` is the exact length of each, at least [`bytes_max`] (padded), or `None` for as short as it goes.
+    #[must_use]
+    pub fn template(
+        form: Form,
+        fields: &[(String, Field)],
+        bytes: Option<usize>,
+        number: u32,
+        seed: u64,
+    ) -> Payload {
+        Payload::Template(Box::new(Template::new(form, fields, bytes, number, Random::new(seed))))
+    }
+
+    /// The next payload. Cost: the header for binary, every field that changes for a template.
     pub fn next(&mut self, stamp: Stamp) -> &[u8] {
         match self {
             Payload::Binary { bytes, body } => {
                 write_header(bytes, *body, stamp);
                 bytes
             }
-            Payload::Telemetry(telemetry) => telemetry.next(stamp),
+            Payload::Lengths(lengths) => {
+                let choice = lengths.random.below(lengths.choices.len() as u64) as usize;
+                let (length, body) = lengths.choices[choice];
+                let bytes = &mut lengths.bytes[..length];
+                write_header(bytes, body, stamp);
+                bytes
+            }
+            Payload::Template(template) => template.next(stamp),
         }
     }
 }
@@ -137,9 +188,9 @@ pub fn read(payload: &[u8]) -> Result<Stamp, NotOurs> {
         return read_binary(payload);
     }
     if payload.starts_with(b"{\"run\":") {
-        return read_telemetry(payload);
+        return read_json(payload);
     }
-    if matches!(payload.first(), Some(0xA8 | 0xA9)) && payload[1..].starts_with(CBOR_RUN) {
+    if cbor_pairs(payload).is_some_and(|pairs| pairs.starts_with(CBOR_RUN)) {
         return read_cbor(payload);
     }
     Err(NotOurs::Foreign)
@@ -162,134 +213,25 @@ fn read_binary(payload: &[u8]) -> Result<Stamp, NotOurs> {
     })
 }
 
-/// A value that wanders between two bounds, in steps of at most `step`.
-#[derive(Clone, Debug)]
-struct Walk {
-    value: i64,
-    bounds: (i64, i64),
-    step: i64,
-}
-
-impl Walk {
-    fn new(value: i64, bounds: (i64, i64), step: i64) -> Walk {
-        Walk { value, bounds, step }
-    }
-
-    fn next(&mut self, random: &mut Random) -> i64 {
-        let step = random.below(2 * self.step as u64 + 1) as i64 - self.step;
-        self.value = (self.value + step).clamp(self.bounds.0, self.bounds.1);
-        self.value
-    }
-}
-
-/// The state of one simulated device.
-#[derive(Clone, Debug)]
-pub struct Telemetry {
-    form: Form,
-    /// In hundredths of a degree.
-    temperature: Walk,
-    /// In thousandths of a millimetre per second.
-    vibration: Walk,
-    /// In tenths of a percent.
-    humidity: Walk,
-    random: Random,
-    bytes: Option<usize>,
-    text: Vec<u8>,
-}
-
-/// What ends every telemetry payload: the name, 16 hexadecimal digits, quote and brace.
+/// What ends every JSON payload: the name, 16 hexadecimal digits, quote and brace.
 const SUM: &[u8] = b",\"sum\":\"";
 const SUM_BYTES: usize = SUM.len() + 16 + 2;
 const PAD: &[u8] = b",\"pad\":\"\"";
-
-impl Telemetry {
-    fn next(&mut self, stamp: Stamp) -> &[u8] {
-        let temperature = self.temperature.next(&mut self.random);
-        let vibration = self.vibration.next(&mut self.random);
-        let humidity = self.humidity.next(&mut self.random);
-        self.text.clear();
-        match self.form {
-            Form::Json => self.write_json(stamp, temperature, vibration, humidity),
-            Form::Cbor => self.write_cbor(stamp, temperature, vibration, humidity),
-        }
-        &self.text
-    }
-
-    fn write_json(&mut self, stamp: Stamp, temperature: i64, vibration: i64, humidity: i64) {
-        write!(
-            self.text,
-            "{{\"run\":{},\"publisher\":{},\"seq\":{},\"intended_us\":{},\
-             \"temperature\":{}.{:02},\"vibration\":{}.{:03},\"humidity\":{}.{}",
-            stamp.run.0,
-            stamp.publisher.0,
-            stamp.sequence,
-            stamp.intended.0,
-            temperature / 100,
-            temperature % 100,
-            vibration / 1_000,
-            vibration % 1_000,
-            humidity / 10,
-            humidity % 10,
-        )
-        .expect("writing to memory cannot fail");
-        if let Some(bytes) = self.bytes {
-            let missing = bytes.saturating_sub(self.text.len() + SUM_BYTES + PAD.len());
-            self.text.extend_from_slice(&PAD[..PAD.len() - 1]);
-            self.text.resize(self.text.len() + missing, b'.');
-            self.text.push(b'"');
-        }
-        let sum = hash(&self.text);
-        self.text.extend_from_slice(SUM);
-        write!(self.text, "{sum:016x}\"}}").expect("writing to memory cannot fail");
-    }
-
-    fn write_cbor(&mut self, stamp: Stamp, temperature: i64, vibration: i64, humidity: i64) {
-        let padded = self.bytes.is_some();
-        self.text.push(0xA8 + u8::from(padded));
-        for (name, value) in [
-            (&b"run"[..], u64::from(stamp.run.0)),
-            (b"publisher", u64::from(stamp.publisher.0)),
-            (b"seq", stamp.sequence),
-            (b"intended_us", stamp.intended.0),
-        ] {
-            self.cbor_name(name);
-            // Always eight bytes long, so that every payload is as long as the first.
-            self.text.push(0x1B);
-            self.text.extend_from_slice(&value.to_be_bytes());
-        }
-        for (name, value, unit) in [
-            (&b"temperature"[..], temperature, 100.0),
-            (b"vibration", vibration, 1_000.0),
-            (b"humidity", humidity, 10.0),
-        ] {
-            self.cbor_name(name);
-            self.text.push(0xFB);
-            self.text.extend_from_slice(&(value as f64 / unit).to_be_bytes());
-        }
-        if let Some(bytes) = self.bytes {
-            self.cbor_name(b"pad");
-            // A text with its length in four bytes.
-            let missing = bytes.saturating_sub(self.text.len() + 5 + CBOR_SUM_BYTES);
-            self.text.push(0x7A);
-            self.text.extend_from_slice(&(missing as u32).to_be_bytes());
-            self.text.resize(self.text.len() + missing, b'.');
-        }
-        let sum = hash(&self.text);
-        self.text.extend_from_slice(CBOR_SUM);
-        self.text.extend_from_slice(&sum.to_be_bytes());
-    }
-
-    /// A text of at most 23 bytes.
-    fn cbor_name(&mut self, name: &[u8]) {
-        self.text.push(0x60 + name.len() as u8);
-        self.text.extend_from_slice(name);
-    }
-}
 
 /// What starts every CBOR payload behind the number of its pairs, and what ends it: the name, and eight bytes.
 const CBOR_RUN: &[u8] = b"\x63run\x1B";
 const CBOR_SUM: &[u8] = b"\x63sum\x1B";
 const CBOR_SUM_BYTES: usize = CBOR_SUM.len() + 8;
+
+/// What is behind the head of a CBOR map of up to 65 535 pairs.
+fn cbor_pairs(payload: &[u8]) -> Option<&[u8]> {
+    match payload.first()? {
+        0xA0..=0xB7 => payload.get(1..),
+        0xB8 => payload.get(2..),
+        0xB9 => payload.get(3..),
+        _ => None,
+    }
+}
 
 fn read_cbor(payload: &[u8]) -> Result<Stamp, NotOurs> {
     fn number<'t>(bytes: &'t [u8], name: &[u8]) -> Option<(u64, &'t [u8])> {
@@ -301,7 +243,7 @@ fn read_cbor(payload: &[u8]) -> Result<Stamp, NotOurs> {
     fn parse(payload: &[u8]) -> Option<Stamp> {
         let (content, end) = payload.split_at_checked(payload.len().checked_sub(CBOR_SUM_BYTES)?)?;
         let (sum, _) = end.strip_prefix(CBOR_SUM)?.split_first_chunk()?;
-        let (run, rest) = number(&content[1..], b"run")?;
+        let (run, rest) = number(cbor_pairs(content)?, b"run")?;
         let (publisher, rest) = number(rest, b"publisher")?;
         let (sequence, rest) = number(rest, b"seq")?;
         let (intended, _) = number(rest, b"intended_us")?;
@@ -315,7 +257,7 @@ fn read_cbor(payload: &[u8]) -> Result<Stamp, NotOurs> {
     parse(payload).ok_or(NotOurs::Corrupt)
 }
 
-fn read_telemetry(payload: &[u8]) -> Result<Stamp, NotOurs> {
+fn read_json(payload: &[u8]) -> Result<Stamp, NotOurs> {
     fn number<'t>(text: &'t [u8], name: &[u8]) -> Option<(u64, &'t [u8])> {
         let text = text.strip_prefix(name)?;
         let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
@@ -412,6 +354,7 @@ mod tests {
             Payload::binary(HEADER_BYTES, 1),
             Payload::binary(47, 1),
             Payload::binary(256, 2),
+            Payload::lengths(&[HEADER_BYTES, 47, 300], 2),
             Payload::telemetry(Form::Json, None, 3),
             Payload::telemetry(Form::Json, Some(400), 4),
             Payload::telemetry(Form::Cbor, None, 5),
@@ -449,6 +392,19 @@ mod tests {
         for text in ["", "hello", "{\"temperature\":20}", "mlr"] {
             assert_eq!(read(text.as_bytes()), Err(NotOurs::Foreign));
         }
+    }
+
+    #[test]
+    fn lengths_take_turns_at_random_and_no_other_comes() {
+        let mut payload = Payload::lengths(&[41, 64, 4_096], 9);
+        let mut seen = std::collections::BTreeMap::new();
+        for sequence in 1..=300 {
+            let bytes = payload.next(Stamp { sequence, ..STAMP });
+            assert_eq!(read(bytes).unwrap().sequence, sequence);
+            *seen.entry(bytes.len()).or_insert(0) += 1;
+        }
+        assert_eq!(seen.keys().copied().collect::<Vec<_>>(), [41, 64, 4_096]);
+        assert!(seen.values().all(|count| *count > 60), "{seen:?}");
     }
 
     #[test]

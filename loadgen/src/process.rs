@@ -201,6 +201,42 @@ pub fn allow_open_files(files: u64) {
     }
 }
 
+/// Which of the processors that we may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Processor {
+    /// The first, for a sink.
+    First,
+    /// So many before the last, for workers.
+    FromLast(usize),
+}
+
+/// Keeps the calling thread on one processor: for threads that never sleep, which a scheduler would put on the same one
+/// for some time. Where there is only one, or it is not allowed, nothing changes.
+#[cfg(target_os = "linux")]
+pub(crate) fn stay_on(which: Processor) {
+    use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+    use nix::unistd::Pid;
+
+    let own = Pid::from_raw(0);
+    let Ok(allowed) = sched_getaffinity(own) else { return };
+    let all: Vec<usize> = (0..CpuSet::count()).filter(|at| allowed.is_set(*at).unwrap_or(false)).collect();
+    if all.len() < 2 {
+        return;
+    }
+    let at = match which {
+        Processor::First => 0,
+        Processor::FromLast(back) => all.len() - 1 - back % all.len(),
+    };
+    let mut one = CpuSet::new();
+    if one.set(all[at]).is_ok() {
+        // Refused, it runs wherever the scheduler wants: as if we had not asked.
+        sched_setaffinity(own, &one).ok();
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn stay_on(_which: Processor) {}
+
 /// How many files (and so connections) this process may have open; `None` if unknown or unlimited.
 pub(crate) fn open_files_max() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/limits").ok()?;

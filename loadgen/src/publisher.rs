@@ -115,9 +115,13 @@ impl Publisher {
         let run = &worker.shared.scenario.run;
         let number = plan.first + index;
         let seed = run.seed.wrapping_mul(0x1_0000_0001).wrapping_add(u64::from(number));
-        let payload = match plan.payload {
-            PayloadKind::Binary { bytes } => Payload::binary(bytes, seed),
-            PayloadKind::Telemetry { form, bytes } => Payload::telemetry(form, bytes, seed),
+        let payload = match &plan.payload {
+            PayloadKind::Binary { bytes } => Payload::binary(*bytes, seed),
+            PayloadKind::Lengths(lengths) => Payload::lengths(lengths, seed),
+            PayloadKind::Telemetry { form, bytes } => Payload::telemetry(*form, *bytes, seed),
+            PayloadKind::Template { form, fields, bytes } => {
+                Payload::template(*form, fields, *bytes, number, seed)
+            }
         };
         let version = plan.endpoint.version;
         let flags = (plan.qos, plan.retain);

@@ -210,6 +210,27 @@ impl Percentiles {
             max: histogram.max(),
         }
     }
+
+    /// Figure by figure the middle one of several; their extremes and their count in all. All zero of none.
+    pub(crate) fn median(all: &[Percentiles]) -> Percentiles {
+        let middle = |pick: fn(&Percentiles) -> u64| {
+            let mut values: Vec<u64> = all.iter().map(pick).collect();
+            values.sort_unstable();
+            values.get(values.len() / 2).copied().unwrap_or(0)
+        };
+        let count: u64 = all.iter().map(|it| it.count).sum();
+        Percentiles {
+            count,
+            mean: all.iter().map(|it| it.mean * it.count as f64).sum::<f64>() / count.max(1) as f64,
+            min: all.iter().map(|it| it.min).min().unwrap_or(0),
+            p50: middle(|it| it.p50),
+            p90: middle(|it| it.p90),
+            p99: middle(|it| it.p99),
+            p999: middle(|it| it.p999),
+            p9999: middle(|it| it.p9999),
+            max: all.iter().map(|it| it.max).max().unwrap_or(0),
+        }
+    }
 }
 
 /// One second of a run.

@@ -326,6 +326,11 @@ pub struct Interval {
 
 /// A worker thread, from its first connection to its last.
 fn work(shared: Arc<Shared>, counters: Arc<Counters>, timings: Arc<Timings>, thread: u32) {
+    if shared.scenario.run.spin > Duration::ZERO {
+        let plan = &shared.scenario.run;
+        // Those of several processes stay apart, too.
+        process::stay_on(process::Processor::FromLast((plan.part.0 * plan.threads + thread) as usize));
+    }
     let started = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let both = started.and_then(|runtime| {
         let worker = {

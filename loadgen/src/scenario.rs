@@ -15,12 +15,13 @@ use crate::clock::Micros;
 use crate::ledger::Rules;
 use crate::null::Manners;
 use crate::pattern::Pattern;
-use crate::payload::Form;
+use crate::payload::{Field, Form};
 use crate::replay::Replay;
 use crate::schedule::Arrivals;
 use crate::tls::TlsPlan;
 
 mod check;
+mod fields;
 mod section;
 
 use section::Section;
@@ -59,6 +60,9 @@ pub struct RunPlan {
     pub drain: Duration,
     /// Worker threads; connections are dealt out to them in turn.
     pub threads: u32,
+    /// A worker that has something due within so long does not sleep until then, so that it wakes in time; this costs it
+    /// the processor that it runs on.
+    pub spin: Duration,
     /// Seed of payloads and of Poisson gaps.
     pub seed: u64,
     /// Above this share of messages sent late by the generator itself, the run is invalid.
@@ -171,12 +175,23 @@ pub enum Pacing {
 }
 
 /// What messages carry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum PayloadKind {
     /// A binary header and random bytes.
     Binary {
         /// Length in all.
         bytes: usize,
+    },
+    /// The same in several lengths, at random.
+    Lengths(Vec<usize>),
+    /// Fields of one's own.
+    Template {
+        /// As JSON or CBOR.
+        form: Form,
+        /// Names and what they are, in order.
+        fields: Vec<(String, Field)>,
+        /// Length in all, or as short as it goes.
+        bytes: Option<usize>,
     },
     /// Random walks.
     Telemetry {

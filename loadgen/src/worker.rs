@@ -299,7 +299,7 @@ impl Worker {
         counters: Arc<Counters>,
         timings: Arc<Timings>,
     ) -> std::io::Result<Rc<Worker>> {
-        let pacer = Pacer::start(shared.clock)?;
+        let pacer = Pacer::start(shared.clock, shared.scenario.run.spin)?;
         let buffer = RefCell::new(vec![0; READ_BYTES]);
         let (opening, storming) = (Semaphore::new(OPENING_MAX), Semaphore::new(STORMING_MAX));
         Ok(Rc::new(Worker { shared, counters, timings, pacer, buffer, opening, storming }))

@@ -112,7 +112,7 @@ fn what_the_null_sink_refuses_is_answered_and_arrives_nowhere() {
 
     for qos in [1, 2] {
         let refuse = model::TopicFilter::new("load/2").ok();
-        let manners = Manners { refuse, per_second: None };
+        let manners = Manners { refuse, ..Manners::default() };
         let broker = NullBroker::start_at("127.0.0.1:0", Faults::default(), manners).unwrap();
         let overrides = [
             format!("url={}", broker.url()),
@@ -134,7 +134,7 @@ fn what_the_null_sink_refuses_is_answered_and_arrives_nowhere() {
 /// A lower bound of time only: that never fails on a slow machine.
 #[test]
 fn a_pace_takes_its_time() {
-    let manners = Manners { refuse: None, per_second: Some(2_000.0) };
+    let manners = Manners { per_second: Some(2_000.0), ..Manners::default() };
     let broker = NullBroker::start_at("127.0.0.1:0", Faults::default(), manners).unwrap();
     let overrides = [format!("url={}", broker.url()), "publishers.messages=1000".to_owned()];
     let scenario = Scenario::parse("test.toml", PAIRS, &overrides).unwrap();
@@ -147,10 +147,19 @@ fn a_pace_takes_its_time() {
 
 #[test]
 fn a_recording_is_offered_with_its_own_timing() {
+    let csv = |at| format!("{},{}", f64::from(at) / 1_000.0, at % 8);
+    let jsonl = |at| format!("{{\"time_us\": {}, \"publisher\": {}}}", at * 1_000, at % 8);
+    let lines = |line: &dyn Fn(u32) -> String| (0..400).map(line).collect::<Vec<_>>().join("\n");
+    replay("load.csv", &format!("time,publisher\n{}\n", lines(&csv)));
+    replay("load.jsonl", &lines(&jsonl));
+}
+
+/// 400 messages in 0.4 s.
+#[track_caller]
+fn replay(name: &str, recording: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("load.csv");
-    let lines: Vec<String> = (0..400).map(|at| format!("{},{}", at as f64 / 1_000.0, at % 8)).collect();
-    std::fs::write(&file, format!("time,publisher\n{}\n", lines.join("\n"))).unwrap();
+    let file = folder.path().join(name);
+    std::fs::write(&file, recording).unwrap();
     let text = format!(
         "[run]\nduration_secs = 20\nwarmup_secs = 0\nslip_max_percent = 100\n[publishers]\ncount = 4\n\
          replay = {file:?}\n[subscribers]\ncount = 4\n"
@@ -205,6 +214,18 @@ fn several_threads_share_one_ledger() {
 #[test]
 fn telemetry_is_judged_like_binary_payloads() {
     all_arrives(&["publishers.payload.kind=telemetry", "publishers.qos=1", "subscribers.qos=1"], 1);
+}
+
+#[test]
+fn templates_and_lengths_are_judged_like_any_other_payload() {
+    let fields = "publishers.payload.fields={ t = { walk = [-5, 5] }, on = { choice = [true, false] }, n = { counter = 1 } }";
+    for kind in ["json", "cbor"] {
+        all_arrives(
+            &[&format!("publishers.payload.kind={kind}"), fields, "publishers.qos=1", "subscribers.qos=1"],
+            1,
+        );
+    }
+    all_arrives(&["publishers.payload.lengths=[40, 64, 3000]"], 1);
 }
 
 #[test]

@@ -291,6 +291,52 @@ fn a_broker_that_goes_away_leaves_a_report_that_is_not_valid() {
     assert!(bench.path("r.html").exists() && bench.path("r.hlog").exists());
 }
 
+/// In front of the C library's: half a second after the start the wall clock is ten seconds earlier.
+const SET_BACK: &str = "\
+#include <time.h>
+#include <unistd.h>
+#include <sys/syscall.h>
+static struct timespec begun;
+__attribute__((constructor)) static void begin(void) { syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &begun); }
+int clock_gettime(clockid_t id, struct timespec *out) {
+  int failed = syscall(SYS_clock_gettime, id, out);
+  if (failed || id != CLOCK_REALTIME) return failed;
+  struct timespec now;
+  syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &now);
+  if ((now.tv_sec - begun.tv_sec) * 1e9 + (now.tv_nsec - begun.tv_nsec) > 5e8) out->tv_sec -= 10;
+  return 0;
+}
+";
+
+/// The compiler is the one that links Rust's programs, too.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn a_clock_that_is_set_back_makes_a_run_invalid_and_what_it_measured_is_kept() {
+    let (bench, broker) = (Bench::new(OPEN), sink(Faults::default()));
+    let (source, library) = (bench.path("clock.c"), bench.path("clock.so"));
+    std::fs::write(&source, SET_BACK).unwrap();
+    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status();
+    assert!(compiled.unwrap().success());
+    let mut command = bench.program();
+    command.args([
+        "run",
+        "s.toml",
+        "--quiet",
+        "--url",
+        &broker.url(),
+        "--json",
+        "r.json",
+        "--html",
+        "r.html",
+    ]);
+    let said = said(&command.env("LD_PRELOAD", &library).output().unwrap());
+    said.check(3, "INVALID: the system's clock went back by 10.0 s during the run");
+    let report = bench.json("r.json");
+    assert_eq!((&report["valid"], &report["verdict"]["arrived"]), (&false.into(), &200.into()));
+    assert!(report["latency_micros"]["count"].as_u64() == Some(200), "measured by a clock that nobody sets");
+    assert!(std::fs::read_to_string(bench.path("r.html")).unwrap().contains("the figures are not valid"));
+}
+
 #[test]
 fn a_process_to_watch_that_does_not_exist_is_named() {
     let (bench, broker) = (Bench::new(PAIRS), sink(Faults::default()));
@@ -344,7 +390,7 @@ fn a_process_that_fails_is_named_and_what_the_others_saw_is_kept() {
 
 #[test]
 fn the_knee_of_a_sink_with_a_pace_is_not_beyond_its_pace() {
-    let manners = Manners { refuse: None, per_second: Some(400.0) };
+    let manners = Manners { per_second: Some(400.0), ..Manners::default() };
     let broker = NullBroker::start_at("127.0.0.1:0", Faults::default(), manners).unwrap();
     let bench = Bench::new(&OPEN.replace("count = 2", "count = 1"));
     let mut command = bench.program();
@@ -394,7 +440,8 @@ fn two_reports_are_compared_and_what_is_worse_can_fail() {
     let mut command = bench.program();
     command.args(["compare", "a.json", "a.json", "--strict", "--html", "c.html"]);
     said(&command.output().unwrap()).check(0, "95 % interval");
-    assert!(std::fs::read_to_string(bench.path("c.html")).unwrap().contains("<svg"));
+    let page = std::fs::read_to_string(bench.path("c.html")).unwrap();
+    assert!(page.contains("<svg") && page.contains("Change, with its 95 % interval"), "{page}");
     let mut report = bench.json("a.json");
     for second in report["series"].as_array_mut().unwrap() {
         let arrived = second["arrived_per_sec"].as_u64().unwrap();

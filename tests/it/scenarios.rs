@@ -33,6 +33,7 @@ const SCENARIOS: &[(&str, &[&str])] = &[
     ("sharedsub", &["publishers.messages=200"]),
     ("slow", &["publishers.messages=50"]),
     ("slow-consumer", &["publishers.rate=200"]),
+    ("template", &["publishers.messages=200"]),
     ("upstream-throttle", &[]),
     ("user-properties", &["publishers.messages=200"]),
     ("wildcard-heavy", &["publishers.messages=50", "subscribers.ballast=20"]),
@@ -208,10 +209,8 @@ fn a_router_that_is_killed_under_the_load_keeps_every_promise() {
     assert!(verdict["arrived"].as_u64() >= verdict["acked"].as_u64(), "{verdict}");
 }
 
-/// Each contract over each transport in each version: the generator speaks them all, and so do we.
-#[test]
-fn every_transport_version_and_contract_carries_a_load() {
-    let authority = Authority::new();
+/// A router with a listener of each kind, and what a scenario needs to trust the encrypted one.
+fn router_of_every_transport(authority: &Authority) -> (Router, [String; 2]) {
     let server = authority.server("gateway", &["localhost"], 90);
     let router = Setup::new()
         .set("listener.ws.bind", "127.0.0.1:0")
@@ -220,7 +219,46 @@ fn every_transport_version_and_contract_carries_a_load() {
         .set("listener.tls.key", server.key.display())
         .start();
     let ca = format!("tls.ca={}", authority.file().display());
-    let trust = [ca, "tls.server_name=localhost".to_owned()];
+    (router, [ca, "tls.server_name=localhost".to_owned()])
+}
+
+/// Senders and receivers, those who come and go, groups, what is retained, wills: none of them is bound to plain TCP.
+#[test]
+fn scenarios_of_every_kind_run_over_tls_and_websocket_in_5_0() {
+    let authority = Authority::new();
+    let (router, trust) = router_of_every_transport(&authority);
+    for (name, listener, scheme) in [
+        ("fanin", "tls", "mqtts"),
+        ("sharedsub", "ws", "ws"),
+        ("retained-load", "tls", "mqtts"),
+        ("wildcard-heavy", "ws", "ws"),
+        ("conn-storm", "tls", "mqtts"),
+        ("reconnect-storm", "ws", "ws"),
+        ("will-storm", "tls", "mqtts"),
+        ("template", "ws", "ws"),
+    ] {
+        let url = format!("{scheme}://{}", router.listener(listener));
+        let mut overrides: Vec<String> = overrides_of(name).iter().map(|&text| text.to_owned()).collect();
+        overrides.extend(trust.iter().filter(|_| listener == "tls").cloned());
+        let text = std::fs::read_to_string(folder().join(format!("{name}.toml"))).expect("it is there");
+        for side in ["publishers", "subscribers", "clients"] {
+            if text.contains(&format!("[{side}]")) {
+                overrides.push(format!("{side}.version=\"5\""));
+            }
+        }
+        let (report, said) = run_with(name, &url, &overrides, &[]);
+        assert_eq!(report["verdict"]["broken"], serde_json::json!([]), "{name}: {said}");
+        let came =
+            report["verdict"]["arrived"].as_u64().unwrap_or(0) + report["connects"].as_u64().unwrap_or(0);
+        assert!(came > 0 && report["connects_failed"] == 0, "{name}: {said}");
+    }
+}
+
+/// Each contract over each transport in each version: the generator speaks them all, and so do we.
+#[test]
+fn every_transport_version_and_contract_carries_a_load() {
+    let authority = Authority::new();
+    let (router, trust) = router_of_every_transport(&authority);
     for (listener, scheme) in [("tcp", "mqtt"), ("ws", "ws"), ("tls", "mqtts")] {
         for version in ["3.1.1", "5"] {
             for qos in 0..=2 {

@@ -8,16 +8,16 @@ use std::time::Duration;
 use model::Qos;
 use wire::Version;
 
+use super::fields;
 use super::section::Section;
 use super::{
-    Clients, Endpoint, Join, Leave, Pacing, PayloadKind, Publishers, RunPlan, Scenario, Subscribers,
-    UpstreamPlan, WillPlan,
+    Clients, Endpoint, Join, Leave, Pacing, Publishers, RunPlan, Scenario, Subscribers, UpstreamPlan,
+    WillPlan,
 };
 use crate::address::Address;
 use crate::clock::Micros;
 use crate::ledger::Rules;
 use crate::null::Manners;
-use crate::payload::{Form, HEADER_BYTES, TELEMETRY_BYTES_MIN};
 use crate::replay::Replay;
 use crate::schedule::Arrivals;
 use crate::tls::TlsPlan;
@@ -180,6 +180,7 @@ fn check_run(mut run: Section<'_>) -> Option<RawRun> {
         warmup: run.seconds("warmup_secs", 0.0..=day).unwrap_or(Duration::from_secs(1)),
         drain: run.seconds("drain_secs", 0.0..=day).unwrap_or(Duration::from_secs(10)),
         threads: run.number("threads", 1..=64).unwrap_or(1),
+        spin: Duration::from_micros(run.number("spin_micros", 0..=1_000_000).unwrap_or(0)),
         seed: run.number("seed", 0..=i64::MAX).unwrap_or(1),
         slip_max_percent: run.real("slip_max_percent", 0.0..=100.0).unwrap_or(1.0),
         slip_tolerance: Duration::from_millis(run.number("slip_tolerance_millis", 1..=60_000).unwrap_or(10)),
@@ -242,7 +243,7 @@ fn check_upstream(mut section: Section<'_>) -> Option<UpstreamPlan> {
     };
     let per_second = section.real("per_second", 0.1..=1e7);
     section.finish();
-    Some(UpstreamPlan { listen, manners: Manners { refuse, per_second } })
+    Some(UpstreamPlan { listen, manners: Manners { refuse, per_second, ..Manners::default() } })
 }
 
 fn check_publishers(mut section: Section<'_>, defaults: &Defaults) -> Option<Publishers> {
@@ -279,7 +280,7 @@ fn check_publishers(mut section: Section<'_>, defaults: &Defaults) -> Option<Pub
         section.error("content_type", "3.1.1 has none: give version = \"5\" beside it");
     }
     let messages = section.number("messages", 1..=i64::MAX);
-    let payload = section.section("payload").and_then(check_payload);
+    let payload = section.section("payload").and_then(fields::payload);
     section.finish();
     Some(Publishers {
         count,
@@ -349,18 +350,6 @@ fn check_pacing(section: &mut Section<'_>, count: u32, batch: u32) -> Option<Pac
         }
     };
     Some(Pacing::Open { rate: rate?, arrivals })
-}
-
-fn check_payload(mut payload: Section<'_>) -> Option<PayloadKind> {
-    let kind = payload.choice("kind", &["binary", "telemetry", "cbor"]).unwrap_or("binary");
-    let smallest = if kind == "binary" { HEADER_BYTES } else { TELEMETRY_BYTES_MIN };
-    let bytes = payload.number("bytes", smallest as i64..=1 << 24);
-    payload.finish();
-    Some(match kind {
-        "telemetry" => PayloadKind::Telemetry { form: Form::Json, bytes },
-        "cbor" => PayloadKind::Telemetry { form: Form::Cbor, bytes },
-        _ => PayloadKind::Binary { bytes: bytes.unwrap_or(256) },
-    })
 }
 
 fn check_subscribers(mut section: Section<'_>, defaults: &Defaults) -> Option<Subscribers> {

@@ -42,6 +42,17 @@ impl<'a> Section<'a> {
         Some(Section { file: self.file, path, table, asked: Vec::new(), errors: self.errors })
     }
 
+    /// The table at place `index` of the list at `key`.
+    pub(super) fn item<'s>(&'s mut self, key: &str, index: usize, table: &'s Table) -> Section<'s> {
+        let path = format!("{}[{index}]", self.full(key));
+        Section { file: self.file, path, table, asked: Vec::new(), errors: self.errors }
+    }
+
+    /// Every key that is there, in order.
+    pub(super) fn keys(&self) -> Vec<String> {
+        self.table.keys().cloned().collect()
+    }
+
     /// Whether the key is there at all.
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
@@ -164,7 +175,8 @@ impl<'a> Section<'a> {
         }
     }
 
-    fn value(&mut self, key: &str) -> Option<&'a Value> {
+    /// Whatever is there.
+    pub(super) fn value(&mut self, key: &str) -> Option<&'a Value> {
         self.asked.push(key.to_owned());
         self.table.get(key)
     }

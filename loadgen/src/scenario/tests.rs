@@ -198,6 +198,92 @@ fn an_upstream_has_manners_and_an_address() {
     assert!(upstream("per_second = 0").unwrap_err().contains("upstream.per_second"));
 }
 
+const FIELDS: &str =
+    "[run]\nduration_secs = 1\n[publishers]\nrate = 1\n[publishers.payload]\nkind = \"json\"\n";
+
+#[test]
+fn a_template_has_the_fields_that_it_names() {
+    let text = "[publishers.payload.fields]\nsite = \"north\"\ncount = { counter = 1 }\n\
+                temperature = { walk = [10, 90.5], step = 0.5, start = 20, digits = 1 }\nload = { random = [0, 100], digits = 0 }\n\
+                state = { choice = [\"run\", 3, true] }\nname = { text = \"press{publisher:02}\" }\n\
+                axes = [1, { walk = [0, 1] }]\nmotor = { on = true, power = { random = [0, 5.5] } }\n";
+    let payload = parse(&format!("{FIELDS}{text}"), &[]).unwrap().publishers.unwrap().payload;
+    let PayloadKind::Template { form: Form::Json, fields, bytes: None } = payload else {
+        panic!("{payload:?}")
+    };
+    let names: Vec<&str> = fields.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["axes", "count", "load", "motor", "name", "site", "state", "temperature"]);
+    let range = crate::payload::Range { low: 100, high: 905, digits: 1 };
+    assert_eq!(fields[7].1, Field::Walk { range, step: 5, start: Some(200) });
+    assert!(matches!(&fields[3].1, Field::Object(inner) if inner.len() == 2), "{:?}", fields[3]);
+    assert!(matches!(&fields[0].1, Field::List(items) if items.len() == 2), "{:?}", fields[0]);
+    let cbor =
+        parse(&format!("{FIELDS}{text}"), &["publishers.payload.kind=cbor", "publishers.payload.bytes=600"]);
+    let payload = cbor.unwrap().publishers.unwrap().payload;
+    assert!(
+        matches!(payload, PayloadKind::Template { form: Form::Cbor, bytes: Some(600), .. }),
+        "{payload:?}"
+    );
+}
+
+#[test]
+fn a_field_that_makes_no_sense_is_refused_with_what_does() {
+    let check = |field: &str, expected: &str| {
+        let error = parse(FIELDS, &[&format!("publishers.payload.fields.x={field}")]).unwrap_err();
+        assert_eq!(error, format!("s.toml: publishers.payload.fields.x{expected}"));
+    };
+    let range = "[LOW, HIGH] with LOW below HIGH, both from -1000000000 to 1000000000 expected";
+    check("{ walk = [5, 1] }", &format!(".walk: [5, 1] found, {range}"));
+    check("{ random = 7 }", &format!(".random: 7 found, {range}"));
+    check("{ walk = [0, 1], step = 2 }", ".step: 2 found, a number from 0.01 to 1 expected");
+    check("{ walk = [0, 1], start = -1 }", ".start: -1 found, a number from 0 to 1 expected");
+    check("{ walk = [0, 1], digits = 9 }", ".digits: 9 found, a whole number from 0 to 6 expected");
+    check(
+        "{ walk = [0, 1], speed = 2 }",
+        ".speed: not a key of a scenario; here are known: digits, start, step, walk",
+    );
+    check("{ walk = [0, 1], choice = [1] }", ".choice: walk and choice found, one of them expected");
+    check("{ choice = [] }", ".choice: [] found, a list of one to 1000 texts, numbers or flags expected");
+    check("{ choice = [[1]] }", ".choice: [1] found, a text, a number, true or false expected");
+    check(
+        "{ text = \"{topic}\" }",
+        ".text: \"{topic}\" is not a pattern: only {publisher} and {sequence} is known here, not {topic}",
+    );
+    check("{ counter = 0.5 }", ".counter: 0.5 found, a whole number from -1000000000 to 1000000000 expected");
+    check("1979-05-27", ": 1979-05-27 found, a text, a number, true or false expected");
+    check("{ a = [{ walk = 1 }] }", &format!(".a[0].walk: 1 found, {range}"));
+}
+
+#[test]
+fn a_template_that_cannot_be_is_refused() {
+    let check = |overrides: &[&str], expected: &str| {
+        let error = parse(FIELDS, overrides).unwrap_err();
+        assert!(error.starts_with(&format!("s.toml: publishers.payload.{expected}")), "{error}");
+    };
+    check(&[], "fields: missing: what kind = \"json\" consists of");
+    check(&["publishers.payload.fields={}"], "fields: no field found, at least one expected");
+    check(
+        &["publishers.payload.fields.seq=1"],
+        "fields.seq: every payload has it already, as it has run, publisher",
+    );
+    let one = "publishers.payload.fields.x=1";
+    check(&[one, "publishers.payload.kind=telemetry"], "fields: means nothing with kind = \"telemetry\"");
+    check(&[one, "publishers.payload.bytes=90"], "bytes: 90 found, a whole number from ");
+    check(&[one, "publishers.payload.lengths=[50]"], "lengths: means nothing with kind = \"json\"");
+    let deep = format!("publishers.payload.fields.x={}1{}", "{ a = ".repeat(9), " }".repeat(9));
+    check(&[&deep], "fields.x.a.a.a.a.a.a.a.a: too deep: fields lie in at most 8 others");
+    let many = format!(
+        "publishers.payload.fields.x={{ {} }}",
+        (0..1_001).map(|n| format!("f{n} = 1")).collect::<Vec<_>>().join(", ")
+    );
+    check(&[&many], "fields.x.");
+    let lengths = ["publishers.payload.kind=binary", "publishers.payload.lengths=[64, 12]"];
+    check(&lengths, "lengths: [64, 12] found, a list of up to 64 whole numbers from 40 to 16777216");
+    let both =
+        ["publishers.payload.kind=binary", "publishers.payload.lengths=[64]", "publishers.payload.bytes=64"];
+    check(&both, "bytes: cannot stand beside lengths: take one of them");
+}
+
 #[test]
 fn only_5_0_says_what_a_payload_is() {
     refused(
@@ -253,6 +339,7 @@ fn every_scenario_we_ship_is_read() {
         "sharedsub",
         "slow",
         "slow-consumer",
+        "template",
         "upstream-throttle",
         "user-properties",
         "wildcard-heavy",
