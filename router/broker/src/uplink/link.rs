@@ -176,6 +176,8 @@ pub(super) struct Link {
     sent: u64,
     /// Highest QoS that the upstream takes.
     qos_max: Qos,
+    /// Whether it takes retained messages.
+    retain_available: bool,
     window: usize,
     packet_bytes_max: usize,
     keep_alive_millis: u64,
@@ -234,6 +236,7 @@ impl Link {
             exchanges,
             sent: 0,
             qos_max: Qos::ExactlyOnce,
+            retain_available: true,
             window: usize::from(setup.inflight_max).min(RING as usize),
             packet_bytes_max: usize::MAX,
             keep_alive_millis: u64::from(setup.keep_alive_secs) * 1_000,
@@ -374,6 +377,7 @@ impl Link {
         self.form.clear();
         self.setup.dialect.write(message, &mut self.form)?;
         self.form.qos = self.form.qos.min(self.qos_max);
+        self.form.retain &= self.retain_available; // [MQTT-3.2.2-14]
         let (before, was_idle) = (out.len(), self.inflight() == 0);
         // Always one, as long as less than the window is in flight: identifiers are many more.
         let begun = match self.form.qos {
@@ -630,6 +634,7 @@ impl Link {
             return Err(LinkError::Refused(ack.reason));
         }
         self.state = LinkState::Up;
+        self.retain_available = ack.retain_available;
         self.window = self.window.min(usize::from(ack.receive_max.get()));
         self.qos_max = ack.qos_max;
         for id in self.exchanges.let_in(ack.session_present) {

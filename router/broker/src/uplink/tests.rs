@@ -251,6 +251,32 @@ fn the_smaller_of_both_windows_holds() {
     }
 }
 
+/// [MQTT-3.2.2-14]
+#[test]
+fn where_retained_messages_are_not_available_they_are_sent_without_retain() {
+    for is_available in [true, false] {
+        let mut bench = Bench::new(rules());
+        let mut bytes = Vec::new();
+        let (topic, client_id, qos) = ("a/b", "a", Qos::AtLeastOnce);
+        let envelope =
+            Envelope { topic, client_id, user: "", qos, retain: true, properties: &[], payload: b"a1" };
+        envelope.encode(&mut bytes);
+        bench.lanes[1].1.push(bytes);
+        bench.carrier.grown(LANE, seq(2));
+        bench.carrier.connected(setup(1), at(0), &mut bench.out).expect("opens");
+        let mut ack = wire::ConnAck::new(false, ReasonCode::SUCCESS);
+        ack.retain_available = is_available;
+        let mut bytes = Vec::new();
+        wire::encode_connack(&mut bytes, Version::V5, &ack).expect("fits");
+        bench.out.clear();
+        bench.read(&bytes).expect("accepted");
+        bench.fill();
+        let frame = wire::split(&bench.out, 1 << 20).expect("a packet").expect("a whole one");
+        let Ok(Packet::Publish(publish)) = wire::decode(frame, Version::V5) else { panic!("a PUBLISH") };
+        assert_eq!(publish.retain, is_available);
+    }
+}
+
 #[test]
 fn places_are_delivered_without_gaps_whatever_the_order_of_answers() {
     let mut bench = Bench::up(rules(), 10);
