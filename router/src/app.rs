@@ -192,7 +192,8 @@ impl Router {
         let edge = EdgeNode::start(&config, &mailboxes).await?;
         let mut uplinks = uplinks(&config, &mut log, &mut tails, edge.as_ref())?;
         let hub = hub::parts(&config, edge.as_ref(), &mut uplinks, &mailboxes)?;
-        let gateway = Gateway::new(&config.gateway, &mut log, config.store.sync, &boot())?;
+        let mut gateway = Gateway::new(&config.gateway, &mut log, config.store.sync, &boot())?;
+        gateway.begin_life(uplinks.iter().flat_map(UplinkSetup::lanes), &mut log)?;
         let plan = Arc::new(plan(&config, &log.reader()));
         let disk_state = disk_state(&config, &mut log)?;
         log.commit().context("the lanes of the routes cannot be written")?;

@@ -1,9 +1,10 @@
 //! Who sent what, what arrived, and whether that is what was promised.
 //!
 //! In: how many messages of each publisher were acknowledged, and everything that arrived, in order. Out: a verdict.
-//! A payload can be made again from seed, publisher and number, so every bit of it is compared.
+//! A payload can be made again from seed, publisher and number, so every bit of it is compared. Where messages carry ids, each is that
+//! of one message alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use harness::{Random, Received};
 
@@ -32,6 +33,8 @@ pub(crate) struct Ledger {
     /// Next number that has not arrived yet, by publisher.
     next: Vec<u64>,
     repeats: u64,
+    /// Which message has which id: a receiver may drop what has one that it has seen.
+    ids: HashMap<String, (usize, u64)>,
     /// Whether a repeat is a fault.
     once: bool,
     faults: BTreeMap<&'static str, (u64, String)>,
@@ -40,7 +43,15 @@ pub(crate) struct Ledger {
 impl Ledger {
     pub(crate) fn new(seed: u64, acknowledged: Vec<u64>) -> Ledger {
         let next = vec![0; acknowledged.len()];
-        Ledger { seed, acknowledged, next, repeats: 0, once: false, faults: BTreeMap::new() }
+        Ledger {
+            seed,
+            acknowledged,
+            next,
+            repeats: 0,
+            ids: HashMap::new(),
+            once: false,
+            faults: BTreeMap::new(),
+        }
     }
 
     /// From now on everything must arrive once, and not more often.
@@ -58,6 +69,15 @@ impl Ledger {
         };
         if publisher >= self.next.len() || payload(self.seed, publisher, number) != message.payload {
             return self.fault("corrupt", format!("{} says it is {number}", message.topic));
+        }
+        for (_, id) in message.user_properties().into_iter().filter(|(name, _)| *name == "millrace-id") {
+            let first = *self.ids.entry(id.to_owned()).or_insert((publisher, number));
+            if first != (publisher, number) {
+                self.fault(
+                    "with the id of another message",
+                    format!("{id}: {first:?}, then {publisher}, {number}"),
+                );
+            }
         }
         let next = self.next[publisher];
         if number < next {

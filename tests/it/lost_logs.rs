@@ -88,10 +88,11 @@ fn after_a_repair_that_lost_a_log_no_new_message_has_the_id_of_an_old_one() {
     publish(&router, COUNT..COUNT + 100);
     until("the lane to drain", || (router.backlog() == 0).then_some(()));
     let record = recorder.record().clone();
-    // GATEWAY/STORE/LANE/SEQ: the first two are one life of the store.
+    // GATEWAY/STORE-LIFE/LANE/SEQ: what begins anew where a log is lost is STORE, for all lanes and places.
     let lives = |messages: &[Received]| -> BTreeSet<String> {
         let id = |it: &Received| it.user_properties().last().map(|it| it.1.to_owned()).expect("an id");
-        messages.iter().map(|it| id(it).split('/').take(2).collect::<Vec<_>>().join("/")).collect()
+        let store = |it: &Received| id(it).rsplit(['/', '-']).nth(3).expect("a number").to_owned();
+        messages.iter().map(store).collect()
     };
     let (before, after) = (lives(&record[..sent]), lives(&record[sent..]));
     assert_eq!((before.len(), after.len()), (1, 1), "{before:?} {after:?}");

@@ -174,6 +174,47 @@ fn a_puback_waits_for_the_disk_if_that_is_first() {
     assert_eq!((unwritten(&router), router.number("/store/records")), (9.0, 11));
 }
 
+fn ids(messages: &[Received]) -> Vec<&str> {
+    let id = |message| -> &str {
+        let properties = Received::user_properties(message);
+        properties.iter().find(|(name, _)| *name == "millrace-id").expect("an id").1
+    };
+    messages.iter().map(id).collect()
+}
+
+/// A receiver that drops repeats must drop nothing else: places that were never written are given again, ids are not.
+#[test]
+fn after_a_crash_no_other_message_has_an_id_that_was_seen_and_each_repeat_has_its_own() {
+    let upstream = Recorder::start();
+    let network = Proxy::to(upstream.address());
+    let mut router = with_link(gateway(&network, 200));
+    router.connect(&v5("publisher")).publish_all("factory/a", numbers(0..20));
+    assert_eq!((unwritten(&router), router.number("/store/records")), (20.0, 0));
+    router.kill();
+    router.start_again();
+    expect_state(&router, "up");
+    router.connect(&v5("publisher")).publish_all("factory/a", numbers(20..40));
+    assert_eq!((unwritten(&router), router.number("/store/records")), (20.0, 0));
+    // These are written, have arrived, and are repeated after the next crash.
+    upstream.withhold(true);
+    router.connect(&v5("publisher")).publish_all("factory/a", numbers(40..60));
+    assert_eq!(upstream.wait_for(60).len(), 60);
+    router.kill();
+    upstream.withhold(false);
+    router.start_again();
+    upstream.wait_for(80);
+    router.connect(&v5("publisher")).publish_all("factory/a", numbers(60..80));
+    let record = upstream.wait_for(100);
+    let expected: Vec<_> = numbers(0..60).chain(numbers(40..80)).collect();
+    assert_eq!(texts(&record), expected);
+    let ids = ids(&record);
+    let mut by_id = std::collections::BTreeMap::new();
+    for (id, text) in ids.iter().zip(&expected) {
+        assert_eq!(*by_id.entry(*id).or_insert(text), text, "{id}");
+    }
+    assert_eq!(by_id.len(), 80, "and each repeat has its own: {by_id:?}");
+}
+
 #[test]
 fn with_the_link_down_what_was_acknowledged_survives_a_kill() {
     let upstream = Recorder::start();

@@ -5,11 +5,12 @@
 use std::sync::Arc;
 
 use broker::uplink::{Dialect, InboundRules, Mapping, OWN_CLIENTS, Origin, Packing};
-use model::Limits;
+use model::{LaneId, Limits};
 use store::CommitLog;
 use wire::Version;
 
 use super::iothub::HubDialect;
+use super::lives;
 use super::packing::{InPayload, InTopic};
 use crate::clock::entropy;
 use crate::config::{MqttVersion, Properties, Topics, Uplink};
@@ -53,6 +54,18 @@ impl Gateway {
             log.state_delete(GATEWAY, b"unsynced")?;
         }
         Ok(Gateway { name: name.to_owned(), origin: Origin::new(name, number) })
+    }
+
+    /// Begins another life of the store, for the lanes of uplinks. The next commit keeps it.
+    pub(crate) fn begin_life(
+        &mut self,
+        lanes: impl Iterator<Item = LaneId>,
+        log: &mut store::Log,
+    ) -> Result<(), store::StoreError> {
+        for (lane, lives) in lives::begin(lanes, entropy() as u32, log)? {
+            self.origin.add_lives(lane, &lives);
+        }
+        Ok(())
     }
 }
 

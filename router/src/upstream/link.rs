@@ -230,7 +230,7 @@ impl Uplink {
         self.carrier.lost(by_peer, error, now);
         self.report();
         self.keep_positions();
-        self.source.set_link(self.setup.lanes.iter().map(|(lane, _)| *lane), false);
+        self.source.set_link(self.setup.lanes(), false);
         ended
     }
 
@@ -597,7 +597,7 @@ impl Uplink {
         self.up_since = Some(Instant::now());
         self.setup.status.connects.fetch_add(1, Ordering::Relaxed);
         self.setup.status.set(UplinkState::Up, None);
-        self.source.set_link(self.setup.lanes.iter().map(|(lane, _)| *lane), true);
+        self.source.set_link(self.setup.lanes(), true);
         self.setup.status.set_warning(None);
         self.targets.succeeded(self.clock.now().instant);
         self.report();

@@ -8,6 +8,7 @@ mod dialects;
 mod iothub;
 mod line;
 mod link;
+mod lives;
 mod local;
 mod packing;
 pub(crate) mod poison;
@@ -61,6 +62,13 @@ pub(crate) struct UplinkSetup {
     pub signer: Option<Arc<dyn Signer>>,
     /// Services that speak over its links, for IoT Hub.
     pub line: Option<Line>,
+}
+
+impl UplinkSetup {
+    /// Every lane that leads to it.
+    pub(crate) fn lanes(&self) -> impl Iterator<Item = LaneId> + use<'_> {
+        self.lanes.iter().map(|(lane, _)| *lane)
+    }
 }
 
 /// Runs all uplinks on this thread until `stop` says so; `commands` come from operators.

@@ -4,6 +4,7 @@
 //! Always: the same message at the same place gets the same form, so that a repeat is the same bytes with DUP.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -66,29 +67,44 @@ impl Form {
     }
 }
 
-/// Who this gateway is to those who read its messages: a name, and which life of its store.
+/// Who this gateway is to those who read its messages: a name, which store, and which life of it.
 ///
-/// A store that was made anew counts places from 1 again; without the second part its messages would seem to be repeats.
+/// A store that was made anew counts places from 1 again, and one that has crashed gives places again that it had not written
+/// (see decisions 0012 and 0064); without these numbers such messages would seem to be repeats.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
+    /// Of the store: what all its ids begin with.
     text: Arc<str>,
+    /// By lane, ascending: from this place on they were given in the life with this number.
+    lives: BTreeMap<LaneId, Arc<[(Seq, u32)]>>,
 }
 
 impl Origin {
     /// `gateway` has no `/`.
-    pub fn new(gateway: &str, incarnation: u32) -> Origin {
-        Origin { text: format!("{gateway}/{incarnation:08x}/").into() }
+    pub fn new(gateway: &str, store: u32) -> Origin {
+        Origin { text: format!("{gateway}/{store:08x}").into(), lives: BTreeMap::new() }
     }
 
-    /// Writes the id of a message: `GATEWAY/INCARNATION/LANE/SEQ`. The same for every repeat, and for nothing else.
+    /// From which places of a lane on which life gave them, ascending.
+    pub fn add_lives(&mut self, lane: LaneId, lives: &[(Seq, u32)]) {
+        self.lives.insert(lane, lives.into());
+    }
+
+    /// Writes the id of a message: `GATEWAY/STORE-LIFE/LANE/SEQ`, without `-LIFE` for a place that is older than all lives that
+    /// are known. The same for every repeat, and for nothing else.
     pub fn write_id(&self, lane: LaneId, seq: Seq, out: &mut String) {
         use fmt::Write as _;
+        const ROOM: &str = "a string takes everything";
+        let lives = self.lives.get(&lane).map_or(&[][..], |lives| &lives[..]);
         out.push_str(&self.text);
-        write!(out, "{}/{}", lane.0, seq.get()).expect("a string takes everything");
+        if let Some((_, life)) = lives.iter().rev().find(|(from, _)| *from <= seq) {
+            write!(out, "-{life:08x}").expect(ROOM);
+        }
+        write!(out, "/{}/{}", lane.0, seq.get()).expect(ROOM);
     }
 
-    /// Whether the message with this id has been sent by us.
+    /// Whether the message with this id has been sent by us, in whatever life.
     pub fn is_mine(&self, id: &str) -> bool {
-        id.starts_with(&*self.text)
+        id.strip_prefix(&*self.text).is_some_and(|rest| rest.starts_with(['/', '-']))
     }
 }

@@ -80,7 +80,7 @@ pub(in crate::config) static UPLINK_ID_PROPERTY: Key = key(
     "uplink.*.id_property",
     Allowed::TextOrNone,
     Default::Text("millrace-id"),
-    "User property that every message there carries: `GATEWAY/STORE/LANE/SEQ`, the same for each repeat. `\"\"` writes none; \
+    "User property that every message there carries: `GATEWAY/STORE-LIFE/LANE/SEQ`, the same for each repeat. `\"\"` writes none; \
      then loops over other brokers are not found.",
 );
 

@@ -101,3 +101,27 @@ fn an_id_is_ours_only_in_this_life_of_the_store() {
     assert_eq!(id, "gw1/00000001/3/1");
     assert!(ours.is_mine(&id) && !other.is_mine(&id));
 }
+
+#[test]
+fn an_id_names_the_life_that_gave_the_place() {
+    let place = |number| Seq::new(number).expect("not 0");
+    let id = |origin: &Origin, lane: u32, number: u64| {
+        let mut id = String::new();
+        origin.write_id(LaneId(lane), place(number), &mut id);
+        id
+    };
+    let mut ours = Origin::new("gw1", 1);
+    ours.add_lives(LaneId(3), &[(place(5), 0xA), (place(9), 0xB)]);
+    for (lane, number, expected) in [
+        (3, 4, "gw1/00000001/3/4"),
+        (3, 5, "gw1/00000001-0000000a/3/5"),
+        (3, 8, "gw1/00000001-0000000a/3/8"),
+        (3, 9, "gw1/00000001-0000000b/3/9"),
+        (4, 9, "gw1/00000001/4/9"),
+    ] {
+        assert_eq!(id(&ours, lane, number), expected);
+        assert!(ours.is_mine(expected));
+    }
+    assert!(ours.is_mine("gw1/00000001-0000dead/3/1"), "of a life that is forgotten");
+    assert!(!ours.is_mine("gw1/000000010/3/1") && !ours.is_mine("gw1/00000002-0000000a/3/5"));
+}
