@@ -213,6 +213,36 @@ fn a_device_whose_link_fails_does_not_touch_the_others() {
 }
 
 #[test]
+fn while_the_hub_keeps_up_a_spill_route_writes_nothing() {
+    let cloud = Cloud::start();
+    cloud.hub.put(Identity::device("d1").below("gw1")).expect("an identity");
+    let route =
+        |filter: &str| format!(r#"{{ route = 'FROM "{filter}" INTO $upstream', durability = "spill" }}"#);
+    let router = cloud
+        .edge()
+        .set("routes.all", route("devices/#"))
+        .set("routes.plain", route("site/#"))
+        .set("uplink.cloud.spill_after_ms", 600_000)
+        .start();
+    let up = || (router.status()["uplinks"][0]["state"] == "up").then_some(());
+    until("the gateway's link", up);
+    let mut publisher = router.connect(&v5("press7"));
+    // The link of d1 is opened for the first one, which waits in memory meanwhile.
+    publisher.publish_all("devices/d1/messages/events/", numbers(0..50));
+    publisher.publish_all("site/a", numbers(0..50));
+    cloud.wait_for(100);
+    let unwritten = || router.metric("millrace_spill_delivered_unwritten_total");
+    assert_eq!((unwritten(), router.number("/store/records")), (100.0, 0));
+    // With no link at all each message is written before it is acknowledged.
+    cloud.hub.set_offline(true);
+    until("no link", || (router.status()["uplinks"][0]["links"] == 0).then_some(()));
+    publisher.publish("site/a", "50", QOS_1);
+    assert_eq!(router.number("/store/records"), 1);
+    cloud.hub.set_offline(false);
+    cloud.wait_for(101);
+}
+
+#[test]
 fn a_dropped_connection_repeats_with_dup_and_the_same_id_and_loses_nothing() {
     let cloud = Cloud::start();
     cloud.hub.set_faults(Some("gw1"), Faults { drop_after_messages: Some(20), ..Faults::default() });

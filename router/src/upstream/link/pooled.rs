@@ -245,7 +245,10 @@ impl Shared {
         } else if error.is_some() {
             status.set_warning(error);
         }
-        status.links.store(core.carrier.links_up() as u64, Ordering::Relaxed);
+        let links = core.carrier.links_up();
+        status.links.store(links as u64, Ordering::Relaxed);
+        // One is enough: what another identity's must be opened for waits in memory for no longer than `spill_after_ms`.
+        core.source.set_link(core.setup.lanes(), links > 0);
     }
 }
 
