@@ -2,6 +2,7 @@
 
 use harness::{QOS_0, QOS_1, Router, v3, v5};
 use iothub::Identity;
+use wire::{Connect, Will};
 
 use crate::access::{as_user, passwd};
 use crate::cloud::{Cloud, drained};
@@ -76,4 +77,27 @@ fn whom_the_configuration_names_speaks_for_all_and_nobody_else_does() {
     let mut ids: Vec<_> = came.iter().map(|it| (it.id(), it.text())).collect();
     ids.sort();
     assert_eq!(ids, [("d1".into(), "for d1".into()), ("d2".into(), "for d2".into())]);
+}
+
+/// Rules for `devices/#` do not hold for a topic that only ends like one of theirs.
+#[test]
+fn a_topic_that_only_ends_like_a_devices_is_the_gateways_as_publication_and_as_will() {
+    const BEHIND: &str = "plant/devices/d1/messages/events/x=y";
+    let cloud = cloud();
+    let router = cloud
+        .edge()
+        .set("auth.acl", r#"["deny publish devices/#", "allow publish plant/#"]"#)
+        .set("auth.acl_default", "deny")
+        .set("routes.plain", r#"FROM "plant/#" INTO $upstream"#)
+        .start();
+    let will = Will { topic: BEHIND.to_owned(), payload: b"will".to_vec(), qos: QOS_1, ..Will::default() };
+    let mut sensor = router.connect(&Connect { will: Some(will), ..v5("sensor7") });
+    sensor.publish(BEHIND, "publication", QOS_1);
+    sensor.vanish();
+    let came = cloud.wait_for(2);
+    let seen: Vec<_> = came.iter().map(|it| (it.id(), it.text(), it.property("millrace-topic"))).collect();
+    let own = || "gw1/$edgeHub".into();
+    assert_eq!(seen, [(own(), "publication".into(), Some(BEHIND)), (own(), "will".into(), Some(BEHIND))]);
+    drained(&router);
+    assert_eq!(cloud.hub.count("d1"), 0);
 }

@@ -7,7 +7,7 @@ use harness::azure::{Cloud, DEVICE, GATEWAY, MODULE};
 use harness::{Client, Connection, QOS_1, ReasonCode, Router, Setup, Trust, Version, until, v3};
 use iothub::Identity;
 use serde_json::{Value, json};
-use wire::Connect;
+use wire::{Connect, Will};
 
 const HOST: &str = "127.0.0.1";
 
@@ -264,4 +264,33 @@ fn an_unprivileged_user_starts_beside_the_storage_of_an_edgehub() {
         assert_eq!(std::fs::read_to_string(file).expect("a file"), "what edgeHub has not delivered");
     }
     assert_eq!(std::fs::read_dir(&old).expect("a folder").count(), files.len());
+}
+
+/// Beside identities, too, whose `devices/#` nobody else may publish to.
+#[test]
+fn a_plain_client_speaks_for_no_identity_by_a_topic_that_only_ends_like_one_of_its() {
+    let cloud = Cloud::start();
+    let behind = format!("plant/devices/{DEVICE}/messages/events/");
+    let router = setup(&cloud)
+        .set("auth.anonymous", true)
+        .set("auth.acl", r#"["allow publish plant/#"]"#)
+        .set("routing.mode", "millrace")
+        .set("routes.up", r##"FROM "#" INTO $upstream"##)
+        .set("uplink.upstream.kind", "iothub")
+        .set("uplink.upstream.speakers", r#"["*"]"#)
+        .set("listener.plain.kind", "tcp")
+        .set("listener.plain.bind", "127.0.0.1:0")
+        .start();
+    let will = Will { topic: behind.clone(), payload: b"will".to_vec(), qos: QOS_1, ..Will::default() };
+    let mut sensor =
+        Client::connect(router.listener("plain"), &Connect { will: Some(will), ..v3("sensor7") });
+    sensor.publish(&behind, "publication", QOS_1);
+    sensor.vanish();
+    connect(&cloud, &router, DEVICE).publish(&format!("devices/{DEVICE}/messages/events/"), "honest", QOS_1);
+    until("all three", || (cloud.hub.recorded() >= 3).then_some(()));
+    let mut seen: Vec<_> = cloud.hub.telemetry().iter().map(|it| (it.id(), it.text())).collect();
+    seen.sort();
+    let expected = [(DEVICE, "honest"), (HUB, "publication"), (HUB, "will")];
+    assert_eq!(seen, expected.map(|(id, text)| (id.to_owned(), text.to_owned())));
+    assert_eq!(cloud.hub.violations(), []);
 }

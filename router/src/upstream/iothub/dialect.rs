@@ -60,8 +60,8 @@ impl Dialect for HubDialect {
         let envelope = message.envelope;
         let unfit = |_| Refusal::Unfit(Unfit::Properties);
         let mut bag = Bag::default();
-        let (device, module) = match topics::inbound(envelope.topic) {
-            Ok(Inbound::Telemetry { device, module, bag: level }) => {
+        let (device, module) = match sender(envelope.topic) {
+            Some((device, module, level)) => {
                 let level =
                     bag::decode(level, PROPERTIES_MAX).map_err(|_| Refusal::Unfit(Unfit::Properties))?;
                 for (name, value) in level.iter() {
@@ -69,7 +69,7 @@ impl Dialect for HubDialect {
                 }
                 (device, module)
             }
-            _ => {
+            None => {
                 bag.add(TOPIC, envelope.topic, None)?;
                 bag.add(CLIENT, envelope.client_id, None)?;
                 (self.own.device_id(), self.own.module_id())
@@ -120,9 +120,7 @@ impl Dialect for HubDialect {
     }
 
     fn identity<'a>(&'a self, envelope: &Envelope<'a>) -> Result<Cow<'a, str>, Refusal> {
-        let Ok(Inbound::Telemetry { device, module, .. }) = topics::inbound(envelope.topic) else {
-            return Ok(self.own.as_str().into());
-        };
+        let Some((device, module, _)) = sender(envelope.topic) else { return Ok(self.own.as_str().into()) };
         let identity: Cow<'a, str> = match module {
             None => device.into(),
             Some(module) => format!("{device}/{module}").into(),
@@ -140,6 +138,19 @@ impl Dialect for HubDialect {
         };
         if may_speak { Ok(identity) } else { Err(Refusal::Unfit(Unfit::Sender)) }
     }
+}
+
+/// Device, module and property bag of a topic that says who it is from; of any other topic `None`.
+///
+/// edgeHub takes anything before `devices/`, and so does the dialect's head, which stores what it has checked without that. Here
+/// it would get around rules for `devices/#`, which whoever may publish `plant/#` is not under.
+fn sender(topic: &str) -> Option<(&str, Option<&str>, &str)> {
+    let Ok(Inbound::Telemetry { device, module, bag }) = topics::inbound(topic) else { return None };
+    let mut rest = topic.strip_prefix("devices/")?.strip_prefix(device)?;
+    if let Some(module) = module {
+        rest = rest.strip_prefix("/modules/")?.strip_prefix(module)?;
+    }
+    rest.starts_with("/messages/events").then_some((device, module, bag))
 }
 
 /// Properties in order, each name once.

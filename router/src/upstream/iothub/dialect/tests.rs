@@ -124,3 +124,33 @@ fn nobody_speaks_for_an_identity_but_itself_and_whom_the_configuration_names() {
     strict.on_behalf_of = false;
     assert_eq!(identity(&strict, "", "devices/d2/messages/events/"), Err(Refusal::Unfit(Unfit::Identity)));
 }
+
+/// Rules for `devices/#` do not hold there.
+#[test]
+fn a_topic_that_has_a_device_behind_something_else_is_the_gateways() {
+    let mut lax = dialect(true);
+    lax.speakers = Speakers::Anyone;
+    for of_nobody in [
+        "plant/devices/d1/messages/events/x=y",
+        "plant/devices/d1/modules/m/messages/events/",
+        "xdevices/d1/messages/events/",
+        "/devices/d1/messages/events/",
+        "devices/d2/devices/d1/messages/events/",
+        "devices/d1/x/devices/d1/messages/events/",
+        "devices/d1/modules/m/devices/d1/messages/events",
+    ] {
+        assert_eq!(identity(&lax, "d1", of_nobody), Ok("gw1/$edgeHub".to_owned()), "{of_nobody}");
+        let topic = topic(&envelope(of_nobody, b"", b"")).expect("fits");
+        assert!(
+            topic.starts_with("devices/gw1/modules/%24edgeHub/")
+                || topic.starts_with("devices/gw1/modules/$edgeHub/"),
+            "{topic}"
+        );
+        assert!(topic.contains("millrace-topic="), "{topic}");
+    }
+    for of_d1 in
+        ["devices/d1/messages/events", "devices/d1/messages/events/", "devices/d1/messages/events/a=b/"]
+    {
+        assert_eq!(identity(&lax, "", of_d1), Ok("d1".to_owned()), "{of_d1}");
+    }
+}
