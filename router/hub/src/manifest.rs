@@ -464,6 +464,14 @@ pub fn no_clients_patch() -> Object {
     patch
 }
 
+/// The patch that makes room: it forgets the clients that have gone, or all of `reported`. `None`: there are none.
+pub fn fewer_clients_patch(reported: &Object, only_gone: bool) -> Option<Object> {
+    let clients = reported.get("clients")?.as_object()?;
+    let gone = clients.iter().filter(|(_, client)| !only_gone || client["status"] == "Disconnected");
+    let gone: Object = gone.map(|(key, _)| (key.clone(), Value::Null)).collect();
+    (!gone.is_empty()).then(|| [("clients".to_owned(), Value::Object(gone))].into_iter().collect())
+}
+
 fn client_key(client: &str) -> String {
     client.replace('.', "%2E").replace('$', "%24").replace(' ', "%20")
 }

@@ -193,6 +193,8 @@ pub(super) struct Core {
     /// How often that is read as a whole, and when the next time.
     refresh_millis: u64,
     refresh_at: Option<Instant>,
+    /// The own twin had no room for all clients, which was said.
+    is_own_full: bool,
     /// Identities to be looked up.
     refreshes: Vec<HubId>,
     wall: Timestamp,
@@ -243,6 +245,7 @@ impl Core {
             own: None,
             refresh_millis: 0,
             refresh_at: None,
+            is_own_full: false,
             refreshes: Vec::new(),
             wall: Timestamp(0),
         }

@@ -1,12 +1,13 @@
 //! The gateway's own twin: what it wants, and what the gateway says of itself and of its clients (`reference/edgehub.md` §6.3).
 //!
-//! In: the twin as IoT Hub has it, clients that come and go. Out: wishes, each version once; reported properties. Bound: a twin's.
+//! In: the twin as IoT Hub has it, clients that come and go. Out: wishes, each version once; reported properties. Bound: a twin's;
+//! what the gateway says of itself goes before clients, and clients that are here before modules that have gone.
 
 use hub::HubId;
-use hub::manifest::{ClientStatus, Report, client_patch, no_clients_patch};
+use hub::manifest::{ClientStatus, Report, client_patch, fewer_clients_patch, no_clients_patch};
 use hub::methods::Outcome;
 use hub::topics::{Feature, Features};
-use hub::twin::{Object, Twin};
+use hub::twin::{Object, Twin, TwinError};
 use model::{Instant, Timestamp};
 use time::OffsetDateTime;
 
@@ -93,20 +94,51 @@ impl Core {
         if self.own.is_some() && !self.is_own(client) {
             let at = rfc_3339(self.wall);
             let status = if is_here { ClientStatus::Connected(&at) } else { ClientStatus::Disconnected(&at) };
-            self.report_own(&client_patch(&id, status));
+            self.report_status(&client_patch(&id, status));
         }
     }
 
-    pub(super) fn report_own(&mut self, patch: &Object) {
-        let Some((id, _)) = &self.own else { return };
-        let Some(entry) = self.clients.get_mut(&**id) else { return };
-        let before = entry.twin.clone();
-        match entry.twin.report(patch) {
-            Ok(()) => {
-                self.changed.entry(Box::from(&**id)).or_insert(before);
-            }
-            Err(problem) => tracing::warn!(%problem, "the gateway's own twin does not take what it reports"),
+    /// Clients are said as far as a twin has room for them; modules that have gone make room for those that are here.
+    fn report_status(&mut self, patch: &Object) {
+        if let Err(problem) = self.report_with_room(patch, true)
+            && !std::mem::replace(&mut self.is_own_full, true)
+        {
+            tracing::warn!(%problem, "the gateway's own twin has no room for all clients; some are left out");
         }
+    }
+
+    /// What the gateway says of itself goes before what it says of its clients.
+    pub(super) fn report_own(&mut self, patch: &Object) {
+        if let Err(problem) = self.report_with_room(patch, false) {
+            tracing::warn!(%problem, "the gateway's own twin does not take what it reports");
+        }
+    }
+
+    /// Makes room for a report, if it needs some: by forgetting modules that have gone, or all clients.
+    fn report_with_room(&mut self, patch: &Object, only_gone: bool) -> Result<(), TwinError> {
+        let taken = self.try_report_own(patch);
+        if let Err(TwinError::Size(_) | TwinError::Pending(_)) = taken
+            && let Some(fewer) =
+                self.own_twin().and_then(|twin| fewer_clients_patch(&twin.reported, only_gone))
+        {
+            self.try_report_own(&fewer)?;
+            return self.try_report_own(patch);
+        }
+        taken
+    }
+
+    fn try_report_own(&mut self, patch: &Object) -> Result<(), TwinError> {
+        let Some((id, _)) = &self.own else { return Ok(()) };
+        let Some(entry) = self.clients.get_mut(&**id) else { return Ok(()) };
+        let before = entry.twin.clone();
+        entry.twin.report(patch)?;
+        self.changed.entry(Box::from(&**id)).or_insert(before);
+        Ok(())
+    }
+
+    fn own_twin(&self) -> Option<&Twin> {
+        let (id, _) = self.own.as_ref()?;
+        Some(&self.clients.get(&**id)?.twin)
     }
 }
 

@@ -637,3 +637,34 @@ fn a_report_for_which_there_is_no_room_now_is_told_so() {
     let told = bench.told();
     assert_eq!((&told[31], &told[32]), (&twin(204, "1", &NOTHING), &twin(429, "1", &NOTHING)));
 }
+
+#[test]
+fn the_own_twin_says_of_clients_what_it_has_room_for() {
+    let own = hub::HubId::parse("gw1/$edgeHub").expect("an id");
+    let mut bench = Bench::new(true);
+    bench.core.follow(&own, None);
+    let connect = |bench: &mut Bench, client: &str| {
+        let (client, features) = (client.into(), Features::default());
+        bench.ask(HubRequest::Connected { conn: CONN, client, features, model_id: None, client_type: None });
+    };
+    let status = |bench: &Bench, client: &str| {
+        let clients = &bench.core.clients["gw1/$edgeHub"].twin.reported["clients"];
+        clients.get(client).map(|client| client["status"].as_str().expect("a status").to_owned())
+    };
+    // Modules that have gone make room for who is here.
+    for number in 0..600 {
+        connect(&mut bench, &format!("gw1/m{number}"));
+        bench.ask(HubRequest::Disconnected { conn: CONN, client: format!("gw1/m{number}").into() });
+    }
+    assert_eq!(status(&bench, "gw1/m599").as_deref(), Some("Disconnected"));
+    assert_eq!((status(&bench, "gw1/m0"), bench.core.is_own_full), (None, false));
+    // When all of them are here, one is left out, and what the gateway says of itself is not.
+    for number in 0..600 {
+        connect(&mut bench, &format!("d{number}"));
+    }
+    assert!(status(&bench, "d0").is_some() && status(&bench, "d599").is_none() && bench.core.is_own_full);
+    bench.core.granted(7, &Err("x".repeat(2_000)));
+    let twin = &bench.core.clients["gw1/$edgeHub"].twin;
+    assert_eq!(twin.reported["lastDesiredVersion"], json!(7));
+    assert_eq!(twin.pending["lastDesiredVersion"], json!(7));
+}
