@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tracing::{error, info};
 
 use super::Router;
-use crate::config::{Config, Durability, Route, route_of_manifest};
+use crate::config::{Config, Route, route_of_manifest};
 use crate::iotedge::EdgeNode;
 use crate::mail::Mailbox;
 use crate::net::Arrival;
@@ -135,34 +135,74 @@ impl Router {
     }
 
     fn try_grant(&mut self, wish: &Wish) -> Result<(), String> {
-        let failed = |problems: Vec<String>| {
-            format!("Error while parsing desired properties - {}", problems.join("; "))
-        };
-        let limits = &self.config.limits;
-        let wanted = HubConfig::parse(&wish.desired, limits.routes_max as usize)
-            .map_err(|errors| failed(errors.iter().map(ToString::to_string).collect()))?;
-        let specs: Vec<_> = wanted.routes.iter().map(route_of_manifest).collect();
-        let options = Options { mode: Mode::EdgeHub, limits: limits.clone() };
-        let table = RouteTable::compile(&specs, &options).map_err(|errors| {
-            failed(errors.iter().map(|error| format!("routes.{}: {error}", error.route)).collect())
-        })?;
-        let route = |spec| Route { spec, durability: Durability::Disk };
-        let config = Config {
-            routes: specs.into_iter().map(route).collect(),
-            table: Arc::new(table),
-            ttl_millis: wanted.ttl_secs.map(|secs| secs * 1_000),
-            store_limit_bytes: wanted.store_bytes_max,
-            ..self.config.clone()
-        };
-        let unknown = config.routes_without_uplink();
-        if !unknown.is_empty() {
-            return Err(failed(vec![format!("routes without an uplink: {}", unknown.join(", "))]));
-        }
+        let (config, wanted) = granted(&self.config, wish)?;
         for ignored in &wanted.ignored {
             info!("the twin's {ignored} has no effect here");
         }
         self.is_led = true;
         self.swap(config);
         Ok(())
+    }
+}
+
+/// The configuration with the routes that the twin wants, and what else it says; or every mistake of it.
+fn granted(config: &Config, wish: &Wish) -> Result<(Config, HubConfig), String> {
+    let failed =
+        |problems: Vec<String>| format!("Error while parsing desired properties - {}", problems.join("; "));
+    let limits = &config.limits;
+    let wanted = HubConfig::parse(&wish.desired, limits.routes_max as usize)
+        .map_err(|errors| failed(errors.iter().map(ToString::to_string).collect()))?;
+    let specs: Vec<_> = wanted.routes.iter().map(route_of_manifest).collect();
+    let options = Options { mode: Mode::EdgeHub, limits: limits.clone() };
+    let table = RouteTable::compile(&specs, &options).map_err(|errors| {
+        failed(errors.iter().map(|error| format!("routes.{}: {error}", error.route)).collect())
+    })?;
+    // A twin has no word for what its routes promise.
+    let route = |spec| Route { spec, durability: config.durability };
+    let config = Config {
+        routes: specs.into_iter().map(route).collect(),
+        table: Arc::new(table),
+        ttl_millis: wanted.ttl_secs.map(|secs| secs * 1_000),
+        store_limit_bytes: wanted.store_bytes_max,
+        ..config.clone()
+    };
+    let unknown = config.routes_without_uplink();
+    if !unknown.is_empty() {
+        return Err(failed(vec![format!("routes without an uplink: {}", unknown.join(", "))]));
+    }
+    Ok((config, wanted))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::config::{ConfigArgs, Durability, load};
+
+    fn wish(routes: Value) -> Wish {
+        let Value::Object(desired) = json!({"schemaVersion": "1.1", "routes": routes}) else {
+            panic!("an object")
+        };
+        Wish { version: 4, desired }
+    }
+
+    #[test]
+    fn routes_of_the_twin_promise_what_is_usual_here() {
+        for (written, expected) in
+            [("", Durability::Disk), ("spill", Durability::Spill), ("memory", Durability::Memory)]
+        {
+            let mut args =
+                ConfigArgs { set: vec!["uplink.up.url=mqtt://h".to_owned()], ..Default::default() };
+            if !written.is_empty() {
+                args.set.push(format!("routing.durability={written}"));
+            }
+            let config = load(&args, std::iter::empty()).expect("good");
+            let route = "FROM /messages/* INTO $upstream";
+            let (config, _) = granted(&config, &wish(json!({ "a": route }))).expect("granted");
+            assert_eq!(config.routes[0].durability, expected);
+            let unknown = granted(&config, &wish(json!({"a": "FROM /messages/* INTO uplink('no')"})));
+            assert!(unknown.is_err_and(|problem| problem.contains("without an uplink")));
+        }
     }
 }

@@ -65,6 +65,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// The same routes, compiled.
     pub table: Arc<RouteTable>,
+    /// What routes promise that do not say it.
+    pub durability: Durability,
     /// Time to live of messages whose route states none, where a manifest or a twin says it.
     pub ttl_millis: Option<u64>,
     /// Most bytes that may wait in all lanes together, where a manifest or a twin says it.
@@ -340,6 +342,7 @@ impl Config {
             uplinks,
             routes,
             table,
+            durability: usual,
             ttl_millis: manifest.as_ref().and_then(|manifest| manifest.ttl_millis),
             store_limit_bytes: manifest.as_ref().and_then(|manifest| manifest.store_limit_bytes),
             limits,
