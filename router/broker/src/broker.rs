@@ -237,7 +237,7 @@ impl Broker {
             has_rules: setup.access.rules.is_some(),
             hub: None,
             has_hub: false,
-            hub_series: hub::series::Series::default(),
+            hub_series: hub::series::Series::within(setup.limits.series_bytes_max as usize),
             inputs_unkept: false,
             inputs_opening: 0,
             restored_unsaid: false,

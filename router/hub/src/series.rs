@@ -1,8 +1,8 @@
 //! What is counted and measured by name, for edgeHub's series (`reference/edgehub.md` §8).
 //!
 //! In: what happened to a message, a twin, a call, and whose it was. Out: counts and summaries by name. Cost: one search, no
-//! allocation but for a name that is new. Bound: [`COUNTS_MAX`] names of counts and [`SUMMARIES_MAX`] of summaries; further
-//! ones are counted together, and not measured.
+//! allocation but for a name that is new. Bound: [`COUNTS_MAX`] names of counts and [`SUMMARIES_MAX`] of summaries, and the bytes
+//! of [`Series::within`]; further ones are counted together, and not measured. Labels are cut at [`LABEL_BYTES_MAX`].
 
 use std::collections::BTreeMap;
 
@@ -14,6 +14,11 @@ use crate::summary::Summary;
 const COUNTS_MAX: usize = 10_000;
 /// Names of summaries.
 const SUMMARIES_MAX: usize = 2_000;
+/// Bytes of a label: a device with its module. Clients choose names of outputs, which may be longer.
+const LABEL_BYTES_MAX: usize = 257;
+/// What a count takes beside its name, and a summary: some hundred boxes.
+const COUNT_BYTES: usize = 64;
+const SUMMARY_BYTES: usize = 4_096;
 /// Between the parts of a name; no id has it.
 pub const SEPARATOR: char = '\0';
 
@@ -23,9 +28,17 @@ pub struct Series {
     counts: BTreeMap<Box<str>, u64>,
     summaries: BTreeMap<Box<str>, Summary>,
     name: String,
+    /// What names, counts and summaries take, and may take; `None`: these are sums of others.
+    bytes: usize,
+    bytes_max: Option<usize>,
 }
 
 impl Series {
+    /// Nothing yet, and never more than that.
+    pub fn within(bytes_max: usize) -> Series {
+        Series { bytes_max: Some(bytes_max), ..Series::default() }
+    }
+
     /// One more of these.
     pub fn count(&mut self, word: &str, labels: &[&str]) {
         self.add(word, labels, 1);
@@ -38,7 +51,7 @@ impl Series {
             *count += number;
             return;
         }
-        let is_full = self.counts.len() >= COUNTS_MAX;
+        let is_full = self.counts.len() >= COUNTS_MAX || !self.takes(COUNT_BYTES);
         let name = if is_full { "further" } else { self.name.as_str() };
         *self.counts.entry(name.into()).or_default() += number;
     }
@@ -48,7 +61,7 @@ impl Series {
         self.spell(word, labels);
         if let Some(summary) = self.summaries.get_mut(self.name.as_str()) {
             summary.observe(value, now);
-        } else if self.summaries.len() < SUMMARIES_MAX {
+        } else if self.summaries.len() < SUMMARIES_MAX && self.takes(SUMMARY_BYTES) {
             self.summaries.entry(self.name.as_str().into()).or_default().observe(value, now);
         }
     }
@@ -78,12 +91,22 @@ impl Series {
         }
     }
 
+    /// Takes room for the name that was spelled and what goes with it, if there is some.
+    fn takes(&mut self, beside: usize) -> bool {
+        let bytes = self.bytes + self.name.len() + beside;
+        let fits = self.bytes_max.is_none_or(|max| bytes <= max);
+        if fits {
+            self.bytes = bytes;
+        }
+        fits
+    }
+
     fn spell(&mut self, word: &str, labels: &[&str]) {
         self.name.clear();
         self.name.push_str(word);
         for label in labels {
             self.name.push(SEPARATOR);
-            self.name.push_str(label);
+            self.name.push_str(&label[..label.floor_char_boundary(LABEL_BYTES_MAX)]);
         }
     }
 }
@@ -106,5 +129,22 @@ mod tests {
         let mut sum = series.clone();
         sum.merge(&series);
         assert_eq!((sum.counts()["further"], sum.summaries()["size\x000"].count()), (10, 2));
+    }
+
+    /// Names of outputs are a client's choice.
+    #[test]
+    fn names_take_no_more_than_they_may() {
+        let mut series = Series::within(100_000);
+        for number in 0..1_000 {
+            series.count("received", &["d1", &format!("{number}{}", "é".repeat(2_000))]);
+            series.observe("size", &[&number.to_string()], 1.0, Timestamp(1));
+        }
+        let names = series.counts().keys().chain(series.summaries().keys());
+        let bytes: usize = names.map(|name| name.len()).sum();
+        let held = bytes + COUNT_BYTES * series.counts().len() + SUMMARY_BYTES * series.summaries().len();
+        assert!((90_000..=100_500).contains(&held), "{held}");
+        let counted: u64 = series.counts().values().sum();
+        assert_eq!(counted, 1_000);
+        assert!(series.counts()["further"] > 500 && series.counts().keys().all(|name| name.len() < 300));
     }
 }

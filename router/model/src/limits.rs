@@ -100,6 +100,8 @@ pub struct Limits {
     /// Memory that messages of `spill` routes take while the upstream keeps up and they need not be written, over all
     /// uplinks; above it the most of one lane is written.
     pub spill_bytes_max: u64,
+    /// Memory that edgeHub's series take, by identity and output, on each shard; above it further ones are counted together.
+    pub series_bytes_max: u32,
     /// Messages in flight to one upstream.
     pub uplink_inflight_max: u16,
     /// Bytes read ahead from the lanes of one uplink.
@@ -167,6 +169,7 @@ impl Limits {
         body_elements_bytes_max: 4 << 20,
         route_keys_max: 100_000,
         spill_bytes_max: 8 << 20,
+        series_bytes_max: 8 << 20,
         uplink_inflight_max: 16_384,
         uplink_read_bytes_max: 4 << 20,
         uplink_look_ahead_max: 16_384,

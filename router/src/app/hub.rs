@@ -94,6 +94,7 @@ pub(super) fn parts(
         directory,
         module,
         twin_refresh_secs: edge.twin_refresh_secs,
+        series_bytes_max: config.limits.series_bytes_max as usize,
         own,
     });
     Ok(Some(Parts { shards: (setup, desk), service, web: (web, arrivals), petitions }))

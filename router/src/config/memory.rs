@@ -86,6 +86,12 @@ impl Config {
                 limits.spill_bytes_max,
             ),
             holder(
+                "edgeHub's series",
+                if self.edge.is_some() { 3 * (shards + 1) } else { 0 },
+                "(three for each shard and for the services) × limits.series_bytes_max",
+                u64::from(limits.series_bytes_max),
+            ),
+            holder(
                 "in the store",
                 1,
                 "× what store.memtable_bytes and limits.packet_bytes_max lead to",

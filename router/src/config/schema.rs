@@ -818,6 +818,8 @@ limits! {
         "Keys that one shard's SAMPLE, THROTTLE and CHANGED clauses remember; the least used are forgotten.";
     spill_bytes_max: u64 = 65_536..=1_099_511_627_776,
         "Memory that messages of `spill` and `memory` routes take while they need not be written, over all uplinks; above it the lane that has most there is written.";
+    series_bytes_max: u32 = 65_536..=1_073_741_824,
+        "Memory that edgeHub's series take, by identity and output, on each shard; above it further ones are counted together.";
     uplink_inflight_max: u16 = 1..=32_766, "Messages in flight to one upstream.";
     uplink_read_bytes_max: u32 = 1_024..=4_294_967_295, "Bytes read ahead from the lanes of one uplink.";
     uplink_look_ahead_max: u32 = 1..=1_000_000,

@@ -262,6 +262,11 @@ impl Core {
         &self.series
     }
 
+    /// Says how much memory series may take.
+    pub(super) fn bound_series(&mut self, bytes_max: usize) {
+        self.series = Series::within(bytes_max);
+    }
+
     /// Says who the gateway is, upstream, and how often its own twin is read as a whole, if that is followed.
     pub(super) fn call_gateway(&mut self, id: &HubId, refresh_millis: u64) {
         self.gateway = id.as_str().into();

@@ -47,6 +47,8 @@ pub(crate) struct ServiceSetup {
     pub module: HubId,
     /// How often our own twin is read as a whole.
     pub twin_refresh_secs: u64,
+    /// Memory that series may take.
+    pub series_bytes_max: usize,
     /// Who does what our own twin wants, if somebody does.
     pub own: Option<Petition>,
 }
@@ -86,6 +88,7 @@ impl Service {
     pub(crate) fn new(setup: ServiceSetup) -> Service {
         let (orders, news) = setup.operator.map(|operator| (operator.orders, operator.news)).unzip();
         let mut core = Core::new(orders.is_some());
+        core.bound_series(setup.series_bytes_max);
         core.call_gateway(&setup.module, setup.twin_refresh_secs * 1_000);
         if setup.own.is_some() {
             core.follow(&setup.module, setup.shelf.load(setup.module.as_str()));
