@@ -182,9 +182,12 @@ mod tests {
     use crate::config::{ConfigArgs, Durability, load};
 
     fn wish(routes: Value) -> Wish {
-        let Value::Object(desired) = json!({"schemaVersion": "1.1", "routes": routes}) else {
-            panic!("an object")
-        };
+        let desired = json!({
+            "schemaVersion": "1.1",
+            "routes": routes,
+            "storeAndForwardConfiguration": { "timeToLiveSecs": 7200 },
+        });
+        let Value::Object(desired) = desired else { panic!("an object") };
         Wish { version: 4, desired }
     }
 
@@ -202,8 +205,9 @@ mod tests {
             let route = "FROM /messages/* INTO $upstream";
             let (config, _) = granted(&config, &wish(json!({ "a": route }))).expect("granted");
             assert_eq!(config.routes[0].durability, expected);
-            let unknown = granted(&config, &wish(json!({"a": "FROM /messages/* INTO uplink('no')"})));
-            assert!(unknown.is_err_and(|problem| problem.contains("without an uplink")));
         }
+        let nowhere = load(&ConfigArgs::default(), std::iter::empty()).expect("good");
+        let refused = granted(&nowhere, &wish(json!({"a": "FROM /messages/* INTO $upstream"})));
+        assert!(refused.is_err_and(|problem| problem.contains("without an uplink")));
     }
 }
