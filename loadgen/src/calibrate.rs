@@ -5,7 +5,7 @@
 //! same in pairs, an open loop far below both (how late a message leaves, and how long it takes through the sink:
 //! an upper bound of what the generator adds, as kernel and sink are in it), and a crowd of connections (memory).
 //! The open loop is run in two ways, as a run does it that says nothing and with `run.spin_micros`, each beside the least
-//! that this machine can do: a byte to an echo and back at the same times ([`floor`]). All four take turns in short rounds,
+//! that this machine can do: a byte to an echo and back at the same times (`floor`). All four take turns in short rounds,
 //! and the medians count: where others have a part of the machine, one long measurement tells mostly of them.
 
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -312,8 +312,8 @@ impl Calibration {
         let missed = self.latency_micros.p99 >= ADDED_P99_MICROS_MAX;
         (missed && awake.latency_micros.p99 >= ADDED_P99_MICROS_MAX).then(|| {
             format!(
-                "an echoed byte alone, by threads that never sleep, is {} µs on its way at p99: that much of it is the \
-                 machine, which others use too, and not the generator",
+                "an echoed byte alone, by threads that never sleep, is {} µs on its way at p99 and misses \
+                 the target, too: whatever the machine was busy with meanwhile is in both figures",
                 awake.latency_micros.p99
             )
         })
