@@ -16,7 +16,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use model::{LaneId, Priority, Seq, Timestamp};
 use wire::ReasonCode;
 
-use super::{Written, at, connack, mapping, puback, record, rules, seq, setup, take_written};
+use super::drawn::{Kind, serial};
+use super::{Written, at, connack, mapping, puback, rules, seq, setup, take_written};
 use crate::random::Random;
 use crate::tests::seeds::replay;
 use crate::uplink::{Aside, Carrier, LinkError, LinkSetup, PoolRules, Reading, Rules, Schedule};
@@ -29,16 +30,6 @@ const OWN: &str = "gw";
 const IDENTITIES: [&str; 6] = [OWN, "a", "b", "c", "d", "e"];
 const PACKET_BYTES_MAX: u32 = 300;
 const INFLIGHT_MAX: u16 = 8;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Fine,
-    Forbidden,
-    Invalid,
-    Deadly,
-    Large,
-    Junk,
-}
 
 struct Message {
     lane: usize,
@@ -115,12 +106,6 @@ struct World {
     last: BTreeMap<(usize, usize, usize), usize>,
     asides: Vec<Aside>,
     ends: u64,
-}
-
-/// Which message it is.
-fn serial(written: &Written) -> usize {
-    let text = String::from_utf8_lossy(&written.payload);
-    text.split(':').next().expect("serial:…").parse().expect("a number")
 }
 
 fn index_of(identity: &str) -> usize {
@@ -217,25 +202,13 @@ impl World {
 
     fn publish(&mut self) {
         let (lane, identity) = (self.below(LANES.len()), self.below(IDENTITIES.len()));
-        let kind = match self.below(60) {
-            0 => Kind::Forbidden,
-            1 => Kind::Invalid,
-            2 => Kind::Deadly,
-            3 => Kind::Large,
-            4 => Kind::Junk,
-            _ => Kind::Fine,
-        };
+        let kind = Kind::of(self.below(60));
         // Now and then a backlog at once.
         let count = if self.below(40) == 0 && kind == Kind::Fine { 300 } else { 1 };
         for _ in 0..count {
             let expires = (self.below(20) == 0).then(|| self.now + self.random.next() % 5_000);
             let number = self.messages.len();
-            let mut payload = format!("{number}:").into_bytes();
-            payload.resize(payload.len() + if kind == Kind::Large { 400 } else { self.below(100) }, b'.');
-            let bytes = match kind {
-                Kind::Junk => b"junk".to_vec(),
-                _ => record(IDENTITIES[identity], &payload),
-            };
+            let bytes = kind.record(IDENTITIES[identity], number, || self.below(100));
             self.messages.push(Message { lane, identity, kind, bytes, expires });
             self.lanes[lane].places.push(number);
         }

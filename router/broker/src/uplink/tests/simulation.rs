@@ -16,7 +16,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use model::{Instant, LaneId, Priority, Seq, ShardId, SpillTicket, Timestamp};
 use wire::ReasonCode;
 
-use super::{Written, at, connack, puback, record, rules, seq, setup, take_written};
+use super::drawn::{Kind, serial};
+use super::{Written, at, connack, puback, rules, seq, setup, take_written};
 use crate::front::{Front, Held, Progress, Safe};
 use crate::random::Random;
 use crate::tests::seeds::replay;
@@ -28,16 +29,6 @@ const LANES: [LaneId; 3] = [LaneId(3), LaneId(1), LaneId(2)];
 const PRIORITIES: [i64; 3] = [0, 5, 2_000_000_000];
 const SENDERS: usize = 4;
 const PACKET_BYTES_MAX: u32 = 300;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Fine,
-    Forbidden,
-    Invalid,
-    Deadly,
-    Large,
-    Junk,
-}
 
 struct Message {
     lane: usize,
@@ -146,12 +137,6 @@ struct World {
     asides: Vec<Aside>,
 }
 
-/// Which message it is.
-fn serial(written: &Written) -> usize {
-    let text = String::from_utf8_lossy(&written.payload);
-    text.split(':').next().expect("serial:…").parse().expect("a number")
-}
-
 impl World {
     fn new(seed: u64) -> World {
         let mut random = Random(seed);
@@ -258,23 +243,11 @@ impl World {
     fn publish(&mut self) {
         let lane = self.below(LANES.len());
         let sender = self.below(SENDERS);
-        let kind = match self.below(60) {
-            0 => Kind::Forbidden,
-            1 => Kind::Invalid,
-            2 => Kind::Deadly,
-            3 => Kind::Large,
-            4 => Kind::Junk,
-            _ => Kind::Fine,
-        };
+        let kind = Kind::of(self.below(60));
         let kind = if self.is_fair && self.below(8) > 0 { Kind::Fine } else { kind };
         let expires = (self.below(10) == 0).then(|| self.now + self.random.next() % 2_000);
         let number = self.messages.len();
-        let mut payload = format!("{number}:").into_bytes();
-        payload.resize(payload.len() + if kind == Kind::Large { 400 } else { self.below(100) }, b'.');
-        let bytes = match kind {
-            Kind::Junk => b"junk".to_vec(),
-            _ => record(&format!("sender-{sender}"), &payload),
-        };
+        let bytes = kind.record(&format!("sender-{sender}"), number, || self.below(100));
         let spill = (self.below(3) < self.spills).then(|| {
             self.spilled = self.spilled.next();
             self.spilled
