@@ -75,6 +75,7 @@ pub(crate) struct Terms<'a> {
 
 impl Broker {
     /// Sends a publication to the subscribers of this shard; `found` is what its topic met.
+    #[inline]
     pub(crate) fn deliver_all(
         &mut self,
         found: &mut Found,
@@ -417,10 +418,11 @@ impl Broker {
         now: Now,
         effects: &mut Effects,
     ) {
-        if !self.sessions[key.0 as usize].posts.is_empty() {
+        let mut session = &mut self.sessions[key.0 as usize];
+        if !session.posts.is_empty() {
             self.settle_post(key, packet_id, now, effects);
+            session = &mut self.sessions[key.0 as usize];
         }
-        let session = &mut self.sessions[key.0 as usize];
         let Acked::Known { head } = session.inflight.acknowledge(packet_id) else {
             if !self.settle_unwritten(key, packet_id, now, effects) {
                 self.counters.unexpected_acks += 1;
