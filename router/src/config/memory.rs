@@ -80,7 +80,7 @@ impl Config {
                 u64::from(limits.commit_bytes_max),
             ),
             holder(
-                "of spill routes, not written",
+                "of spill and memory routes, not written",
                 u64::from(uplinks > 0),
                 "× limits.spill_bytes_max",
                 limits.spill_bytes_max,
