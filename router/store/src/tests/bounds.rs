@@ -26,7 +26,7 @@ fn open_files_are_bounded_whatever_the_number_of_lanes() {
     let mut log = Log::open(&options).unwrap();
     let lanes: Vec<_> = (0..2_000).map(|at| log.lane(&format!("lane/{at}")).unwrap()).collect();
     let mut most = 0;
-    for round in 1..=3 {
+    for round in 1..=5 {
         for &lane in &lanes {
             log.append(lane, &[&payload(lane, round, 4_000)], NOW, None).unwrap();
             if log.staged_bytes() > 200_000 {
@@ -40,10 +40,11 @@ fn open_files_are_bounded_whatever_the_number_of_lanes() {
     assert!(most <= FILES_MAX + 32, "{most} files were open");
     log.reader().merge_all().unwrap();
     for &lane in &lanes {
-        assert_eq!(read_all(&log, lane, seq(1), NOW).unwrap().0.len(), 3);
+        assert_eq!(read_all(&log, lane, seq(1), NOW).unwrap().0.len(), 5);
     }
     let files = fs::read_dir(options.path.join("rocksdb")).unwrap().count();
-    assert!(files > 150, "{files} files are not many");
+    // More than may be open, or the next line could not fail.
+    assert!(files > FILES_MAX + 32, "{files} files are not many");
     let open = open_files(&directory);
     assert!(open <= FILES_MAX, "{open} of {files} files are open");
     // One lane or two thousand: it opens no more of them to start.
