@@ -1,9 +1,14 @@
 //! Twins: the document, patches, what IoT Hub takes as one (`reference/edgehub.md` §2.7, §9.5).
 //!
 //! May use: JSON. In: documents and patches. Out: documents, patches, what to tell the client.
-//! Bound: [`DOCUMENT_BYTES_MAX`] for reported properties, and for what is pending of them; [`DEPTH_MAX`] for their nesting.
+//! Bound: [`DOCUMENT_BYTES_MAX`] for reported properties, [`PENDING_BYTES_MAX`] for what is pending of them; [`DEPTH_MAX`] for
+//! their nesting.
 //! Invariant: a stored document has no nulls; a pending patch keeps them, because they delete.
+//! Reading order: this, `pending`.
 
+mod pending;
+
+pub use pending::{PENDING_BYTES_MAX, Pending};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -34,9 +39,9 @@ pub struct Twin {
     pub reported: Object,
     /// Its version upstream; `None` if we never heard.
     pub reported_version: Option<u64>,
-    /// What the client said and upstream has not taken yet, as one patch.
-    #[serde(default)]
-    pub pending: Object,
+    /// What the client said and upstream has not taken yet.
+    #[serde(flatten)]
+    pub pending: Pending,
 }
 
 /// Why something is no twin, or no patch of one. All but [`TwinError::Pending`] are the sender's mistake: 400.
@@ -69,8 +74,8 @@ pub enum TwinError {
     /// Over [`DOCUMENT_BYTES_MAX`].
     #[error("the document would have {0} bytes; {DOCUMENT_BYTES_MAX} is the most")]
     Size(usize),
-    /// Over [`DOCUMENT_BYTES_MAX`] together: later, when upstream has taken some, it may fit.
-    #[error("what upstream has not taken yet would have {0} bytes; {DOCUMENT_BYTES_MAX} is the most")]
+    /// Over [`PENDING_BYTES_MAX`] together: later, when upstream has taken some, it may fit.
+    #[error("what upstream has not taken yet would have {0} bytes; {PENDING_BYTES_MAX} is the most")]
     Pending(usize),
 }
 
@@ -96,7 +101,7 @@ impl Twin {
         };
         let (desired, desired_version) = part("desired")?;
         let (reported, reported_version) = part("reported")?;
-        Ok(Twin { desired, desired_version, reported, reported_version, pending: Object::new() })
+        Ok(Twin { desired, desired_version, reported, reported_version, pending: Pending::default() })
     }
 
     /// What a client gets for GET: with versions where they are known.
@@ -115,21 +120,26 @@ impl Twin {
         let mut reported = self.reported.clone();
         merge(&mut reported, patch);
         check_size(&reported)?;
-        let mut pending = self.pending.clone();
-        merge_patch(&mut pending, patch);
-        // Nulls stay in it, and it is sent as one patch.
-        check_size(&pending).map_err(|error| match error {
-            TwinError::Size(bytes) => TwinError::Pending(bytes),
-            other => other,
-        })?;
-        (self.reported, self.pending) = (reported, pending);
+        self.pending.add(patch)?;
+        self.reported = reported;
         Ok(())
     }
 
-    /// Upstream took `sent`, which was pending; what came meanwhile stays.
+    /// What upstream is to be told now; the same again until it has it.
+    pub fn next_report(&mut self) -> Option<&Object> {
+        self.pending.next()
+    }
+
+    /// Upstream has taken `sent`, or refused it for good; what came meanwhile stays.
     pub fn reported(&mut self, sent: &Object, version: Option<u64>) {
         self.reported_version = version.or(self.reported_version);
-        forget_sent(&mut self.pending, sent);
+        self.pending.taken(sent);
+    }
+
+    /// There is no upstream: what was reported is all there is, in this version.
+    pub fn keep_here(&mut self, version: u64) {
+        self.reported_version = Some(version);
+        self.pending = Pending::default();
     }
 
     /// Takes a patch of desired properties from upstream.
@@ -157,8 +167,7 @@ impl Twin {
         self.desired_version = fresh.desired_version;
         self.reported = fresh.reported;
         self.reported_version = fresh.reported_version;
-        let pending = self.pending.clone();
-        merge(&mut self.reported, &pending);
+        self.pending.apply(&mut self.reported);
         if patch.is_empty() || !knew {
             return None;
         }
@@ -204,9 +213,15 @@ pub fn check(patch: &Object) -> Result<(), TwinError> {
 }
 
 fn check_size(document: &Object) -> Result<(), TwinError> {
+    let bytes = bytes_of(document)?;
+    if bytes > DOCUMENT_BYTES_MAX { Err(TwinError::Size(bytes)) } else { Ok(()) }
+}
+
+/// The length of something as compact JSON.
+fn bytes_of(document: &impl Serialize) -> Result<usize, TwinError> {
     let mut counted = Counted(0);
     serde_json::to_writer(&mut counted, document).map_err(|error| TwinError::Json(error.to_string()))?;
-    if counted.0 > DOCUMENT_BYTES_MAX { Err(TwinError::Size(counted.0)) } else { Ok(()) }
+    Ok(counted.0)
 }
 
 /// Counts what is written.
@@ -278,36 +293,6 @@ pub fn merge(document: &mut Object, patch: &Object) {
             other => {
                 document.insert(name.clone(), other.clone());
             }
-        }
-    }
-}
-
-/// Puts a later patch behind an earlier one: both in one, nulls kept.
-pub fn merge_patch(earlier: &mut Object, later: &Object) {
-    for (name, value) in later {
-        match (earlier.get_mut(name), value) {
-            (Some(Value::Object(have)), Value::Object(below)) => merge_patch(have, below),
-            _ => {
-                earlier.insert(name.clone(), value.clone());
-            }
-        }
-    }
-}
-
-/// Takes out of `pending` what was sent with exactly that value.
-fn forget_sent(pending: &mut Object, sent: &Object) {
-    for (name, value) in sent {
-        match (pending.get_mut(name), value) {
-            (Some(Value::Object(have)), Value::Object(below)) if !below.is_empty() => {
-                forget_sent(have, below);
-                if have.is_empty() {
-                    pending.remove(name);
-                }
-            }
-            (Some(have), value) if have == value => {
-                pending.remove(name);
-            }
-            _ => {}
         }
     }
 }

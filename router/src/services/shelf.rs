@@ -1,7 +1,7 @@
 //! Twins on the disk: a sealed file for each identity, in `store.path`/edge/twins.
 //!
 //! In: twins. Out: the same, after any restart. A file is replaced as a whole; what cannot be opened counts as not there, and
-//! is said: IoT Hub has the twin, and a client reports again. Bound: a file of at most twice a document for each identity.
+//! is said: IoT Hub has the twin, and a client reports again. Bound: two documents, and twice what may be pending, for each identity.
 
 use std::fs;
 use std::io;

@@ -631,11 +631,46 @@ fn nothing_is_heard_for_a_client_that_is_forgotten_once_its_report_is_kept() {
 fn a_report_for_which_there_is_no_room_now_is_told_so() {
     let mut bench = Bench::new(true);
     bench.connect(&[]);
-    for number in 0..33 {
-        bench.report("1", &json!({ format!("{}{number:02}", "n".repeat(1_000)): null }));
+    for number in 0..130 {
+        bench.report("1", &json!({ format!("{}{number:03}", "n".repeat(1_000)): null }));
     }
     let told = bench.told();
-    assert_eq!((&told[31], &told[32]), (&twin(204, "1", &NOTHING), &twin(429, "1", &NOTHING)));
+    assert_eq!((&told[128], &told[129]), (&twin(204, "1", &NOTHING), &twin(429, "1", &NOTHING)));
+
+    // IoT Hub gets them one after the other, none larger than it takes.
+    bench.up();
+    bench.said();
+    let (mut names, mut patches) = (0, 0);
+    bench.pass(0);
+    while let Some((topic, patch)) = bench.said().into_iter().find(|(topic, _)| topic.contains("reported")) {
+        assert!(patch.to_string().len() <= twin::DOCUMENT_BYTES_MAX);
+        assert!(bench.said().is_empty(), "one at a time");
+        names += patch.as_object().expect("an object").len();
+        patches += 1;
+        let rid = topic.rsplit('=').next().expect("an id");
+        bench.hear(&format!("$iothub/twin/res/204/?$rid={rid}&$version={patches}"), &NOTHING);
+    }
+    assert_eq!((names, patches), (129, 5));
+    assert_eq!(bench.core.numbers().reports_up, 5);
+}
+
+/// One patch that says both would keep what IoT Hub has below `a`.
+#[test]
+fn an_object_reported_after_a_deletion_replaces_what_iot_hub_has() {
+    let mut bench = Bench::new(true);
+    bench.connect(&[]);
+    bench.report("1", &json!({"a": null}));
+    bench.report("2", &json!({"a": {"b": 1}}));
+    bench.up();
+    let mut patches = Vec::new();
+    bench.pass(0);
+    while let Some((topic, patch)) = bench.said().into_iter().find(|(topic, _)| topic.contains("reported")) {
+        patches.push(patch);
+        let rid = topic.rsplit('=').next().expect("an id");
+        bench.hear(&format!("$iothub/twin/res/204/?$rid={rid}"), &NOTHING);
+    }
+    assert_eq!(patches, [json!({"a": null}), json!({"a": {"b": 1}})]);
+    assert!(bench.core.clients["d1"].twin.pending.is_empty());
 }
 
 #[test]
@@ -666,5 +701,4 @@ fn the_own_twin_says_of_clients_what_it_has_room_for() {
     bench.core.granted(7, &Err("x".repeat(2_000)));
     let twin = &bench.core.clients["gw1/$edgeHub"].twin;
     assert_eq!(twin.reported["lastDesiredVersion"], json!(7));
-    assert_eq!(twin.pending["lastDesiredVersion"], json!(7));
 }

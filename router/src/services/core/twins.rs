@@ -45,9 +45,8 @@ impl Core {
         };
         if status == 204 {
             if !has_cloud {
-                let pending = entry.twin.pending.clone();
                 let next = entry.twin.reported_version.unwrap_or_default() + 1;
-                entry.twin.reported(&pending, Some(next));
+                entry.twin.keep_here(next);
             }
             self.changed.entry(client.into()).or_insert(before);
             self.numbers.reports += 1;
@@ -67,10 +66,10 @@ impl Core {
     /// Sends what is pending, if it may be sent now.
     pub(super) fn report_up(&mut self, client: &str, now: Instant) {
         let Some(entry) = self.clients.get_mut(client).filter(|entry| entry.may_report(now)) else { return };
+        let Some(patch) = entry.twin.next_report().cloned() else { return };
         entry.is_reporting = true;
         entry.report_at = now.plus_millis(REPORT_MILLIS);
-        let pending = entry.twin.pending.clone();
-        self.ask(client, What::Report(pending), now);
+        self.ask(client, What::Report(patch), now);
     }
 
     pub(super) fn ask(&mut self, client: &str, what: What, now: Instant) {
@@ -121,8 +120,13 @@ impl Core {
                     entry.report_at = now.plus_millis(AGAIN_MILLIS);
                     return;
                 }
+                if entry.twin.pending.is_leaving() {
+                    // The rest of what is one report; IoT Hub does not take it at once.
+                    entry.report_at = now;
+                }
                 self.changed.entry(client.clone()).or_insert(before);
                 self.let_go(&client);
+                self.report_up(&client, now);
             }
             What::Refresh | What::Get { .. } => {
                 let fresh = if is_good {
