@@ -355,8 +355,8 @@ impl Shard {
         if let Some(user) = socket.take_user() {
             self.broker.identify(conn, user);
         }
-        if let Some(certificates) = socket.take_certificates() {
-            self.broker.show(conn, certificates);
+        if let Some(shown) = socket.take_shown() {
+            self.broker.show(conn, shown);
         }
         if socket.is_http() && matches!(came, Came::Bytes) {
             socket.unread.append(&mut self.scratch.plain);

@@ -20,10 +20,23 @@ pub struct Framed<S> {
 
 /// Upgrades a stream; the error is the answer's status if there was one.
 pub fn upgrade<S: Read + Write>(stream: S, path: &str, subprotocol: &str) -> Result<WebSocket<S>, u16> {
+    upgrade_with(stream, path, subprotocol, &[])
+}
+
+/// The same, with further headers.
+pub fn upgrade_with<S: Read + Write>(
+    stream: S,
+    path: &str,
+    subprotocol: &str,
+    headers: &[(&'static str, &str)],
+) -> Result<WebSocket<S>, u16> {
     let mut request = format!("ws://127.0.0.1{path}").into_client_request().expect("a request");
     if !subprotocol.is_empty() {
         let value = HeaderValue::from_str(subprotocol).expect("a header");
         request.headers_mut().insert("Sec-WebSocket-Protocol", value);
+    }
+    for (name, value) in headers {
+        request.headers_mut().append(*name, HeaderValue::from_str(value).expect("a header"));
     }
     match tungstenite::client(request, stream) {
         Ok((socket, response)) => {
@@ -56,10 +69,21 @@ impl Connection {
     /// Over WebSocket over TLS.
     #[track_caller]
     pub fn open_wss(address: SocketAddr, version: Version, trust: &Trust) -> io::Result<Connection> {
-        let secured = trust.connect(address)?;
-        let stream = secured.sock.try_clone()?;
-        let socket = upgrade(secured, "/", "mqtt").expect("an upgrade");
-        Connection::through(stream, Framed { socket, unread: Vec::new() }, version)
+        Ok(Connection::open_wss_with(address, version, trust, &[]).expect("an upgrade"))
+    }
+
+    /// The same, with further headers in the request; the error is the status of its answer.
+    #[track_caller]
+    pub fn open_wss_with(
+        address: SocketAddr,
+        version: Version,
+        trust: &Trust,
+        headers: &[(&'static str, &str)],
+    ) -> Result<Connection, u16> {
+        let secured = trust.connect(address).expect("a handshake");
+        let stream = secured.sock.try_clone().expect("a socket");
+        let socket = upgrade_with(secured, "/", "mqtt", headers)?;
+        Ok(Connection::through(stream, Framed { socket, unread: Vec::new() }, version).expect("a connection"))
     }
 }
 

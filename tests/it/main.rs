@@ -23,6 +23,7 @@ mod dialect;
 mod drains;
 mod durability;
 mod foreign;
+mod forwarded;
 mod identities;
 mod limits;
 mod listeners;

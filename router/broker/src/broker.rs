@@ -14,7 +14,7 @@ use slab::Slab;
 use crate::access::{Access, Verdict};
 use crate::acks::{Acks, Answer, Kept, OwedAck};
 use crate::admit::Levels;
-use crate::connections::{Connection, Connections, Peer, Phase};
+use crate::connections::{Connection, Connections, Peer, Phase, Shown};
 use crate::counters::Counters;
 use crate::delivery::FrameCache;
 use crate::dispatch::Forward;
@@ -374,10 +374,10 @@ impl Broker {
         }
     }
 
-    /// The certificates that `conn` has shown, for whoever judges them at CONNECT. Only before its CONNECT is read.
-    pub fn show(&mut self, conn: ConnId, certificates: Arc<[Box<[u8]>]>) {
+    /// What `conn` has shown, for whoever judges it at CONNECT. Only before its CONNECT is read; the last word counts.
+    pub fn show(&mut self, conn: ConnId, shown: Arc<Shown>) {
         if let Some(connection) = self.connections.find(conn) {
-            connection.peer.certificates = Some(certificates);
+            connection.peer.shown = Some(shown);
         }
     }
 

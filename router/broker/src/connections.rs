@@ -42,10 +42,33 @@ pub struct Peer {
     pub listener: u16,
     /// The user whom its verified client certificate names.
     pub certificate_user: Option<Arc<str>>,
-    /// The certificates it has shown, its own first, where nobody has judged them yet: DER.
-    pub certificates: Option<Arc<[Box<[u8]>]>>,
+    /// What it has shown, where nobody has judged that yet.
+    pub shown: Option<Arc<Shown>>,
     /// Why it is not served, whatever its CONNECT says; see [`crate::Turnstile`].
     pub turned_away: Option<wire::ReasonCode>,
+}
+
+/// What a client has shown before its CONNECT, for whoever judges it then.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Shown {
+    /// Its certificates, by TLS: DER, its own first. It has proved that it has the key.
+    Certificates(Arc<[Box<[u8]>]>),
+    /// What somebody in between says was shown there; anything may stand in it.
+    Forwarded {
+        /// As it came.
+        certificate: Box<str>,
+        /// What that one shows for itself. Not shown by `Debug`.
+        token: Option<Box<str>>,
+    },
+}
+
+impl std::fmt::Debug for Shown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Shown::Certificates(_) => "certificates",
+            Shown::Forwarded { .. } => "a forwarded certificate",
+        })
+    }
 }
 
 /// Who a client is.

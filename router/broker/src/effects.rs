@@ -105,8 +105,8 @@ pub struct Authentication {
     pub password: Option<Box<[u8]>>,
     /// Whether it says it is an identity that the edge knows, and not a user.
     pub is_identity: bool,
-    /// For an identity, the certificates it has shown: DER, its own first. It has proved that it has the key.
-    pub certificates: Option<std::sync::Arc<[Box<[u8]>]>>,
+    /// For an identity, what it has shown besides.
+    pub shown: Option<std::sync::Arc<crate::Shown>>,
 }
 
 impl std::fmt::Debug for Authentication {

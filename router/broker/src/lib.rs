@@ -37,7 +37,7 @@ pub mod uplink;
 
 pub use admit::{Level, Levels, WhenFull};
 pub use broker::{Broker, Event, RecordRead, Setup, home};
-pub use connections::Peer;
+pub use connections::{Peer, Shown};
 pub use counters::Counters;
 pub use effects::{
     AppendTray, Authentication, Control, Denial, Effects, HandoffBatch, Loss, LossReason, Request,

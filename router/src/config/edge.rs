@@ -39,7 +39,7 @@ pub struct Edge {
     /// Whether IoT Hub is asked about clients that the device scope does not know.
     pub asks_cloud: bool,
     /// The module that may speak for clients with certificates.
-    pub api_proxy_module: String,
+    pub api_proxy_module: HubId,
     /// Whether child gateways are served, and the nested API is used upstream.
     pub nested: bool,
     /// How often the device scope is read, in seconds.
@@ -142,6 +142,10 @@ pub(super) fn check(judge: &mut Judge<'_>, host: &Host, is_wanted: bool) -> Opti
     let module = device.as_ref().and_then(|device| {
         id(judge, &schema::EDGE_MODULE_ID, &module, HubId::module(device.device_id(), &module))
     });
+    let proxy = judge.text(&schema::EDGE_API_PROXY_MODULE, "").unwrap_or_default();
+    let proxy = device.as_ref().and_then(|device| {
+        id(judge, &schema::EDGE_API_PROXY_MODULE, &proxy, HubId::module(device.device_id(), &proxy))
+    });
     let hub_host = judge.text(&schema::EDGE_HUB_HOST, "").or_else(|| Some(string.as_ref()?.host.clone()));
     let parent_host = judge.text(&schema::EDGE_PARENT_HOST, "");
     let parent_host = parent_host.or_else(|| string.as_ref()?.gateway.clone());
@@ -176,7 +180,7 @@ pub(super) fn check(judge: &mut Judge<'_>, host: &Host, is_wanted: bool) -> Opti
         trust_bundle: file(judge, &schema::EDGE_TRUST_BUNDLE),
         client_certs: judge.boolean(&schema::EDGE_CLIENT_CERTS, "").unwrap_or(true),
         asks_cloud: judge.text(&schema::EDGE_AUTHENTICATION, "").as_deref() == Some("cloud-and-scope"),
-        api_proxy_module: judge.text(&schema::EDGE_API_PROXY_MODULE, "").unwrap_or_default(),
+        api_proxy_module: proxy?,
         nested: judge.boolean(&schema::EDGE_NESTED, "").unwrap_or(true),
         scope_refresh_secs: judge.integer(&schema::EDGE_SCOPE_REFRESH_SECS, "").unwrap_or_default(),
         scope_refresh_min_secs: judge.integer(&schema::EDGE_SCOPE_REFRESH_MIN_SECS, "").unwrap_or_default(),

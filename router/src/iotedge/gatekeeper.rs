@@ -11,15 +11,16 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use broker::Authentication;
 use broker::access::Verdict;
+use broker::{Authentication, Shown};
 use hub::HubId;
-use hub::connect::parse_user_name;
+use hub::connect::{UserName, parse_user_name};
 use model::{ConnId, Limits, ShardId};
 use rustls::server::danger::ClientCertVerifier;
 use tokio::sync::mpsc;
 
 use super::directory::{Directory, Lookup};
+use super::forwarded;
 use super::judge::{Claim, Denied, Hosts, Law, Proof, Until};
 use super::now_secs;
 use super::visitors::{Visitors, Word};
@@ -39,6 +40,7 @@ pub(crate) struct Gatekeeper {
     directory: Arc<Directory>,
     hosts: Hosts,
     takes_certificates: bool,
+    forwarder: HubId,
     clients_max: Option<usize>,
     authorities: RwLock<Option<Arc<dyn ClientCertVerifier>>>,
     present: Mutex<Present>,
@@ -58,6 +60,8 @@ pub(crate) struct GatekeeperSetup<'a> {
     pub hosts: Vec<String>,
     /// Whether certificates of devices count.
     pub takes_certificates: bool,
+    /// Who may say what certificate a client has shown to it.
+    pub forwarder: HubId,
     /// Most identities at once.
     pub clients_max: Option<u32>,
     /// How long one may wait for a lookup.
@@ -79,8 +83,19 @@ struct Question {
     shard: ShardId,
     conn: ConnId,
     claim: Claim,
+    /// Who has forwarded its certificate, and is not known to be who it says.
+    forwarder: Option<Claim>,
     denied: Denied,
     address: Option<IpAddr>,
+}
+
+/// Why a forwarded certificate proves nothing.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum NotVouched {
+    /// Whoever has forwarded it may not; what is said.
+    Forwarder(String),
+    /// It is none.
+    Certificate,
 }
 
 /// Who is connected.
@@ -121,12 +136,13 @@ impl Gatekeeper {
     /// Nobody is in yet.
     pub(crate) fn new(setup: GatekeeperSetup<'_>) -> (Arc<Gatekeeper>, Waiting) {
         let GatekeeperSetup { directory, hosts, takes_certificates, clients_max, lookup_timeout, .. } = setup;
-        let GatekeeperSetup { failures_free, limits, mailboxes, visitors, .. } = setup;
+        let GatekeeperSetup { forwarder, failures_free, limits, mailboxes, visitors, .. } = setup;
         let (questions, waiting) = mpsc::channel(limits.identity_lookups_max as usize);
         let gatekeeper = Gatekeeper {
             directory,
             hosts: Hosts(hosts),
             takes_certificates,
+            forwarder,
             clients_max: clients_max.map(|max| max as usize),
             authorities: RwLock::new(None),
             present: Mutex::default(),
@@ -147,7 +163,7 @@ impl Gatekeeper {
         authentication: Authentication,
         address: Option<IpAddr>,
     ) -> Option<Verdict> {
-        let Authentication { conn, client_id, user, password, certificates, .. } = authentication;
+        let Authentication { conn, client_id, user, password, shown, .. } = authentication;
         let name = match parse_user_name(&user) {
             Ok(name) => name,
             Err(error) => {
@@ -158,23 +174,38 @@ impl Gatekeeper {
         };
         let is_own = name.is_client(&client_id);
         let id = name.id.clone();
-        let proof = match (password.filter(|password| !password.is_empty()), certificates) {
+        let mut forwarder = None;
+        let proof = match (password.filter(|password| !password.is_empty()), shown.as_deref()) {
+            _ if !is_own => Err(Denied::ClientId),
             // A token outweighs a certificate, as with edgeHub.
             (Some(password), _) => match String::from_utf8(password.into_vec()) {
                 Ok(text) => Ok(Proof::Token(text.into())),
                 Err(_) => Err(Denied::Token(hub::sas::SasError::NotAToken)),
             },
-            (None, Some(chain)) if !chain.is_empty() => Ok(Proof::Certificates(chain)),
+            (None, Some(Shown::Certificates(chain))) if !chain.is_empty() => {
+                Ok(Proof::Certificates(Arc::clone(chain)))
+            }
+            (None, Some(Shown::Forwarded { certificate, token })) => {
+                self.forwarded(certificate, token.as_deref()).map(|(proof, by)| {
+                    forwarder = by;
+                    proof
+                })
+            }
             (None, _) => Err(Denied::NothingShown),
         };
-        let proof = if is_own { proof } else { Err(Denied::ClientId) };
         let claim = match proof {
             Ok(proof) => Claim { name, proof },
             Err(denied) => return Some(self.refuse(&id, &denied, address)),
         };
-        match self.judge(&claim) {
+        let judged = match &forwarder {
+            Some(_) => Err(Denied::Forwarder(self.forwarder.clone())),
+            None => self.judge(&claim),
+        };
+        match judged {
             Ok(until) => Some(self.let_in(shard, conn, claim, until, address)),
-            Err(denied) if !denied.may_be_outdated() => Some(self.refuse(&id, &denied, address)),
+            Err(denied) if forwarder.is_none() && !denied.may_be_outdated() => {
+                Some(self.refuse(&id, &denied, address))
+            }
             Err(denied) => {
                 let now = self.clock.now().instant;
                 // Who knocks too often is not worth a lookup.
@@ -182,7 +213,7 @@ impl Gatekeeper {
                     self.count_denied(Some(&id), "too_many_attempts");
                     return Some(Verdict::TooManyAttempts);
                 }
-                match self.questions.try_send(Question { shard, conn, claim, denied, address }) {
+                match self.questions.try_send(Question { shard, conn, claim, forwarder, denied, address }) {
                     Ok(()) => None,
                     Err(_) => {
                         self.count_denied(Some(&id), "busy");
@@ -233,6 +264,44 @@ impl Gatekeeper {
             }
             judged => judged,
         }
+    }
+
+    /// What a certificate proves that somebody else has seen, and who that says it is, where that is not known to be so.
+    fn forwarded(&self, certificate: &str, token: Option<&str>) -> Result<(Proof, Option<Claim>), Denied> {
+        let denied = || Denied::Forwarder(self.forwarder.clone());
+        let by = self.claim_of_forwarder(token.ok_or_else(denied)?);
+        let by = match self.judge(&by) {
+            Ok(_) => None,
+            Err(problem) if problem.may_be_outdated() => Some(by),
+            Err(_) => return Err(denied()),
+        };
+        let chain = forwarded::certificates(certificate).ok_or(Denied::Certificate)?;
+        Ok((Proof::Certificates(chain), by))
+    }
+
+    fn claim_of_forwarder(&self, token: &str) -> Claim {
+        let id = self.forwarder.clone();
+        let name =
+            UserName { id, api_version: String::new(), client_type: None, model_id: None, auth_chain: None };
+        Claim { name, proof: Proof::Token(token.into()) }
+    }
+
+    /// What a certificate proves that came with an HTTP request, if its `token` is that of who may forward some.
+    pub(crate) async fn vouch_forwarded(
+        &self,
+        certificate: &str,
+        token: Option<&str>,
+        address: Option<IpAddr>,
+    ) -> Result<Proof, NotVouched> {
+        let by = token.map(|token| self.claim_of_forwarder(token));
+        let is_vouched = match &by {
+            Some(by) => self.vouch(by, address).await.is_ok(),
+            None => false,
+        };
+        if !is_vouched {
+            return Err(NotVouched::Forwarder(Denied::Forwarder(self.forwarder.clone()).to_string()));
+        }
+        forwarded::certificates(certificate).map(Proof::Certificates).ok_or(NotVouched::Certificate)
     }
 
     /// Whether somebody who does not come by MQTT is who it says it is; asks IoT Hub where newer knowledge could change the
@@ -319,7 +388,25 @@ impl Gatekeeper {
     }
 
     async fn answer(&self, question: Question) {
-        let Question { shard, conn, claim, denied, address } = question;
+        let Some(forwarder) = &question.forwarder else { return self.look_up(question).await };
+        let judged = match self.vouch(forwarder, question.address).await {
+            Ok(()) => self.judge(&question.claim),
+            Err(()) => Err(question.denied.clone()),
+        };
+        let Question { shard, conn, claim, address, .. } = question;
+        let verdict = match judged {
+            Ok(until) => self.let_in(shard, conn, claim, until, address),
+            Err(denied) if denied.may_be_outdated() => {
+                return self.look_up(Question { shard, conn, claim, forwarder: None, denied, address }).await;
+            }
+            Err(denied) => self.refuse(&claim.name.id, &denied, address),
+        };
+        self.post(shard, Mail::Authenticated { conn, verdict }).await;
+    }
+
+    /// Looks up who is not known, or not as it says, and judges again.
+    async fn look_up(&self, question: Question) {
+        let Question { shard, conn, claim, denied, address, .. } = question;
         let id = claim.name.id.clone();
         // Whoever the proof depends on: the client, or the hub that stands in for it.
         let whom = match &denied {

@@ -96,6 +96,9 @@ pub(crate) enum Denied {
     /// `edge.client_certs`
     #[error("certificates of clients are not taken here")]
     CertificatesOff,
+    /// `edge.api_proxy_module`
+    #[error("{0} alone may forward certificates of clients, with its token")]
+    Forwarder(HubId),
 }
 
 impl Denied {
@@ -128,6 +131,7 @@ impl Denied {
             Denied::Thumbprint => "thumbprint",
             Denied::CommonName => "common_name",
             Denied::Authority => "authority",
+            Denied::Forwarder(_) => "forwarder",
         }
     }
 }

@@ -1,13 +1,14 @@
 //! The gateway's place in Azure IoT Edge: the runtime beside it, the identities below it, and who of them may come in.
 //!
 //! Reading order: `environment` (edgeHub's variables), `workload` (the runtime's API), `vault` (secrets at rest), `local`
-//! (identities without IoT Hub), `scope` (identities from IoT Hub), `directory` (those known now), `judge` (the rules),
+//! (identities without IoT Hub), `scope` (identities from IoT Hub), `directory` (those known now), `judge` (the rules), `forwarded`,
 //! `visitors` (clients that IoT Hub alone knows), `gatekeeper` (the clients that come), `node` (all of it together), `numbers` (edgeHub's series).
 //! Knows: `reference/edgehub.md` §5 and §7. May use: `hub`, sockets, files in `store.path`/edge. Never: MQTT packets, topics.
 
 mod directory;
 pub mod environment;
 mod exchange;
+mod forwarded;
 mod gatekeeper;
 mod judge;
 pub mod local;
@@ -20,7 +21,7 @@ mod visitors;
 mod workload;
 
 pub(crate) use directory::Directory;
-pub(crate) use gatekeeper::Gatekeeper;
+pub(crate) use gatekeeper::{Gatekeeper, NotVouched};
 pub(crate) use judge::{Claim, EDGE_HUB, Proof};
 pub use node::StartError;
 pub(crate) use node::{EdgeNode, own_certificate};

@@ -114,6 +114,7 @@ impl EdgeNode {
             directory: Arc::clone(&directory),
             hosts: hosts.into_iter().flatten().map(without_port).collect(),
             takes_certificates: edge.client_certs,
+            forwarder: edge.api_proxy_module.clone(),
             clients_max: edge.clients_max,
             lookup_timeout: Duration::from_millis(edge.lookup_timeout_millis),
             failures_free: config.auth.failures_free,

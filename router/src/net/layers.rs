@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use broker::Shown;
 use model::Limits;
 
 use super::door::{Door, Refusal, Refused};
@@ -45,7 +46,7 @@ pub(crate) struct Layers {
     said_goodbye: bool,
     proxied: Option<SocketAddr>,
     user: Option<Arc<str>>,
-    certificates: Option<Arc<[Box<[u8]>]>>,
+    shown: Option<Arc<Shown>>,
     /// The client speaks HTTP: TLS is all that is left here.
     is_http: bool,
     handshake_bytes_max: usize,
@@ -109,6 +110,7 @@ impl Layers {
             origins: listener.origins.clone(),
             // Never without TLS: what is plain then would be taken for MQTT.
             http: listener.identities && tls.is_some(),
+            forwards: listener.identities,
         };
         let websocket = door.kind().is_websocket().then(|| WebSocket::new(rules()));
         let unpacking = door.unpacking.clone().map(|unpacking| (unpacking, Progress::default()));
@@ -126,7 +128,7 @@ impl Layers {
             said_goodbye: false,
             proxied: None,
             user: None,
-            certificates: None,
+            shown: None,
             is_http: false,
             handshake_bytes_max: limits.handshake_bytes_max as usize,
         })))
@@ -269,9 +271,9 @@ impl Layers {
         self.user.take()
     }
 
-    /// The certificates that the client has shown and nobody has judged, once.
-    pub(crate) fn take_certificates(&mut self) -> Option<Arc<[Box<[u8]>]>> {
-        self.certificates.take()
+    /// What the client has shown and nobody has judged, once.
+    pub(crate) fn take_shown(&mut self) -> Option<Arc<Shown>> {
+        self.shown.take()
     }
 
     fn end_of_stream(&self) -> Came {
@@ -308,7 +310,7 @@ impl Layers {
                 if was_shaking_hands && !tls.is_shaking_hands() {
                     // What the router itself has verified is worth more than what a proxy says.
                     self.user = tls.user().or(self.user.take());
-                    self.certificates = tls.unjudged();
+                    self.shown = tls.unjudged().map(|chain| Arc::new(Shown::Certificates(chain)));
                 }
                 if taken.closed {
                     self.ended = Some(Came::Goodbye);
@@ -355,6 +357,8 @@ impl Layers {
             }
         }
         let is_over = result?;
+        // It outweighs what whoever forwards has shown for itself.
+        self.shown = websocket.take_forwarded().or(self.shown.take());
         if websocket.is_http() {
             (self.is_http, self.websocket) = (true, None);
         }

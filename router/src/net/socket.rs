@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use broker::Peer;
+use broker::{Peer, Shown};
 use model::ConnId;
 
 use super::door::Admission;
@@ -124,9 +124,9 @@ impl Socket {
         self.layers.as_mut()?.take_user()
     }
 
-    /// The certificates that the client has shown and nobody has judged, told once.
-    pub(crate) fn take_certificates(&mut self) -> Option<Arc<[Box<[u8]>]>> {
-        self.layers.as_mut()?.take_certificates()
+    /// What the client has shown and nobody has judged, told once.
+    pub(crate) fn take_shown(&mut self) -> Option<Arc<Shown>> {
+        self.layers.as_mut()?.take_shown()
     }
 
     /// Writes once; the number of bytes that were taken.

@@ -5,10 +5,12 @@
 //! because MQTT packets may begin and end anywhere ([MQTT-6.0.0-2]): so a frame of any length needs no buffer.
 
 use std::io::Cursor;
+use std::sync::Arc;
 
+use broker::Shown;
 use tungstenite::handshake::machine::TryParse as _;
 use tungstenite::handshake::server::{Request, create_response, write_response};
-use tungstenite::http::{HeaderValue, StatusCode, header};
+use tungstenite::http::{HeaderMap, HeaderValue, StatusCode, header};
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
@@ -19,6 +21,9 @@ pub(crate) const NORMAL: u16 = 1000;
 pub(crate) const GOING_AWAY: u16 = 1001;
 const PROTOCOL_ERROR: u16 = 1002;
 const UNSUPPORTED: u16 = 1003;
+
+/// The certificate that a client has shown to a proxy (`reference/edgehub.md` §5.5); who may say so is judged with the client.
+pub(crate) const CLIENT_CERT: &str = "x-ms-edge-clientcert";
 
 /// Longest header of a frame that a client sends, and longest payload of a control frame (RFC 6455 §5.2, §5.5).
 const HEADER_BYTES_MAX: usize = 14;
@@ -32,6 +37,8 @@ const SUBPROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
 pub(crate) struct WebSocket {
     state: State,
     rules: Rules,
+    /// What the upgrade says that the client has shown elsewhere.
+    forwarded: Option<Arc<Shown>>,
 }
 
 /// Which requests are taken.
@@ -43,6 +50,8 @@ pub(crate) struct Rules {
     pub origins: Vec<String>,
     /// Whether a request that wants no WebSocket is somebody else's, and not a mistake.
     pub http: bool,
+    /// Whether [`CLIENT_CERT`] is passed on; whoever judges the client judges that, too.
+    pub forwards: bool,
 }
 
 #[derive(Debug)]
@@ -82,7 +91,12 @@ struct Frame {
 impl WebSocket {
     /// A connection that has to begin with a request that `rules` allow.
     pub(crate) fn new(rules: Rules) -> WebSocket {
-        WebSocket { state: State::Upgrade(Vec::new()), rules }
+        WebSocket { state: State::Upgrade(Vec::new()), rules, forwarded: None }
+    }
+
+    /// What somebody says that the client has shown elsewhere, told once.
+    pub(crate) fn take_forwarded(&mut self) -> Option<Arc<Shown>> {
+        self.forwarded.take()
     }
 
     /// Whether the upgrade is over.
@@ -112,7 +126,8 @@ impl WebSocket {
             request.append(bytes);
             match upgrade(request, &self.rules, request_bytes_max) {
                 Ok(None) => return Ok(false),
-                Ok(Some((len, response))) => {
+                Ok(Some(Upgraded { len, response, forwarded })) => {
+                    self.forwarded = forwarded;
                     bytes.extend_from_slice(&request[len..]);
                     answers.extend_from_slice(&response);
                     self.state = State::Open(Frames::default());
@@ -308,12 +323,16 @@ enum NotUpgraded {
     Http,
 }
 
-/// Reads the request: its length and the response; `None` if it has not come in whole.
-fn upgrade(
-    bytes: &[u8],
-    rules: &Rules,
-    request_bytes_max: usize,
-) -> Result<Option<(usize, Vec<u8>)>, NotUpgraded> {
+/// A request that is taken.
+struct Upgraded {
+    /// Its length.
+    len: usize,
+    response: Vec<u8>,
+    forwarded: Option<Arc<Shown>>,
+}
+
+/// Reads the request; `None` if it has not come in whole.
+fn upgrade(bytes: &[u8], rules: &Rules, request_bytes_max: usize) -> Result<Option<Upgraded>, NotUpgraded> {
     let (len, request) = match Request::try_parse(bytes) {
         Ok(Some(parsed)) => parsed,
         Ok(None) if bytes.len() > request_bytes_max => {
@@ -352,10 +371,36 @@ fn upgrade(
         let answer = response(StatusCode::BAD_REQUEST, &[("Sec-WebSocket-Protocol", "mqtt")]);
         return Err(NotUpgraded::Mistake(refused, answer));
     };
+    let forwarded = forwarded(request.headers(), rules).map_err(|problem| {
+        let refused = Refused::new(Refusal::WsRequest, problem);
+        NotUpgraded::Mistake(refused, response(StatusCode::BAD_REQUEST, &[]))
+    })?;
     accepted.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(chosen)); // [MQTT-6.0.0-4]
     let mut bytes = Vec::new();
     write_response(&mut bytes, &accepted).expect("a vector takes everything");
-    Ok(Some((len, bytes)))
+    Ok(Some(Upgraded { len, response: bytes, forwarded }))
+}
+
+/// The certificate of a client that the request brings along, as far as these are passed on.
+fn forwarded(headers: &HeaderMap, rules: &Rules) -> Result<Option<Arc<Shown>>, &'static str> {
+    let Some(certificate) = forwarded_certificate(headers)?.filter(|_| rules.forwards) else {
+        return Ok(None);
+    };
+    let token = headers.get(header::AUTHORIZATION).and_then(|token| token.to_str().ok());
+    Ok(Some(Arc::new(Shown::Forwarded { certificate: certificate.into(), token: token.map(Into::into) })))
+}
+
+/// What [`CLIENT_CERT`] says; nothing, where a proxy has written that there was no certificate.
+pub(crate) fn forwarded_certificate(headers: &HeaderMap) -> Result<Option<&str>, &'static str> {
+    let mut all = headers.get_all(CLIENT_CERT).iter();
+    match (all.next(), all.next()) {
+        (None, _) => Ok(None),
+        (Some(one), None) => {
+            let text = one.to_str().map_err(|_| "x-ms-edge-clientcert is no text")?;
+            Ok(Some(text).filter(|text| !text.is_empty()))
+        }
+        _ => Err("a request has at most one x-ms-edge-clientcert"),
+    }
 }
 
 /// The status that says best what is wrong with a request.

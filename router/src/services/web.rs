@@ -2,7 +2,8 @@
 //! `children` (`reference/edgehub.md` §10.1); and the numbers, which anybody may read there as at the port for metrics.
 //!
 //! In: connections that shards gave away, because they speak HTTP. Out: answers, as edgeHub gives them; questions for the desk.
-//! Always: who asks is authenticated for every request, by a token that the gatekeeper knows; nothing is done before.
+//! Always: who asks is authenticated for every request, by a token or a certificate that the gatekeeper knows; nothing is done before.
+//! A certificate is that of the connection, or in `x-ms-edge-clientcert`, which only the API proxy module may send.
 //! Bounds: [`CONNECTIONS_MAX`] connections, [`BODY_BYTES_MAX`] of a request, [`PAUSE`] between two.
 
 mod children;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use broker::Shown;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hub::HubId;
 use hub::connect::UserName;
@@ -26,8 +28,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use self::children::{Asked, NO_VERSION, errand};
 use super::desk::{Desk, Question};
 use crate::http::Overview;
-use crate::iotedge::{Claim, Directory, Gatekeeper, Proof};
-use crate::net::{Arrival, Secure};
+use crate::iotedge::{Claim, Directory, Gatekeeper, NotVouched, Proof};
+use crate::net::{Arrival, Secure, forwarded_certificate};
 
 /// Connections at once.
 const CONNECTIONS_MAX: usize = 64;
@@ -59,6 +61,18 @@ pub(crate) struct Web {
 /// Why a request is refused: its status, and what is said.
 type Refused = (StatusCode, String);
 
+/// Where a request comes from.
+#[derive(Clone)]
+struct Origin {
+    address: Option<IpAddr>,
+    /// What the connection has shown, which nobody has judged.
+    shown: Option<Arc<Shown>>,
+}
+
+fn unauthorized(problem: impl ToString) -> Refused {
+    (StatusCode::UNAUTHORIZED, problem.to_string())
+}
+
 /// What is answered.
 struct Reply {
     status: StatusCode,
@@ -81,6 +95,7 @@ impl Web {
                 tracing::warn!("a client over HTTPS is turned away: {CONNECTIONS_MAX} are there");
                 continue;
             };
+            let shown = arrival.peer.shown.clone();
             let stream = match Secure::attach(arrival, &web.limits) {
                 Ok(stream) => stream,
                 Err(error) => {
@@ -90,10 +105,10 @@ impl Web {
             };
             let (web, overview) = (Arc::clone(&web), Arc::clone(&overview));
             tokio::spawn(async move {
-                let address = stream.ip();
+                let from = Origin { address: stream.ip(), shown };
                 let service = hyper::service::service_fn(|request| {
-                    let (web, overview) = (Arc::clone(&web), Arc::clone(&overview));
-                    async move { Ok::<_, Infallible>(web.answer(request, address, &overview).await) }
+                    let (web, overview, from) = (Arc::clone(&web), Arc::clone(&overview), from.clone());
+                    async move { Ok::<_, Infallible>(web.answer(request, &from, &overview).await) }
                 });
                 let mut server = hyper::server::conn::http1::Builder::new();
                 server.timer(TokioTimer::new()).header_read_timeout(PAUSE).max_buf_size(BODY_BYTES_MAX);
@@ -108,12 +123,12 @@ impl Web {
     async fn answer(
         &self,
         request: Request<Incoming>,
-        address: Option<IpAddr>,
+        from: &Origin,
         overview: &Overview,
     ) -> Response<Full<Bytes>> {
         let is_child = errand(request.uri().path()).is_some();
         let mut says_version = false;
-        let reply = self.serve_request(request, address, overview).await.unwrap_or_else(|refused| {
+        let reply = self.serve_request(request, from, overview).await.unwrap_or_else(|refused| {
             let (status, problem) = refused;
             says_version = problem == NO_VERSION;
             // As edgeHub names it, here and there.
@@ -134,7 +149,7 @@ impl Web {
     async fn serve_request(
         &self,
         request: Request<Incoming>,
-        address: Option<IpAddr>,
+        from: &Origin,
         overview: &Overview,
     ) -> Result<Reply, Refused> {
         let (parts, body) = request.into_parts();
@@ -148,7 +163,7 @@ impl Web {
         if let Some(errand) = errand(path) {
             let errand = errand.map_err(|problem| (StatusCode::BAD_REQUEST, problem))?;
             let query = parts.uri.query().unwrap_or_default();
-            let asked = Asked { method: &parts.method, query, headers: &parts.headers, address };
+            let asked = Asked { method: &parts.method, query, headers: &parts.headers, from };
             self.admit(&errand, asked).await?;
             let body = whole(body).await?;
             return self.run_errand(errand, &parts.method, &parts.headers, &body).await;
@@ -157,7 +172,7 @@ impl Web {
         if parts.method != Method::POST {
             return Err((StatusCode::METHOD_NOT_ALLOWED, "methods are called with POST".to_owned()));
         }
-        let caller = self.authenticate(&parts.headers, address).await?;
+        let caller = self.authenticate(&parts.headers, from).await?;
         let target = target.map_err(|problem| (StatusCode::BAD_REQUEST, problem))?;
         let call = Call::parse(&whole(body).await?)
             .map_err(|problem| (StatusCode::BAD_REQUEST, problem.to_string()))?;
@@ -170,18 +185,44 @@ impl Web {
         Ok(Reply::json(status, body.into()))
     }
 
-    /// Whether somebody is who it says it is, by a token.
-    async fn vouch(&self, id: &HubId, token: &str, address: Option<IpAddr>) -> Result<(), ()> {
+    /// Whether somebody is who it says it is, by what comes with its request.
+    async fn vouch(&self, id: &HubId, headers: &HeaderMap, from: &Origin) -> Result<(), Refused> {
+        let proof = self.proof(headers, from).await?;
         let id = id.clone();
         let name =
             UserName { id, api_version: String::new(), client_type: None, model_id: None, auth_chain: None };
-        self.gatekeeper.vouch(&Claim { name, proof: Proof::Token(token.into()) }, address).await
+        let vouched = self.gatekeeper.vouch(&Claim { name, proof }, from.address).await;
+        vouched.map_err(|()| unauthorized("the caller is not authenticated"))
     }
 
-    /// Only a module of this gateway's device may ask, with its token.
-    async fn authenticate(&self, headers: &HeaderMap, address: Option<IpAddr>) -> Result<Box<str>, Refused> {
+    /// What a request proves. A forwarded certificate goes before everything else: then the token is that of who forwards it.
+    /// A token goes before the connection's own certificate, as at CONNECT.
+    async fn proof(&self, headers: &HeaderMap, from: &Origin) -> Result<Proof, Refused> {
         let bad = |problem: &str| (StatusCode::BAD_REQUEST, problem.to_owned());
-        let unknown = |problem: &str| (StatusCode::UNAUTHORIZED, problem.to_owned());
+        let token = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        if let Some(certificate) = forwarded_certificate(headers).map_err(bad)? {
+            let vouched = self.gatekeeper.vouch_forwarded(certificate, token, from.address).await;
+            return vouched.map_err(|why| match why {
+                NotVouched::Forwarder(problem) => unauthorized(problem),
+                NotVouched::Certificate => {
+                    bad("x-ms-edge-clientcert is no certificate: PEM, percent-encoded")
+                }
+            });
+        }
+        match (token, from.shown.as_deref()) {
+            (Some(token), _) => Ok(Proof::Token(token.into())),
+            (None, Some(Shown::Certificates(chain))) => Ok(Proof::Certificates(Arc::clone(chain))),
+            (None, _) => {
+                let problem =
+                    "a request needs Authorization: SharedAccessSignature …, or a device's certificate";
+                Err(unauthorized(problem))
+            }
+        }
+    }
+
+    /// Only a module of this gateway's device may ask; no certificate is a module's.
+    async fn authenticate(&self, headers: &HeaderMap, from: &Origin) -> Result<Box<str>, Refused> {
+        let bad = |problem: &str| (StatusCode::BAD_REQUEST, problem.to_owned());
         let mut callers = headers.get_all(CALLER).iter();
         let caller = match (callers.next(), callers.next()) {
             (Some(caller), None) => caller.to_str().map_err(|_| bad("x-ms-edge-moduleId is no text"))?,
@@ -192,12 +233,9 @@ impl Web {
             return Err(bad("x-ms-edge-moduleId is not DEVICE/MODULE"));
         }
         if id.device_id() != self.device.device_id() {
-            return Err(unknown("the caller is no module of this gateway"));
+            return Err(unauthorized("the caller is no module of this gateway"));
         }
-        let token = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let token = token.ok_or_else(|| unknown("a request needs Authorization: SharedAccessSignature …"))?;
-        let vouched = self.vouch(&id, token, address).await;
-        vouched.map(|()| id.as_str().into()).map_err(|()| unknown("the caller is not authenticated"))
+        self.vouch(&id, headers, from).await.map(|()| id.as_str().into())
     }
 }
 

@@ -1,10 +1,12 @@
 //! Identities that the edge knows: how they come in, whose session they have, and how they are sent away.
 
+use std::sync::Arc;
+
 use model::Qos;
 use wire::{AckKind, ReasonCode, Version};
 
 use crate::access::{Access, Effect, ListenerAccess, Ruleset, Verdict};
-use crate::connections::Peer;
+use crate::connections::{Peer, Shown};
 use crate::testbench::{Bench, Seen};
 
 /// One listener that takes identities, and a user with a password.
@@ -69,8 +71,9 @@ fn certificates_go_with_the_question_about_an_identity() {
     let mut bench = Bench::new(1);
     let broker = &mut bench.brokers[0];
     let conn = broker.open(Peer::default(), bench.now);
-    broker.show(conn, [Box::from(&b"der"[..])].into());
-    assert_eq!(broker.peer(conn).certificates.as_deref(), Some(&[Box::from(&b"der"[..])][..]));
+    let shown = Arc::new(Shown::Certificates([Box::from(&b"der"[..])].into()));
+    broker.show(conn, Arc::clone(&shown));
+    assert_eq!(broker.peer(conn).shown, Some(shown));
 }
 
 #[test]

@@ -49,6 +49,7 @@ impl Bench {
             directory: Arc::new(directory),
             hosts: vec!["gw.local".to_owned()],
             takes_certificates: true,
+            forwarder: id("gw1/IoTEdgeAPIProxy"),
             clients_max,
             lookup_timeout: Duration::from_secs(5),
             failures_free: 5,
@@ -80,7 +81,7 @@ impl Bench {
             user: format!("gw.local/{name}/?api-version=2021-04-12").into(),
             password: Some(password.as_bytes().into()),
             is_identity: true,
-            certificates: None,
+            shown: None,
         };
         self.gatekeeper.ask(SHARD, authentication, None)
     }
@@ -143,7 +144,7 @@ async fn what_no_lookup_can_mend_is_refused_at_once() {
         user: "gw.local/d1".into(),
         password: None,
         is_identity: true,
-        certificates: None,
+        shown: None,
     };
     assert_eq!(bench.gatekeeper.ask(SHARD, odd, None), Some(Verdict::Unusable));
     assert_eq!(bench.gatekeeper.numbers().connected, 0);

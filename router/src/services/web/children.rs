@@ -6,15 +6,13 @@
 //! another module than `$edgeHub` is refused and not looked at further.
 //! Bounds: [`PAGE_MAX`] identities of one answer; bodies as for every request.
 
-use std::net::IpAddr;
-
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use hub::HubId;
 use hub::identity::{DeviceDocument, Identity, ModuleDocument, ScopePage};
 use hub::tree::AuthChain;
 use serde_json::{Value, json};
 
-use super::{Refused, Reply, Web, decoded};
+use super::{Origin, Refused, Reply, Web, decoded, unauthorized};
 use crate::iotedge::EDGE_HUB;
 
 /// Identities of one page.
@@ -98,17 +96,13 @@ fn bad(problem: impl ToString) -> Refused {
     (StatusCode::BAD_REQUEST, problem.to_string())
 }
 
-fn unauthorized(problem: impl ToString) -> Refused {
-    (StatusCode::UNAUTHORIZED, problem.to_string())
-}
-
 /// Somebody who asks, and has shown who it is.
 #[derive(Clone, Copy)]
 pub(super) struct Asked<'a> {
     pub(super) method: &'a Method,
     pub(super) query: &'a str,
     pub(super) headers: &'a HeaderMap,
-    pub(super) address: Option<IpAddr>,
+    pub(super) from: &'a Origin,
 }
 
 impl Web {
@@ -134,9 +128,7 @@ impl Web {
             return Err(bad(NO_VERSION));
         }
         let id = id.map_err(|problem| bad(format!("an id in the path: {problem}")))?;
-        let token = asked.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let token = token.ok_or_else(|| unauthorized("a request needs Authorization"))?;
-        self.vouch(&id, token, asked.address).await.map_err(|()| unauthorized("not authenticated"))?;
+        self.vouch(&id, asked.headers, asked.from).await?;
         let device = HubId::device(id.device_id()).map_err(bad)?;
         let is_child = device != self.device
             && self.directory.tree().find(&device).is_some_and(|found| found.is_edge)

@@ -60,7 +60,7 @@ impl Broker {
             user: connect.user_name.as_deref().unwrap_or_default().into(),
             password: connect.password.as_deref().map(Into::into),
             is_identity,
-            certificates: connection.peer.certificates.clone().filter(|_| is_identity),
+            shown: connection.peer.shown.clone().filter(|_| is_identity),
         });
         connection.phase = Phase::Authenticating;
         connection.asked = Some(Box::new(Asked { connect, assigned }));
