@@ -205,3 +205,46 @@ fn iot_hub_is_asked_about_clients_that_the_scope_does_not_know_where_that_is_wan
     assert_eq!(again(&router), IN);
     assert_ne!(reason(&cloud, &router, "stranger", &Proof::Token("stranger", "stranger", 3_600)), IN);
 }
+
+/// Whose token is good for an hour: its link is ended by IoT Hub, or it has none and is asked about with the scope.
+#[test]
+fn a_client_that_iot_hub_alone_knows_goes_when_it_is_disabled_there() {
+    let cloud = Cloud::start();
+    for id in ["talker", "quiet", "stays"] {
+        cloud.hub.put(Identity::device(id)).expect("an identity"); // of no gateway
+    }
+    let router = setup(&cloud)
+        .env("AuthenticationMode", "CloudAndScope")
+        .set("auth.failures_free", 1_000)
+        .set("uplink.upstream.kind", "iothub")
+        .set("uplink.upstream.backoff_min_ms", 20)
+        .set("uplink.upstream.backoff_max_ms", 500)
+        .set("routes.up", "FROM /messages/* INTO $upstream")
+        .start();
+    until("the scope to be known", || {
+        (reason(&cloud, &router, DEVICE, &Proof::Token(DEVICE, DEVICE, 3_600)) == IN).then_some(())
+    });
+    let mut talker = connect(&cloud, &router, "talker");
+    let (mut quiet, mut stays) = (connect(&cloud, &router, "quiet"), connect(&cloud, &router, "stays"));
+    talker.publish("devices/talker/messages/events/", "it has a link", harness::QOS_1);
+    until("its message", || cloud.hub.telemetry().into_iter().next());
+    cloud.hub.set_enabled("talker", false);
+    talker.ending();
+    quiet.ping();
+    cloud.hub.set_enabled("quiet", false);
+    quiet.ending();
+    stays.ping();
+    for id in ["talker", "quiet"] {
+        assert_eq!(reason(&cloud, &router, id, &Proof::Token(id, id, 3_600)), OUT, "{id}");
+    }
+    // It may come again, as soon as it is let in there.
+    cloud.hub.set_enabled("talker", true);
+    connect(&cloud, &router, "talker").ping();
+    // A cloud that does not answer says nothing about anybody.
+    cloud.hub.set_offline(true);
+    until("IoT Hub to be asked in vain", || {
+        router.log().contains("IoT Hub cannot be asked about a client").then_some(())
+    });
+    stays.ping();
+    assert_eq!(cloud.hub.violations(), []);
+}

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::http::{HeaderMap, Method};
@@ -20,6 +20,7 @@ use super::exchange::Answer;
 use super::local::{LocalError, LocalFile};
 use super::scope::Scope;
 use super::vault::{Vault, VaultError};
+use super::visitors::Visitors;
 use crate::files;
 
 /// The name under which the identities are sealed, and of their file.
@@ -80,6 +81,8 @@ pub(crate) struct Directory {
     refreshes: AtomicU64,
     failures: AtomicU64,
     news: watch::Sender<u64>,
+    /// Those whom it does not know and IoT Hub does, where there may be such.
+    visitors: OnceLock<Arc<Visitors>>,
 }
 
 impl Directory {
@@ -106,6 +109,7 @@ impl Directory {
             refreshes: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             news: watch::Sender::new(0),
+            visitors: OnceLock::new(),
         };
         match &directory.source {
             Source::Local(path) => {
@@ -136,9 +140,17 @@ impl Directory {
         (self.refreshes.load(Ordering::Relaxed), self.failures.load(Ordering::Relaxed))
     }
 
+    /// Where it is told that somebody who is not known here may have changed; once.
+    pub(super) fn tell_doubts_to(&self, visitors: Arc<Visitors>) {
+        drop(self.visitors.set(visitors)); // only the first one counts
+    }
+
     /// Looks these up, however short ago that was done: somebody knows that they have changed.
     pub(crate) async fn renew(&self, ids: &[HubId]) {
         for id in ids {
+            if let Some(visitors) = self.visitors.get() {
+                visitors.doubt(id);
+            }
             lock(&self.looked_up).remove(id);
             if self.look_up(id, None).await == Lookup::Unreachable {
                 tracing::warn!(identity = %id, "an identity cannot be looked up now");

@@ -447,6 +447,26 @@ impl Gatekeeper {
         }
     }
 
+    /// Asks IoT Hub again about visitors who stay, for ever: one after the other, one a second at most.
+    pub(crate) async fn run_second_questions(self: Arc<Gatekeeper>) {
+        let Some(visitors) = self.visitors.clone() else { return };
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let Some(claim) = self.longest_not_asked_about(&visitors) else { continue };
+            if visitors.ask_again(&claim).await == Word::Out {
+                tracing::info!(client = %claim.name.id, "IoT Hub does not let it in any more");
+                self.send_away(true).await;
+            }
+        }
+    }
+
+    fn longest_not_asked_about(&self, visitors: &Visitors) -> Option<Claim> {
+        let present = lock(&self.present);
+        let guests = present.by_id.values().filter(|guest| !guest.is_leaving);
+        let due = guests.filter_map(|guest| Some((visitors.due_since(&guest.claim)?, &guest.claim)));
+        due.min_by_key(|(since, _)| *since).map(|(_, claim)| claim.clone())
+    }
+
     /// Sends away who may not stay, for ever.
     pub(crate) async fn run_reviews(self: Arc<Gatekeeper>) {
         let mut news = self.directory.news();
@@ -458,9 +478,13 @@ impl Gatekeeper {
             };
             looks += 1;
             let all = is_news || looks % LOOKS_PER_REVIEW == 0;
-            for (shard, conn) in self.review(all) {
-                self.post(shard, Mail::Withdrawn { conn }).await;
-            }
+            self.send_away(all).await;
+        }
+    }
+
+    async fn send_away(&self, all: bool) {
+        for (shard, conn) in self.review(all) {
+            self.post(shard, Mail::Withdrawn { conn }).await;
         }
     }
 

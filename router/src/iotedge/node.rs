@@ -108,8 +108,12 @@ impl EdgeNode {
         let visitors = edge.hub_host.as_deref().filter(|_| edge.asks_cloud && edge.has_cloud()).map(|hub| {
             let host = edge.parent_host.as_deref().unwrap_or(hub);
             let visitors_max = config.limits.identities_max as usize;
-            Arc::new(Visitors::new(hub, host, trusting(&bundle), visitors_max))
+            let period = Duration::from_secs(edge.scope_refresh_secs);
+            Arc::new(Visitors::new((hub, host), trusting(&bundle), visitors_max, period))
         });
+        if let Some(visitors) = &visitors {
+            directory.tell_doubts_to(Arc::clone(visitors));
+        }
         let (gatekeeper, waiting) = Gatekeeper::new(GatekeeperSetup {
             directory: Arc::clone(&directory),
             hosts: hosts.into_iter().flatten().map(without_port).collect(),
@@ -177,6 +181,7 @@ impl EdgeNode {
         tokio::spawn(async move { directory.run().await });
         tokio::spawn(Arc::clone(&self.gatekeeper).run_lookups(waiting));
         tokio::spawn(Arc::clone(&self.gatekeeper).run_reviews());
+        tokio::spawn(Arc::clone(&self.gatekeeper).run_second_questions());
         tokio::spawn(keep_trust(
             self.config.clone(),
             self.workload.clone(),

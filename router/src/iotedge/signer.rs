@@ -69,6 +69,12 @@ impl crate::upstream::Signer for ForUplink {
         self.visitors.as_ref()?.token_of(identity)
     }
 
+    fn note_link(&self, identity: &str, link: crate::upstream::LinkNews) {
+        if let Some(visitors) = &self.visitors {
+            visitors.note_link(identity, link);
+        }
+    }
+
     fn chain_of(&self, identity: &str) -> Option<String> {
         let id = HubId::parse(identity).ok()?;
         self.directory.tree().chain_of(&id).map(|chain| chain.to_string())

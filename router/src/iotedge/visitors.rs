@@ -3,13 +3,15 @@
 //!
 //! In: what such a client shows. Out: whether IoT Hub lets it in with that, asked once for each token; the token, for the link that
 //! carries its messages. Always: its own token opens that link, never ours; with another token, or after its end, IoT Hub is
-//! asked again. Never: certificates, modules' device keys, somebody else's word (`auth-chain`).
+//! asked again; and so it is about visitors who stay: from time to time, and when a link of theirs ends or is refused.
+//! Never: certificates, modules' device keys, somebody else's word (`auth-chain`).
 //! How: a CONNECT with the client's token over TLS to port 8883, as the client itself would. It ends a connection that the
-//! client has there already, as any other would. Bound: `visitors_max`.
+//! client has there already, as any other would: who has a link that is up is not asked about, for IoT Hub ends that itself.
+//! Bound: `visitors_max`.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use hub::HubId;
 use hub::connect::{UserName, user_name};
@@ -25,10 +27,13 @@ use wire::{Connect, Packet, ReasonCode, Version};
 use super::judge::{Claim, Proof, Until};
 use super::now_secs;
 use crate::config::without_port;
+use crate::upstream::LinkNews;
 
 const PORT: u16 = 8_883;
 /// How long IoT Hub may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How soon IoT Hub is asked again that has not answered.
+const AGAIN: Duration = Duration::from_secs(60);
 /// The version of the hub's MQTT face that is spoken.
 const API_VERSION: &str = "2020-09-30";
 
@@ -51,29 +56,108 @@ pub(crate) struct Visitors {
     host: String,
     tls: Arc<ClientConfig>,
     visitors_max: usize,
-    known: Mutex<BTreeMap<HubId, (Box<str>, u64)>>,
+    /// How long what it has said counts, while a visitor is here.
+    period: Duration,
+    known: Mutex<BTreeMap<HubId, Visitor>>,
+}
+
+/// Somebody who was let in once.
+struct Visitor {
+    token: Box<str>,
+    /// The end of that, seconds since 1970.
+    until: u64,
+    /// When IoT Hub is asked the next time.
+    ask_at: Instant,
+    /// It has a link there, which IoT Hub would end.
+    is_linked: bool,
+    /// IoT Hub has said no since; its token stays, for what waits for its link.
+    is_out: bool,
+}
+
+impl Visitor {
+    fn is_in(&self, token: &str) -> bool {
+        *self.token == *token && !self.is_out && self.until > now_secs()
+    }
 }
 
 impl Visitors {
     /// Nobody is known. `host`: the IoT Hub, or the parent gateway.
-    pub(super) fn new(hub: &str, host: &str, tls: ClientConfig, visitors_max: usize) -> Visitors {
+    pub(super) fn new(
+        (hub, host): (&str, &str),
+        tls: ClientConfig,
+        visitors_max: usize,
+        period: Duration,
+    ) -> Visitors {
         let (hub, host) = (without_port(hub), without_port(host));
-        Visitors { hub, host, tls: Arc::new(tls), visitors_max, known: Mutex::default() }
+        Visitors { hub, host, tls: Arc::new(tls), visitors_max, period, known: Mutex::default() }
     }
 
     /// Until when a client may stay that IoT Hub has let in with this very token.
     pub(super) fn until(&self, claim: &Claim) -> Option<Until> {
         let Proof::Token(token) = &claim.proof else { return None };
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let (of_before, until) = known.get(&claim.name.id)?;
-        (of_before == token && *until > now_secs()).then_some(Until(*until))
+        let known = self.lock();
+        let visitor = known.get(&claim.name.id)?;
+        visitor.is_in(token).then_some(Until(visitor.until))
     }
 
     /// The token of a visitor and its end, in seconds since 1970.
     pub(super) fn token_of(&self, identity: &str) -> Option<(String, u64)> {
         let id = HubId::parse(identity).ok()?;
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(&id).map(|(token, until)| (token.to_string(), *until))
+        self.lock().get(&id).map(|visitor| (visitor.token.to_string(), visitor.until))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<HubId, Visitor>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When IoT Hub is to be asked again about somebody who is here with `claim`; `None`: it is none of ours, or not yet.
+    pub(super) fn due_since(&self, claim: &Claim) -> Option<Instant> {
+        let Proof::Token(token) = &claim.proof else { return None };
+        let known = self.lock();
+        let visitor =
+            known.get(&claim.name.id).filter(|visitor| visitor.is_in(token) && !visitor.is_linked)?;
+        (visitor.ask_at <= Instant::now()).then_some(visitor.ask_at)
+    }
+
+    /// Somebody knows that something may have changed.
+    pub(super) fn doubt(&self, id: &HubId) {
+        if let Some(visitor) = self.lock().get_mut(id) {
+            visitor.ask_at = Instant::now();
+        }
+    }
+
+    /// What became of a link of an identity.
+    pub(super) fn note_link(&self, identity: &str, link: LinkNews) {
+        let Ok(id) = HubId::parse(identity) else { return };
+        let mut known = self.lock();
+        let Some(visitor) = known.get_mut(&id) else { return };
+        visitor.is_linked = link == LinkNews::Up;
+        match link {
+            LinkNews::Up => (visitor.is_out, visitor.ask_at) = (false, Instant::now() + self.period),
+            LinkNews::Refused => visitor.ask_at = Instant::now(),
+            LinkNews::Down => {}
+        }
+    }
+
+    /// Asks IoT Hub again about somebody who is here; whether it may stay.
+    pub(super) async fn ask_again(&self, claim: &Claim) -> Word {
+        // Whatever comes of it, the others are asked about first.
+        self.put_off(claim, AGAIN.min(self.period));
+        let word = self.ask(claim).await;
+        let Proof::Token(token) = &claim.proof else { return word };
+        if word == Word::Out
+            && let Some(visitor) =
+                self.lock().get_mut(&claim.name.id).filter(|visitor| visitor.token == *token)
+        {
+            visitor.is_out = true;
+        }
+        word
+    }
+
+    fn put_off(&self, claim: &Claim, pause: Duration) {
+        if let Some(visitor) = self.lock().get_mut(&claim.name.id) {
+            visitor.ask_at = Instant::now() + pause;
+        }
     }
 
     /// Asks IoT Hub about a client that nobody here knows.
@@ -89,15 +173,20 @@ impl Visitors {
         let id = &claim.name.id;
         match tokio::time::timeout(PATIENCE, self.connect(&claim.name, text)).await {
             Ok(Ok(ReasonCode::SUCCESS)) => {
-                let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut known = self.lock();
                 if known.len() >= self.visitors_max {
-                    known.retain(|_, (_, until)| *until > now_secs());
+                    known.retain(|_, visitor| visitor.until > now_secs());
                 }
                 if known.len() >= self.visitors_max && !known.contains_key(id) {
                     tracing::error!(client = %id, "limits.identities_max is reached; IoT Hub would let it in");
                     return Word::Out;
                 }
-                known.insert(id.clone(), (text.clone(), until));
+                let is_linked = known.get(id).is_some_and(|visitor| visitor.is_linked);
+                let ask_at = Instant::now() + self.period;
+                known.insert(
+                    id.clone(),
+                    Visitor { token: text.clone(), until, ask_at, is_linked, is_out: false },
+                );
                 Word::In(Until(until))
             }
             Ok(Ok(ReasonCode::SERVER_UNAVAILABLE)) => Word::Nothing,

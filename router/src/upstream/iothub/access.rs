@@ -13,7 +13,7 @@ use hub::tree::AuthChain;
 use time::OffsetDateTime;
 
 use super::refusal::{Case, Facts, Way, explain};
-use super::signer::{KeySigner, Signer};
+use super::signer::{KeySigner, LinkNews, Signer};
 use crate::config::{IotHub, Proof};
 
 /// The version of the hub's MQTT face that is spoken (`reference/edgehub.md` §9.2).
@@ -184,6 +184,13 @@ impl Keyring {
             token_secs: self.token_secs,
         };
         explain(&case, facts)
+    }
+
+    /// Says what became of a link.
+    pub(in crate::upstream) fn note_link(&self, identity: &str, link: LinkNews) {
+        if let Some(signer) = &self.signer {
+            signer.note_link(identity, link);
+        }
     }
 
     /// The host name that tokens are for.

@@ -25,6 +25,20 @@ pub(crate) trait Signer: fmt::Debug + Send + Sync {
     fn token_of(&self, _identity: &str) -> Option<(String, u64)> {
         None
     }
+
+    /// What became of the link of an identity, for whoever wants to know.
+    fn note_link(&self, _identity: &str, _link: LinkNews) {}
+}
+
+/// What became of the link of an identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LinkNews {
+    /// IoT Hub has let it in.
+    Up,
+    /// IoT Hub did not let it in, or has ended the link.
+    Refused,
+    /// It has ended otherwise.
+    Down,
 }
 
 /// A key in base64.

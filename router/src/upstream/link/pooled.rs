@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 use wire::ReasonCode;
 
-use super::super::iothub::{Access, Facts, Keyring};
+use super::super::iothub::{Access, Facts, Keyring, LinkNews};
 use super::super::theirs::{self, Shown};
 use super::super::transport::{self, ConnectError, Patience};
 use super::super::watchdogs;
@@ -68,6 +68,19 @@ enum Over {
 impl Over {
     fn is_failure(&self) -> bool {
         !matches!(self, Over::Renewed | Over::Idle | Over::Stopped)
+    }
+
+    /// What it says about the identity.
+    fn news(&self) -> LinkNews {
+        match self {
+            Over::Closed { .. }
+            | Over::Reset { .. }
+            | Over::Link(
+                LinkError::Disconnected(_)
+                | LinkError::Refused(ReasonCode::NOT_AUTHORIZED | ReasonCode::BAD_USER_NAME_OR_PASSWORD),
+            ) => LinkNews::Refused,
+            _ => LinkNews::Down,
+        }
     }
 
     /// Whether another address might be better.
@@ -262,6 +275,7 @@ async fn link(shared: Rc<Shared>, identity: Arc<str>, ring: Rc<Notify>) {
         Err(over) => over,
     };
     shared.bells.borrow_mut().remove(&identity);
+    shared.keyring.note_link(&identity, over.news());
     shared.tell(News::Down(Arc::clone(&identity))).await;
     let mut stop = shared.core.borrow().stop.clone();
     let advice = tokio::select! {
@@ -533,6 +547,7 @@ impl Shared {
             info!(uplink = %core.name, %identity, links = core.carrier.links_up(), "a link is up");
         }
         self.note_let_in(identity);
+        self.keyring.note_link(identity, LinkNews::Up);
         self.say(identity, UplinkState::Up, None);
     }
 }
