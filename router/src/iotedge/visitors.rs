@@ -66,7 +66,8 @@ struct Visitor {
     token: Box<str>,
     /// The end of that, seconds since 1970.
     until: u64,
-    /// When IoT Hub is asked the next time.
+    /// When IoT Hub was asked, and when it is the next time.
+    asked_at: Instant,
     ask_at: Instant,
     /// It has a link there, which IoT Hub would end.
     is_linked: bool,
@@ -135,6 +136,11 @@ impl Visitors {
         match link {
             LinkNews::Up => (visitor.is_out, visitor.ask_at) = (false, Instant::now() + self.period),
             LinkNews::Refused => visitor.ask_at = Instant::now(),
+            // Perhaps by our own question.
+            LinkNews::Closed => {
+                let soon = (visitor.asked_at + AGAIN.min(self.period)).max(Instant::now());
+                visitor.ask_at = visitor.ask_at.min(soon);
+            }
             LinkNews::Down => {}
         }
     }
@@ -156,7 +162,8 @@ impl Visitors {
 
     fn put_off(&self, claim: &Claim, pause: Duration) {
         if let Some(visitor) = self.lock().get_mut(&claim.name.id) {
-            visitor.ask_at = Instant::now() + pause;
+            visitor.asked_at = Instant::now();
+            visitor.ask_at = visitor.asked_at + pause;
         }
     }
 
@@ -182,10 +189,11 @@ impl Visitors {
                     return Word::Out;
                 }
                 let is_linked = known.get(id).is_some_and(|visitor| visitor.is_linked);
-                let ask_at = Instant::now() + self.period;
+                let asked_at = Instant::now();
+                let ask_at = asked_at + self.period;
                 known.insert(
                     id.clone(),
-                    Visitor { token: text.clone(), until, ask_at, is_linked, is_out: false },
+                    Visitor { token: text.clone(), until, asked_at, ask_at, is_linked, is_out: false },
                 );
                 Word::In(Until(until))
             }

@@ -35,8 +35,10 @@ pub(crate) trait Signer: fmt::Debug + Send + Sync {
 pub(crate) enum LinkNews {
     /// IoT Hub has let it in.
     Up,
-    /// IoT Hub did not let it in, or has ended the link.
+    /// IoT Hub did not let it in.
     Refused,
+    /// IoT Hub has ended it, for whatever reason.
+    Closed,
     /// It has ended otherwise.
     Down,
 }

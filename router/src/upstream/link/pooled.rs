@@ -73,12 +73,12 @@ impl Over {
     /// What it says about the identity.
     fn news(&self) -> LinkNews {
         match self {
-            Over::Closed { .. }
-            | Over::Reset { .. }
-            | Over::Link(
-                LinkError::Disconnected(_)
-                | LinkError::Refused(ReasonCode::NOT_AUTHORIZED | ReasonCode::BAD_USER_NAME_OR_PASSWORD),
-            ) => LinkNews::Refused,
+            Over::Closed { .. } | Over::Reset { .. } | Over::Link(LinkError::Disconnected(_)) => {
+                LinkNews::Closed
+            }
+            Over::Link(LinkError::Refused(
+                ReasonCode::NOT_AUTHORIZED | ReasonCode::BAD_USER_NAME_OR_PASSWORD,
+            )) => LinkNews::Refused,
             _ => LinkNews::Down,
         }
     }
