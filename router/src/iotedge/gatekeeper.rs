@@ -27,6 +27,7 @@ use super::visitors::{Visitors, Word};
 use crate::access::Brake;
 use crate::clock::Clock;
 use crate::mail::{Mail, Mailbox};
+use crate::upstream::About;
 
 /// Lookups that run at the same time.
 const LOOKUPS_AT_ONCE: usize = 4;
@@ -237,6 +238,16 @@ impl Gatekeeper {
     /// From now on certificates count if they come from these.
     pub(crate) fn trust(&self, authorities: Option<Arc<dyn ClientCertVerifier>>) {
         *self.authorities.write().unwrap_or_else(PoisonError::into_inner) = authorities;
+    }
+
+    /// What a client that is here has said of itself.
+    pub(super) fn about(&self, identity: &str) -> About {
+        let present = lock(&self.present);
+        let guest = HubId::parse(identity).ok().and_then(|id| present.by_id.get(&id));
+        guest.map_or_else(About::default, |guest| {
+            let UserName { model_id, client_type, .. } = &guest.claim.name;
+            About { model_id: model_id.clone(), client_type: client_type.clone() }
+        })
     }
 
     /// What was counted.

@@ -146,7 +146,7 @@ impl EdgeNode {
     pub(crate) fn signer(&self) -> Option<Arc<dyn crate::upstream::Signer>> {
         let signer = self.signer.as_ref().map(Arc::clone)?;
         let (visitors, directory) = (self.visitors.clone(), self.directory());
-        Some(Arc::new(ForUplink { signer, visitors, directory }))
+        Some(Arc::new(ForUplink { signer, visitors, directory, gatekeeper: Arc::clone(&self.gatekeeper) }))
     }
 
     /// Who is known.

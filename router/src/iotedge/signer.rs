@@ -13,6 +13,7 @@ use hub::sas;
 use tokio::sync::Mutex;
 
 use super::directory::Directory;
+use super::gatekeeper::Gatekeeper;
 use super::visitors::Visitors;
 use super::workload::{Workload, WorkloadError};
 use crate::config::Secret;
@@ -58,6 +59,8 @@ pub(super) struct ForUplink {
     pub(super) signer: Arc<dyn Signer>,
     pub(super) visitors: Option<Arc<Visitors>>,
     pub(super) directory: Arc<Directory>,
+    /// Who is here.
+    pub(super) gatekeeper: Arc<Gatekeeper>,
 }
 
 impl crate::upstream::Signer for ForUplink {
@@ -67,6 +70,10 @@ impl crate::upstream::Signer for ForUplink {
 
     fn token_of(&self, identity: &str) -> Option<(String, u64)> {
         self.visitors.as_ref()?.token_of(identity)
+    }
+
+    fn about(&self, identity: &str) -> crate::upstream::About {
+        self.gatekeeper.about(identity)
     }
 
     fn note_link(&self, identity: &str, link: crate::upstream::LinkNews) {

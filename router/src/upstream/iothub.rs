@@ -12,4 +12,4 @@ mod signer;
 pub(super) use access::{Access, Keyring};
 pub(super) use dialect::HubDialect;
 pub(super) use refusal::Facts;
-pub(crate) use signer::{LinkNews, Signature, Signer};
+pub(crate) use signer::{About, LinkNews, Signature, Signer};

@@ -35,7 +35,7 @@ use crate::clock::entropy;
 use crate::config::Uplink;
 
 pub(crate) use dialects::{Gateway, boot};
-pub(crate) use iothub::{LinkNews, Signature, Signer};
+pub(crate) use iothub::{About, LinkNews, Signature, Signer};
 pub(crate) use line::{Line, News, ORDERS_MAX, Operator, Order, line};
 pub(crate) use local::LocalDoor;
 pub(crate) use source::Source;

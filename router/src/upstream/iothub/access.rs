@@ -13,7 +13,7 @@ use hub::tree::AuthChain;
 use time::OffsetDateTime;
 
 use super::refusal::{Case, Facts, Way, explain};
-use super::signer::{KeySigner, LinkNews, Signer};
+use super::signer::{About, KeySigner, LinkNews, Signer};
 use crate::config::{IotHub, Proof};
 
 /// The version of the hub's MQTT face that is spoken (`reference/edgehub.md` §9.2).
@@ -35,6 +35,8 @@ pub(in crate::upstream) struct Access {
     pub(in crate::upstream) token: Option<String>,
     /// Chain and key, where they are not those of the uplink.
     pub(in crate::upstream) cert: Option<(PathBuf, PathBuf)>,
+    /// What its client has said of itself.
+    pub(in crate::upstream) about: About,
     /// Seconds after which a new connection with a new token is due.
     pub(in crate::upstream) renew_after_secs: Option<u64>,
 }
@@ -125,11 +127,12 @@ impl Keyring {
                 Some(sas::token(&audience, expires, &digest))
             }
         };
+        let about = if is_ours { About::default() } else { self.about(identity) };
         let name = UserName {
             id,
             api_version: API_VERSION.to_owned(),
-            client_type: Some(concat!("Millrace/", env!("CARGO_PKG_VERSION")).to_owned()),
-            model_id: None,
+            client_type: Some(product(&about)),
+            model_id: about.model_id.clone(),
             auth_chain,
         };
         let renew_percent = RENEW_PERCENT + random % (RENEW_JITTER_PERCENT + 1);
@@ -139,7 +142,21 @@ impl Keyring {
             renew_after_secs: token.as_ref().map(|_| self.token_secs * renew_percent / 100),
             token,
             cert,
+            about,
         })
+    }
+
+    fn about(&self, identity: &str) -> About {
+        self.signer.as_ref().map_or_else(About::default, |signer| signer.about(identity))
+    }
+
+    /// Whether a client has come since that is of another model than its link says, which cannot be changed while it is up.
+    pub(in crate::upstream) fn has_another_model(&self, access: &Access) -> bool {
+        let now = self.about(&access.client_id).model_id;
+        access.client_id != self.own.as_str()
+            && !self.children.contains_key(&access.client_id)
+            && now.is_some()
+            && now != access.about.model_id
     }
 
     /// With a token that the identity itself has shown, and which is good for `secs`.
@@ -147,11 +164,12 @@ impl Keyring {
         if secs == 0 {
             return Err(format!("the token of {identity} is over, and it has not come with another one"));
         }
+        let about = self.about(identity);
         let name = UserName {
             id: HubId::parse(identity).map_err(|error| format!("{identity}: {error}"))?,
             api_version: API_VERSION.to_owned(),
-            client_type: Some(concat!("Millrace/", env!("CARGO_PKG_VERSION")).to_owned()),
-            model_id: None,
+            client_type: Some(product(&about)),
+            model_id: about.model_id.clone(),
             auth_chain: None,
         };
         Ok(Access {
@@ -159,6 +177,7 @@ impl Keyring {
             user: user_name(&self.hub, &name),
             token: Some(token),
             cert: None,
+            about,
             renew_after_secs: Some(secs),
         })
     }
@@ -197,6 +216,12 @@ impl Keyring {
     pub(in crate::upstream) fn hub(&self) -> &str {
         &self.hub
     }
+}
+
+/// What speaks to IoT Hub: the client's library and we, as with edgeHub (`reference/edgehub.md` §9.2).
+fn product(about: &About) -> String {
+    let own = concat!("Millrace/", env!("CARGO_PKG_VERSION"));
+    about.client_type.as_ref().map_or_else(|| own.to_owned(), |library| format!("{library} {own}"))
 }
 
 /// A time as operators read it.

@@ -26,8 +26,22 @@ pub(crate) trait Signer: fmt::Debug + Send + Sync {
         None
     }
 
+    /// What a client has said of itself that is here now, for its link.
+    fn about(&self, _identity: &str) -> About {
+        About::default()
+    }
+
     /// What became of the link of an identity, for whoever wants to know.
     fn note_link(&self, _identity: &str, _link: LinkNews) {}
+}
+
+/// What a client says of itself, beside who it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct About {
+    /// Its model (Plug and Play).
+    pub model_id: Option<String>,
+    /// Its library.
+    pub client_type: Option<String>,
 }
 
 /// What became of the link of an identity.

@@ -504,7 +504,7 @@ async fn carry(
                 }
                 let has_jumped = (offset(now) - offset_then).abs() > CLOCK_JUMP_MILLIS;
                 let is_old = access.token.is_some() && has_jumped || renew_at.is_some_and(|at| Instant::now() >= at);
-                let is_due = is_old || core.targets.current() != address;
+                let is_due = is_old || core.targets.current() != address || shared.keyring.has_another_model(&access);
                 if resting.is_none() && is_due {
                     if is_old && has_jumped {
                         info!(uplink = %name, %identity, "the clock was set; the token is made anew");
