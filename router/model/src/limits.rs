@@ -106,8 +106,10 @@ pub struct Limits {
     pub uplink_inflight_max: u16,
     /// Bytes read ahead from the lanes of one uplink.
     pub uplink_read_bytes_max: u32,
-    /// Messages of one lane that may be read and not settled, while the upstream refuses some of their senders.
+    /// Messages of one lane that may be sent and not settled.
     pub uplink_look_ahead_max: u32,
+    /// Messages of one lane that may wait for their senders, which the upstream refuses.
+    pub uplink_held_messages_max: u32,
     /// Senders of one uplink that may wait because the upstream refuses their messages.
     pub uplink_waiting_senders_max: u32,
     /// Links of one uplink whose identities have links of their own.
@@ -173,6 +175,7 @@ impl Limits {
         uplink_inflight_max: 16_384,
         uplink_read_bytes_max: 4 << 20,
         uplink_look_ahead_max: 16_384,
+        uplink_held_messages_max: 1 << 20,
         uplink_waiting_senders_max: 256,
         uplink_links_max: 128,
         uplink_opens_per_sec: 10,

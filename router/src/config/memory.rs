@@ -123,10 +123,17 @@ impl Config {
                 u64::from(limits.packet_bytes_max) + crate::upstream::LINK_BYTES_MAX,
             ),
             holder(
-                "places of refused senders",
+                "places underway to upstreams",
                 uplinks * model::Priority::all().count() as u64,
                 "lanes × the larger of limits.uplink_look_ahead_max and limits.uplink_inflight_max × 64",
                 u64::from(limits.uplink_look_ahead_max.max(limits.uplink_inflight_max.into())) * 64,
+            ),
+            holder(
+                "places of refused senders",
+                uplinks * model::Priority::all().count() as u64,
+                "lanes × limits.uplink_held_messages_max × 4",
+                // Twice: by lane and by sender.
+                u64::from(limits.uplink_held_messages_max) * 4,
             ),
             holder(
                 "packing messages",
@@ -153,8 +160,8 @@ impl Config {
             holder(
                 "senders that wait for upstreams",
                 self.uplinks.iter().map(|uplink| self.senders_waiting_max(uplink)).sum(),
-                "senders (limits.uplink_waiting_senders_max; at IoT Hubs one for each place looked ahead) × 256",
-                256,
+                "senders (limits.uplink_waiting_senders_max; at IoT Hubs one for each place looked ahead) × 512",
+                512,
             ),
             holder(
                 "messages in flight to upstreams",

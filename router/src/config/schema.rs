@@ -823,9 +823,11 @@ limits! {
     uplink_inflight_max: u16 = 1..=32_766, "Messages in flight to one upstream.";
     uplink_read_bytes_max: u32 = 1_024..=4_294_967_295, "Bytes read ahead from the lanes of one uplink.";
     uplink_look_ahead_max: u32 = 1..=1_000_000,
-        "Messages of one lane that are read beyond the first one that waits because the upstream refuses its sender; above it the lane waits.";
+        "Messages of one lane that are sent and not settled yet.";
+    uplink_held_messages_max: u32 = 1..=268_435_456,
+        "Messages of one lane that wait because the upstream refuses their senders, or their links are not up, while others pass them: two bytes each, or less. Above it the lane waits.";
     uplink_waiting_senders_max: u32 = 1..=100_000,
-        "Senders of one uplink that wait because the upstream refuses their messages; above it the whole uplink does.";
+        "Senders of one uplink that wait because the upstream refuses their messages; above it the whole lane does.";
     uplink_links_max: u32 = 1..=65_535,
         "Links of one uplink whose identities have links of their own; above it the others wait until one is idle.";
     uplink_opens_per_sec: u32 = 1..=10_000,

@@ -152,6 +152,7 @@ fn rules(config: &Uplink, limits: &Limits) -> Rules {
         attempts_max: forwarding.attempts_max,
         retry_millis: (config.backoff_min_millis, config.backoff_max_millis),
         look_ahead_max: limits.uplink_look_ahead_max as usize,
+        held_max: limits.uplink_held_messages_max as usize,
         senders_max: limits.uplink_waiting_senders_max as usize,
         identity: (!config.topics.inbound.is_empty()).then(|| dialects::identity(&config.name)),
         read_bytes_max: limits.uplink_read_bytes_max as usize,

@@ -4,8 +4,8 @@
 //! write, places that are delivered, places to move into the poison lane.
 //! Always: the lane whose turn it is, decided anew for each read; what had not been sent when a sender was refused comes
 //! after it; a place counts as delivered once every place before it is answered, expired, or safe in the poison lane.
-//! Bounds: `window` publications in flight, `look_ahead_max` places of a lane read and not settled, `senders_max` senders
-//! that wait.
+//! Bounds: `window` publications in flight, `look_ahead_max` places of a lane sent and not settled, `held_max` that wait
+//! for their senders, `senders_max` senders that wait.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use super::schedule::{Turns, WEIGHTED_BATCH};
 use super::senders::{Sender, Senders};
 use super::suspicion::Suspicion;
 use super::window::{Pressure, Window};
-use super::{Backoff, Dialect, LinkError, LinkSetup, LinkState, Schedule};
+use super::{Dialect, LinkError, LinkSetup, LinkState, Schedule};
 use crate::envelope::Envelope;
 use crate::random::Random;
 
@@ -61,8 +61,10 @@ pub struct Rules {
     pub attempts_max: u16,
     /// First and last wait before a refused sender is tried again.
     pub retry_millis: (u64, u64),
-    /// Places of one lane that may be read and not settled.
+    /// Places of one lane that may be sent and not settled.
     pub look_ahead_max: usize,
+    /// Places of one lane that may wait for their senders; above it the lane does.
+    pub held_max: usize,
     /// Senders that may wait at once.
     pub senders_max: usize,
     /// Bytes of one read.
@@ -153,9 +155,6 @@ pub struct Carrier {
     /// The least urgent lanes that may go now; `None` for none.
     only: Option<Priority>,
     random: Random,
-    /// Nothing is sent before: the upstream refuses more senders than may wait.
-    resting_until: Instant,
-    rest: Backoff,
     paces: [Option<Pace>; 2],
     answers: Vec<Answer>,
     asides: VecDeque<Aside>,
@@ -181,8 +180,6 @@ impl Carrier {
             quota_run: 0,
             only: Some(Priority::DEFAULT),
             random: Random(rules.seed),
-            resting_until: Instant::default(),
-            rest: Backoff::new(rules.retry_millis.0, rules.retry_millis.1),
             paces: [Pace::new(rules.messages_per_sec), Pace::new(rules.bytes_per_sec)],
             answers: Vec::new(),
             asides: VecDeque::new(),
@@ -196,7 +193,7 @@ impl Carrier {
     pub fn add_lane(&mut self, lane: LaneId, priority: Priority, head: Seq, tail: Seq) {
         let last = self.lanes.last().map(|lane| lane.priority);
         assert!(last.is_none_or(|last| last <= priority), "lanes are added from the most urgent one on");
-        self.lanes.push(Lane::new(lane, priority, head, tail));
+        self.lanes.push(Lane::new(lane, priority, (head, tail), self.rules.retry_millis));
         self.turns.add_lane();
     }
 
@@ -409,7 +406,7 @@ impl Carrier {
         let window = self.suspicion.window(link.window()).min(self.window.size());
         let inflight = link.inflight();
         let room = window.saturating_sub(inflight);
-        if room == 0 || out_bytes >= OUT_BYTES_MAX || now < self.resting_until {
+        if room == 0 || out_bytes >= OUT_BYTES_MAX {
             return None;
         }
         let [messages, bytes] = &mut self.paces;
@@ -425,7 +422,8 @@ impl Carrier {
         let rules = ReadRules {
             now,
             window,
-            unsettled_max: self.rules.look_ahead_max.max(window),
+            underway_max: self.rules.look_ahead_max.max(window),
+            held_max: self.rules.held_max,
             history_fits: out_bytes < HISTORY_BYTES_MAX,
             history_share_percent: self.rules.history_share_percent,
         };
@@ -557,8 +555,8 @@ impl Carrier {
         if !self.is_up() && self.pool.is_none() {
             return None;
         }
-        let times = self.senders.next_due().into_iter().chain(self.lanes.iter().map(Lane::history_at));
-        let times = times.chain([self.resting_until]).filter(|at| *at > now);
+        let times = self.senders.next_due().into_iter().chain(self.lanes.iter().flat_map(Lane::waits_until));
+        let times = times.filter(|at| *at > now);
         // A little more, so that it has come then.
         let first = times.min().map(|at| at.millis_since(now) + 1);
         let own = self.window.size();
@@ -590,7 +588,10 @@ impl Carrier {
     /// A refused sender whose time has come; its oldest place waits to be sent then.
     fn next_try(&mut self, now: Instant) -> Option<(Sender, Seq)> {
         let (lanes, only) = (&self.lanes, self.only);
-        let may = |sender: Sender, seq| goes(only, &lanes[sender.lane]) && lanes[sender.lane].may_try(seq);
+        let may = |sender: Sender, seq| {
+            let lane = &lanes[sender.lane];
+            goes(only, lane) && !lane.is_resting(now) && lane.may_try(seq)
+        };
         let (sender, seq) = self.senders.try_next(now, may)?;
         self.lanes[sender.lane].stretch(seq).release(seq);
         Some((sender, seq))
@@ -604,12 +605,10 @@ impl Carrier {
         if verdict == Verdict::Taken {
             self.counts.forwarded += 1;
             self.quota_run = 0;
-            self.rest.succeeded();
+            lane.taken();
             lane.stretch(seq).settle(seq);
             if self.senders.len() > 0 {
-                for seq in self.senders.accepted(sender, seq) {
-                    lane.stretch(seq).release(seq);
-                }
+                lane.release_all(&self.senders.accepted(sender, seq));
                 // With QoS 2 the end of one may come that waited for its turn.
                 self.senders.forget(sender, seq);
             }
@@ -635,11 +634,9 @@ impl Carrier {
         if self.senders.refused(sender, seq, now, &mut self.random) {
             return lane.stretch(seq).hold(seq);
         }
-        // So many senders are refused that it is not theirs: everything rests for a while.
+        // So many senders are refused that it is not theirs: the lane rests for a while.
         lane.stretch(seq).release(seq);
-        if self.resting_until <= now {
-            self.resting_until = now.plus_millis(self.rest.failed(self.random.next()));
-        }
+        lane.rest(now, self.random.next());
     }
 
     fn move_aside(&mut self, about: Sending, attempts: u16, why: Refusal, now: Instant) {
@@ -662,13 +659,15 @@ impl Carrier {
     #[cfg(test)]
     pub(super) fn invariants(&self) {
         self.lanes.iter().for_each(Lane::invariants);
-        self.senders.invariants(self.lanes.iter().map(Lane::unsettled).sum());
         let look_ahead = self.rules.look_ahead_max;
+        self.senders.invariants(self.lanes.iter().map(|lane| lane.held() + lane.underway()).sum());
         let window = self.link.as_ref().map_or(0, Link::window);
         assert!(self.inflight() <= window || self.pool.is_some());
         self.pool.iter().for_each(Pool::invariants);
         self.window.invariants();
-        assert!(self.lanes.iter().all(|lane| lane.unsettled() <= look_ahead.max(usize::from(u16::MAX))));
+        assert!(self.lanes.iter().all(|lane| lane.underway() <= look_ahead.max(usize::from(u16::MAX))));
+        // What was to be sent, and is held up after all, may be read beyond it.
+        assert!(self.lanes.iter().all(|lane| lane.held() <= self.rules.held_max + usize::from(u16::MAX)));
     }
 }
 

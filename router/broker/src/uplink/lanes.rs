@@ -9,9 +9,11 @@ use std::collections::VecDeque;
 
 use model::{Instant, LaneId, Priority, Seq};
 
+use super::Backoff;
+use super::places::Places;
 use super::stretch::Stretch;
 
-/// Stretches of one lane; with that many, a further connection makes no new one.
+/// Stretches of one lane; with that many, the two oldest become one.
 const STRETCHES_MAX: usize = 8;
 /// Of the window, what history leaves to live messages: a quarter.
 const RESERVE: usize = 4;
@@ -28,6 +30,9 @@ pub(super) struct Lane {
     history_at: Instant,
     /// Messages sent of history and of both while both had something to send; halved now and then.
     shares: (u64, u64),
+    /// Nothing of it is sent before: the upstream refuses more senders than may wait.
+    resting_until: Instant,
+    rest: Backoff,
 }
 
 /// What a lane wants to read.
@@ -49,7 +54,13 @@ impl Wanted {
 }
 
 impl Lane {
-    pub(super) fn new(id: LaneId, priority: Priority, head: Seq, tail: Seq) -> Lane {
+    /// `retry_millis`: first and last rest.
+    pub(super) fn new(
+        id: LaneId,
+        priority: Priority,
+        (head, tail): (Seq, Seq),
+        retry_millis: (u64, u64),
+    ) -> Lane {
         Lane {
             id,
             priority,
@@ -57,7 +68,25 @@ impl Lane {
             reported: head,
             history_at: Instant::default(),
             shares: (0, 0),
+            resting_until: Instant::default(),
+            rest: Backoff::new(retry_millis.0, retry_millis.1),
         }
+    }
+
+    /// More of its senders are refused than may wait: nothing of it is sent for a while.
+    pub(super) fn rest(&mut self, now: Instant, random: u64) {
+        if !self.is_resting(now) {
+            self.resting_until = now.plus_millis(self.rest.failed(random));
+        }
+    }
+
+    /// Something of it was taken: its next rest is the shortest again.
+    pub(super) fn taken(&mut self) {
+        self.rest.succeeded();
+    }
+
+    pub(super) fn is_resting(&self, now: Instant) -> bool {
+        now < self.resting_until
     }
 
     /// The lane reaches up to here now.
@@ -70,9 +99,21 @@ impl Lane {
         self.stretches.iter().map(Stretch::backlog).sum()
     }
 
-    /// Places that were read and are not settled.
-    pub(super) fn unsettled(&self) -> usize {
-        self.stretches.iter().map(Stretch::unsettled).sum()
+    /// Places that were sent, or are on their way to the poison lane, and are not settled.
+    pub(super) fn underway(&self) -> usize {
+        self.stretches.iter().map(Stretch::underway).sum()
+    }
+
+    /// Places that were read and wait for their senders.
+    pub(super) fn held(&self) -> usize {
+        self.stretches.iter().map(Stretch::held).sum()
+    }
+
+    /// These wait no longer.
+    pub(super) fn release_all(&mut self, places: &Places) {
+        if !places.is_empty() {
+            self.stretches.iter_mut().for_each(|stretch| stretch.release_all(places));
+        }
     }
 
     /// The link is up: what waits is history until `at`, and with `live_first` what comes from now on passes it.
@@ -83,10 +124,23 @@ impl Lane {
             return;
         }
         self.history_at = at;
-        if live_first && self.stretches.len() < STRETCHES_MAX && !self.live().is_done() {
+        if live_first && !self.live().is_done() {
+            self.make_room();
             let mark = self.live().end();
             self.stretches.push_back(Stretch::new(mark, mark));
             self.shares = (0, 0);
+        }
+    }
+
+    /// Makes room for one more stretch: what is done goes, or the two oldest become one.
+    fn make_room(&mut self) {
+        if self.stretches.len() < STRETCHES_MAX {
+            return;
+        }
+        let (first, second) = (self.stretches.pop_front(), self.stretches.pop_front());
+        if let (Some(mut first), Some(second)) = (first, second) {
+            first.absorb(second);
+            self.stretches.push_front(first);
         }
     }
 
@@ -97,8 +151,12 @@ impl Lane {
 
     /// Next places to read, if there are any and they may be sent now.
     pub(super) fn to_read(&self, rules: &ReadRules) -> Option<Wanted> {
-        let unsettled_max = rules.unsettled_max.saturating_sub(self.unsettled());
-        let read = |stretch: &Stretch| stretch.to_read(stretch.unsettled() + unsettled_max);
+        if self.is_resting(rules.now) {
+            return None;
+        }
+        let look_ahead = rules.underway_max.saturating_sub(self.underway());
+        let look_ahead = look_ahead.min(rules.held_max.saturating_sub(self.held()));
+        let read = |stretch: &Stretch| stretch.to_read(look_ahead);
         let last = self.stretches.len() - 1;
         let waits = rules.now < self.history_at;
         if last == 0 {
@@ -170,9 +228,9 @@ impl Lane {
         Seq::new(head.get() - 1)
     }
 
-    /// When what waits may be sent, if that is later than now.
-    pub(super) fn history_at(&self) -> Instant {
-        self.history_at
+    /// When something of it may be sent that may not now, if these are later than now.
+    pub(super) fn waits_until(&self) -> [Instant; 2] {
+        [self.history_at, self.resting_until]
     }
 
     fn live(&mut self) -> &mut Stretch {
@@ -194,8 +252,10 @@ pub(super) struct ReadRules {
     pub(super) now: Instant,
     /// Publications that may be in flight.
     pub(super) window: usize,
-    /// Places of one lane that may be read and not settled.
-    pub(super) unsettled_max: usize,
+    /// Places of one lane that may be sent and not settled.
+    pub(super) underway_max: usize,
+    /// Places of one lane that may wait for their senders.
+    pub(super) held_max: usize,
     /// Little enough waits for the socket for history to be read.
     pub(super) history_fits: bool,
     pub(super) history_share_percent: u8,

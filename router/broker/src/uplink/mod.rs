@@ -16,6 +16,7 @@ mod lanes;
 mod link;
 mod mapping;
 mod pace;
+mod places;
 mod poison;
 mod pool;
 mod schedule;

@@ -5,12 +5,13 @@
 //! refused keeps its order. Bound: `senders_max` senders, beside those who were in flight when their link was lost; and places
 //! only of what its lane holds open, so that no more senders wait than places are looked ahead.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use model::{Instant, Seq};
 use wire::ReasonCode;
 
 use super::Backoff;
+use super::places::Places;
 use crate::random::Random;
 
 /// Whoever waits for a link waits for no time.
@@ -26,7 +27,7 @@ pub(super) struct Sender {
 
 #[derive(Debug)]
 struct Waiting {
-    held: BTreeSet<Seq>,
+    held: Places,
     backoff: Backoff,
     due: Instant,
     trying: Option<Seq>,
@@ -104,7 +105,7 @@ impl Senders {
             return None;
         }
         Some(self.waiting.entry(sender).or_insert_with(|| Waiting {
-            held: BTreeSet::new(),
+            held: Places::default(),
             backoff: Backoff::new(min, max),
             due: Instant::default(),
             trying: None,
@@ -168,9 +169,9 @@ impl Senders {
     }
 
     /// The upstream took this place: if that was the try, the places that may go on.
-    pub(super) fn accepted(&mut self, sender: Sender, seq: Seq) -> BTreeSet<Seq> {
+    pub(super) fn accepted(&mut self, sender: Sender, seq: Seq) -> Places {
         if self.waiting.get(&sender).is_none_or(|waiting| waiting.trying != Some(seq)) {
-            return BTreeSet::new();
+            return Places::default();
         }
         self.waiting.remove(&sender).map(|waiting| waiting.held).unwrap_or_default()
     }
@@ -186,7 +187,7 @@ impl Senders {
         random: &mut Random,
     ) {
         let Some(waiting) = self.waiting.get_mut(&sender) else { return };
-        waiting.held.remove(&seq);
+        waiting.held.remove(seq);
         if waiting.trying == Some(seq) {
             waiting.trying = None;
         }
@@ -207,9 +208,9 @@ impl Senders {
         may: impl Fn(Sender, Seq) -> bool,
     ) -> Option<(Sender, Seq)> {
         for (sender, waiting) in &mut self.waiting {
-            let Some(first) = waiting.held.first().copied() else { continue };
+            let Some(first) = waiting.held.first() else { continue };
             if waiting.trying.is_none() && waiting.due <= now && may(*sender, first) {
-                waiting.held.remove(&first);
+                waiting.held.remove(first);
                 waiting.trying = Some(first);
                 return Some((*sender, first));
             }
@@ -220,7 +221,7 @@ impl Senders {
     /// The place has left its lane without having been tried.
     pub(super) fn forget(&mut self, sender: Sender, seq: Seq) {
         let Some(waiting) = self.waiting.get_mut(&sender) else { return };
-        if waiting.held.remove(&seq) && waiting.held.is_empty() && waiting.trying.is_none() {
+        if waiting.held.remove(seq) && waiting.held.is_empty() && waiting.trying.is_none() {
             self.waiting.remove(&sender);
         }
     }
@@ -228,7 +229,7 @@ impl Senders {
     /// The place that was to be tried is not there any more: the next one is tried at once.
     pub(super) fn vanished(&mut self, sender: Sender, seq: Seq) {
         let Some(waiting) = self.waiting.get_mut(&sender) else { return };
-        waiting.held.remove(&seq);
+        waiting.held.remove(seq);
         if waiting.trying == Some(seq) {
             waiting.trying = None;
         }

@@ -2,15 +2,22 @@
 //!
 //! Knows: places. Never: records, senders, the link. In: what was sent, answered, held back. Out: the next places to
 //! read, and the first one that is not settled.
-//! Invariant: `open` ascends and holds exactly the places before `next` that are not settled (and a bounded rest that
-//! is); `again` holds exactly those of them that wait to be sent. What has expired takes no room.
+//! Invariant: a place before `next` that is not settled is in exactly one of three: `open`, which ascends, if it was sent
+//! or is on its way to the poison lane; `held`, if it was never sent and its sender waits; `freed`, if it was never sent
+//! and may be. (`open` has a bounded rest of settled ones, too.) `again` holds exactly those of `open` that wait to be
+//! sent. What has expired takes no room, and what was never sent takes next to none: a sender that waits for days holds up
+//! nobody else.
 
 use std::collections::{BTreeSet, VecDeque};
 
 use model::Seq;
 
+use super::places::Places;
+
 /// Settled places that may stay in the middle of `open` before it is tidied; above it they are at most half of it.
 const SETTLED_KEPT: usize = 64;
+/// Longest row of places to be sent again that is told at once.
+const ROW_MAX: usize = 1_024;
 
 /// How far an unsettled place is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +26,7 @@ enum State {
     InFlight,
     /// To be sent, again or at last.
     Again,
-    /// Not sent, because its sender waits.
+    /// Sent before, and not now, because its sender waits.
     Held,
     /// On its way to the poison lane.
     Aside,
@@ -46,6 +53,8 @@ pub(super) struct Stretch {
     open: VecDeque<Place>,
     settled: usize,
     again: BTreeSet<Seq>,
+    held: Places,
+    freed: Places,
     inflight: usize,
 }
 
@@ -58,6 +67,8 @@ impl Stretch {
             open: VecDeque::new(),
             settled: 0,
             again: BTreeSet::new(),
+            held: Places::default(),
+            freed: Places::default(),
             inflight: 0,
         }
     }
@@ -72,12 +83,16 @@ impl Stretch {
 
     /// The first place that is not settled.
     pub(super) fn head(&self) -> Seq {
-        self.open.front().map_or(self.next, |place| place.seq)
+        let open = self.open.front().map(|place| place.seq);
+        if self.waiting() == 0 {
+            return open.unwrap_or(self.next);
+        }
+        [open, self.held.first(), self.freed.first()].into_iter().flatten().min().unwrap_or(self.next)
     }
 
     /// Whether nothing is left of it.
     pub(super) fn is_done(&self) -> bool {
-        self.open.is_empty() && self.next == self.end
+        self.unsettled() == 0 && self.next == self.end
     }
 
     /// Places that are not settled, read or not.
@@ -87,7 +102,22 @@ impl Stretch {
 
     /// Places that were read and are not settled.
     pub(super) fn unsettled(&self) -> usize {
+        self.underway() + self.waiting()
+    }
+
+    /// Of these, those that were sent, or are on their way to the poison lane.
+    pub(super) fn underway(&self) -> usize {
         self.open.len() - self.settled
+    }
+
+    /// Of these, those that were never sent.
+    pub(super) fn waiting(&self) -> usize {
+        (self.held.len() + self.freed.len()) as usize
+    }
+
+    /// Of these, those whose sender waits.
+    pub(super) fn held(&self) -> usize {
+        self.held.len() as usize
     }
 
     pub(super) fn inflight(&self) -> usize {
@@ -99,42 +129,47 @@ impl Stretch {
         self.end = self.end.max(end);
     }
 
-    /// The next places to read, and how many in a row: what must be sent again first, then what was never read, as long
-    /// as at most `unsettled_max` places are unsettled.
-    pub(super) fn to_read(&self, unsettled_max: usize) -> Option<(Seq, usize)> {
-        if let Some(first) = self.again.first() {
-            let row = self.again.iter().zip(first.get()..).take_while(|(seq, number)| seq.get() == *number);
-            return Some((*first, row.count()));
+    /// The next places to read, and how many in a row: what was read before first, then at most `room` that never were.
+    pub(super) fn to_read(&self, room: usize) -> Option<(Seq, usize)> {
+        if let Some(first) = self.first_again() {
+            let row = (first.get()..).take(ROW_MAX).filter_map(Seq::new).take_while(|seq| self.waits(*seq));
+            return Some((first, row.count()));
         }
-        let room = unsettled_max.saturating_sub(self.unsettled());
         let count = (self.end.get() - self.next.get()).min(room as u64) as usize;
         (count > 0).then_some((self.next, count))
     }
 
     /// Whether this place waits to be sent.
     pub(super) fn wants(&self, seq: Seq) -> bool {
-        seq >= self.next && seq < self.end || self.again.contains(&seq)
+        seq >= self.next && seq < self.end || self.waits(seq)
     }
 
-    /// Whether this place, which was read before, waits to be sent again.
+    /// Whether this place, which was read before, waits to be sent.
     pub(super) fn waits(&self, seq: Seq) -> bool {
-        self.again.contains(&seq)
+        self.again.contains(&seq) || self.freed.contains(seq)
     }
 
     /// Whether this place, which was read before, is still to be sent, now or later.
     pub(super) fn is_open(&self, seq: Seq) -> bool {
         let state = self.index(seq).map(|index| self.open[index].state);
         matches!(state, Some(State::InFlight | State::Again | State::Held))
+            || self.held.contains(seq)
+            || self.freed.contains(seq)
     }
 
     /// Whether something that was read before waits to be sent.
     pub(super) fn has_again(&self) -> bool {
-        !self.again.is_empty()
+        self.first_again().is_some()
     }
 
     /// Whether something before this place waits to be sent again.
     pub(super) fn waits_before(&self, seq: Seq) -> bool {
-        self.again.first().is_some_and(|first| *first < seq)
+        self.first_again().is_some_and(|first| first < seq)
+    }
+
+    fn first_again(&self) -> Option<Seq> {
+        let again = self.again.first().copied();
+        if self.freed.is_empty() { again } else { again.into_iter().chain(self.freed.first()).min() }
     }
 
     /// Whether this place may have reached the upstream before.
@@ -149,12 +184,32 @@ impl Stretch {
 
     /// The place is not sent now, because its sender waits.
     pub(super) fn hold(&mut self, seq: Seq) {
-        self.set(seq, State::Held);
+        if self.is_unsent(seq) {
+            self.held.insert(seq);
+        } else {
+            self.set(seq, State::Held);
+        }
     }
 
-    /// The place is to be sent again, or at last.
+    /// The place is to be sent, again or at last.
     pub(super) fn release(&mut self, seq: Seq) {
-        self.set(seq, State::Again);
+        if self.is_unsent(seq) {
+            self.freed.insert(seq);
+        } else {
+            self.set(seq, State::Again);
+        }
+    }
+
+    /// As [`Stretch::release`], for all of these that are held here.
+    pub(super) fn release_all(&mut self, places: &Places) {
+        let freed = self.held.take(places);
+        self.freed.add(freed);
+        for place in &mut self.open {
+            if place.state == State::Held && places.contains(place.seq) {
+                place.state = State::Again;
+                self.again.insert(place.seq);
+            }
+        }
     }
 
     /// The place leaves for the poison lane; it is unsettled until it is there.
@@ -176,6 +231,7 @@ impl Stretch {
         for seq in gone {
             self.settle(seq);
         }
+        self.freed.remove_range(from, next);
         if from <= self.next {
             self.next = self.next.max(next.min(self.end));
         }
@@ -183,13 +239,18 @@ impl Stretch {
 
     /// The place needs nothing any more. Says whether it was unsettled.
     pub(super) fn settle(&mut self, seq: Seq) -> bool {
-        let Some(index) = self.index(seq) else { return false };
+        let Some(index) = self.index(seq) else { return self.held.remove(seq) || self.freed.remove(seq) };
         if self.open[index].state == State::Settled {
             return false;
         }
         self.leave(index);
         self.open[index].state = State::Settled;
         self.settled += 1;
+        self.tidy();
+        true
+    }
+
+    fn tidy(&mut self) {
         while self.open.front().is_some_and(|place| place.state == State::Settled) {
             self.open.pop_front();
             self.settled -= 1;
@@ -198,7 +259,6 @@ impl Stretch {
             self.open.retain(|place| place.state != State::Settled);
             self.settled = 0;
         }
-        true
     }
 
     /// The link is lost: what was in flight is sent again.
@@ -210,15 +270,29 @@ impl Stretch {
         self.inflight = 0;
     }
 
-    fn set(&mut self, seq: Seq, state: State) {
+    /// Whether this place was never sent. It is in none of the three then.
+    fn is_unsent(&mut self, seq: Seq) -> bool {
         if seq >= self.next {
             assert!(seq < self.end, "only what is in the lane is read");
-            self.open.push_back(Place { seq, state, attempts: 0, was_sent: state == State::InFlight });
+            self.next = seq.next();
+            return true;
+        }
+        self.held.remove(seq) || self.freed.remove(seq)
+    }
+
+    fn set(&mut self, seq: Seq, state: State) {
+        let place = Place { seq, state, attempts: 0, was_sent: state == State::InFlight };
+        if seq >= self.next {
+            assert!(seq < self.end, "only what is in the lane is read");
+            self.open.push_back(place);
             self.next = seq.next();
         } else if let Some(index) = self.index(seq) {
             self.leave(index);
             self.open[index].state = state;
             self.open[index].was_sent |= state == State::InFlight;
+        } else if self.is_unsent(seq) {
+            let index = self.open.partition_point(|before| before.seq < seq);
+            self.open.insert(index, place);
         } else {
             return; // settled meanwhile
         }
@@ -249,9 +323,28 @@ impl Stretch {
         self.open.binary_search_by_key(&seq, |place| place.seq).ok()
     }
 
+    /// Takes over all of the stretch behind it. What was not read of this one is read first.
+    pub(super) fn absorb(&mut self, next: Stretch) {
+        assert_eq!(self.end, next.start, "stretches stand side by side");
+        self.freed.insert_range(self.next, self.end);
+        (self.next, self.end) = (next.next, next.end);
+        self.open.extend(next.open);
+        self.settled += next.settled;
+        self.again.extend(next.again);
+        self.held.add(next.held);
+        self.freed.add(next.freed);
+        self.inflight += next.inflight;
+        self.tidy();
+    }
+
     /// What must always hold; for tests.
     #[cfg(test)]
     pub(super) fn invariants(&self) {
+        self.held.invariants();
+        self.freed.invariants();
+        let is_open = |seq: Option<Seq>| seq.is_some_and(|seq| self.index(seq).is_some());
+        assert!(!is_open(self.held.first()) && !is_open(self.freed.first()));
+        assert!(self.held.first().is_none_or(|seq| seq < self.next && !self.freed.contains(seq)));
         let count = |state| self.open.iter().filter(|place| place.state == state).count();
         assert!(self.start <= self.next && self.next <= self.end);
         assert!(self.open.iter().zip(self.open.iter().skip(1)).all(|(a, b)| a.seq < b.seq));

@@ -5,6 +5,7 @@ mod exact;
 mod pooled;
 mod pooled_simulation;
 mod simulation;
+mod waiting;
 
 use std::num::NonZeroU16;
 
@@ -69,6 +70,7 @@ pub(super) fn rules() -> Rules {
         attempts_max: 3,
         retry_millis: (100, 1_000),
         look_ahead_max: 50,
+        held_max: 50,
         senders_max: 4,
         read_bytes_max: 1 << 16,
         identity: Some("from-upstream".into()),

@@ -251,9 +251,6 @@ impl Carrier {
 
     /// As [`Carrier::next_reading`]. Lanes are read without a link, too: what is in them says which links are wanted.
     pub(super) fn next_pooled(&mut self, now: Instant) -> Option<Reading> {
-        if now < self.resting_until {
-            return None;
-        }
         let [messages, bytes] = &mut self.paces;
         let room = messages.as_mut().map_or(usize::MAX, |pace| pace.left(now));
         let bytes_max = bytes.as_mut().map_or(usize::MAX, |pace| pace.left(now));
@@ -270,7 +267,8 @@ impl Carrier {
         let rules = ReadRules {
             now,
             window,
-            unsettled_max: self.rules.look_ahead_max,
+            underway_max: self.rules.look_ahead_max,
+            held_max: self.rules.held_max,
             history_fits: true,
             history_share_percent: self.rules.history_share_percent,
         };

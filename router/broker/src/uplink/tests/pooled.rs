@@ -287,7 +287,7 @@ fn a_link_that_was_stuck_goes_on_in_order_once_it_answers() {
 #[test]
 fn a_link_that_is_throttled_has_a_smaller_window_and_the_others_do_not_notice() {
     let mut pool = Pool::new(pool_rules());
-    let rules = Rules { look_ahead_max: 1_000, ..rules() };
+    let rules = Rules { look_ahead_max: 1_000, held_max: 1_000, ..rules() };
     pool.carrier = Carrier::pooled(rules, pool_rules(), std::sync::Arc::new(mapping()));
     pool.carrier.add_lane(LANE, Priority::DEFAULT, seq(1), seq(1));
     (0..100).for_each(|_| pool.publish("a"));
@@ -322,7 +322,7 @@ fn a_link_that_is_throttled_has_a_smaller_window_and_the_others_do_not_notice() 
 #[test]
 fn a_window_grows_with_what_its_own_link_answers() {
     let mut pool = Pool::new(pool_rules());
-    let rules = Rules { look_ahead_max: 10_000, ..rules() };
+    let rules = Rules { look_ahead_max: 10_000, held_max: 10_000, ..rules() };
     pool.carrier = Carrier::pooled(rules, pool_rules(), std::sync::Arc::new(mapping()));
     pool.carrier.add_lane(LANE, Priority::DEFAULT, seq(1), seq(1));
     pool.publish("a");

@@ -123,6 +123,7 @@ impl World {
             messages_per_sec: [0, 0, 50][below(3) as usize],
             drain_jitter_millis: [0, 500][below(2) as usize],
             look_ahead_max: [5, 40, 400][below(3) as usize],
+            held_max: [5, 40, 400][below(3) as usize],
             senders_max: [3, 20][below(2) as usize],
             seed,
             ..rules()

@@ -149,6 +149,7 @@ impl World {
             bytes_per_sec: [0, 0, 5_000][below(3) as usize],
             drain_jitter_millis: [0, 500][below(2) as usize],
             look_ahead_max: 1 + below(40) as usize,
+            held_max: 1 + below(40) as usize,
             senders_max: 1 + below(4) as usize,
             seed,
             ..rules()
