@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Once;
 
 use crate::wait::until;
 
@@ -38,6 +39,13 @@ impl Signal {
     }
 }
 
+/// From now on we, and whom we start, get memory in small pages: whether the kernel rounds it up to 2 MiB here and there is its
+/// matter, and says nothing about the program.
+fn with_small_pages() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| nix::sys::prctl::set_thp_disable(true).expect("Linux since 3.15 takes this"));
+}
+
 /// A running process.
 #[derive(Debug)]
 pub struct Process {
@@ -51,6 +59,7 @@ impl Process {
     /// Starts `command`; what it says goes to the file `log`, after what is there already.
     #[track_caller]
     pub fn start(name: &str, command: &mut Command, log: &Path) -> Process {
+        with_small_pages();
         let file = File::options().create(true).append(true).open(log).expect("a log can be written");
         let errors = file.try_clone().expect("a descriptor can be copied");
         let child = command.stdin(Stdio::null()).stdout(file).stderr(errors).spawn();
@@ -96,13 +105,25 @@ impl Process {
         std::fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
-    /// Bytes of memory it has now (resident set).
+    /// Bytes of memory that it alone has now. Pages of its program come and go as the kernel likes, and are not among them.
+    #[track_caller]
     pub fn memory_bytes(&self) -> u64 {
+        self.status_bytes("RssAnon:")
+    }
+
+    /// The same with the pages of files that it has mapped, its program first of all (resident set).
+    #[track_caller]
+    pub fn resident_bytes(&self) -> u64 {
+        self.status_bytes("VmRSS:")
+    }
+
+    #[track_caller]
+    fn status_bytes(&self, field: &str) -> u64 {
         let path = format!("/proc/{}/status", self.id());
         let text = std::fs::read_to_string(path).unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = text.lines().find_map(|line| line.strip_prefix(field));
         let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-        kib.unwrap_or_default() * 1_024
+        kib.unwrap_or_else(|| panic!("{} has no {field}: {text}", self.name)) * 1_024
     }
 }
 

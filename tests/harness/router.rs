@@ -247,9 +247,16 @@ impl Router {
         &mut self.process
     }
 
-    /// Bytes of memory it has now.
+    /// Bytes of memory that it alone has now.
+    #[track_caller]
     pub fn memory_bytes(&self) -> u64 {
         self.process.memory_bytes()
+    }
+
+    /// Bytes of memory it has now, with those of its program that are there.
+    #[track_caller]
+    pub fn resident_bytes(&self) -> u64 {
+        self.process.resident_bytes()
     }
 
     /// Where its store is.
@@ -353,7 +360,10 @@ impl Router {
     #[track_caller]
     pub fn reload(&mut self, text: &str) {
         self.setup.file = Some(text.to_owned());
-        std::fs::write(self.home.path().join(CONFIG), text).expect("a configuration can be written");
+        // In one step: a reload that was asked for before may be reading it just now.
+        let new = self.home.path().join("millrace.toml.new");
+        std::fs::write(&new, text).expect("a configuration can be written");
+        std::fs::rename(new, self.home.path().join(CONFIG)).expect("a file of ours can be renamed");
         self.process.signal(Signal::Reload);
     }
 
