@@ -4,10 +4,9 @@
 //! and 443. So every cloud has an address of the loopback network of its own, which is also its name.
 //! In: a scenario. Out: nothing, or its log. Always: what is missing on the machine fails, it never skips.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use iothub::workload::{Module, Workload};
@@ -15,6 +14,7 @@ use iothub::{Authentication, Authority, Config, Hub, Identity};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::places::own_address;
 use crate::process::Process;
 use crate::proxy::Proxy;
 use crate::wait::within;
@@ -50,13 +50,8 @@ struct Fixed {
 /// An address of the loopback network at which nobody has both ports yet.
 #[track_caller]
 pub fn free_address() -> IpAddr {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
     for _ in 0..1_000 {
-        // Processes that run side by side begin at different places.
-        let number = std::process::id().wrapping_mul(251).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed))
-            % (1 << 22);
-        let [_, high, middle, low] = number.to_be_bytes();
-        let address = IpAddr::V4(Ipv4Addr::new(127, 64 + high, middle, low.max(1)));
+        let address = own_address();
         let taken = [8_883, 443].map(|port| TcpListener::bind((address, port)));
         match &taken[1] {
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => panic!(

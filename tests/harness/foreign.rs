@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::Version;
 use crate::certificates::{Authority, Identity};
+use crate::places::own_place;
 use crate::process::{Finished, Process};
 use crate::wait::{until, within};
 
@@ -169,37 +170,50 @@ impl Mosquitto {
     /// Starts it on a free port, open to everybody on this machine.
     #[track_caller]
     pub fn start() -> Mosquitto {
-        Mosquitto::start_with(String::new())
+        Mosquitto::start_with(own_place, "")
     }
 
     /// As `start`, over TLS; only clients with a certificate of `authority` get in.
     #[track_caller]
     pub fn start_tls(authority: &Authority, own: &Identity) -> Mosquitto {
-        Mosquitto::start_with(format!(
+        // Certificates are for 127.0.0.1.
+        let place = || TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a free port");
+        let more = format!(
             "cafile {}\ncertfile {}\nkeyfile {}\nrequire_certificate true\n",
             authority.file().display(),
             own.cert.display(),
             own.key.display()
-        ))
+        );
+        Mosquitto::start_with(place, &more)
     }
 
+    /// It cannot be told to take any free port; where somebody else was faster, it ends, and is tried elsewhere.
     #[track_caller]
-    fn start_with(more: String) -> Mosquitto {
-        let home = tempfile::tempdir().expect("a directory for the test");
-        // It cannot be told to take any free port. The system hands the same one out again only much later.
-        let address = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a free port");
-        let process = Mosquitto::spawn(address, &home, &more);
-        let mut broker = Mosquitto { process, address, home, more };
-        broker.wait();
-        broker
+    fn start_with(place: impl Fn() -> SocketAddr, more: &str) -> Mosquitto {
+        let mut said = String::new();
+        for _ in 0..10 {
+            let home = tempfile::tempdir().expect("a directory for the test");
+            let address = place();
+            let process = Mosquitto::spawn(address, &home, more);
+            let mut broker = Mosquitto { process, address, home, more: more.to_owned() };
+            if broker.accepts() {
+                return broker;
+            }
+            said = broker.process.log();
+            if !said.contains("Address already in use") {
+                break;
+            }
+        }
+        panic!("mosquitto ended:\n{said}");
     }
 
     #[track_caller]
     fn spawn(address: SocketAddr, home: &TempDir, more: &str) -> Process {
         let path = home.path().join("mosquitto.conf");
         let text = format!(
-            "listener {} 127.0.0.1\nallow_anonymous true\nmax_inflight_messages 1000\nmax_queued_messages 0\n{more}",
-            address.port()
+            "listener {} {}\nallow_anonymous true\nmax_inflight_messages 1000\nmax_queued_messages 0\n{more}",
+            address.port(),
+            address.ip()
         );
         std::fs::write(&path, text).expect("a configuration can be written");
         let mut command = Command::new(program("mosquitto", "mosquitto"));
@@ -207,12 +221,16 @@ impl Mosquitto {
         Process::start("mosquitto", &mut command, &home.path().join("log"))
     }
 
+    /// Waits until it accepts or ends: whether it accepts. Where somebody else does, it ends.
     #[track_caller]
-    fn wait(&mut self) {
+    fn accepts(&mut self) -> bool {
         until("mosquitto to accept", || {
-            assert!(self.process.has_ended().is_none(), "mosquitto ended:\n{}", self.process.log());
-            TcpStream::connect(self.address).ok()
-        });
+            if self.process.has_ended().is_some() {
+                return Some(false);
+            }
+            let running = self.process.log().contains("running");
+            (running && TcpStream::connect(self.address).is_ok()).then_some(true)
+        })
     }
 
     /// Where to connect.
@@ -231,6 +249,6 @@ impl Mosquitto {
     #[track_caller]
     pub fn start_again(&mut self) {
         self.process = Mosquitto::spawn(self.address, &self.home, &self.more);
-        self.wait();
+        assert!(self.accepts(), "mosquitto ended:\n{}", self.process.log());
     }
 }

@@ -2,11 +2,10 @@
 //!
 //! Knows: the `loadgen` program beside the router's. Every file in `configs/scenarios` has its line here.
 
-use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use harness::{Authority, Router, Setup, Version};
+use harness::{Authority, Nobody, Router, Setup, Version, own_place};
 use serde_json::Value;
 
 /// Every scenario, and what makes it short.
@@ -22,7 +21,7 @@ const SCENARIOS: &[(&str, &[&str])] = &[
     ("p2p-qos0", &["publishers.messages=200"]),
     ("p2p-qos1", &["publishers.messages=200"]),
     ("p2p-qos2", &["publishers.messages=200"]),
-    ("poison", &["run.drain_secs=2"]),
+    ("poison", &["run.drain_secs=20"]),
     ("priority-inversion", &["upstream.per_second=800"]),
     ("quickstart", &["subscribers.filter=factory/#"]),
     ("reconnect-storm", &["clients.count=100", "clients.storm_at_secs=0.4"]),
@@ -40,6 +39,9 @@ const SCENARIOS: &[(&str, &[&str])] = &[
     ("will-storm", &["clients.count=50", "clients.storm_at_secs=0.4"]),
 ];
 
+/// For a number of messages: a run ends with them, and a slow machine may take its time.
+const UNTIL_DONE: &[&str] = &["--duration", "20"];
+
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/scenarios")
 }
@@ -48,12 +50,6 @@ fn loadgen() -> PathBuf {
     let program = harness::millrace().with_file_name("loadgen");
     assert!(program.is_file(), "there is no {}: run `make test`, which builds it", program.display());
     program
-}
-
-/// An address that nobody uses a moment ago.
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port of this machine");
-    listener.local_addr().expect("it is bound")
 }
 
 /// Runs a scenario for about a second against `router`; its report, and what it printed.
@@ -89,7 +85,7 @@ fn run_with(name: &str, url: &str, overrides: &[String], arguments: &[&str]) -> 
 
 /// The same through a router to the scenario's own upstream; the router too, as it is afterwards.
 fn run_between(name: &str, overrides: &[&str]) -> (Value, String, Router) {
-    let upstream = free_address();
+    let upstream = own_place();
     let router = Setup::new()
         .uplink(upstream, Version::V5)
         .set("uplink.plant.window", 50)
@@ -165,22 +161,24 @@ fn bursts_above_what_the_upstream_takes_arrive_all_the_same() {
     assert!(verdict["sent"].as_u64() > Some(0) && verdict["lost"] == 0, "{verdict}");
 }
 
-/// A router with so many rules, as the program that we ship writes them.
-fn router_with_rules(count: u32) -> Router {
+/// A router with so many rules, as the program that we ship writes them, whose upstream is not there.
+fn router_with_rules(count: u32, upstream: &Nobody) -> Router {
     let output =
         Command::new(loadgen()).args(["rules", &count.to_string()]).output().expect("loadgen starts");
     let rules = String::from_utf8(output.stdout).expect("rules are text");
     assert_eq!(rules.matches("FROM ").count(), count as usize);
-    // Nobody is there: what the rules would send has nowhere to go, and they match nothing.
-    Setup::new().uplink(free_address(), Version::V5).file(&rules).start()
+    // What the rules would send has nowhere to go, and they match nothing.
+    Setup::new().uplink(upstream.address(), Version::V5).file(&rules).start()
 }
 
 #[test]
 fn a_router_with_one_rule_and_with_ten_thousand_delivers_the_same() {
     for (name, count) in [("rules-1", 1), ("rules-1k", 1_000), ("rules-10k", 10_000)] {
-        let router = router_with_rules(count);
+        let nobody = Nobody::new();
+        let router = router_with_rules(count, &nobody);
         let overrides: Vec<String> = overrides_of(name).iter().map(|&text| text.to_owned()).collect();
-        let (report, _) = run(name, &router, &overrides);
+        let url = format!("mqtt://{}", router.address());
+        let (report, _) = run_with(name, &url, &overrides, UNTIL_DONE);
         let verdict = &report["verdict"];
         assert_eq!(verdict["arrived"].as_u64(), Some(2_000), "{name}: {verdict}");
         let status = router.status();
@@ -192,7 +190,7 @@ fn a_router_with_one_rule_and_with_ten_thousand_delivers_the_same() {
 /// SIGKILL in the middle of the load, and a start on what it left: nothing acknowledged is lost, all sessions are there.
 #[test]
 fn a_router_that_is_killed_under_the_load_keeps_every_promise() {
-    let (address, home) = (free_address(), tempfile::tempdir().expect("a folder"));
+    let (address, home) = (own_place(), tempfile::tempdir().expect("a folder"));
     let store = home.path().join("store");
     let broker = format!(
         "{} run --set listener.tcp.bind={address} --set auth.anonymous=true --set store.path={} --set log.level=error",
@@ -273,7 +271,7 @@ fn every_transport_version_and_contract_carries_a_load() {
                     "publishers.messages=100".to_owned(),
                 ];
                 overrides.extend(trust.iter().filter(|_| listener == "tls").cloned());
-                let (report, said) = run_with("p2p-qos1", &url, &overrides, &[]);
+                let (report, said) = run_with("p2p-qos1", &url, &overrides, UNTIL_DONE);
                 let arrived = report["verdict"]["arrived"].as_u64();
                 assert_eq!(arrived, Some(500), "{listener} {version} QoS {qos}: {said}");
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use harness::foreign::{Mosquitto, Subscriber};
 use harness::{
-    Connect, OutgoingPublish, Proxy, QOS_1, Received, Recorder, Router, Setup, Version, until, v5,
+    Connect, Nobody, OutgoingPublish, Proxy, QOS_1, Received, Recorder, Router, Setup, Version, until, v5,
 };
 
 const ROUTE: &str = r#"FROM "factory/#" INTO $upstream"#;
@@ -130,10 +130,11 @@ fn a_half_open_connection_is_noticed_and_replaced() {
 #[test]
 fn an_idle_uplink_pings_and_stays() {
     let upstream = Recorder::start();
-    let router = gateway(upstream.address()).set("uplink.plant.keep_alive_secs", 1).start();
+    // Seconds between a ping and what ends the connection, for a machine that lets us wait.
+    let router = gateway(upstream.address()).set("uplink.plant.keep_alive_secs", 4).start();
     expect_state(&router, "up");
     let begin = std::time::Instant::now();
-    until("three keep-alive periods", || (begin.elapsed() > Duration::from_secs(3)).then_some(()));
+    until("three keep-alive periods", || (begin.elapsed() > Duration::from_secs(12)).then_some(()));
     assert_eq!(upstream.connects(), 1);
     assert_eq!(router.number("/uplinks/0/reconnects"), 0);
 }
@@ -188,7 +189,7 @@ fn a_pace_is_kept() {
     let took = begin.elapsed();
     // 150 at 100 a second, the first tenth of a second for free; and not paced to death.
     assert!(took > Duration::from_millis(1_200), "took only {took:?}");
-    assert!(took < Duration::from_secs(6), "took {took:?}");
+    assert!(took < Duration::from_secs(20), "took {took:?}");
 }
 
 #[test]
@@ -217,9 +218,8 @@ fn an_upstream_that_refuses_the_connection_is_named_in_status_and_asked_again() 
 
 #[test]
 fn an_upstream_that_nobody_runs_yet_is_found_when_it_comes() {
-    let nobody =
-        std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a free port");
-    let network = Proxy::to(nobody);
+    let nobody = Nobody::new();
+    let network = Proxy::to(nobody.address());
     let router = gateway(network.address()).start();
     router.connect(&v5("publisher")).publish_all("factory/a", numbers(0..50));
     expect_state(&router, "down");

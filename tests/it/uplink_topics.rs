@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use harness::foreign::{Mosquitto, Subscriber, publish};
 use harness::{
-    Authority, Client, Connection, OutgoingPublish, Proxy, QOS_1, Recorder, Router, Setup, Version, until,
-    v3, v5,
+    Authority, Client, Connection, Nobody, OutgoingPublish, Proxy, QOS_1, Recorder, Router, Setup, Version,
+    until, v3, v5,
 };
 
 const ROUTE: &str = r#"FROM "factory/#" INTO $upstream"#;
@@ -360,11 +360,10 @@ fn another_address_is_taken_when_the_first_is_down_and_left_when_it_is_back() {
 
 #[test]
 fn a_required_uplink_that_is_down_makes_the_router_unready_and_others_do_not() {
-    let nobody =
-        std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a free port");
-    let router = gateway(nobody, Version::V5).start();
+    let nobody = Nobody::new();
+    let router = gateway(nobody.address(), Version::V5).start();
     assert_eq!(router.get("/readyz").0, 200);
-    let router = gateway(nobody, Version::V5).set("uplink.plant.required", true).start();
+    let router = gateway(nobody.address(), Version::V5).set("uplink.plant.required", true).start();
     let (code, text) = router.get("/readyz");
     assert_eq!(code, 503);
     assert!(text.contains("a required uplink is down") && text.contains("uplink plant: "), "{text}");
