@@ -233,8 +233,10 @@ fn serve(state: &State, stream: TcpStream) -> std::io::Result<()> {
                         continue;
                     }
                 }
+                // Asked before: whoever sees a message in the record may tell us anything about the next one only.
+                let withholds = state.withhold.load(Ordering::SeqCst);
                 state.record.lock().unwrap_or_else(PoisonError::into_inner).push(message);
-                if let Some(packet_id) = packet_id.filter(|_| !state.withhold.load(Ordering::SeqCst)) {
+                if let Some(packet_id) = packet_id.filter(|_| !withholds) {
                     wire::encode_ack(
                         &mut out,
                         version,

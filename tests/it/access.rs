@@ -186,6 +186,7 @@ fn a_storm_of_logins_does_not_stall_those_who_are_there() {
         .collect();
     let mut slowest = Duration::ZERO;
     let mut rounds = 0;
+    let begin = Instant::now();
     while router.number("/sessions") < 201 {
         for _ in 0..10 {
             let sent = Instant::now();
@@ -195,16 +196,15 @@ fn a_storm_of_logins_does_not_stall_those_who_are_there() {
             rounds += 1;
         }
     }
+    let took = begin.elapsed();
     for connection in &mut storm {
         let answer = connection.receive(Duration::from_secs(60)).expect("a socket").expect("a CONNACK");
         assert!(matches!(answer, Incoming::ConnAck(ack) if ack.reason == ReasonCode::SUCCESS));
     }
-    println!("{rounds} rounds beside 200 logins, the slowest took {slowest:?}");
-    // A verification alone takes longer than a round; 200 of them on this thread would take seconds.
-    assert!(
-        rounds >= 50 && slowest < Duration::from_millis(500),
-        "{rounds} rounds, the slowest took {slowest:?}"
-    );
+    let said = format!("{rounds} rounds beside 200 logins in {took:?}, the slowest took {slowest:?}");
+    println!("{said}");
+    // A verification alone takes longer than a round; 200 of them on this thread would be most of the time in one round.
+    assert!(rounds >= 50 && slowest < took / 4, "{said}");
 }
 
 /// `limits.authentication_queue_max`: who comes while as many wait is told that we are busy, and may try again.
@@ -234,6 +234,8 @@ fn logins_that_find_the_queue_full_are_told_so() {
     let count = |reason: ReasonCode| answers.iter().filter(|answer| **answer == reason).count();
     let (busy, let_in) = (count(ReasonCode::SERVER_BUSY), count(ReasonCode::SUCCESS));
     assert!(busy > 0 && let_in > 0 && busy + let_in == 20, "{answers:?}");
+    // Counters are told a few times a second.
+    router.wait_for("/counters/refused_busy", busy as u64);
     assert_eq!(router.number("/counters/refused_busy"), busy as u64);
     assert_eq!(answer(&router, &as_user(v5("later"), "u", "secret")), ReasonCode::SUCCESS);
 }
@@ -244,13 +246,20 @@ fn guessing_is_slowed_down() {
     files.user("u", "secret", &[]);
     let router = files.setup().set("auth.failures_free", 3).start();
     let wrong = as_user(v5("c"), "u", "guess");
-    let answers: Vec<_> = (0..5).map(|_| answer(&router, &wrong)).collect();
-    assert_eq!(answers[..4], [ReasonCode::BAD_USER_NAME_OR_PASSWORD; 4]);
-    assert_eq!(answers[4], ReasonCode::CONNECTION_RATE_EXCEEDED);
-    assert_eq!(answer(&router, &as_user(v5("c"), "u", "secret")), ReasonCode::CONNECTION_RATE_EXCEEDED);
-    until("the brake to let go", || {
-        (answer(&router, &as_user(v5("c"), "u", "secret")) == ReasonCode::SUCCESS).then_some(())
+    let right = as_user(v5("c"), "u", "secret");
+    let answers: Vec<_> = (0..4).map(|_| answer(&router, &wrong)).collect();
+    assert_eq!(answers, [ReasonCode::BAD_USER_NAME_OR_PASSWORD; 4]);
+    // Each further failure doubles the wait: in the end it is longer than two attempts take, on whatever machine.
+    until("the brake, for the right password too", || match answer(&router, &wrong) {
+        ReasonCode::CONNECTION_RATE_EXCEEDED => {
+            (answer(&router, &right) == ReasonCode::CONNECTION_RATE_EXCEEDED).then_some(())
+        }
+        reason => {
+            assert_eq!(reason, ReasonCode::BAD_USER_NAME_OR_PASSWORD);
+            None
+        }
     });
+    until("the brake to let go", || (answer(&router, &right) == ReasonCode::SUCCESS).then_some(()));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! and nobody is hammered.
 
 use harness::azure::free_address;
-use harness::{QOS_1, Router, Setup, until, v5};
+use harness::{QOS_1, Router, Setup, World, until, v5};
 use iothub::{Authentication, Authority, Certificate, Config, Faults, Identity, random_key};
 
 use crate::cloud::Cloud;
@@ -177,8 +177,10 @@ fn a_device_that_stands_below_another_gateway() {
 
 #[test]
 fn a_host_that_has_no_address() {
-    let cloud = Cloud::start();
-    let router = cloud.gateway().set("uplink.cloud.url", "mqtts://nowhere.invalid:8883").start();
+    let (cloud, world) = (Cloud::start(), World::new());
+    world.set_name("nowhere.invalid", None);
+    let router =
+        world.around(cloud.gateway().set("uplink.cloud.url", "mqtts://nowhere.invalid:8883")).start();
     expect_error(&router, &["nowhere.invalid has no address", "DNS"]);
 }
 

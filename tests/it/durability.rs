@@ -140,8 +140,9 @@ fn what_waits_for_an_uplink_is_there_after_stop_and_kill() {
     router.kill();
     router.start_again();
     assert_eq!(router.backlog(), 200);
-    upstream.silent(false);
+    // In this order: what it began to send on a connection that then ends would come twice.
     upstream.end_connections();
+    upstream.silent(false);
     let record = upstream.wait_for(200);
     let expected: Vec<_> = (0..200).map(|it| it.to_string()).collect();
     assert_eq!(record.iter().map(harness::Received::text).collect::<Vec<_>>(), expected);
