@@ -143,7 +143,7 @@ fn silence_for_one_and_a_half_keep_alive_periods_ends_the_connection() {
         assert_eq!(client.ending().reason, reason);
         let took = begin.elapsed();
         assert!(took >= Duration::from_millis(1_500), "closed too early, after {took:?}");
-        assert!(took < Duration::from_millis(4_000), "closed too late, after {took:?}");
+        assert!(took < PATIENCE, "closed too late, after {took:?}");
     }
     let closed = r#"millrace_connections_closed_total{reason="keep_alive"}"#;
     until("the counter", || (router.metric(closed) == 2.0).then_some(()));
@@ -152,10 +152,11 @@ fn silence_for_one_and_a_half_keep_alive_periods_ends_the_connection() {
 #[test]
 fn whoever_pings_or_publishes_within_the_keep_alive_stays() {
     let router = Router::with_shards(2);
-    let mut pings = router.connect(&Connect { keep_alive_secs: 1, ..v5("pings") });
-    let mut publishes = router.connect(&Connect { keep_alive_secs: 1, ..v3("publishes") });
+    // Seconds between what is asked and what ends it, for a machine that lets us wait.
+    let mut pings = router.connect(&Connect { keep_alive_secs: 3, ..v5("pings") });
+    let mut publishes = router.connect(&Connect { keep_alive_secs: 3, ..v3("publishes") });
     let begin = Instant::now();
-    while begin.elapsed() < Duration::from_millis(3_500) {
+    while begin.elapsed() < Duration::from_millis(10_500) {
         pings.ping();
         publishes.publish("a", "", QOS_0);
         assert!(pings.message_within(Duration::from_millis(250)).is_none());
@@ -175,7 +176,7 @@ fn a_connection_without_a_whole_connect_is_closed_in_time() {
         connection.write(start).expect("bytes are taken");
         let begin = Instant::now();
         assert!(connection.receive(PATIENCE).is_err(), "closed without a word");
-        assert!(begin.elapsed() < Duration::from_secs(5));
+        assert!(begin.elapsed() < PATIENCE);
     }
     let closed = r#"millrace_connections_closed_total{reason="connect_timeout"}"#;
     until("the counter", || (router.metric(closed) == 3.0).then_some(()));

@@ -105,7 +105,7 @@ fn a_satellite_is_filled_by_a_window_that_grows() {
         let begin = Instant::now();
         scene.reconcile(5_000);
         // Ten messages a round trip would take ten minutes.
-        assert!(begin.elapsed() < Duration::from_secs(20), "took {:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_secs(60), "took {:?}", begin.elapsed());
         let delay = scene.router.number("/uplinks/0/delay_micros");
         assert!((300_000..500_000).contains(&delay), "{delay}");
     });

@@ -115,7 +115,7 @@ fn a_pace_in_bytes_is_kept() {
     }
     upstream.wait_for(40);
     assert!(begin.elapsed() > Duration::from_millis(1_700), "took only {:?}", begin.elapsed());
-    assert!(begin.elapsed() < Duration::from_secs(8), "took {:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(20), "took {:?}", begin.elapsed());
 }
 
 /// `millrace lanes --store … ARGUMENTS`, its exit code and what it said.

@@ -236,14 +236,14 @@ fn what_waits_beyond_its_time_to_live_is_dropped_and_counted() {
     upstream.silent(true);
     let router = Setup::new()
         .uplink(upstream.address(), Version::V5)
-        .set("routes.short", r#"{ route = 'FROM "short" INTO $upstream', ttl = 1 }"#)
+        .set("routes.short", r#"{ route = 'FROM "short" INTO $upstream', ttl = 3 }"#)
         .set("routes.long", r#"FROM "long" INTO $upstream"#)
         .start();
     let mut publisher = router.connect(&v5("publisher"));
     publisher.publish_all("short", ["1", "2", "3"]);
     publisher.publish("long", "4", QOS_1);
     let begin = Instant::now();
-    until("time to pass", || (begin.elapsed() > Duration::from_millis(1_100)).then_some(()));
+    until("time to pass", || (begin.elapsed() > Duration::from_millis(3_100)).then_some(()));
     publisher.publish("short", "5", QOS_1);
     upstream.silent(false);
     let record = upstream.wait_for(2);
