@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use harness::{Random, Received};
 
 use crate::chaos::Chaos;
+use crate::traffic::TRAFFIC;
 
 /// The topic of a publisher.
 pub(crate) fn topic(publisher: usize) -> String {
@@ -115,6 +116,6 @@ impl Ledger {
         let total: u64 = self.acknowledged.iter().sum();
         println!("{chaos}: {total} acknowledged, {} repeats", self.repeats);
         assert!(self.faults.is_empty(), "{chaos}: {:#?}", self.faults);
-        assert!(total > 100, "{chaos}: a test without traffic proves nothing");
+        assert!(total > TRAFFIC, "{chaos}: a test without traffic proves nothing");
     }
 }

@@ -7,14 +7,14 @@
 use std::collections::BTreeSet;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::num::NonZeroU16;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use harness::{
     Connect, Connection, Incoming, OutgoingPublish, PATIENCE, QOS_2, Qos, Random, ReasonCode, Received,
-    Router, Version, v3, v5,
+    Router, Version, until, v3, v5,
 };
 use wire::AckKind;
 
@@ -24,6 +24,9 @@ use crate::ledger::{Ledger, payload, topic};
 const RETRY: Duration = Duration::from_millis(5);
 /// Pause after a full window, so that a round is some ten thousand messages and not a million.
 const PACE: Duration = Duration::from_millis(2);
+
+/// Acknowledged messages before anything happens to a router.
+pub(crate) const TRAFFIC: u64 = 100;
 
 /// Where a router is now.
 #[derive(Clone, Debug)]
@@ -47,7 +50,7 @@ impl Target {
 pub(crate) struct Traffic;
 
 impl Traffic {
-    /// Publishes while `course` runs, then until everything that was sent is acknowledged.
+    /// Publishes, runs `course` once there is traffic for it to hit, then waits until everything that was sent is acknowledged.
     ///
     /// How many messages of each publisher were acknowledged.
     pub(crate) fn run(
@@ -59,11 +62,14 @@ impl Traffic {
     ) -> Vec<u64> {
         let target = Target::new(address);
         let over = Arc::new(AtomicBool::new(false));
+        let total = Arc::new(AtomicU64::new(0));
         let start = |number: usize| {
             let (target, over) = (target.clone(), Arc::clone(&over));
-            std::thread::spawn(move || Publisher::new(number, seed, qos).run(&target, &over))
+            let publisher = Publisher::new(number, seed, qos, Arc::clone(&total));
+            std::thread::spawn(move || publisher.run(&target, &over))
         };
         let threads: Vec<_> = (0..publishers).map(start).collect();
+        until("some traffic", || (total.load(Ordering::SeqCst) > TRAFFIC).then_some(()));
         course(&target);
         over.store(true, Ordering::SeqCst);
         threads.into_iter().map(|thread| thread.join().expect("a publisher sees no fault")).collect()
@@ -78,6 +84,8 @@ struct Publisher {
     window: u64,
     /// All below are acknowledged: by PUBACK or PUBCOMP.
     acknowledged: u64,
+    /// What is acknowledged to all publishers.
+    total: Arc<AtomicU64>,
     /// All below have their PUBREC; with QoS 1 nothing has.
     received: u64,
     /// All below were sent at least once.
@@ -85,7 +93,7 @@ struct Publisher {
 }
 
 impl Publisher {
-    fn new(number: usize, seed: u64, qos: Qos) -> Publisher {
+    fn new(number: usize, seed: u64, qos: Qos, total: Arc<AtomicU64>) -> Publisher {
         let client_id = format!("publisher-{number}");
         let mut connect = if number.is_multiple_of(2) { v5(&client_id) } else { v3(&client_id) };
         if qos == QOS_2 {
@@ -93,7 +101,7 @@ impl Publisher {
             connect.session_expiry_secs = if connect.version == Version::V5 { 86_400 } else { 0 };
         }
         let window = Random::new(seed ^ number as u64).between(1, 64);
-        Publisher { number, seed, connect, qos, window, acknowledged: 0, received: 0, reached: 0 }
+        Publisher { number, seed, connect, qos, window, acknowledged: 0, total, received: 0, reached: 0 }
     }
 
     fn run(mut self, target: &Target, over: &AtomicBool) -> u64 {
@@ -183,6 +191,7 @@ impl Publisher {
                 let is_over = !reason.is_error() || *reason == ReasonCode::PACKET_IDENTIFIER_NOT_FOUND;
                 assert!(is_over, "publisher {}: {reason:?}", self.number);
                 self.acknowledged += 1;
+                self.total.fetch_add(1, Ordering::SeqCst);
                 Ok(())
             }
             Incoming::PubAck(id, reason) => {
@@ -190,6 +199,7 @@ impl Publisher {
                 assert_eq!(*id, packet_id(self.acknowledged), "publisher {}", self.number);
                 assert!(!reason.is_error(), "publisher {}: {reason:?}", self.number);
                 self.acknowledged += 1;
+                self.total.fetch_add(1, Ordering::SeqCst);
                 Ok(())
             }
             Incoming::Disconnect(reason) => Err(std::io::Error::other(format!("{reason:?}"))),
