@@ -70,11 +70,16 @@ fn only_copy(directory: &tempfile::TempDir) -> PathBuf {
     root.join(files[1].name.trim_start_matches('/'))
 }
 
+/// The sorted files that count, without the small ones: one that was merged and is not deleted yet (see [`only_copy`]) may have any
+/// bit flipped, and nobody reads it.
 fn sorted_files(directory: &tempfile::TempDir) -> Vec<PathBuf> {
-    let mut files: Vec<_> = fs::read_dir(small(directory).path.join("rocksdb"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|kind| kind == "sst"))
+    Log::open(&small(directory)).unwrap().close().unwrap();
+    let inspection = Inspection::open(small(directory).path).unwrap();
+    let live = inspection.reader().shared.engine().unwrap().db.live_files().unwrap();
+    let root = small(directory).path.join("rocksdb");
+    let mut files: Vec<_> = live
+        .iter()
+        .map(|file| root.join(file.name.trim_start_matches('/')))
         .filter(|path| fs::metadata(path).unwrap().len() > 100_000)
         .collect();
     files.sort();
