@@ -69,11 +69,12 @@ mod tests {
     #[test]
     fn a_wall_clock_that_is_set_shows_by_how_much() {
         let clock = Clock::start();
-        let near = |step: i64, expected: i64| (step - expected).abs() < 100_000;
+        // Between the two readings this machine may let us wait.
+        let near = |step: i64, expected: i64| (step - expected).abs() < 2_000_000;
         let now = SystemTime::now();
         assert!(near(clock.step(now), 0));
-        assert!(near(clock.step(now - Duration::from_secs(3)), -3_000_000));
-        assert!(near(clock.step(now + Duration::from_secs(7)), 7_000_000));
+        assert!(near(clock.step(now - Duration::from_secs(30)), -30_000_000));
+        assert!(near(clock.step(now + Duration::from_secs(70)), 70_000_000));
         assert!(clock.step(SystemTime::UNIX_EPOCH) < -1_000_000_000);
     }
 }

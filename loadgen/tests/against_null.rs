@@ -241,7 +241,7 @@ fn an_open_loop_sends_what_the_schedule_says() {
 #[test]
 fn lost_messages_are_seen() {
     let faults = Faults { lose_every: 100, ..Faults::default() };
-    let report = run(faults, &["publishers.qos=1", "subscribers.qos=1", "run.drain_secs=1"]);
+    let report = run(faults, &["publishers.qos=1", "subscribers.qos=1", "run.drain_secs=3"]);
     assert_eq!(report.verdict.broken, ["120 acknowledged and lost"]);
     let report = run(faults, &["publishers.ahead=64"]);
     assert!(report.kept(), "QoS 0 promises nothing");
@@ -271,7 +271,7 @@ fn a_broken_order_is_seen() {
 
 #[test]
 fn a_flipped_bit_is_seen() {
-    let report = run(Faults { corrupt_every: 400, ..Faults::default() }, &["run.drain_secs=1"]);
+    let report = run(Faults { corrupt_every: 400, ..Faults::default() }, &["run.drain_secs=3"]);
     assert_eq!(report.verdict.corrupt, 30);
     assert!(report.verdict.broken.contains(&"30 corrupt".to_owned()));
 }

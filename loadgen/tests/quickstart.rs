@@ -15,7 +15,7 @@ use model::Qos;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use wire::{AckKind, Connect, OutgoingPublish, Packet, ReasonCode, Subscribe, Subscription, Version};
 
 /// A program at which `--millrace` can point.
@@ -101,14 +101,18 @@ fn mock_millrace() {
         let uplink = set("uplink.plant.url").map(|url| url.trim_start_matches("mqtt://").to_owned());
         let ready =
             format!("{{\"listeners\":[{{\"name\":\"tcp\",\"address\":\"{address}\"}}],\"http\":null}}");
+        let subscribed = Notify::new();
         let forwarding = async {
-            let Some(to) = uplink else { return std::future::pending().await };
+            let Some(to) = uplink else {
+                subscribed.notify_one();
+                return std::future::pending().await;
+            };
             let (sender, queue) = mpsc::channel(10_000);
-            tokio::join!(collect(address.to_string(), sender), forward(to, queue));
+            tokio::join!(collect(address.to_string(), sender, &subscribed), forward(to, queue));
         };
         let tell = async {
             // The uplink subscribes first: what comes before it would be lost.
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            subscribed.notified().await;
             std::fs::write(ready_file, ready).unwrap();
             std::future::pending::<()>().await;
         };
@@ -123,8 +127,8 @@ fn mock_millrace() {
 
 type Message = (String, Vec<u8>);
 
-/// Subscribes to everything.
-async fn collect(address: String, queue: mpsc::Sender<Message>) {
+/// Subscribes to everything, and says when it has.
+async fn collect(address: String, queue: mpsc::Sender<Message>, subscribed: &Notify) {
     let mut link = Link::open(&address, "uplink-in").await.unwrap();
     let subscribe = Subscribe {
         packet_id: NonZeroU16::MIN,
@@ -133,6 +137,8 @@ async fn collect(address: String, queue: mpsc::Sender<Message>) {
         subscriptions: vec![Subscription::new("#", Qos::AtLeastOnce)],
     };
     wire::encode_subscribe(&mut link.out, Version::V3, &subscribe).unwrap();
+    link.next(|packet, _| matches!(packet, Packet::SubAck(_)).then_some(())).await.unwrap();
+    subscribed.notify_one();
     loop {
         let message = link.next(|packet, out| match packet {
             Packet::Publish(publish) => {
