@@ -169,9 +169,11 @@ fn a_reload_of_users_and_rules_drops_only_those_it_means() {
 fn a_storm_of_logins_does_not_stall_those_who_are_there() {
     let files = Files::new();
     files.user("u", "secret", &["--memory-kib", "19456", "--passes", "2"]);
+    // All of them are let in, however long their turn takes to come.
     let setup = files.setup().set("auth.anonymous", true).set("auth.cache_secs", 0);
+    let setup = setup.set("limits.authentication_timeout_millis", 3_600_000);
     files.acl("allow all #\n");
-    let router = setup.start();
+    let router = setup.set("limits.connect_timeout_millis", 3_600_000).start();
     let mut pair = router.connect(&v5("pair"));
     pair.subscribe("pair", QOS_0);
     let mut storm: Vec<Connection> = (0..200)
@@ -188,6 +190,11 @@ fn a_storm_of_logins_does_not_stall_those_who_are_there() {
     let mut rounds = 0;
     let begin = Instant::now();
     while router.number("/sessions") < 201 {
+        assert!(
+            begin.elapsed() < Duration::from_secs(300),
+            "{} of 200 are in",
+            router.number("/sessions") - 1
+        );
         for _ in 0..10 {
             let sent = Instant::now();
             pair.publish("pair", "x", QOS_1);
