@@ -46,7 +46,7 @@ use crate::services::Desk;
 use crate::shard::{SessionAtStart, ShardSetup};
 use crate::telemetry::{ShardReport, start_logging};
 use crate::upstream::poison::{Command, DiskAccess, poison_lane_name};
-use crate::upstream::{Bell, Gateway, LinkStatus, LocalDoor, Source, Tails, UplinkSetup, boot};
+use crate::upstream::{Bell, Gateway, LinkStatus, LocalDoor, Source, Tails, UplinkSetup};
 use crate::{control, http, net, shard, system, upstream};
 
 mod hub;
@@ -192,7 +192,7 @@ impl Router {
         let edge = EdgeNode::start(&config, &mailboxes).await?;
         let mut uplinks = uplinks(&config, &mut log, &mut tails, edge.as_ref())?;
         let hub = hub::parts(&config, edge.as_ref(), &mut uplinks, &mailboxes)?;
-        let mut gateway = Gateway::new(&config.gateway, &mut log, config.store.sync, &boot())?;
+        let mut gateway = Gateway::new(&config.gateway, &mut log)?;
         gateway.begin_life(uplinks.iter().flat_map(UplinkSetup::lanes), &mut log)?;
         let plan = Arc::new(plan(&config, &log.reader()));
         let disk_state = disk_state(&config, &mut log)?;

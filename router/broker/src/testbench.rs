@@ -681,6 +681,7 @@ impl Bench {
             return false;
         }
         let Some(job) = self.disk.jobs.pop_front() else { return false };
+        self.disk.remember();
         match job {
             Job::Append { shard, tray } => {
                 self.disk.apply(shard, &tray);

@@ -290,7 +290,7 @@ pub(super) static STORE_SYNC: Key = key(
     Allowed::Boolean,
     Default::Boolean(true),
     "Whether an acknowledgement waits until the disk has the message. `false` is for measurements: a power \
-     cut then loses acknowledged messages, every start says so, and ids of messages begin anew with each boot.",
+     cut then loses acknowledged messages, and every start says so.",
 );
 
 pub(super) static STORE_BYTES_MAX: Key = integer(

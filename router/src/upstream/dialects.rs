@@ -26,20 +26,9 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    /// The gateway with this name and store. A store that has no number gets one; the next commit keeps it. Without syncs a
-    /// power cut takes messages whose ids somebody has already, and their places are given again: such a store has another
-    /// number after each boot of the machine, of which `boot` is the name.
-    pub(crate) fn new(
-        name: &str,
-        log: &mut store::Log,
-        syncs: bool,
-        boot: &[u8],
-    ) -> Result<Gateway, store::StoreError> {
-        let unsynced_in = log.state_get(GATEWAY, b"unsynced")?;
-        let kept = match &unsynced_in {
-            Some(earlier) if earlier != boot => None,
-            _ => log.state_get(GATEWAY, b"incarnation")?,
-        };
+    /// The gateway with this name and store. A store that has no number gets one; the next commit keeps it.
+    pub(crate) fn new(name: &str, log: &mut store::Log) -> Result<Gateway, store::StoreError> {
+        let kept = log.state_get(GATEWAY, b"incarnation")?;
         let number = match kept.as_deref().and_then(<[u8]>::first_chunk::<4>) {
             Some(bytes) => u32::from_le_bytes(*bytes),
             None => {
@@ -48,11 +37,6 @@ impl Gateway {
                 number
             }
         };
-        if !syncs {
-            log.state_put(GATEWAY, b"unsynced", boot)?;
-        } else if unsynced_in.is_some() {
-            log.state_delete(GATEWAY, b"unsynced")?;
-        }
         Ok(Gateway { name: name.to_owned(), origin: Origin::new(name, number) })
     }
 
@@ -67,11 +51,6 @@ impl Gateway {
         }
         Ok(())
     }
-}
-
-/// The name that the kernel gave to this boot of the machine; another one each time where it gives none.
-pub(crate) fn boot() -> Vec<u8> {
-    std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_else(|_| entropy().to_le_bytes().to_vec())
 }
 
 /// The user, and the client identifier, that what comes from an uplink is published by.
@@ -135,24 +114,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_store_has_one_number_and_without_syncs_one_for_each_boot() {
+    fn a_store_has_one_number() {
         let home = tempfile::tempdir().expect("a directory");
-        let mut log = store::Log::open(&store::Options::small(home.path().join("store"))).expect("a store");
-        let mut start = |syncs, boot: &[u8]| {
-            let gateway = Gateway::new("gw1", &mut log, syncs, boot).expect("readable");
+        let start = |store: &str| {
+            let mut log = store::Log::open(&store::Options::small(home.path().join(store))).expect("a store");
+            let gateway = Gateway::new("gw1", &mut log).expect("readable");
             log.commit().expect("the disk takes it");
+            log.close().expect("closed");
             gateway.origin
         };
-        let first = start(true, b"one");
-        assert_eq!(start(true, b"two"), first, "what is synced is there after a power cut");
-        assert_eq!(start(false, b"two"), first);
-        assert_eq!(start(false, b"two"), first, "a crash of the process takes nothing");
-        let second = start(false, b"three");
-        assert_ne!(second, first, "a power cut may have taken places");
-        assert_eq!(start(true, b"three"), second);
-        start(false, b"three");
-        let third = start(true, b"four");
-        assert_ne!(third, second, "also if it is synced from now on");
-        assert_eq!(start(true, b"five"), third);
+        let first = start("store");
+        assert_eq!(start("store"), first);
+        assert_ne!(start("another"), first);
     }
 }

@@ -34,7 +34,7 @@ use self::poison::{Command, DiskAccess, Keeper, PoisonLane};
 use crate::clock::entropy;
 use crate::config::Uplink;
 
-pub(crate) use dialects::{Gateway, boot};
+pub(crate) use dialects::Gateway;
 pub(crate) use iothub::{About, LinkNews, Signature, Signer};
 pub(crate) use line::{Line, News, ORDERS_MAX, Operator, Order, line};
 pub(crate) use local::LocalDoor;

@@ -46,7 +46,25 @@ pub(crate) struct Disk {
     pub(super) safe: Vec<Safe>,
     /// Payloads that an upstream took.
     pub(crate) upstream: BTreeSet<String>,
+    /// Its syncs are lies: a crash may take the last jobs that it said were done.
+    pub(crate) lies: bool,
+    /// What it had before each of those, the oldest first.
+    before: VecDeque<Kept>,
 }
+
+/// What a disk has, and a crash leaves.
+#[derive(Clone, Debug)]
+struct Kept {
+    lanes: BTreeMap<LaneId, Vec<Record>>,
+    heads: BTreeMap<LaneId, Seq>,
+    names: BTreeMap<String, LaneId>,
+    state: BTreeMap<(StateSpace, Vec<u8>), Vec<u8>>,
+    retained: BTreeMap<String, Vec<u8>>,
+    lanes_made: u32,
+}
+
+/// Most jobs that a lie takes.
+const LIES: usize = 24;
 
 impl Disk {
     /// An empty one.
@@ -57,6 +75,32 @@ impl Disk {
             safe: (0..shards).map(|_| Safe::default()).collect(),
             ..Disk::default()
         }
+    }
+
+    /// Before a job whose sync may be a lie.
+    pub(super) fn remember(&mut self) {
+        if self.lies {
+            self.before.drain(..(self.before.len() + 1).saturating_sub(LIES));
+            self.before.push_back(Kept {
+                lanes: self.lanes.clone(),
+                heads: self.durable_heads.clone(),
+                names: self.names.clone(),
+                state: self.state.clone(),
+                retained: self.retained.clone(),
+                lanes_made: self.lanes_made,
+            });
+        }
+    }
+
+    /// The last jobs never were; whether there were any.
+    pub(crate) fn lose(&mut self, jobs: usize) -> bool {
+        let at = self.before.len().saturating_sub(jobs);
+        let Some(kept) = self.before.drain(at..).next() else { return false };
+        self.before.clear();
+        self.heads = kept.lanes.keys().map(|lane| (*lane, Seq::FIRST)).collect();
+        (self.lanes, self.durable_heads, self.names) = (kept.lanes, kept.heads, kept.names);
+        (self.state, self.retained, self.lanes_made) = (kept.state, kept.retained, kept.lanes_made);
+        true
     }
 
     pub(crate) fn lane(&mut self, name: &str) -> LaneId {

@@ -22,7 +22,7 @@ use crate::random::Random;
 use crate::sessions::record::received_key;
 use crate::testbench::{Bench, Got, Seen};
 
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 500;
 const STEPS: usize = 300;
 /// Identifiers of a publisher; few, so that each is used again soon.
 const IDS: u16 = 12;

@@ -15,7 +15,7 @@ use crate::Plan;
 use crate::random::Random;
 use crate::testbench::{Bench, Seen};
 
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 250;
 const STEPS: usize = 300;
 const GROUP: &str = "$share/w/a/+";
 

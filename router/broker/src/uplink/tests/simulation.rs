@@ -1,19 +1,23 @@
 //! A seeded simulation of one uplink: publishers, the store, a moody upstream, networks and crashes in any order.
 //!
 //! Which seeds run is said in `crate::tests::seeds`; a failing one prints how to run it alone.
-//! The upstream refuses senders for a while, some messages for ever, dies of some, wants smaller ones, loses what it
-//! answered. In most runs some or all messages are of a `spill` route: they stand in a front (`crate::front`) as long as
-//! it takes them. The disk collects, writes, tells and looks in steps of their own, everything else happens in between;
-//! groups fail, and may be there all the same; a crash takes what was only in memory, and cursors that were not written.
-//! Held against each run, after every step: a place counts as delivered only if the upstream has it, it has
-//! expired, or it is safe in the poison lane; positions never go back; no more in flight than both sides agreed on; only
+//! The upstream refuses senders for a while, some messages for ever, dies of some, wants smaller ones, throttles by answers
+//! and by ends of connections, loses what it answered. In most runs some or all messages are of a `spill` route: they stand
+//! in a front (`crate::front`) as long as it takes them. The disk collects, writes, tells and looks in steps of their own,
+//! everything else happens in between; groups fail, are there all the same, or find no room for a while (ENOSPC); a crash takes
+//! what was only in memory, and cursors that were not written. Somebody sets the wall clock, forwards and back.
+//! In some runs the disk lies: it says that groups are synced, and a crash takes them, the last ones first. What was acknowledged
+//! of them is lost then, and nobody can know it: the ends of all lanes look as if it had never come. Everything else holds.
+//! Held against each run, after every step: what is acknowledged is on the disk as far as that says, with the upstream,
+//! expired, or safe in the poison lane, and so is every place that counts as delivered; positions never go back; paces hold by
+//! the steady clock; no more in flight than both sides agreed on; only
 //! what the upstream refused goes aside; a sender's messages reach the upstream in order once repeats are removed (live
 //! first: between two connections); a crash leaves no hole behind the head. In the end, with a well-meaning upstream,
 //! nothing is left, and everything acknowledged has arrived, has expired, or is in the poison lane.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use model::{Instant, LaneId, Priority, Seq, ShardId, SpillTicket, Timestamp};
+use model::{Instant, LaneId, Now, Priority, Seq, ShardId, SpillTicket, Timestamp};
 use wire::ReasonCode;
 
 use super::drawn::{Kind, serial};
@@ -23,12 +27,17 @@ use crate::random::Random;
 use crate::tests::seeds::replay;
 use crate::uplink::{Aside, Carrier, LinkError, LinkSetup, Reading, Rules, Schedule};
 
-const SEEDS: u64 = 600;
+const SEEDS: u64 = 2_000;
 const STEPS: usize = 400;
 const LANES: [LaneId; 3] = [LaneId(3), LaneId(1), LaneId(2)];
 const PRIORITIES: [i64; 3] = [0, 5, 2_000_000_000];
 const SENDERS: usize = 4;
 const PACKET_BYTES_MAX: u32 = 300;
+/// The wall clock when a run begins, and the most that it is set by.
+const WALL: u64 = 100_000_000;
+const JUMP_MILLIS: u64 = 3_600_000;
+/// Most groups that a disk that lies loses.
+const LIES: usize = 5;
 
 struct Message {
     lane: usize,
@@ -84,6 +93,13 @@ impl LaneWorld {
     }
 }
 
+/// What a disk has of all lanes, and of the poison lane, before a group.
+struct Kept {
+    /// Records, the last of them, and the head.
+    lanes: Vec<(BTreeSet<u64>, u64, u64)>,
+    poison: BTreeSet<usize>,
+}
+
 /// What the disk does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum DiskStep {
@@ -99,8 +115,18 @@ struct World {
     after_millis: u64,
     random: Random,
     now: u64,
+    /// The clock that people set, as it is and as it was at most: what lives by it.
+    wall: u64,
+    wall_max: u64,
     messages: Vec<Message>,
     lanes: Vec<LaneWorld>,
+    /// The disk says that groups are synced which a crash takes; what it had before them.
+    lies: bool,
+    kept: VecDeque<Kept>,
+    /// Acknowledged, and taken by a crash all the same.
+    lost: BTreeSet<usize>,
+    /// When this router started, messages sent since then, and their bytes.
+    started: (u64, u64, u64),
     /// Not seen by the disk, by place in `messages`.
     incoming: VecDeque<usize>,
     disk: DiskStep,
@@ -159,6 +185,7 @@ impl World {
         // Where others are in between a front is closed most of the time.
         let spills = [0, 1, 3, 3, 3][below(5) as usize];
         let is_fair = below(2) == 0;
+        let lies = below(4) == 0;
         let lanes = LANES.map(|_| LaneWorld::new(after_millis)).into();
         let mut world = World {
             carrier: Carrier::new(rules.clone()),
@@ -166,6 +193,12 @@ impl World {
             after_millis,
             random,
             now: 1_000,
+            wall: WALL,
+            wall_max: WALL,
+            lies,
+            kept: VecDeque::new(),
+            lost: BTreeSet::new(),
+            started: (0, 0, 0),
             messages: Vec::new(),
             lanes,
             incoming: VecDeque::new(),
@@ -200,8 +233,46 @@ impl World {
         (self.random.next() % count as u64) as usize
     }
 
+    fn at(&self) -> Now {
+        Now { instant: at(self.now).instant, timestamp: Timestamp(self.wall) }
+    }
+
+    fn pass(&mut self, millis: u64) {
+        self.now += millis;
+        self.wall += millis;
+        self.wall_max = self.wall_max.max(self.wall);
+    }
+
+    /// Somebody sets the clock.
+    fn jump(&mut self) {
+        let millis = self.random.next() % JUMP_MILLIS;
+        self.wall = if self.below(2) == 0 { self.wall + millis } else { self.wall.saturating_sub(millis) };
+        self.wall_max = self.wall_max.max(self.wall);
+    }
+
+    fn has_expired(&self, number: usize) -> bool {
+        self.messages[number].expires.is_some_and(|at| at <= self.wall_max)
+    }
+
+    fn crash(&mut self) {
+        if self.lies && self.below(2) == 0 && !self.kept.is_empty() {
+            let at = self.below(self.kept.len());
+            let kept = self.kept.drain(at..).next().expect("looked");
+            for (lane, kept) in self.lanes.iter_mut().zip(kept.lanes) {
+                (lane.records, lane.last_record, lane.disk_head) = kept;
+                let tail = (lane.last_record + 1).max(lane.disk_head) as usize;
+                let gone = lane.places.iter().skip(tail - 1).copied();
+                self.lost.extend(gone.filter(|number| self.acked.contains(number)));
+            }
+            self.poison = kept.poison;
+        }
+        self.kept.clear();
+        self.start();
+    }
+
     /// The router starts, with what the disk has.
     fn start(&mut self) {
+        self.started = (self.now, 0, 0);
         self.carrier = Carrier::new(self.rules.clone());
         (self.disk, self.safe, self.spilled) = (DiskStep::Collect, Safe::default(), SpillTicket(0));
         self.incoming.clear();
@@ -235,8 +306,12 @@ impl World {
             19 => self.mood(),
             20 => self.keep(),
             21 => self.lose(),
-            22 if self.below(20) == 0 => self.start(),
-            _ => self.now += self.random.next() % 400,
+            22 if self.below(20) == 0 => self.crash(),
+            22 if self.below(20) == 0 => self.jump(),
+            _ => {
+                let millis = self.random.next() % 400;
+                self.pass(millis);
+            }
         }
         self.look();
     }
@@ -246,7 +321,7 @@ impl World {
         let sender = self.below(SENDERS);
         let kind = Kind::of(self.below(60));
         let kind = if self.is_fair && self.below(8) > 0 { Kind::Fine } else { kind };
-        let expires = (self.below(10) == 0).then(|| self.now + self.random.next() % 2_000);
+        let expires = (self.below(10) == 0).then(|| self.wall + self.random.next() % 2_000);
         let number = self.messages.len();
         let bytes = kind.record(&format!("sender-{sender}"), number, || self.below(100));
         let spill = (self.below(3) < self.spills).then(|| {
@@ -319,7 +394,7 @@ impl World {
         if world.front.admits(&progress).is_err() {
             return false;
         }
-        let came = (Timestamp(self.now), message.expires.map(Timestamp));
+        let came = (Timestamp(self.wall), message.expires.map(Timestamp));
         let since = Instant(self.now * 1_000);
         let held = Held::new(message.bytes[..].into(), came, since, (ShardId(0), ticket));
         let place = world.front.push(held, seq(world.log_end));
@@ -362,6 +437,12 @@ impl World {
     /// What was collected is durable, and so are the cursors as they are now.
     fn commit(&mut self) {
         let is_empty = self.lanes.iter().all(|lane| lane.staged.is_empty());
+        if self.lies && !is_empty {
+            let lanes = self.lanes.iter();
+            let lanes = lanes.map(|lane| (lane.records.clone(), lane.last_record, lane.disk_head)).collect();
+            self.kept.push_back(Kept { lanes, poison: self.poison.clone() });
+            self.kept.drain(..self.kept.len().saturating_sub(LIES));
+        }
         for lane in &mut self.lanes {
             self.written += lane.staged.len() as u64;
             if !lane.staged.is_empty() {
@@ -388,13 +469,19 @@ impl World {
             lane.staged.clear();
             lane.front.start_over();
         }
-        // While the disk fails the uplink goes on, and fronts say what is safe.
-        if self.below(2) == 0 {
+        // While the disk fails, or is full, the uplink goes on, fronts say what is safe, and publishers wait.
+        for _ in 0..[0, 1, 20][self.below(3)] {
+            if self.below(4) == 0 && self.incoming.len() < 40 {
+                self.publish();
+            }
+            let millis = self.random.next() % 100;
+            self.pass(millis);
             self.fill();
             self.flush();
             self.upstream();
             self.answer();
             self.look();
+            (0..LANES.len()).for_each(|lane| self.leave(lane));
         }
         let again = std::mem::take(&mut self.group);
         for lane in 0..LANES.len() {
@@ -420,7 +507,7 @@ impl World {
         for number in std::mem::take(&mut self.group) {
             match self.messages[number].spill {
                 Some(ticket) => self.safe.is_safe(ticket),
-                None => drop(self.acked.insert(number)),
+                None => self.is_acknowledged(number),
             }
         }
         self.acknowledge();
@@ -446,8 +533,18 @@ impl World {
         while let Some(number) = self.waiting.front()
             && self.messages[*number].spill <= Some(self.safe.up_to())
         {
-            self.acked.extend(self.waiting.pop_front());
+            let number = self.waiting.pop_front().expect("looked");
+            self.is_acknowledged(number);
         }
+    }
+
+    fn is_acknowledged(&mut self, number: usize) {
+        let lane = &self.lanes[self.messages[number].lane];
+        let place = lane.places.iter().rposition(|it| *it == number).map(|at| at as u64 + 1);
+        let is_written = place.is_some_and(|place| lane.records.contains(&place));
+        let is_safe = is_written || self.accepted.contains(&number) || self.poison.contains(&number);
+        assert!(is_safe || self.has_expired(number), "{number} is acknowledged and nowhere");
+        self.acked.insert(number);
     }
 
     /// The disk says how far lanes reach.
@@ -462,7 +559,7 @@ impl World {
         if !self.linked {
             return self.connect();
         }
-        let now = at(self.now);
+        let now = self.at();
         while let Some(mut reading) = self.carrier.next_reading(self.out.len(), now.instant) {
             let index = LANES.iter().position(|lane| *lane == reading.lane).expect("one of them");
             let next = match reading.from.get() < self.lanes[index].log_end {
@@ -478,12 +575,12 @@ impl World {
     }
 
     fn read_log(&mut self, index: usize, reading: &mut Reading) -> Seq {
-        let now = at(self.now);
+        let now = self.at();
         let lane = &self.lanes[index];
         let (mut place, mut count, mut bytes) = (reading.from.get(), 0, 0);
         while place < lane.log_end {
             let message = &self.messages[lane.places[place as usize - 1]];
-            if message.expires.is_none_or(|at| at > self.now) {
+            if message.expires.is_none_or(|at| at > self.wall) {
                 bytes += message.bytes.len();
                 if count == reading.messages_max || count > 0 && bytes > reading.bytes_max {
                     break;
@@ -498,7 +595,7 @@ impl World {
     }
 
     fn read_front(&mut self, index: usize, reading: &mut Reading) -> Seq {
-        let now = at(self.now);
+        let now = self.at();
         let mut given = Vec::new();
         let limits = (reading.messages_max, reading.bytes_max);
         let read = self.lanes[index].front.read(reading.from, limits, now.timestamp, &mut given);
@@ -515,18 +612,29 @@ impl World {
         }
         self.out.clear();
         let link = LinkSetup { keep_alive_secs: 0, ..setup(8) };
-        self.carrier.connected(link, at(self.now), &mut self.out).expect("opens");
+        let now = self.at();
+        self.carrier.connected(link, now, &mut self.out).expect("opens");
         self.out.clear();
         let connack = connack(self.receive_max, Some(PACKET_BYTES_MAX));
-        self.carrier.read(&connack, at(self.now), &mut self.out).expect("welcome");
+        self.carrier.read(&connack, now, &mut self.out).expect("welcome");
         self.linked = true;
         self.lanes.iter_mut().for_each(|lane| lane.marks.push(lane.known));
     }
 
     fn flush(&mut self) {
-        if self.linked {
-            self.pipe.extend(take_written(&mut self.out));
+        if !self.linked {
+            return;
         }
+        let written = take_written(&mut self.out);
+        let (since, messages, bytes) = &mut self.started;
+        *messages += written.len() as u64;
+        *bytes += written.iter().map(|it| it.payload.len() as u64).sum::<u64>();
+        let Rules { messages_per_sec, bytes_per_sec, .. } = self.rules;
+        // A tenth of a second may come at once, and one message makes a debt.
+        let most = |per_sec: u64, one: u64| per_sec * (self.now - *since + 200) / 1_000 + one;
+        assert!(messages_per_sec == 0 || *messages <= most(messages_per_sec, 1), "{messages} since {since}");
+        assert!(bytes_per_sec == 0 || *bytes <= most(bytes_per_sec, 300), "{bytes} bytes since {since}");
+        self.pipe.extend(written);
     }
 
     fn upstream(&mut self) {
@@ -538,7 +646,7 @@ impl World {
                 (Kind::Deadly, _) => {
                     let all_written = self.out.is_empty();
                     self.cut();
-                    return self.carrier.lost(all_written, None, at(self.now).instant);
+                    return self.carrier.lost(all_written, None, self.at().instant);
                 }
                 (Kind::Large | Kind::Junk, _) => panic!("{kind:?} was sent"),
                 (_, Some(reason)) => *reason,
@@ -555,7 +663,8 @@ impl World {
 
     fn accept(&mut self, number: usize) {
         // What was on its way aside, and comes again because a crash forgot that, is out of order by then.
-        if !self.accepted.insert(number) || self.left.contains(&number) {
+        // So is what had expired, if a crash forgot that it was passed over, and the clock was set back.
+        if !self.accepted.insert(number) || self.left.contains(&number) || self.has_expired(number) {
             return;
         }
         let Message { lane, sender, .. } = self.messages[number];
@@ -573,7 +682,8 @@ impl World {
             let Some((id, reason)) = self.answers.remove(index) else { break };
             bytes.extend(puback(id, reason));
         }
-        self.carrier.read(&bytes, at(self.now), &mut self.out).expect("only answers");
+        let now = self.at();
+        self.carrier.read(&bytes, now, &mut self.out).expect("only answers");
     }
 
     /// The upstream changes its mind about a sender, in a quiet moment: what is in flight is judged one by one, and an
@@ -628,10 +738,16 @@ impl World {
                 self.pipe = rest;
             }
         }
-        let shutting_down = LinkError::Disconnected(ReasonCode::SERVER_SHUTTING_DOWN);
+        let reasons = [
+            ReasonCode::SERVER_SHUTTING_DOWN,
+            ReasonCode::SERVER_BUSY,
+            ReasonCode::QUOTA_EXCEEDED,
+            ReasonCode::MESSAGE_RATE_TOO_HIGH,
+        ];
+        let ended = LinkError::Disconnected(reasons[self.below(reasons.len())]);
         let by_peer = self.below(2) == 0;
         self.cut();
-        self.carrier.lost(by_peer, by_peer.then_some(&shutting_down), at(self.now).instant);
+        self.carrier.lost(by_peer, by_peer.then_some(&ended), self.at().instant);
     }
 
     fn cut(&mut self) {
@@ -659,13 +775,13 @@ impl World {
     }
 
     fn check_delivered(&mut self, index: usize, up_to: Seq) {
-        let lane = &mut self.lanes[index];
+        let (lane, messages) = (&mut self.lanes[index], &self.messages);
         assert!(up_to.get() > lane.delivered, "positions never go back");
         for place in lane.delivered + 1..=up_to.get() {
             let number = lane.places[place as usize - 1];
             let is_done = self.accepted.contains(&number)
                 || self.poison.contains(&number)
-                || self.messages[number].expires.is_some_and(|at| at <= self.now);
+                || messages[number].expires.is_some_and(|at| at <= self.wall_max);
             assert!(is_done, "{place} of lane {index} counts as delivered and is nowhere");
         }
         lane.delivered = up_to.get();
@@ -690,7 +806,7 @@ impl World {
             }
             self.keep();
             self.look();
-            self.now += 50;
+            self.pass(50);
             let is_told = self.incoming.is_empty() && self.disk == DiskStep::Collect;
             if self.carrier.backlog() == 0 && is_told && self.waiting.is_empty() {
                 let done = |lane: &LaneWorld| lane.delivered == lane.places.len() as u64;
@@ -698,8 +814,8 @@ impl World {
                 assert!(self.lanes.iter().all(|lane| lane.front.is_empty()), "nothing stays in a front");
                 assert_eq!(self.carrier.senders_waiting(), 0);
                 for number in &self.acked {
-                    let is_gone = self.messages[*number].expires.is_some_and(|at| at <= self.now);
                     let is_there = self.accepted.contains(number) || self.poison.contains(number);
+                    let is_gone = self.has_expired(*number) || self.lost.contains(number);
                     assert!(is_there || is_gone, "{number} was acknowledged and is lost");
                 }
                 return;
@@ -721,24 +837,24 @@ impl World {
     }
 }
 
-/// What came of it, and how many messages were written and delivered unwritten.
-fn run(seed: u64) -> (String, u64, u64) {
+/// What came of it, and how many messages were written, delivered unwritten, and lost by lies.
+fn run(seed: u64) -> (String, u64, u64, u64) {
     let mut world = World::new(seed);
     for _ in 0..STEPS {
         world.step();
     }
     world.settle();
-    (world.summary(), world.written, world.unwritten)
+    (world.summary(), world.written, world.unwritten, world.lost.len() as u64)
 }
 
 #[test]
 fn sim_an_uplink_loses_nothing_and_keeps_the_order_of_each_sender() {
     let runs = replay("sim_an_uplink", SEEDS, run);
-    let sum = |pick: fn(&(String, u64, u64)) -> u64| runs.iter().map(pick).sum::<u64>();
-    let (written, unwritten) = (sum(|run| run.1), sum(|run| run.2));
-    let enough = written > 5_000 && unwritten > 1_000;
+    let sum = |pick: fn(&(String, u64, u64, u64)) -> u64| runs.iter().map(pick).sum::<u64>();
+    let (written, unwritten, lost) = (sum(|run| run.1), sum(|run| run.2), sum(|run| run.3));
+    let enough = written > 5_000 && unwritten > 1_000 && lost > 100;
     assert!(
         runs.len() < 100 || enough,
-        "{written} messages were written, {unwritten} delivered without that"
+        "{written} messages were written, {unwritten} delivered without that, {lost} lost by lies"
     );
 }
