@@ -382,6 +382,93 @@ fn a_flipped_file_does_not_stop_a_running_router() {
     recorder.wait_for(COUNT - lost + 100);
 }
 
+/// Flips a bit of a message that `publish` wrote, where it lies in a sorted file.
+fn flip(store: &Path, message: usize) {
+    let text = padding(message).into_bytes();
+    for entry in fs::read_dir(store.join("rocksdb")).expect("a directory").filter_map(Result::ok) {
+        let path = entry.path();
+        if path.extension().is_none_or(|kind| kind != "sst") {
+            continue;
+        }
+        let mut bytes = fs::read(&path).expect("a file");
+        // Letters as random as these are hardly packed: most of them lie there as they are.
+        let mut parts = text.chunks(20);
+        if let Some(at) = parts.find_map(|part| bytes.windows(part.len()).position(|it| it == part)) {
+            bytes[at] ^= 8;
+            return fs::write(&path, bytes).expect("a file");
+        }
+    }
+    panic!("message {message} is in no sorted file");
+}
+
+/// What the ledger has as damaged, once it has something.
+fn damaged(router: &Router) -> usize {
+    until("an entry in the ledger", || Some(lost(&router.status(), "damaged")).filter(|it| *it > 0)) as usize
+}
+
+#[test]
+fn damage_at_the_head_of_a_lane_stops_neither_a_start_nor_a_paced_uplink() {
+    const COUNT: usize = 4_000;
+    let recorder = Recorder::start();
+    let (proxy, setup) = cut_off(&recorder);
+    let mut router = setup.set("uplink.plant.pace_messages_per_sec", 2_000).start();
+    publish(&router, 0..COUNT);
+    router.terminate();
+    // The store is in sorted files after one more start.
+    router.start_again();
+    router.terminate();
+    // The second one is what a read of the running router ends before.
+    [0, COUNT / 2].into_iter().for_each(|message| flip(&router.store(), message));
+    let (code, said) = store_command(&["stats"], &router.store());
+    assert!(code == Some(0) && said.contains("4000 messages"), "{said}");
+    let listed = harness::run(&["lanes", "--store", &router.store().display().to_string(), "list"]);
+    assert!(listed.out.contains("u/plant/default"), "{}{}", listed.out, listed.err);
+    router.start_again();
+    assert_eq!(router.backlog(), COUNT as u64);
+    assert!(router.metric("millrace_lane_messages{name=\"u/plant/default\"}") > 0.0);
+    proxy.mend();
+    until("the lane to drain", || (router.backlog() == 0).then_some(()));
+    let lost = damaged(&router);
+    assert!(lost < 3 * COUNT / 4, "{lost}");
+    let arrived: Vec<_> = recorder.wait_for(COUNT - lost).iter().map(|it| number(it.text())).collect();
+    assert!(arrived.is_sorted() && arrived.len() == COUNT - lost, "{} and {lost}", arrived.len());
+    assert_eq!(router.number("/uplinks/0/reconnects"), 0, "the link never went down for it");
+}
+
+#[test]
+fn an_uplink_that_drops_the_oldest_goes_on_over_a_damaged_head() {
+    const COUNT: usize = 4_000;
+    let recorder = Recorder::start();
+    let (proxy, setup) = cut_off(&recorder);
+    let mut router =
+        setup.set("uplink.plant.bytes_max", 2_000_000).set("uplink.plant.when_full", "drop-oldest").start();
+    publish(&router, 0..COUNT);
+    let dropped = |router: &Router| lost(&router.status(), "drop_oldest") as usize;
+    until("the budget to hold", || {
+        (dropped(&router) as u64 + router.backlog() == COUNT as u64 && dropped(&router) > 0).then_some(())
+    });
+    router.terminate();
+    router.start_again();
+    let head = dropped(&router);
+    router.terminate();
+    flip(&router.store(), head);
+    router.start_again();
+    // Acknowledged, with the link still down; the cap holds.
+    publish(&router, COUNT..2 * COUNT);
+    let damaged = damaged(&router);
+    until("the budget to hold", || {
+        let lanes = router.status()["lanes"].as_array().cloned().unwrap_or_default();
+        let bytes: u64 = lanes.iter().filter_map(|lane| lane["backlog_bytes"].as_u64()).sum();
+        (bytes > 0 && bytes < 2_000_000).then_some(())
+    });
+    assert!(dropped(&router) > head);
+    assert_eq!((dropped(&router) + damaged) as u64 + router.backlog(), 2 * COUNT as u64);
+    proxy.mend();
+    let left = 2 * COUNT - dropped(&router) - damaged;
+    let arrived: Vec<_> = recorder.wait_for(left).iter().map(|it| number(it.text())).collect();
+    assert_eq!(arrived, (2 * COUNT - left..2 * COUNT).collect::<Vec<_>>());
+}
+
 #[test]
 fn a_bit_that_flips_in_the_write_ahead_log_stops_no_start() {
     let recorder = Recorder::start();
