@@ -40,7 +40,7 @@ use crate::levels::LevelBoard;
 use crate::mail::{Mail, Mailbox};
 use crate::upstream::Tails;
 
-pub(crate) use self::losses::{Dropped, LOSS_BYTES_MAX};
+pub(crate) use self::losses::{Dropped, LOSS_BYTES_MAX, Reason};
 pub(crate) use self::reading::{ReadJob, run_lane_reader, run_merger};
 pub(crate) use self::spaces::{GATEWAY, space_of};
 

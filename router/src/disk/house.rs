@@ -128,6 +128,9 @@ impl Disk {
     pub(super) fn enter_dropped(&mut self, dropped: &[Dropped]) {
         let now = self.clock.now().timestamp;
         for dropped in dropped {
+            if dropped.reason == Reason::Expired {
+                self.state.expired.fetch_add(dropped.lost.messages(), Ordering::Relaxed);
+            }
             self.enter_or_keep(Entry::dropped(&self.lane_name(dropped.lost.lane), dropped, now));
         }
     }

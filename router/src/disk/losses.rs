@@ -99,11 +99,13 @@ pub(crate) struct Entry {
     pub last_ms: u64,
 }
 
-/// Messages in a row that are dropped from a poison lane.
+/// Messages in a row that leave a poison lane for nowhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Dropped {
     /// Their places there.
     pub lost: store::Lost,
+    /// Why.
+    pub reason: Reason,
     /// Client identifier of their sender, if they have the same one.
     pub sender: Option<String>,
 }
@@ -166,10 +168,10 @@ impl Entry {
         }
     }
 
-    /// What was dropped from a poison lane.
+    /// What left a poison lane for nowhere.
     pub(crate) fn dropped(lane: &str, dropped: &Dropped, now: Timestamp) -> Entry {
         let sender = dropped.sender.as_deref().map(cut);
-        Entry { sender, ..Entry::range(lane, Reason::PoisonDropped, &dropped.lost, now) }
+        Entry { sender, ..Entry::range(lane, dropped.reason, &dropped.lost, now) }
     }
 
     /// The sink that a lane belongs to, for sums: an uplink, or all sessions together.
