@@ -98,7 +98,7 @@ pub(crate) enum Routes {
     AllDurable,
     /// One that takes everything upstream, to a broker at this address. mosquitto does the same by a bridge, persistence on.
     Forward(SocketAddr),
-    /// The same with what is live before what waited.
+    /// Below `live/` the same, with what is live before what waited; the rest stays here.
     Drain(SocketAddr),
     /// The same with this durability.
     Durability(&'static str, SocketAddr),
@@ -380,7 +380,7 @@ fn millrace_config(shards: u32, store: &Path, routes: Routes) -> String {
     } else if let Routes::Drain(upstream) = routes {
         config += &format!(
             "[uplink.plant]\nurl = \"mqtt://{upstream}\"\nbackoff_min_ms = 50\nbackoff_max_ms = 100\ndrain = \"live-first\"\n\
-             [routes]\nall = 'FROM /messages/* INTO $upstream'\n"
+             [routes]\nlive = 'FROM \"live/#\" INTO $upstream'\n"
         );
     } else if let Routes::Durability(durability, upstream) = routes {
         config += &format!(

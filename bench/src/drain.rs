@@ -4,7 +4,8 @@
 //! load generator. Out: a [`Table`].
 //! How: the backlog is written into the store; Millrace starts on it, and the time counts until the plant (another
 //! Millrace) has received all of it. Then the same through a line that is cut at first, with live messages from 10
-//! publishers to the plant beside it (`drain = "live-first"`): their latency until the last old message has arrived.
+//! publishers to the plant beside it (`drain = "live-first"`): their latency until the last old message has arrived; and with
+//! a pair of local clients that nothing of it concerns: theirs.
 //! Time: a round takes about a minute at most; a drain that takes longer than [`PATIENCE`] is given up.
 
 use std::time::{Duration, Instant};
@@ -23,6 +24,8 @@ use crate::stats::Spread;
 const MESSAGE_BYTES: usize = 256;
 /// Live messages a second.
 const LIVE_RATE: u32 = 1_000;
+/// Messages a second from one local client to another.
+const LOCAL_RATE: u32 = 200;
 const PATIENCE: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -33,28 +36,36 @@ pub(crate) async fn run(
     rounds: u32,
     interrupted: impl Fn() -> bool,
 ) -> anyhow::Result<Option<Table>> {
-    let (mut rates, mut beside, mut p50, mut p99) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut columns: [Vec<f64>; 5] = Default::default();
     for _ in 0..rounds {
-        rates.push(alone(messages, binaries).await?);
-        let (rate, live) = with_live(messages, binaries).await?;
-        beside.push(rate);
-        p50.push(live.0);
-        p99.push(live.1);
+        let alone = alone(messages, binaries).await?;
+        let beside = with_live(messages, binaries).await?;
+        let found = [alone, beside.rate, beside.live.0, beside.live.1, beside.local];
+        columns.iter_mut().zip(found).for_each(|(column, value)| column.push(value));
         if interrupted() {
             break;
         }
     }
-    let spreads = [rates, beside, p50, p99].map(Spread::of);
-    let [Some(rates), Some(beside), Some(p50), Some(p99)] = spreads else { return Ok(None) };
+    let spreads = columns.map(Spread::of);
+    let [Some(rates), Some(beside), Some(p50), Some(p99), Some(local)] = spreads else { return Ok(None) };
     Ok(Some(Table {
         title: "drain".to_owned(),
         question: format!(
             "{messages} messages of {MESSAGE_BYTES} B, incompressible, wait on the disk for an upstream on this machine. Alone: \
              from the ready file until the upstream has all. Beside live messages ({LIVE_RATE}/s, `live-first`, through a TCP \
-             relay that is cut at first): their latency to the upstream meanwhile. Targets: ≥ 300 000/s, live p99 < 50 ms."
+             relay that is cut at first): their latency to the upstream meanwhile, and that of a local pair (QoS 1, {LOCAL_RATE}/s). \
+             Targets: ≥ 300 000/s, live p99 < 50 ms."
         ),
-        columns: ["alone msg/s", "beside live msg/s", "live p50 ms", "live p99 ms"].map(str::to_owned).into(),
-        rows: vec![vec![whole(&rates), whole(&beside), decimals(&p50, 1), decimals(&p99, 1)]],
+        columns: ["alone msg/s", "beside live msg/s", "live p50 ms", "live p99 ms", "local p99 ms"]
+            .map(str::to_owned)
+            .into(),
+        rows: vec![vec![
+            whole(&rates),
+            whole(&beside),
+            decimals(&p50, 1),
+            decimals(&p99, 1),
+            decimals(&local, 1),
+        ]],
     }))
 }
 
@@ -72,7 +83,17 @@ async fn alone(messages: u64, binaries: &Binaries) -> anyhow::Result<f64> {
     Ok(messages as f64 / started.elapsed().as_secs_f64())
 }
 
-async fn with_live(messages: u64, binaries: &Binaries) -> anyhow::Result<(f64, (f64, f64))> {
+/// What was seen beside a drain.
+struct Beside {
+    /// Old messages a second.
+    rate: f64,
+    /// p50 and p99 of live messages, in ms.
+    live: (f64, f64),
+    /// p99 of local ones, in ms.
+    local: f64,
+}
+
+async fn with_live(messages: u64, binaries: &Binaries) -> anyhow::Result<Beside> {
     let plant = binaries.start(System::Millrace, Routes::None)?;
     let wan = Wan::start("127.0.0.1:0", &plant.address.to_string()).await?;
     wan.cut();
@@ -81,8 +102,10 @@ async fn with_live(messages: u64, binaries: &Binaries) -> anyhow::Result<(f64, (
     let (mut gateway, _) = binaries.kill_and_start(gateway, routes, |folder| {
         backlog::fill(&folder.join("store"), "plant", messages, MESSAGE_BYTES)
     })?;
-    let mut run = Run::start(scenario(&gateway, &plant)?)?;
+    let mut run = Run::start(scenario("live", LIVE_RATE, (&gateway, &plant))?)?;
+    let mut pair = Run::start(scenario("local", LOCAL_RATE, (&gateway, &gateway))?)?;
     run.ready(Duration::from_secs(20)).await?;
+    pair.ready(Duration::from_secs(20)).await?;
     let before = received(&plant)?;
     wan.restore();
     // Live is what comes once the line is up again; before, it would be a part of the backlog.
@@ -91,17 +114,24 @@ async fn with_live(messages: u64, binaries: &Binaries) -> anyhow::Result<(f64, (
     }
     let started = Instant::now();
     run.begin();
+    pair.begin();
     await_all(&plant, before + messages as f64).await?;
     let secs = started.elapsed().as_secs_f64();
-    let latency = run.take_latency();
+    let (live, local) = (run.take_latency(), pair.take_latency());
     gateway.check()?;
-    if latency.is_empty() {
-        bail!("no live message arrived while {messages} messages drained in {secs:.2} s: take more");
+    if live.is_empty() || local.is_empty() {
+        bail!("no live or local message arrived while {messages} messages drained in {secs:.2} s: take more");
     }
-    let millis = |quantile: f64| latency.value_at_quantile(quantile) as f64 / 1e3;
-    run.stop_publishing();
-    run.finish();
-    Ok((messages as f64 / secs, (millis(0.5), millis(0.99))))
+    for run in [run, pair] {
+        run.stop_publishing();
+        run.finish();
+    }
+    let millis = |micros: u64| micros as f64 / 1e3;
+    Ok(Beside {
+        rate: messages as f64 / secs,
+        live: (millis(live.value_at_quantile(0.5)), millis(live.value_at_quantile(0.99))),
+        local: millis(local.value_at_quantile(0.99)),
+    })
 }
 
 /// Messages that a plant received so far.
@@ -123,19 +153,22 @@ async fn await_all(plant: &Running, count: f64) -> anyhow::Result<()> {
     }
 }
 
-fn scenario(gateway: &Running, plant: &Running) -> anyhow::Result<Scenario> {
+/// Messages of publishers of the first to a subscriber of the second, below the topic `name`.
+fn scenario(name: &str, rate: u32, (from, to): (&Running, &Running)) -> anyhow::Result<Scenario> {
     let overrides = [
-        format!("publishers.url=\"mqtt://{}\"", gateway.address),
-        format!("subscribers.url=\"mqtt://{}\"", plant.address),
+        format!("publishers.url=\"mqtt://{}\"", from.address),
+        format!("subscribers.url=\"mqtt://{}\"", to.address),
     ];
-    Scenario::parse("live messages", &text(), &overrides).context("the scenario of live messages")
+    Scenario::parse(name, &text(name, rate), &overrides).context("the scenario of live messages")
 }
 
-fn text() -> String {
+fn text(name: &str, rate: u32) -> String {
+    let count = if name == "local" { 1 } else { 10 };
     format!(
-        "name = \"live\"\n[publishers]\ncount = 10\ntopic = \"live/{{publisher}}\"\nqos = 1\nrate_total = {LIVE_RATE}\n\
+        "name = \"{name}\"\n[publishers]\ncount = {count}\nclient_id = \"{name}-p{{publisher}}\"\n\
+         topic = \"{name}/{{publisher}}\"\nqos = 1\nrate_total = {rate}\n\
          window = 1000\npayload = {{ kind = \"binary\", bytes = {MESSAGE_BYTES} }}\n[subscribers]\ncount = 1\n\
-         filter = \"live/#\"\nqos = 1\n[run]\nduration_secs = 604800\nwarmup_secs = 0\nkeep_alive_secs = 0\n"
+         client_id = \"{name}-s{{subscriber}}\"\nfilter = \"{name}/#\"\nqos = 1\n[run]\nduration_secs = 604800\nwarmup_secs = 0\nkeep_alive_secs = 0\n"
     )
 }
 
@@ -144,9 +177,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_scenario_is_one() {
+    fn the_scenarios_are_some() {
         let overrides = ["publishers.url=\"mqtt://127.0.0.1:1\"", "subscribers.url=\"mqtt://127.0.0.1:2\""]
             .map(str::to_owned);
-        assert_eq!(Scenario::parse("live", &text(), &overrides).unwrap().publishers.unwrap().count, 10);
+        for (name, count) in [("live", 10), ("local", 1)] {
+            let scenario = Scenario::parse(name, &text(name, 100), &overrides).unwrap();
+            assert_eq!(scenario.publishers.unwrap().count, count);
+        }
     }
 }

@@ -79,7 +79,9 @@ pub fn run(config: Config, ready_file: Option<&Path>, reload: Reload<'_>) -> any
     runtime.block_on(async {
         // Before the start, so that no signal finds nobody.
         let mut signals = Signals::new()?;
-        let mut router = Router::start(config, ready_file).await?;
+        let store = config.store.path.clone();
+        let started = Router::start(config, ready_file).await;
+        let mut router = started.map_err(|error| with_advice(&store, error))?;
         let mut certificates = router.edge.as_ref().map(EdgeNode::certificates);
         let mut petitions = router.petitions.take();
         loop {
@@ -103,6 +105,21 @@ pub fn run(config: Config, ready_file: Option<&Path>, reload: Reload<'_>) -> any
         router.stop();
         Ok(())
     })
+}
+
+/// A start that the store stops: where it is, and what helps.
+fn with_advice(store: &Path, error: anyhow::Error) -> anyhow::Error {
+    let is_damage = |cause: &(dyn std::error::Error + 'static)| {
+        matches!(cause.downcast_ref(), Some(store::StoreError::Unreadable(_)))
+    };
+    if !error.chain().any(is_damage) {
+        return error;
+    }
+    error.context(format!(
+        "the store at {} is damaged; keep a copy of the directory, then run `millrace store repair`, which keeps all that \
+         can be read, or start with an empty store.path",
+        store.display()
+    ))
 }
 
 /// Waits for the next certificate; for ever, where there will be none.

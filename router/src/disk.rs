@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use broker::{AppendTray, Levels, Loss, Request, Write};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use model::{LaneId, Seq, ShardId, SpillTicket, Ticket};
-use store::{CommitLog, StoreError};
+use store::{CommitLog, FaultKind, StoreError};
 use tracing::{error, info, warn};
 
 use self::fronts::DiskFronts;
@@ -40,7 +40,7 @@ use crate::levels::LevelBoard;
 use crate::mail::{Mail, Mailbox};
 use crate::upstream::Tails;
 
-pub(crate) use self::losses::{Dropped, LOSS_BYTES_MAX};
+pub(crate) use self::losses::{Dropped, LOSS_BYTES_MAX, Reason};
 pub(crate) use self::reading::{ReadJob, run_lane_reader, run_merger};
 pub(crate) use self::spaces::{GATEWAY, space_of};
 
@@ -426,6 +426,16 @@ impl Disk {
         }
         self.stage();
         self.commit();
+    }
+
+    /// Before a stop: a disk that fails may be well by now, and nobody tries it after that. A store that would have to be
+    /// written anew would take too long; the next start does it.
+    fn retry_at_last(&mut self) {
+        let is_quick = self.log.poison().is_none_or(|fault| fault.kind != FaultKind::Corrupt);
+        if let Some((at, _)) = self.retry.as_mut().filter(|_| is_quick) {
+            *at = Instant::now();
+            self.retry_if_due();
+        }
     }
 
     fn answer(&mut self, shard: ShardId, request: Request) {

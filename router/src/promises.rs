@@ -36,13 +36,14 @@ pub(crate) fn promises(config: &Config) -> Vec<RouteStatus> {
             ([], Durability::Spill) => Durability::Disk.to_string(),
             _ => route.durability.to_string(),
         };
+        let ttl_millis = config.ttl_of(route);
         RouteStatus {
             name: route.spec.name.clone(),
             route: route.spec.text.clone(),
             sinks: config.sinks(index).map(|sink| words_of(config, sink)).collect(),
             priority: route.spec.priority.to_string(),
-            ttl_secs: route.spec.ttl_millis.map(|millis| millis / 1_000),
-            promise: format!("{durability}: {}", sentence(route, &uplinks, has_inputs)),
+            ttl_secs: ttl_millis.map(|millis| millis / 1_000),
+            promise: format!("{durability}: {}", sentence(route, ttl_millis, &uplinks, has_inputs)),
             durability,
         }
     };
@@ -56,7 +57,7 @@ fn words_of(config: &Config, sink: &routes::Sink) -> String {
     }
 }
 
-fn sentence(route: &Route, uplinks: &[&Uplink], has_inputs: bool) -> String {
+fn sentence(route: &Route, ttl_millis: Option<u64>, uplinks: &[&Uplink], has_inputs: bool) -> String {
     let of_inputs = match route.durability {
         Durability::Disk | Durability::Spill => "the queue of the module has it on disk before the PUBACK",
         Durability::Memory => {
@@ -70,7 +71,7 @@ fn sentence(route: &Route, uplinks: &[&Uplink], has_inputs: bool) -> String {
         return "delivered like any publication; stored sessions have it on disk before the PUBACK"
             .to_owned();
     }
-    let waits = match route.spec.ttl_millis {
+    let waits = match ttl_millis {
         Some(millis) => format!("for at most {} s", millis / 1_000),
         None => "for as long as it takes".to_owned(),
     };

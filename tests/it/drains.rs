@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use harness::{Proxy, QOS_1, Received, Recorder, Router, Setup, Version, v5};
+use harness::{Connect, Proxy, QOS_1, Received, Recorder, Router, Setup, Version, until, v5};
 
 fn texts(messages: &[Received]) -> Vec<&str> {
     messages.iter().map(Received::text).collect()
@@ -92,4 +92,38 @@ fn an_urgent_message_overtakes_a_backlog_that_drains_slowly() {
     let place = record.iter().position(|message| message.topic == "urgent/a").expect("it came");
     // What was in flight, and a tenth of a second of pace.
     assert!(place < before + 40, "{before} before, it came as number {place}");
+}
+
+/// A local pair whose acknowledgements need the disk, too: one message after the other, however much goes upstream meanwhile.
+/// Judged by what the drain does between two of them.
+#[test]
+fn local_messages_go_on_while_a_large_backlog_drains() {
+    const COUNT: usize = 30_000;
+    let upstream = Recorder::start();
+    let network = Proxy::to(upstream.address());
+    network.cut();
+    let router = Setup::new()
+        .shards(1)
+        .uplink(network.address(), Version::V5)
+        // So that even a fast machine drains for some seconds.
+        .set("uplink.plant.pace_messages_per_sec", 8_000)
+        .set("routes.other", r#"FROM "other/#" INTO $upstream"#)
+        .start();
+    publish(&router, "other", 0..COUNT);
+    let mut subscriber =
+        router.connect(&Connect { clean_start: false, session_expiry_secs: 600, ..v5("subscriber") });
+    subscriber.subscribe("local", QOS_1);
+    let mut publisher = router.connect(&v5("publisher"));
+    network.mend();
+    let mut drained = vec![0];
+    until("the backlog to drain", || {
+        let number = drained.len().to_string();
+        publisher.publish("local", &number, QOS_1);
+        assert_eq!(subscriber.message().text(), number, "in order");
+        drained.push(upstream.record().len());
+        (upstream.record().len() == COUNT).then_some(())
+    });
+    let largest = drained.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(COUNT);
+    assert!(largest < COUNT / 2, "{largest} of {COUNT} went upstream between two local messages");
+    assert_eq!(numbers(&upstream.record(), "other"), (0..COUNT).collect::<Vec<_>>());
 }

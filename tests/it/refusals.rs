@@ -1,6 +1,6 @@
 //! An upstream that does not take everything: poison lanes, senders that wait, messages that end the connection.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use harness::{QOS_1, ReasonCode, Received, Recorder, Router, Setup, Version, run, until, v5};
 
@@ -173,6 +173,36 @@ fn what_is_aside_is_listed_shown_sent_again_and_dropped() {
     expect_no_backlog(&router);
     let (_, list) = lanes(&router, &["list"]);
     assert!(list.contains("u/plant/default") && list.contains("p/plant"), "{list}");
+}
+
+/// One that nobody would get any more does not keep the others in the poison lane.
+#[test]
+fn all_that_is_aside_is_sent_again_but_what_has_expired() {
+    const TTL: Duration = Duration::from_secs(8);
+    let upstream = Recorder::start();
+    upstream.refuse("bad", Some(ReasonCode::TOPIC_NAME_INVALID));
+    let short = format!("{{ route = 'FROM \"short/#\" INTO $upstream', ttl = {} }}", TTL.as_secs());
+    let router = gateway(&upstream).set("routes.short", short).start();
+    let mut publisher = router.connect(&v5("publisher"));
+    publisher.publish("short/a", "bad0", QOS_1);
+    let published = Instant::now();
+    publisher.publish_all("factory/a", ["bad1", "bad2"]);
+    router.wait_for("/uplinks/0/poisoned", 3);
+    expect_no_backlog(&router);
+    upstream.refuse_nothing();
+    until("the first one to expire", || (published.elapsed() > TTL).then_some(()));
+    let (code, said) = lanes(&router, &["poison", "retry", "plant", "1"]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("message 1 has expired"), "{said}");
+    let (code, said) = lanes(&router, &["poison", "retry", "plant", "--all"]);
+    assert!(code == Some(0) && said.starts_with("2 sent again, 1 expired"), "{said}");
+    assert_eq!(texts(&upstream.wait_for(2)), ["bad1", "bad2"]);
+    let (_, list) = lanes(&router, &["poison", "list", "plant"]);
+    assert_eq!(list, "nothing is in the poison lanes\n");
+    let status = router.status();
+    assert_eq!((lost(&status, "expired"), lost(&status, "poison_dropped")), (1, 0));
+    let entry = &status["losses"]["latest"][0];
+    assert_eq!((entry["lane"].as_str(), entry["sender"].as_str()), (Some("p/plant"), Some("publisher")));
 }
 
 #[test]

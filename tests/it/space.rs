@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use harness::{Proxy, QOS_0, QOS_1, Recorder, Router, Setup, Version, until, v5};
+use harness::{Proxy, QOS_0, QOS_1, Recorder, Router, Setup, Version, until, v3, v5};
 use serde_json::Value;
 
 const ROUTE: &str = r#"FROM "factory/#" INTO $upstream"#;
@@ -233,31 +233,50 @@ fn a_file_system_that_is_really_full_stops_acknowledgements_until_it_is_not() {
     let (proxy, setup) = cut_off(&recorder);
     let mut router = setup.store(&disk.path.join("store")).start();
     publish(&router, 0..1_000);
-    let mut client = router.connect(&v5("client"));
+    // 3.1.1 has no word for a refusal: what is not taken is not acknowledged.
+    let mut client = router.connect(&v3("client"));
+    let mut next = 1_000..;
+    let mut send = |client: &mut harness::Client| {
+        let payload = next.next().map(|number| format!("{number} {}", letters(number, 4_000)));
+        let payload = payload.expect("numbers do not end");
+        let publish = harness::OutgoingPublish {
+            topic: "factory/a",
+            payload: payload.as_bytes(),
+            qos: QOS_1,
+            ..Default::default()
+        };
+        client.send(&publish).expect("QoS 1 has an identifier")
+    };
     disk.leave(0);
-    let filler = "x".repeat(60_000);
+    let mut sent = Vec::new();
+    let refuses =
+        |router: &Router| level(router) == "full" || router.metric("millrace_store_poisoned") == 1.0;
     until("the disk to refuse", || {
-        client.publish("factory/a", &filler, QOS_0);
-        let full = level(&router) == "full";
-        (full || router.metric("millrace_store_poisoned") == 1.0).then_some(())
+        sent.push(send(&mut client));
+        refuses(&router).then_some(())
     });
+    let last = send(&mut client);
     let mut bystander = router.connect(&v5("bystander"));
     bystander.subscribe("local", QOS_0);
     router.connect(&v5("neighbour")).publish("local", "as ever", QOS_0);
     assert_eq!(bystander.message().text(), "as ever");
+    // Whatever acknowledgement is on its way is taken in here.
+    assert!(client.message_within(std::time::Duration::from_millis(200)).is_none());
+    assert!(refuses(&router) && !client.has_ack(last), "nothing is acknowledged that cannot be kept");
     disk.leave(48 << 20);
     until("the disk to be well", || {
         (router.get("/readyz").0 == 200 && level(&router) == "roomy").then_some(())
     });
-    publish(&router, 1_000..1_100);
+    let count = 1_000 + sent.len() + 1;
+    sent.into_iter().chain([last]).for_each(|packet_id| client.await_ack(packet_id));
+    publish(&router, count..count + 100);
     router.kill();
     router.start_again();
     proxy.mend();
     until("everything acknowledged to arrive", || {
         let record = recorder.record();
-        let numbers = record.iter().filter(|it| !it.text().starts_with('x')).map(|it| number(it.text()));
-        let arrived: std::collections::BTreeSet<_> = numbers.collect();
-        (0..1_100).all(|number| arrived.contains(&number)).then_some(())
+        let arrived: std::collections::BTreeSet<_> = record.iter().map(|it| number(it.text())).collect();
+        (0..count + 100).all(|number| arrived.contains(&number)).then_some(())
     });
 }
 
@@ -363,6 +382,93 @@ fn damage(store: &Path, is_deleted: bool) {
     let at = bytes.len() / 4;
     bytes[at] ^= 8;
     fs::write(file, bytes).expect("a file");
+}
+
+/// Flips a bit of a message that `publish` wrote, where it lies in a sorted file.
+fn flip(store: &Path, message: usize) {
+    let text = padding(message).into_bytes();
+    for entry in fs::read_dir(store.join("rocksdb")).expect("a directory").filter_map(Result::ok) {
+        let path = entry.path();
+        if path.extension().is_none_or(|kind| kind != "sst") {
+            continue;
+        }
+        let mut bytes = fs::read(&path).expect("a file");
+        // Letters as random as these are hardly packed: most of them lie there as they are.
+        let mut parts = text.chunks(20);
+        if let Some(at) = parts.find_map(|part| bytes.windows(part.len()).position(|it| it == part)) {
+            bytes[at] ^= 8;
+            return fs::write(&path, bytes).expect("a file");
+        }
+    }
+    panic!("message {message} is in no sorted file");
+}
+
+/// What the ledger has as damaged, once it has something.
+fn damaged(router: &Router) -> usize {
+    until("an entry in the ledger", || Some(lost(&router.status(), "damaged")).filter(|it| *it > 0)) as usize
+}
+
+#[test]
+fn damage_at_the_head_of_a_lane_stops_neither_a_start_nor_a_paced_uplink() {
+    const COUNT: usize = 4_000;
+    let recorder = Recorder::start();
+    let (proxy, setup) = cut_off(&recorder);
+    let mut router = setup.set("uplink.plant.pace_messages_per_sec", 2_000).start();
+    publish(&router, 0..COUNT);
+    router.terminate();
+    // The store is in sorted files after one more start.
+    router.start_again();
+    router.terminate();
+    // The second one is what a read of the running router ends before.
+    [0, COUNT / 2].into_iter().for_each(|message| flip(&router.store(), message));
+    let (code, said) = store_command(&["stats"], &router.store());
+    assert!(code == Some(0) && said.contains("4000 messages"), "{said}");
+    let listed = harness::run(&["lanes", "--store", &router.store().display().to_string(), "list"]);
+    assert!(listed.out.contains("u/plant/default"), "{}{}", listed.out, listed.err);
+    router.start_again();
+    assert_eq!(router.backlog(), COUNT as u64);
+    assert!(router.metric("millrace_lane_messages{name=\"u/plant/default\"}") > 0.0);
+    proxy.mend();
+    until("the lane to drain", || (router.backlog() == 0).then_some(()));
+    let lost = damaged(&router);
+    assert!(lost < 3 * COUNT / 4, "{lost}");
+    let arrived: Vec<_> = recorder.wait_for(COUNT - lost).iter().map(|it| number(it.text())).collect();
+    assert!(arrived.is_sorted() && arrived.len() == COUNT - lost, "{} and {lost}", arrived.len());
+    assert_eq!(router.number("/uplinks/0/reconnects"), 0, "the link never went down for it");
+}
+
+#[test]
+fn an_uplink_that_drops_the_oldest_goes_on_over_a_damaged_head() {
+    const COUNT: usize = 4_000;
+    let recorder = Recorder::start();
+    let (proxy, setup) = cut_off(&recorder);
+    let mut router =
+        setup.set("uplink.plant.bytes_max", 2_000_000).set("uplink.plant.when_full", "drop-oldest").start();
+    publish(&router, 0..COUNT);
+    let dropped = |router: &Router| lost(&router.status(), "drop_oldest") as usize;
+    until("the budget to hold", || {
+        (dropped(&router) as u64 + router.backlog() == COUNT as u64 && dropped(&router) > 0).then_some(())
+    });
+    router.terminate();
+    router.start_again();
+    let head = dropped(&router);
+    router.terminate();
+    flip(&router.store(), head);
+    router.start_again();
+    // Acknowledged, with the link still down; the cap holds.
+    publish(&router, COUNT..2 * COUNT);
+    let damaged = damaged(&router);
+    until("the budget to hold", || {
+        let lanes = router.status()["lanes"].as_array().cloned().unwrap_or_default();
+        let bytes: u64 = lanes.iter().filter_map(|lane| lane["backlog_bytes"].as_u64()).sum();
+        (bytes > 0 && bytes < 2_000_000).then_some(())
+    });
+    assert!(dropped(&router) > head);
+    assert_eq!((dropped(&router) + damaged) as u64 + router.backlog(), 2 * COUNT as u64);
+    proxy.mend();
+    let left = 2 * COUNT - dropped(&router) - damaged;
+    let arrived: Vec<_> = recorder.wait_for(left).iter().map(|it| number(it.text())).collect();
+    assert_eq!(arrived, (2 * COUNT - left..2 * COUNT).collect::<Vec<_>>());
 }
 
 #[test]

@@ -453,6 +453,31 @@ fn memory_routes_write_nothing_until_the_router_stops() {
     assert_eq!(texts(&record), expected);
 }
 
+/// What was acknowledged and goes with the process is said, with its number.
+#[test]
+fn a_stop_while_the_disk_fails_says_how_many_acknowledged_messages_it_loses() {
+    let upstream = Recorder::start();
+    let network = Proxy::to(upstream.address());
+    let sure = r#"{ route = 'FROM "sure/#" INTO $upstream', durability = "disk", priority = 1 }"#;
+    let mut router = with_link(forgetful(&network).set("routes.sure", sure));
+    network.cut();
+    expect_state(&router, "down");
+    router.connect(&v5("publisher")).publish_all("factory/a", numbers(0..10));
+    limit_files(&mut router, "262144");
+    let large = "x".repeat(4_000);
+    let mut filler = router.connect(&v5("filler"));
+    let publish =
+        OutgoingPublish { topic: "sure/a", payload: large.as_bytes(), qos: QOS_1, ..Default::default() };
+    let sent: Vec<_> = (0..400).filter_map(|_| filler.send(&publish)).collect();
+    until("the disk to refuse", || (router.metric("millrace_store_poisoned") == 1.0).then_some(()));
+    assert!(sent.iter().any(|id| !filler.has_ack(*id)));
+    router.terminate();
+    let log = router.log();
+    assert!(log.contains("messages of memory routes that were acknowledged are lost"), "{log}");
+    assert!(log.contains("acknowledged=10 "), "{log}");
+    assert!(!log.contains("none of them was acknowledged"), "{log}");
+}
+
 /// What does not fit into memory is written, in order.
 #[test]
 fn memory_routes_write_when_memory_is_short() {

@@ -212,7 +212,7 @@ fn routes(config: &Config, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "  {}  {}", spec.name, spec.text)?;
         write!(out, "    to {sinks}")?;
         write!(out, ", priority {}", spec.priority)?;
-        match spec.ttl_millis {
+        match config.ttl_of(route) {
             Some(ttl) => writeln!(out, ", dropped after {} s", ttl / 1_000)?,
             None => writeln!(out, ", kept until delivered")?,
         }

@@ -96,6 +96,34 @@ fn check_prints_a_plan() {
     }
 }
 
+/// Whoever says how long a message waits, the plan repeats it.
+#[test]
+fn check_says_for_how_long_a_message_is_kept() {
+    let files = Files::new();
+    let manifest = |ttl: &str| {
+        format!(
+            r#"{{ "modulesContent": {{ "$edgeHub": {{ "properties.desired": {{ "schemaVersion": "1.1",
+               "routes": {{ "up": "FROM /messages/* INTO $upstream" }},
+               "storeAndForwardConfiguration": {{ {ttl} }} }} }} }} }}"#
+        )
+    };
+    let said = files.add("said.json", &manifest(r#""timeToLiveSecs": 7200"#));
+    let for_ever = files.add("for-ever.json", &manifest(r#""timeToLiveSecs": -1"#));
+    let edge = "uplink.cloud.url = 'mqtt://h'\nedge.config_source = 'manifest'\n";
+    let route = "uplink.cloud.url = 'mqtt://h'\nroutes.up = 'FROM /messages/* INTO $upstream'\n";
+    for (text, expected) in [
+        (format!("{edge}edge.manifest = '{said}'\n"), "dropped after 7200 s"),
+        (format!("{edge}edge.manifest = '{said}'\nrouting.ttl = 60\n"), "dropped after 7200 s"),
+        (format!("{edge}edge.manifest = '{for_ever}'\nrouting.ttl = 60\n"), "kept until delivered"),
+        (format!("{route}routing.ttl = 60\n"), "dropped after 60 s"),
+        (route.to_owned(), "kept until delivered"),
+    ] {
+        let config = files.add("c.toml", &text);
+        let (exit, out, err) = run(&["check", "--config", &config, "--profile", "quickstart"]);
+        assert!(exit == Exit::Done && out.contains(expected), "{expected:?} is missing in:\n{out}{err}");
+    }
+}
+
 #[test]
 fn check_prints_every_mistake_and_ends_with_2() {
     let files = Files::new();

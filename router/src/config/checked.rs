@@ -67,7 +67,8 @@ pub struct Config {
     pub table: Arc<RouteTable>,
     /// What routes promise that do not say it.
     pub durability: Durability,
-    /// Time to live of messages whose route states none, where a manifest or a twin says it.
+    /// Time to live of messages whose route states none, where routes come from a manifest or a twin. Other routes state what
+    /// holds for them.
     pub ttl_millis: Option<u64>,
     /// Most bytes that may wait in all lanes together, where a manifest or a twin says it.
     pub store_limit_bytes: Option<u64>,
@@ -305,7 +306,7 @@ impl Config {
         limits.commit_bytes_max = budgets::commit_bytes_max(&store, shards, &limits);
         let uplink_names = names;
         let names = judge.names(&["routes"]);
-        let usual = routing::usual_durability(&mut judge);
+        let usual = routing::usual(&mut judge);
         let written: Vec<_> =
             names.iter().filter_map(|name| routing::check_route(&mut judge, name, usual)).collect();
         let mode = routing::mode(&mut judge);
@@ -342,7 +343,7 @@ impl Config {
             uplinks,
             routes,
             table,
-            durability: usual,
+            durability: usual.durability,
             ttl_millis: manifest.as_ref().and_then(|manifest| manifest.ttl_millis),
             store_limit_bytes: manifest.as_ref().and_then(|manifest| manifest.store_limit_bytes),
             limits,
@@ -355,6 +356,11 @@ impl Config {
             config.warnings.extend(warnings::of_manifest(&manifest.ignored, has_written));
         }
         Ok(config)
+    }
+
+    /// How long a message of a route may wait; `None` for as long as it takes.
+    pub fn ttl_of(&self, route: &Route) -> Option<u64> {
+        route.spec.ttl_millis.or(self.ttl_millis)
     }
 
     /// Where a route leads; at least one. `route` counts as `routes` does; none beyond its end.

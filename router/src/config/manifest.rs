@@ -10,9 +10,10 @@ use hub::manifest::{HubConfig, of_manifest};
 use model::{Limits, Priority};
 use routes::RouteSpec;
 
-use super::checked::{Durability, Route};
+use super::checked::Route;
 use super::errors::ConfigError;
 use super::judge::Judge;
+use super::routing::Usual;
 use super::schema;
 
 /// Largest manifest; those of IoT Hub are a few dozen kilobytes.
@@ -31,7 +32,7 @@ pub(super) struct Manifest {
 }
 
 /// `None`: routes come from somewhere else, or an error says why not from there.
-pub(super) fn check(judge: &mut Judge<'_>, usual: Durability, limits: &Limits) -> Option<Manifest> {
+pub(super) fn check(judge: &mut Judge<'_>, usual: Usual, limits: &Limits) -> Option<Manifest> {
     let path = judge.text(&schema::EDGE_MANIFEST, "").map(PathBuf::from);
     if judge.text(&schema::EDGE_CONFIG_SOURCE, "").as_deref() != Some("manifest") {
         if path.is_some() {
@@ -65,7 +66,7 @@ pub(super) fn check(judge: &mut Judge<'_>, usual: Durability, limits: &Limits) -
             routes: config
                 .routes
                 .iter()
-                .map(|route| Route { spec: spec(route), durability: usual })
+                .map(|route| Route { spec: spec(route), durability: usual.durability })
                 .collect(),
             ttl_millis: config.ttl_secs.map(|secs| secs * 1_000),
             store_limit_bytes: config.store_bytes_max,

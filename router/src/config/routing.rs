@@ -13,13 +13,26 @@ use super::raw::Raw;
 use super::schema;
 use super::suggest;
 
-/// What routes promise that do not say it themselves.
-pub(super) fn usual_durability(judge: &mut Judge<'_>) -> Durability {
-    durability(judge.text(&schema::ROUTING_DURABILITY, ""))
+/// What holds for routes that do not say it themselves.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Usual {
+    pub(super) durability: Durability,
+    pub(super) ttl_millis: Option<u64>,
 }
 
-/// `None` if its text is missing or refused; then an error says so. `usual`: what it promises if it does not say so.
-pub(super) fn check_route(judge: &mut Judge<'_>, name: &str, usual: Durability) -> Option<Route> {
+/// What the configuration says for all of them.
+pub(super) fn usual(judge: &mut Judge<'_>) -> Usual {
+    let durability = durability(judge.text(&schema::ROUTING_DURABILITY, ""));
+    Usual { durability, ttl_millis: millis(judge.integer(&schema::ROUTING_TTL_SECS, "")) }
+}
+
+/// 0 is for ever.
+fn millis(ttl_secs: Option<u64>) -> Option<u64> {
+    ttl_secs.filter(|secs| *secs > 0).map(|secs| secs * 1_000)
+}
+
+/// `None` if its text is missing or refused; then an error says so.
+pub(super) fn check_route(judge: &mut Judge<'_>, name: &str, usual: Usual) -> Option<Route> {
     if name.trim().is_empty() || name.chars().any(char::is_control) {
         judge.push(ConfigError {
             found: Some(format!("{name:?}")),
@@ -33,16 +46,18 @@ pub(super) fn check_route(judge: &mut Judge<'_>, name: &str, usual: Durability) 
     }
     if judge.is_written(&schema::ROUTE, name) {
         let text = judge.text(&schema::ROUTE, name)?;
-        let spec = RouteSpec { name: name.to_owned(), text, priority: Priority::DEFAULT, ttl_millis: None };
-        return Some(Route { spec, durability: usual });
+        let (priority, ttl_millis) = (Priority::DEFAULT, usual.ttl_millis);
+        let spec = RouteSpec { name: name.to_owned(), text, priority, ttl_millis };
+        return Some(Route { spec, durability: usual.durability });
     }
     let priority = judge.integer(&schema::ROUTE_PRIORITY, name);
-    let ttl_secs = judge.integer(&schema::ROUTE_TTL_SECS, name).unwrap_or_default();
+    let has_ttl = judge.is_written(&schema::ROUTE_TTL_SECS, name);
+    let ttl_secs = judge.integer(&schema::ROUTE_TTL_SECS, name);
     let word = judge.text(&schema::ROUTE_DURABILITY, name);
-    let durability = if word.is_some() { durability(word) } else { usual };
+    let durability = if word.is_some() { durability(word) } else { usual.durability };
     let text = judge.text(&schema::ROUTE_TEXT, name)?;
     let priority = priority.and_then(|number| Priority::new(number as i64).ok()).unwrap_or_default();
-    let ttl_millis = (ttl_secs > 0).then(|| ttl_secs * 1_000);
+    let ttl_millis = if has_ttl { millis(ttl_secs) } else { usual.ttl_millis };
     Some(Route { spec: RouteSpec { name: name.to_owned(), text, priority, ttl_millis }, durability })
 }
 
@@ -50,7 +65,7 @@ pub(super) fn check_route(judge: &mut Judge<'_>, name: &str, usual: Durability) 
 pub(super) fn check_routes(raw: &Raw) -> Result<(Vec<Route>, RouteTable), ConfigErrors> {
     let mut judge = Judge::new(raw);
     let names = judge.names(&["routes"]);
-    let usual = usual_durability(&mut judge);
+    let usual = usual(&mut judge);
     let routes: Vec<_> = names.iter().filter_map(|name| check_route(&mut judge, name, usual)).collect();
     let mode = mode(&mut judge);
     let table = compile(&mut judge, &routes, mode, &Limits::DEFAULT, None);

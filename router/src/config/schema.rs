@@ -332,6 +332,14 @@ pub(super) static ROUTING_DURABILITY: Key = words(
     "disk",
     "What an acknowledgement promises on routes that do not say `durability` themselves.",
 );
+pub(super) static ROUTING_TTL_SECS: Key = integer(
+    "routing.ttl",
+    0,
+    4_294_967_295,
+    0,
+    "Seconds that a message may wait for its sink on routes that do not say `ttl` themselves, before it is dropped and counted. \
+     0 means for ever. Routes of a manifest or a twin have its `timeToLiveSecs`.",
+);
 pub(super) static ROUTING_MODE: Key = words(
     "routing.mode",
     &["millrace", "edgehub"],
@@ -694,11 +702,10 @@ pub(super) static ROUTE_PRIORITY: Key = key(
     Default::Derived("less urgent than 9"),
     "Which messages go upstream first when more wait than the link takes: 0 is the most urgent.",
 );
-pub(super) static ROUTE_TTL_SECS: Key = integer(
+pub(super) static ROUTE_TTL_SECS: Key = key(
     "routes.*.ttl",
-    0,
-    4_294_967_295,
-    0,
+    Allowed::Integer { min: 0, max: 4_294_967_295 },
+    Default::Derived("as `routing.ttl`"),
     "Seconds that a message may wait for its sink before it is dropped and counted. 0 means for ever.",
 );
 pub(super) static ROUTE_DURABILITY: Key = key(
@@ -958,6 +965,7 @@ static SERVICE_KEYS: &[&Key] = &[
     &UPLINK_WHEN_FULL,
     &ROUTING_MODE,
     &ROUTING_DURABILITY,
+    &ROUTING_TTL_SECS,
     &ROUTE,
     &ROUTE_TEXT,
     &ROUTE_PRIORITY,

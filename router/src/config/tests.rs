@@ -624,6 +624,24 @@ fn a_route_promises_what_it_says_and_else_what_is_usual() {
 }
 
 #[test]
+fn a_route_waits_as_long_as_it_says_and_else_as_long_as_is_usual() {
+    let text = "uplink.up.url = 'mqtt://h'\nrouting.ttl = 60\n\
+                routes.a = 'FROM /messages/* INTO $upstream'\n\
+                routes.b = { route = 'FROM /messages/* INTO $upstream' }\n\
+                routes.c = { route = 'FROM /messages/* INTO $upstream', ttl = 0 }\n\
+                routes.d = { route = 'FROM /messages/* INTO $upstream', ttl = 5 }";
+    let config = good(text, &[], &[]);
+    let ttls: Vec<_> = config.routes.iter().map(|route| config.ttl_of(route)).collect();
+    assert_eq!(ttls, [Some(60_000), Some(60_000), None, Some(5_000)]);
+    let promises: Vec<_> = crate::promises::promises(&config)
+        .into_iter()
+        .map(|status| (status.ttl_secs, status.promise.contains("for as long as it takes")))
+        .collect();
+    assert_eq!(promises, [(Some(60), false), (Some(60), false), (None, true), (Some(5), false)]);
+    refused("routing.ttl = -1", "routing.ttl", "from 0 to 4294967295", "");
+}
+
+#[test]
 fn a_route_needs_an_uplink_that_exists() {
     let route = "routes.r = 'FROM /messages/* INTO $upstream'\n";
     refused(route, "routes.r", "", "add uplink.upstream.url");

@@ -115,7 +115,7 @@ async fn obey(door: Door, uplink: String, places: &str, action: Action) -> Respo
         return failed("the router stops");
     }
     match answer.await {
-        Ok(Ok(messages)) => Json(serde_json::json!({ "messages": messages })).into_response(),
+        Ok(Ok(obeyed)) => Json(obeyed).into_response(),
         Ok(Err(problem)) => (StatusCode::CONFLICT, problem).into_response(),
         Err(_) => failed("the router stops; look again after it has started"),
     }

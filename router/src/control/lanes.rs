@@ -19,7 +19,7 @@ use crate::cli::{Exit, LanesArgs, LanesCommand, PoisonCommand};
 use crate::config;
 use crate::disk::losses::{Entry, Ledger};
 use crate::disk::space_of;
-use crate::upstream::poison::{dropped_one, note_dropped, places, poison_lane_name, settle};
+use crate::upstream::poison::{Obeyed, dropped_one, note_dropped, places, poison_lane_name, settle};
 
 /// Where to look.
 struct Target {
@@ -123,7 +123,8 @@ fn poison(target: &Target, command: &PoisonCommand, out: &mut impl Write) -> any
             };
             let path = format!("/poison/{}/{}/retry", which.uplink, which.places());
             let answer = client::ask(stream, "POST", &path)?;
-            writeln!(out, "{} sent again: they are at the end of their lanes now", answer["messages"])?;
+            let obeyed = serde_json::from_value(answer).context("this router is of another version")?;
+            write_sent_again(&obeyed, out)?;
         }
         PoisonCommand::Drop(which) => {
             let count = match target.connect()? {
@@ -135,6 +136,21 @@ fn poison(target: &Target, command: &PoisonCommand, out: &mut impl Write) -> any
             };
             writeln!(out, "{count} dropped")?;
         }
+    }
+    Ok(())
+}
+
+fn write_sent_again(obeyed: &Obeyed, out: &mut impl Write) -> std::io::Result<()> {
+    match obeyed.expired {
+        0 => writeln!(out, "{} sent again: they are at the end of their lanes now", obeyed.messages)?,
+        expired => writeln!(
+            out,
+            "{} sent again, {expired} expired: what was sent is at the end of its lane now, what expired is in the loss ledger",
+            obeyed.messages
+        )?,
+    }
+    if let (1.., Some(why)) = (obeyed.left, &obeyed.why) {
+        writeln!(out, "{} stay, since they cannot be sent again: {why}", obeyed.left)?;
     }
     Ok(())
 }

@@ -411,8 +411,9 @@ impl Disk {
         self.write_group()
     }
 
-    /// The router stops: what is still in memory is written.
+    /// The router stops: what is still in memory is written. A disk that fails is tried once more; what it does not take is lost.
     pub(super) fn write_all_fronts(&mut self) {
+        self.retry_at_last();
         self.look_at_fronts(false);
         for index in 0..self.fronts.lanes.len() {
             self.close_front(index, Why::Stop);
@@ -424,9 +425,30 @@ impl Disk {
         if let Err(error) = written {
             self.poison(&error);
         }
-        if self.fronts.bytes > 0 {
+        self.say_what_is_lost();
+    }
+
+    /// What the disk did not take goes with this process, and somebody may have been told that it is kept.
+    fn say_what_is_lost(&self) {
+        let (mut all, mut acknowledged) = self.unconfirmed.records();
+        for lane in self.fronts.board.lanes() {
+            let front = lane.front();
+            all += front.messages() as u64;
+            acknowledged += front.acknowledged() as u64;
+        }
+        let unacknowledged = all - acknowledged;
+        if acknowledged > 0 {
             error!(
-                "messages of spill routes could not be written before the stop; none of them was acknowledged"
+                acknowledged,
+                unacknowledged,
+                "the store takes no writes, and the router stops: messages of memory routes that were acknowledged are lost; \
+                 who sent the others was not told that they are kept"
+            );
+        } else if unacknowledged > 0 {
+            error!(
+                unacknowledged,
+                "the store takes no writes, and the router stops with messages that were not written; none of them was \
+                 acknowledged"
             );
         }
     }

@@ -32,6 +32,9 @@ impl Disk {
         let now = self.clock.now().timestamp;
         self.enter_notes()?;
         let expired = self.log.expire(now)?;
+        if let Some(error) = &expired.passed_by {
+            warn!(%error, "a lane could not be looked at for what has expired");
+        }
         for lost in &expired.lost {
             self.state.expired.fetch_add(lost.messages(), Ordering::Relaxed);
             info!(lane = %lost.lane, from = %lost.from, up_to = %lost.up_to, "messages expired undelivered");
@@ -39,6 +42,8 @@ impl Disk {
                 self.enter_range(Reason::Expired, &part)?;
             }
         }
+        // Damage that stood before what expired.
+        self.enter_notes()?;
         self.remove_vanished(now)?;
         if self.has_entries {
             self.write_group()?;
@@ -61,6 +66,7 @@ impl Disk {
         if self.space.wants_room() { self.look_at_space() } else { Ok(()) }
     }
 
+    /// Fails only if the store takes no writes.
     fn look_at_space(&mut self) -> Result<(), StoreError> {
         // What an upstream has already is given up by nobody, and takes no room.
         self.look_at_fronts(false);
@@ -76,12 +82,22 @@ impl Disk {
         }
         for (at, bytes) in verdict.drops {
             let lane = self.space.lane(at);
-            self.write_front_to_drop(lane, bytes)?;
-            if let Some(lost) = self.log.drop_oldest(lane, bytes)? {
-                self.enter_range(Reason::DropOldest, &lost)?;
+            match self.give_up(lane, bytes) {
+                Err(error @ StoreError::Poisoned(_)) => return Err(error),
+                // It writes all the same: acknowledgements need not wait for what cannot be read.
+                Err(error) => warn!(%error, %lane, "the oldest messages of a lane could not be given up"),
+                Ok(()) => {}
             }
         }
         self.keep_house();
+        Ok(())
+    }
+
+    fn give_up(&mut self, lane: LaneId, bytes: u64) -> Result<(), StoreError> {
+        self.write_front_to_drop(lane, bytes)?;
+        for lost in self.log.drop_oldest(lane, bytes)? {
+            self.enter_range(Reason::DropOldest, &lost)?;
+        }
         Ok(())
     }
 
@@ -112,6 +128,9 @@ impl Disk {
     pub(super) fn enter_dropped(&mut self, dropped: &[Dropped]) {
         let now = self.clock.now().timestamp;
         for dropped in dropped {
+            if dropped.reason == Reason::Expired {
+                self.state.expired.fetch_add(dropped.lost.messages(), Ordering::Relaxed);
+            }
             self.enter_or_keep(Entry::dropped(&self.lane_name(dropped.lost.lane), dropped, now));
         }
     }

@@ -16,6 +16,7 @@ use broker::StateSpace;
 use model::{Seq, Timestamp};
 use serde::Serialize;
 use store::{CommitLog, StoreError};
+use tracing::warn;
 
 use super::spaces::{LOSSES, space_of};
 
@@ -98,11 +99,13 @@ pub(crate) struct Entry {
     pub last_ms: u64,
 }
 
-/// Messages in a row that are dropped from a poison lane.
+/// Messages in a row that leave a poison lane for nowhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Dropped {
     /// Their places there.
     pub lost: store::Lost,
+    /// Why.
+    pub reason: Reason,
     /// Client identifier of their sender, if they have the same one.
     pub sender: Option<String>,
 }
@@ -165,10 +168,10 @@ impl Entry {
         }
     }
 
-    /// What was dropped from a poison lane.
+    /// What left a poison lane for nowhere.
     pub(crate) fn dropped(lane: &str, dropped: &Dropped, now: Timestamp) -> Entry {
         let sender = dropped.sender.as_deref().map(cut);
-        Entry { sender, ..Entry::range(lane, Reason::PoisonDropped, &dropped.lost, now) }
+        Entry { sender, ..Entry::range(lane, dropped.reason, &dropped.lost, now) }
     }
 
     /// The sink that a lane belongs to, for sums: an uplink, or all sessions together.
@@ -241,39 +244,20 @@ impl Entry {
 }
 
 impl Ledger {
-    /// Reads what the store has of it. An entry that cannot be read is left out: the ledger must not stop a start.
+    /// Reads what the store has of it. What cannot be read is left out: the ledger must not stop a start.
     pub(crate) fn load(reader: &store::Reader, entries_max: usize) -> Result<Ledger, StoreError> {
         let mut contents = Contents::default();
-        let mut first = None;
-        reader.state_scan(LOSSES, b"", &mut |key, value| {
-            match key.split_first() {
-                Some((b'e', number)) => {
-                    if let Ok(number) = number.try_into().map(u64::from_be_bytes) {
-                        first = first.or(Some(number));
-                        contents.on_disk.end = number + 1;
-                        contents.entries.extend(Entry::decode(value).map(|entry| (number, entry)));
-                    }
-                }
-                Some((b's', names)) => {
-                    let mut names = names.split(|byte| *byte == 0).skip(1).map(String::from_utf8_lossy);
-                    let sum = value.split_first_chunk::<8>().and_then(|(messages, rest)| {
-                        let bytes = rest.first_chunk::<8>()?;
-                        Some(Sum {
-                            messages: u64::from_le_bytes(*messages),
-                            bytes: u64::from_le_bytes(*bytes),
-                        })
-                    });
-                    if let (Some(sink), Some(reason), Some(sum)) = (names.next(), names.next(), sum) {
-                        contents.sums.insert((sink.into_owned(), reason.into_owned()), sum);
-                    }
-                }
-                _ => {}
-            }
-            ControlFlow::Continue(())
-        })?;
-        contents.published = published(reader)?;
-        let first = first.unwrap_or(0);
-        (contents.on_disk.gone_to, contents.on_disk.staged_to) = (first, first);
+        // One by one: damage to the entries leaves the sums, and the other way round.
+        for prefix in [b"e", b"s"] {
+            let scanned = reader.state_scan(LOSSES, prefix, &mut |key, value| {
+                contents.load(key, value);
+                ControlFlow::Continue(())
+            });
+            scanned.or_else(without_the_rest)?;
+        }
+        // Told again is better than not told.
+        contents.published = published(reader).or_else(|error| without_the_rest(error).map(|()| 0))?;
+        contents.on_disk.staged_to = contents.on_disk.gone_to;
         Ok(Ledger { contents: Mutex::new(contents), entries_max: entries_max.max(1) })
     }
 
@@ -366,7 +350,44 @@ impl Ledger {
     }
 }
 
+/// The ledger goes on without what the disk does not give; any other error is given back.
+fn without_the_rest(error: StoreError) -> Result<(), StoreError> {
+    match error {
+        StoreError::Unreadable(_) => {
+            warn!(%error, "a part of the loss ledger is damaged: it goes on without it");
+            Ok(())
+        }
+        error => Err(error),
+    }
+}
+
 impl Contents {
+    /// Takes over what the store has under this key.
+    fn load(&mut self, key: &[u8], value: &[u8]) {
+        match key.split_first() {
+            Some((b'e', number)) => {
+                if let Ok(number) = number.try_into().map(u64::from_be_bytes) {
+                    if self.on_disk.end == 0 {
+                        self.on_disk.gone_to = number; // they ascend
+                    }
+                    self.on_disk.end = number + 1;
+                    self.entries.extend(Entry::decode(value).map(|entry| (number, entry)));
+                }
+            }
+            Some((b's', names)) => {
+                let mut names = names.split(|byte| *byte == 0).skip(1).map(String::from_utf8_lossy);
+                let sum = value.split_first_chunk::<8>().and_then(|(messages, rest)| {
+                    let bytes = rest.first_chunk::<8>()?;
+                    Some(Sum { messages: u64::from_le_bytes(*messages), bytes: u64::from_le_bytes(*bytes) })
+                });
+                if let (Some(sink), Some(reason), Some(sum)) = (names.next(), names.next(), sum) {
+                    self.sums.insert((sink.into_owned(), reason.into_owned()), sum);
+                }
+            }
+            _ => {}
+        }
+    }
+
     fn next_number(&self) -> u64 {
         self.entries.back().map_or(0, |(number, _)| number + 1)
     }
@@ -501,6 +522,39 @@ mod tests {
         assert_eq!(read.contents().entries, ledger.contents().entries);
         let sum = Sum { messages: 40, bytes: 400 };
         assert_eq!(read.sums(), BTreeMap::from([(("plant".to_owned(), "expired".to_owned()), sum)]));
+    }
+
+    /// Entries of which the disk gives back only a part stop no start; what can be read stands.
+    #[test]
+    fn a_ledger_that_is_damaged_goes_on_with_what_can_be_read() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut log = open(&directory);
+        let ledger = Ledger::load(&log.reader(), 10_000).expect("readable");
+        for number in 1..=4_000 {
+            ledger.add(&mut log, entry(2 * number, 2 * number, 0)).expect("the disk takes it");
+        }
+        log.commit().expect("the disk takes it");
+        drop(log);
+        drop(open(&directory)); // what was in memory is in sorted files now
+        let sorted = std::fs::read_dir(directory.path().join("store/rocksdb"))
+            .expect("a directory")
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.extension().is_some_and(|kind| kind == "sst"))
+            .max_by_key(|path| std::fs::metadata(path).map_or(0, |about| about.len()))
+            .expect("a sorted file");
+        let mut bytes = std::fs::read(&sorted).expect("a file");
+        let at = bytes.len() / 4;
+        bytes[at] ^= 8;
+        std::fs::write(&sorted, bytes).expect("a file");
+
+        let mut log = open(&directory);
+        let read = Ledger::load(&log.reader(), 10_000).expect("what can be read");
+        let entries = kept(&read).len();
+        assert!((1..4_000).contains(&entries), "{entries} of 4000");
+        let messages: u64 = read.sums().values().map(|sum| sum.messages).sum();
+        assert_eq!(messages, 4_000, "the sums stand elsewhere");
+        read.add(&mut log, entry(9_999, 9_999, 0)).expect("the disk takes it");
+        log.commit().expect("the disk takes it");
     }
 
     #[test]

@@ -47,6 +47,16 @@ impl Unconfirmed {
         self.trays.iter().map(|kept| &kept.tray)
     }
 
+    /// Records that are not durable: all of them, and those that were acknowledged when they came.
+    pub(super) fn records(&self) -> (u64, u64) {
+        let writes = self.trays.iter().flat_map(|kept| &kept.tray.writes[kept.place.writes..]);
+        writes.fold((0, 0), |(all, acknowledged), write| match write {
+            Write::Record { spill: SpillTicket::NOBODY, .. } => (all + 1, acknowledged + 1),
+            Write::Record { .. } => (all + 1, acknowledged),
+            _ => (all, acknowledged),
+        })
+    }
+
     /// Whether everything is durable.
     #[cfg(test)]
     fn is_empty(&self) -> bool {

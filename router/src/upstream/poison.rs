@@ -19,13 +19,14 @@ use broker::uplink::{Aside, Poison};
 use broker::{AppendTray, Envelope, Rooms, StateSpace, Write};
 use crossbeam::channel::{Sender, TrySendError};
 use model::{LaneId, Seq, ShardId, SpillTicket, Ticket, Timestamp};
+use serde::{Deserialize, Serialize};
 use store::{ReadLimits, ReadOut, Reader, StoreError};
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
 use super::{LinkStatus, Source};
 use crate::clock::Clock;
-use crate::disk::{Dropped, Job, space_of};
+use crate::disk::{Dropped, Job, Reason, space_of};
 use crate::mail::Mailbox;
 
 /// Messages that one tray moves; the next ones wait for it.
@@ -53,8 +54,27 @@ pub(crate) struct Command {
     pub action: Action,
     /// Which places; `None` for all that are there now.
     pub places: Option<BTreeSet<Seq>>,
-    /// How many messages it was, or why not.
-    pub reply: oneshot::Sender<Result<u64, String>>,
+    /// What became of them, or why nothing.
+    pub reply: oneshot::Sender<Result<Obeyed, String>>,
+}
+
+/// What became of the messages of a command.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Obeyed {
+    /// Sent again, or dropped.
+    pub messages: u64,
+    /// Not sent again, since they have expired: they are gone, and in the ledger.
+    pub expired: u64,
+    /// Still there, since they cannot be sent again.
+    pub left: u64,
+    /// Why the first of those cannot.
+    pub why: Option<String>,
+}
+
+/// Why a message does not go back.
+enum NotBack {
+    Expired,
+    Impossible(String),
 }
 
 /// One uplink, as this room knows it.
@@ -240,7 +260,7 @@ impl Keeper {
         dropped
     }
 
-    async fn obey(&mut self, command: &Command) -> Result<u64, String> {
+    async fn obey(&mut self, command: &Command) -> Result<Obeyed, String> {
         let named = |(lane, _, _): &&(PoisonLane, _, _)| lane.uplink == command.uplink;
         let at = self.lanes.iter().position(|lane| named(&lane));
         let found = at.map(|at| (at, self.lanes[at].0.lane, Arc::clone(&self.lanes[at].0.status)));
@@ -258,17 +278,33 @@ impl Keeper {
             }
             all.clone_from(wanted);
         }
-        let mut count = 0;
+        let mut obeyed = Obeyed::default();
         let mut rest = all.into_iter().peekable();
         while rest.peek().is_some() {
             let mut appends = AppendTray::default();
             let (mut done, mut dropped) = (BTreeSet::new(), Vec::new());
+            let before = obeyed.messages;
             for seq in rest.by_ref() {
                 match command.action {
-                    Action::Retry => self.put_back(lane, seq, &mut appends)?,
+                    Action::Retry => match self.put_back(lane, seq, &mut appends) {
+                        Ok(()) => obeyed.messages += 1,
+                        // Who asks for all of them means those that can go; who names one is told.
+                        Err(NotBack::Expired) if command.places.is_none() => {
+                            let one = dropped_one(self.disk.source.log(), lane, seq, &mut self.records);
+                            note_dropped(&mut dropped, Dropped { reason: Reason::Expired, ..one });
+                            obeyed.expired += 1;
+                        }
+                        Err(NotBack::Impossible(why)) if command.places.is_none() => {
+                            obeyed.left += 1;
+                            obeyed.why.get_or_insert(why);
+                            continue;
+                        }
+                        Err(why) => return Err(why.says(seq)),
+                    },
                     Action::Drop => {
                         let one = dropped_one(self.disk.source.log(), lane, seq, &mut self.records);
                         note_dropped(&mut dropped, one);
+                        obeyed.messages += 1;
                     }
                 }
                 done.insert(seq);
@@ -281,14 +317,13 @@ impl Keeper {
             self.take_room(uplink as u32, &appends);
             settle(lane, state.head, gone, &done, &mut appends);
             self.write(appends, dropped).await;
-            count += done.len() as u64;
             let counter = match command.action {
                 Action::Retry => &status.poison_retried,
                 Action::Drop => &status.poison_dropped,
             };
-            counter.fetch_add(done.len() as u64, std::sync::atomic::Ordering::Relaxed);
+            counter.fetch_add(obeyed.messages - before, std::sync::atomic::Ordering::Relaxed);
         }
-        Ok(count)
+        Ok(obeyed)
     }
 
     /// What goes back into the lanes of an uplink counts there, whether there is room or not: somebody asked for it.
@@ -300,17 +335,16 @@ impl Keeper {
         }
     }
 
-    fn put_back(&mut self, lane: LaneId, seq: Seq, appends: &mut AppendTray) -> Result<(), String> {
+    fn put_back(&mut self, lane: LaneId, seq: Seq, appends: &mut AppendTray) -> Result<(), NotBack> {
+        let impossible = |why: String| NotBack::Impossible(format!("message {seq}{why}"));
         let record = read_one(self.disk.source.log(), lane, seq, &mut self.records);
-        let record = record.ok_or_else(|| format!("message {seq} cannot be read"))?;
-        let poison = Poison::decode(record.bytes).map_err(|error| format!("message {seq}: {error}"))?;
+        let record = record.ok_or_else(|| impossible(" cannot be read".to_owned()))?;
+        let poison = Poison::decode(record.bytes).map_err(|error| impossible(format!(": {error}")))?;
         if poison.expires.is_some_and(|at| at <= self.clock.now().timestamp) {
-            return Err(format!(
-                "message {seq} has expired: nobody would get it; drop it, or retry the others"
-            ));
+            return Err(NotBack::Expired);
         }
         if self.disk.source.log().lane_state(poison.lane).is_err() {
-            return Err(format!("message {seq}: the lane it comes from is gone"));
+            return Err(impossible(": the lane it comes from is gone".to_owned()));
         }
         let len = poison.record.len() as u32;
         let (enqueued, expires) = (poison.enqueued, poison.expires);
@@ -348,6 +382,18 @@ impl Keeper {
     }
 }
 
+impl NotBack {
+    /// For who asked for this message.
+    fn says(self, seq: Seq) -> String {
+        match self {
+            NotBack::Expired => {
+                format!("message {seq} has expired: nobody would get it; drop it, or retry the others")
+            }
+            NotBack::Impossible(why) => why,
+        }
+    }
+}
+
 /// The name of an uplink's poison lane.
 pub(crate) fn poison_lane_name(uplink: &str) -> String {
     format!("p/{uplink}")
@@ -373,6 +419,7 @@ pub(crate) fn dropped_one(reader: &Reader, lane: LaneId, seq: Seq, out: &mut Rea
     let bytes = (record.len() + store::RECORD_OVERHEAD_BYTES) as u64;
     Dropped {
         lost: store::Lost { lane, from: seq, up_to: seq, bytes },
+        reason: Reason::PoisonDropped,
         sender: envelope.map(|it| it.client_id.to_owned()),
     }
 }
@@ -380,7 +427,7 @@ pub(crate) fn dropped_one(reader: &Reader, lane: LaneId, seq: Seq, out: &mut Rea
 /// Adds a message behind the others: one range, as long as nothing is missing in between.
 pub(crate) fn note_dropped(dropped: &mut Vec<Dropped>, next: Dropped) {
     match dropped.last_mut() {
-        Some(last) if last.lost.up_to.next() == next.lost.from => {
+        Some(last) if last.lost.up_to.next() == next.lost.from && last.reason == next.reason => {
             last.lost.up_to = next.lost.up_to;
             last.lost.bytes += next.lost.bytes;
             last.sender = last.sender.take().filter(|sender| next.sender.as_ref() == Some(sender));

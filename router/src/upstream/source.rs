@@ -37,8 +37,8 @@ impl Source {
     pub(crate) fn bounds(&self, lane: LaneId) -> Result<(Seq, Seq), StoreError> {
         // The front first: what leaves it meanwhile is in the log then.
         let front = self.fronts.end(lane);
-        let state = self.reader.lane_state(lane)?;
-        Ok((state.head, front.map_or(state.tail, |end| end.max(state.tail))))
+        let (head, tail) = self.reader.bounds_of(lane)?;
+        Ok((head, front.map_or(tail, |end| end.max(tail))))
     }
 
     /// As [`Reader::read_lane`], and on into the front.

@@ -71,6 +71,8 @@ pub struct Loss {
 pub struct Expired {
     /// What expired before it was delivered, in blocks that are wholly expired and at the head of their lane.
     pub lost: Vec<Lost>,
+    /// Why one of the lanes could not be looked at, if so; it is tried again in the next round, and the others are in `lost`.
+    pub passed_by: Option<StoreError>,
     /// Whether there was more to do than one call may: call again soon.
     pub more: bool,
 }
@@ -131,12 +133,14 @@ pub trait CommitLog {
     fn flush_cursors(&mut self) -> Result<(), StoreError>;
 
     /// Gives up the oldest undelivered records of a lane, in whole blocks, until at least `bytes` are freed or the
-    /// lane is empty; says what was lost, `None` if there was nothing. For the policy `drop-oldest`.
-    fn drop_oldest(&mut self, lane: LaneId, bytes: u64) -> Result<Option<Lost>, StoreError>;
+    /// lane is empty; says what was lost, in ascending ranges. Damage before and between them goes as well, and is noted as a
+    /// reader would note it. For the policy `drop-oldest`.
+    fn drop_oldest(&mut self, lane: LaneId, bytes: u64) -> Result<Vec<Lost>, StoreError>;
 
     /// Moves cursors over what has expired at the heads of lanes, and says what that was. Like `advance` and
     /// `drop_oldest` it is written with the next commit, so that an entry of a ledger can go with it. Bounded work per
-    /// call; call it every 100 ms or so, and again soon if it says `more`.
+    /// call; call it every 100 ms or so, and again soon if it says `more`. Damage before what has expired goes as with
+    /// `drop_oldest`.
     ///
     /// A record that was read but not yet advanced over may be reported as expired, too.
     fn expire(&mut self, now: Timestamp) -> Result<Expired, StoreError>;

@@ -24,9 +24,10 @@ pub struct LaneState {
     /// The next place to be assigned: all before it are durable.
     pub tail: Seq,
     /// Bytes of the records from `head` to `tail`, `RECORD_OVERHEAD_BYTES` each included, before compression.
-    /// Expired ones count until they are reclaimed.
+    /// Expired ones count until they are reclaimed; damaged ones at the head do not.
     pub bytes: u64,
-    /// When the record at `head` was enqueued; `None` if nothing waits or that record cannot be read.
+    /// When the record at `head` was enqueued, or where that is damaged the first behind it that can be read; `None` if nothing
+    /// waits or nothing can be read.
     pub oldest: Option<Timestamp>,
 }
 
@@ -58,9 +59,9 @@ pub(crate) struct Lane {
 pub(crate) struct Front {
     /// The head for which this was read.
     pub(crate) head: u64,
-    /// Running sum of record bytes before `head`.
+    /// Running sum of record bytes before `head`, or before the first place behind it that can be read.
     pub(crate) bytes_before: u64,
-    /// When the record at `head` was enqueued.
+    /// When the record there was enqueued.
     pub(crate) oldest: Option<Timestamp>,
     /// When the last record of that block expires, as written.
     pub(crate) expires_max: u64,

@@ -357,7 +357,7 @@ impl CommitLog for Log {
         if batch.is_empty() { Ok(()) } else { self.write(batch, false) }
     }
 
-    fn drop_oldest(&mut self, lane: LaneId, bytes: u64) -> Result<Option<Lost>, StoreError> {
+    fn drop_oldest(&mut self, lane: LaneId, bytes: u64) -> Result<Vec<Lost>, StoreError> {
         self.give_up_oldest(lane, bytes)
     }
 

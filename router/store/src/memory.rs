@@ -318,15 +318,16 @@ impl CommitLog for MemoryLog {
         self.check_write()
     }
 
-    fn drop_oldest(&mut self, lane: LaneId, bytes: u64) -> Result<Option<Lost>, StoreError> {
+    fn drop_oldest(&mut self, lane: LaneId, bytes: u64) -> Result<Vec<Lost>, StoreError> {
         self.check_poison()?;
         self.is_known(lane)?;
         let mut freed = 0;
-        Ok(self.lose_blocks(lane, |block_bytes, _| {
+        let lost = self.lose_blocks(lane, |block_bytes, _| {
             let wanted = freed < bytes;
             freed += block_bytes;
             wanted
-        }))
+        });
+        Ok(lost.into_iter().collect())
     }
 
     fn expire(&mut self, now: Timestamp) -> Result<Expired, StoreError> {
@@ -335,7 +336,7 @@ impl CommitLog for MemoryLog {
         let is_over = |_: u64, block: &Block| record::is_expired(block.expires_max, now);
         Ok(Expired {
             lost: ids.into_iter().filter_map(|id| self.lose_blocks(id, is_over)).collect(),
-            more: false,
+            ..Expired::default()
         })
     }
 

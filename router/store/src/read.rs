@@ -15,11 +15,15 @@ use crate::notes::Notes;
 use crate::record::{self, RECORD_OVERHEAD_BYTES};
 use crate::stats::{Counters, Stats};
 use model::{LaneId, Seq, Timestamp};
+use rocksdb::DBRawIterator;
 use std::ops::ControlFlow;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 /// Wholly expired blocks that one read may skip; the next read goes on behind them.
 const EXPIRED_BLOCKS_MAX: usize = 256;
+
+/// Damaged blocks in a row that are looked at one by one for the next sound one; after that it is searched for.
+const DAMAGED_BLOCKS_MAX: usize = 64;
 
 /// How much one read may give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -275,6 +279,13 @@ impl Reader {
         Ok(record::seq(self.shared.lanes.get(lane)?.tail()))
     }
 
+    /// The first place of a lane that is not delivered, and the place that it gives next. Asks the disk for nothing.
+    pub fn bounds_of(&self, lane: LaneId) -> Result<(Seq, Seq), StoreError> {
+        let lane = self.shared.lanes.get(lane)?;
+        let head = lane.head();
+        Ok((record::seq(head), record::seq(lane.tail().max(head))))
+    }
+
     /// Notes for the ledger that a reader passed over a record because it has expired, as a read of the log does by itself:
     /// for who read it before it was written.
     pub fn note_expired(&self, lane: LaneId, seq: Seq, bytes: u64) {
@@ -338,7 +349,8 @@ pub(crate) fn state_key(space: Space, key: &[u8]) -> Vec<u8> {
     full
 }
 
-/// What is known about the head of a lane; `None` if nothing waits, or nobody can say.
+/// What is known about the head of a lane, or, where that is damaged, about the first place behind it that can be read; `None`
+/// if nothing waits, or nothing of it can be read. Damage is for readers to step over; it stops nobody who only wants to know.
 pub(crate) fn front_of(engine: &Engine, lane: &Lane) -> Result<Option<Front>, StoreError> {
     let tail = lane.tail();
     let head = lane.head();
@@ -352,8 +364,10 @@ pub(crate) fn front_of(engine: &Engine, lane: &Lane) -> Result<Option<Front>, St
     let mut blocks =
         engine.range(FAMILY_LOG, &keys::block(lane.id, record::seq(head)), &keys::lane_end(lane.id), true);
     blocks.seek_to_first();
-    let front = blocks.item().and_then(|(key, value)| Block::parse(key, value)).map(|block| {
-        let (before_head, oldest) = block.position(head);
+    let readable = sound_from(engine, &mut blocks, lane.id, head, tail)?;
+    let block = blocks.item().and_then(|(key, value)| Block::parse(key, value));
+    let front = block.filter(|_| readable < tail).map(|block| {
+        let (before_head, oldest) = block.position(readable);
         Front {
             head,
             bytes_before: block.bytes_before + before_head,
@@ -361,9 +375,39 @@ pub(crate) fn front_of(engine: &Engine, lane: &Lane) -> Result<Option<Front>, St
             expires_max: block.expires_max(),
         }
     });
-    blocks.status().map_err(StoreError::unreadable)?;
     *known = front;
     Ok(front)
+}
+
+/// From where on a lane can be read, at `from` or behind it; `tail` if from nowhere. `blocks` stands where the block of
+/// `from` should be, and is left at the one that holds the place which is given. What is before that place is damaged or
+/// missing, in a database that cannot be read or in our own headers.
+///
+/// Cost: nothing where nothing is damaged; else a seek for each of up to [`DAMAGED_BLOCKS_MAX`] blocks, and some sixty more.
+pub(crate) fn sound_from(
+    engine: &Engine,
+    blocks: &mut DBRawIterator<'_>,
+    lane: LaneId,
+    from: u64,
+    tail: u64,
+) -> Result<u64, StoreError> {
+    let (mut next, mut damaged_blocks) = (from, 0);
+    while next < tail {
+        next = match blocks.item() {
+            Some((key, value)) => match (Block::parse(key, value), keys::parse_block(key)) {
+                (Some(block), _) => return Ok(block.first.max(next).min(tail)),
+                (None, Some((_, last))) if damaged_blocks < DAMAGED_BLOCKS_MAX => last.get().max(next) + 1,
+                (None, _) => search_readable(engine, lane, next, tail),
+            },
+            None => match blocks.status() {
+                Ok(()) => return Ok(tail),
+                Err(error) => readable_from(engine, lane, next, tail, error)?,
+            },
+        };
+        damaged_blocks += 1;
+        blocks.seek(keys::block(lane, record::seq(next)));
+    }
+    Ok(tail)
 }
 
 fn state_of(engine: &Engine, lane: &Lane) -> Result<LaneState, StoreError> {
@@ -467,10 +511,21 @@ pub(crate) fn readable_from(
     tail: u64,
     error: rocksdb::Error,
 ) -> Result<u64, StoreError> {
+    is_damage(error)?;
+    Ok(search_readable(engine, lane, from, tail))
+}
+
+/// Whether a read that failed did so because of the disk; any other fault is given back.
+pub(crate) fn is_damage(error: rocksdb::Error) -> Result<(), StoreError> {
     let fault = Fault::from(error);
-    if !matches!(fault.kind, FaultKind::Corrupt | FaultKind::Io) {
-        return Err(StoreError::Unreadable(fault));
+    match fault.kind {
+        FaultKind::Corrupt | FaultKind::Io => Ok(()),
+        _ => Err(StoreError::Unreadable(fault)),
     }
+}
+
+/// As [`readable_from`], whatever the fault.
+fn search_readable(engine: &Engine, lane: LaneId, from: u64, tail: u64) -> u64 {
     let is_readable = |place: u64| {
         let from = keys::block(lane, record::seq(place));
         let mut blocks = engine.range(FAMILY_LOG, &from, &keys::lane_end(lane), true);
@@ -486,7 +541,7 @@ pub(crate) fn readable_from(
         let middle = bad + (good - bad) / 2;
         if is_readable(middle) { good = middle } else { bad = middle }
     }
-    Ok(good)
+    good
 }
 
 /// There should be something at `from`, and there is not.

@@ -5,11 +5,12 @@
 //! Invariant: `tail = max(last durable record + 1, head)`. Blocks are dropped only together with a head behind them
 //! (one batch), so the head remembers the tail of a lane whose blocks are all gone, and no place is used twice.
 
-use crate::block::Block;
+use crate::block::{Block, HEADER_BYTES};
 use crate::engine::Engine;
 use crate::error::{Fault, FaultKind, OpenError};
 use crate::keys::{self, FAMILY_LANES, FAMILY_LOG, LaneEntry};
 use crate::lanes::Lane;
+use crate::read::is_damage;
 use crate::record;
 use model::LaneId;
 use std::collections::BTreeMap;
@@ -24,6 +25,9 @@ pub(crate) struct Found {
     /// Lanes that have blocks and no name: removed, and something of them came back when whole files were deleted.
     pub(crate) orphans: Vec<LaneId>,
 }
+
+/// Damaged blocks at the end of a lane that are looked at for the last sound one.
+const DAMAGED_BLOCKS_MAX: usize = 64;
 
 /// Numbers of lanes start here.
 pub(crate) const FIRST_LANE: u32 = 1;
@@ -43,7 +47,7 @@ impl Default for Known {
 pub(crate) fn load(engine: &Engine, root: &Path) -> Result<Found, OpenError> {
     let corrupt = |detail: String| OpenError::Corrupt { path: root.to_owned(), detail };
     let (mut known, next_lane) = load_names(engine, root)?;
-    let ends = load_ends(engine, root)?;
+    let ends = load_ends(engine, root, &known)?;
     let orphans = ends.keys().filter(|lane| !known.contains_key(lane)).copied().collect();
     let mut lanes = Vec::with_capacity(known.len());
     while let Some((id, lane)) = known.pop_first() {
@@ -98,7 +102,14 @@ struct End {
 }
 
 /// The last block of every lane that has one: backwards, from lane to lane, never from block to block.
-fn load_ends(engine: &Engine, root: &Path) -> Result<BTreeMap<LaneId, End>, OpenError> {
+///
+/// Looking for what lies before a lane reads its first block. If that is damaged, the lanes before are looked for by their
+/// names: no start is stopped by what a reader only steps over.
+fn load_ends(
+    engine: &Engine,
+    root: &Path,
+    known: &BTreeMap<LaneId, Known>,
+) -> Result<BTreeMap<LaneId, End>, OpenError> {
     let mut ends = BTreeMap::new();
     let mut blocks = engine.db.raw_iterator_cf(engine.family(FAMILY_LOG));
     blocks.seek_to_last();
@@ -107,14 +118,52 @@ fn load_ends(engine: &Engine, root: &Path) -> Result<BTreeMap<LaneId, End>, Open
             let detail = "something unknown is among the blocks".into();
             return Err(OpenError::Corrupt { path: root.to_owned(), detail });
         };
-        // A damaged header costs the byte count, not the place: that is in the key.
-        let appended_bytes = Block::parse(key, value)
-            .map_or(0, |block| block.bytes_before.saturating_add(block.record_bytes()));
-        ends.insert(lane, End { last: last.get(), appended_bytes });
+        // A damaged header costs nothing of the place: that is in the key.
+        let last = last.get();
+        let appended_bytes = match Block::parse(key, value) {
+            Some(block) => block.bytes_before.saturating_add(block.record_bytes()),
+            None => bytes_at_end(&mut blocks, lane),
+        };
+        ends.insert(lane, End { last, appended_bytes });
         blocks.seek_for_prev(keys::lane_start(lane));
+        let Err(error) = blocks.status() else { continue };
+        is_damage(error.clone()).map_err(|_| OpenError::from_engine(root, error))?;
+        let mut before = known.range(..lane).rev().map(|(lane, _)| *lane);
+        let Some(lane) = before.find(|lane| may_have_blocks(engine, *lane)) else { return Ok(ends) };
+        // If even its last block cannot be read, nobody knows which places are used: that is the status below.
+        blocks.seek_for_prev(keys::lane_end(lane));
     }
     blocks.status().map_err(|e| OpenError::from_engine(root, e))?;
     Ok(ends)
+}
+
+/// Whether a sorted file reaches into a lane; where nothing else is, as after opening for writing, it has no blocks if not.
+fn may_have_blocks(engine: &Engine, lane: LaneId) -> bool {
+    let (start, end) = (keys::lane_start(lane), keys::lane_end(lane));
+    let Ok(files) = engine.db.live_files() else { return true };
+    files.iter().filter(|file| file.column_family_name == FAMILY_LOG).any(|file| {
+        file.end_key.as_deref().is_none_or(|last| last >= &start[..])
+            && file.start_key.as_deref().is_none_or(|first| first < &end[..])
+    })
+}
+
+/// The running sum at the end of a lane whose last block, where `blocks` stands, has a damaged header: what the last sound block
+/// says, and what lies behind it. Without it the lane would weigh nothing for as long as it had weighed before.
+fn bytes_at_end(blocks: &mut rocksdb::DBRawIterator<'_>, lane: LaneId) -> u64 {
+    let mut behind = 0_u64;
+    for _ in 0..DAMAGED_BLOCKS_MAX {
+        match blocks.item() {
+            Some((key, value)) if keys::parse_block(key).is_some_and(|(it, _)| it == lane) => {
+                if let Some(block) = Block::parse(key, value) {
+                    return block.bytes_before.saturating_add(block.record_bytes()).saturating_add(behind);
+                }
+                behind += value.len().saturating_sub(HEADER_BYTES) as u64;
+            }
+            _ => break,
+        }
+        blocks.prev();
+    }
+    behind
 }
 
 /// Takes over what the disk says about lanes that are known already; gives back those that are new to us.

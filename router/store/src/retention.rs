@@ -11,11 +11,11 @@
 use crate::block::Block;
 use crate::engine::Engine;
 use crate::error::StoreError;
-use crate::face::{Expired, Lost};
+use crate::face::{Expired, LossKind, Lost};
 use crate::keys::{self, FAMILY_LANES, FAMILY_LOG};
 use crate::lanes::Lane;
 use crate::log::Log;
-use crate::read::{Reader, front_of};
+use crate::read::{Reader, front_of, is_damage, sound_from};
 use crate::record;
 use crate::stats::sizes_on_disk;
 use model::{LaneId, Timestamp};
@@ -124,7 +124,7 @@ impl Log {
     }
 
     /// [`crate::CommitLog::drop_oldest`].
-    pub(crate) fn give_up_oldest(&mut self, lane: LaneId, bytes: u64) -> Result<Option<Lost>, StoreError> {
+    pub(crate) fn give_up_oldest(&mut self, lane: LaneId, bytes: u64) -> Result<Vec<Lost>, StoreError> {
         self.check_poison()?;
         let lane = self.reader.shared.lanes.get(lane)?;
         let engine = self.reader.shared.engine()?;
@@ -142,8 +142,8 @@ impl Log {
         let engine = self.reader.shared.engine()?;
         let family = engine.family(FAMILY_LOG);
         let (from, to) = (keys::lane_start(lane.id), keys::lane_end(lane.id));
-        let blocks = keys_between(&engine, &from, &to)?;
-        if staged || blocks.len() > SINGLE_DELETES_MAX {
+        let (blocks, more) = keys_between(&engine, &from, &to)?;
+        if staged || more {
             self.staging.batch.delete_range_cf(family, from, to);
         } else {
             blocks.iter().for_each(|key| self.staging.batch.delete_cf(family, key));
@@ -158,7 +158,8 @@ impl Log {
         Ok(())
     }
 
-    /// Moves heads over blocks that are wholly expired: the round goes on where the last call stopped.
+    /// Moves heads over blocks that are wholly expired: the round goes on where the last call stopped. A lane that cannot be
+    /// looked at hides nothing of what the others lost.
     fn expire_lanes(&mut self, now: Timestamp, found: &mut Expired) -> Result<(), StoreError> {
         if self.retention.round.is_empty() {
             self.retention.round = self.reader.shared.lanes.all();
@@ -166,20 +167,14 @@ impl Log {
         let mut blocks_left = EXPIRED_BLOCKS_PER_CALL;
         for _ in 0..LANES_PER_CALL {
             let Some(lane) = self.retention.round.pop() else { break };
-            let engine = self.reader.shared.engine()?;
-            let expired = |front: crate::lanes::Front| record::is_expired(front.expires_max, now);
             // The list is as old as the round: a lane may be gone by now.
-            let is_there = self.reader.shared.lanes.get(lane.id).is_ok();
-            if !is_there || !front_of(&engine, &lane)?.is_some_and(expired) {
+            if self.reader.shared.lanes.get(lane.id).is_err() {
                 continue;
             }
-            let lost = lose_blocks(&engine, &lane, blocks_left, |_, block| {
-                let wanted = block.is_expired(now);
-                blocks_left -= usize::from(wanted);
-                wanted
-            })?;
-            drop(engine);
-            found.lost.extend(self.pass(&lane, lost)?);
+            match self.expire_lane(&lane, now, &mut blocks_left) {
+                Ok(lost) => found.lost.extend(lost),
+                Err(error) => found.passed_by = Some(error),
+            }
             if blocks_left == 0 {
                 self.retention.round.push(lane);
                 found.more = true;
@@ -189,12 +184,34 @@ impl Log {
         Ok(())
     }
 
-    /// Moves the head of a lane over what is lost.
-    fn pass(&self, lane: &Arc<Lane>, lost: Option<Lost>) -> Result<Option<Lost>, StoreError> {
-        if let Some(lost) = lost {
-            self.reader.shared.lanes.advance(lane, lost.up_to)?;
+    fn expire_lane(
+        &self,
+        lane: &Arc<Lane>,
+        now: Timestamp,
+        blocks_left: &mut usize,
+    ) -> Result<Vec<Lost>, StoreError> {
+        let engine = self.reader.shared.engine()?;
+        let expired = |front: crate::lanes::Front| record::is_expired(front.expires_max, now);
+        if !front_of(&engine, lane)?.is_some_and(expired) {
+            return Ok(Vec::new());
         }
-        Ok(lost)
+        let lost = lose_blocks(&engine, lane, *blocks_left, |_, block| {
+            let wanted = block.is_expired(now);
+            *blocks_left -= usize::from(wanted);
+            wanted
+        })?;
+        self.pass(lane, lost)
+    }
+
+    /// Moves the head of a lane over what is lost, and notes what was damaged before it.
+    fn pass(&self, lane: &Arc<Lane>, lost: LostBlocks) -> Result<Vec<Lost>, StoreError> {
+        let Some(last) = lost.taken.last() else { return Ok(Vec::new()) };
+        let shared = &self.reader.shared;
+        for range in lost.damaged {
+            shared.notes.note(LossKind::Damaged, lane.id, lane.head(), range, 0);
+        }
+        shared.lanes.advance(lane, last.up_to)?;
+        Ok(lost.taken)
     }
 
     /// Adds deletions of delivered blocks to `batch`; says of which lanes whole files can go when it is durable.
@@ -220,8 +237,8 @@ impl Log {
             dropped.queued = false;
             let head = lane.head();
             let (from, to) = (raw_key(id, dropped.below), raw_key(id, head));
-            let blocks = keys_between(&engine, &from, &to)?;
-            if blocks.len() > SINGLE_DELETES_MAX {
+            let (blocks, more) = keys_between(&engine, &from, &to)?;
+            if more {
                 batch.delete_range_cf(family, from, to);
             } else if blocks.is_empty() || dropped.is_due(now) {
                 blocks.iter().for_each(|key| batch.delete_cf(family, key));
@@ -352,45 +369,63 @@ pub struct Occupied {
     pub sorted_bytes: u64,
 }
 
+/// What was taken from the head of a lane.
+#[derive(Default)]
+struct LostBlocks {
+    /// In ascending ranges that do not touch.
+    taken: Vec<Lost>,
+    /// Places (first, last) before and between them that cannot be read.
+    damaged: Vec<(u64, u64)>,
+}
+
+impl LostBlocks {
+    fn take(&mut self, lane: LaneId, (from, up_to): (u64, u64), bytes: u64) {
+        let (from, up_to) = (record::seq(from), record::seq(up_to));
+        match self.taken.last_mut() {
+            Some(last) if last.up_to.next() == from => {
+                last.up_to = up_to;
+                last.bytes += bytes;
+            }
+            _ => self.taken.push(Lost { lane, from, up_to, bytes }),
+        }
+    }
+}
+
 /// Goes over the blocks of a lane from its head on, at most `blocks_max` of them, as long as `wanted` (given the bytes
-/// that are undelivered in the block, and the block) says so.
+/// that are undelivered in the block, and the block) says so. Damage goes with the block behind it.
 fn lose_blocks(
     engine: &Engine,
     lane: &Lane,
     blocks_max: usize,
     mut wanted: impl FnMut(u64, &Block<'_>) -> bool,
-) -> Result<Option<Lost>, StoreError> {
+) -> Result<LostBlocks, StoreError> {
     let (head, tail) = (lane.head(), lane.tail());
-    let mut lost: Option<Lost> = None;
+    let mut lost = LostBlocks::default();
     let mut blocks =
         engine.range(FAMILY_LOG, &keys::block(lane.id, record::seq(head)), &keys::lane_end(lane.id), true);
     blocks.seek_to_first();
+    let mut next = head;
     for _ in 0..blocks_max {
-        let Some((key, value)) = blocks.item() else { break };
-        // Damage is for readers to report; it ends what we may take.
-        let Some(block) = Block::parse(key, value).filter(|block| block.last < tail) else { break };
-        let from = block.first.max(head);
-        let bytes = block.record_bytes() - block.position(from).0;
+        let readable = sound_from(engine, &mut blocks, lane.id, next, tail)?;
+        let block = blocks.item().and_then(|(key, value)| Block::parse(key, value));
+        let Some(block) = block.filter(|block| readable < tail && block.last < tail) else { break };
+        let bytes = block.record_bytes() - block.position(readable).0;
         if !wanted(bytes, &block) {
             break;
         }
-        let so_far = lost.get_or_insert(Lost {
-            lane: lane.id,
-            from: record::seq(from),
-            up_to: record::seq(from),
-            bytes: 0,
-        });
-        so_far.up_to = record::seq(block.last);
-        so_far.bytes += bytes;
+        if readable > next {
+            lost.damaged.push((next, readable - 1));
+        }
+        lost.take(lane.id, (readable, block.last), bytes);
+        next = block.last + 1;
         blocks.next();
     }
-    blocks.status().map_err(StoreError::unreadable)?;
     Ok(lost)
 }
 
-/// The first keys of blocks in a range: one more than are deleted one by one, if there are that many. Blocks that a
-/// tombstone hides are among them; deleting them again is harmless, and looking through tombstones is what costs.
-fn keys_between(engine: &Engine, from: &[u8], to: &[u8]) -> Result<Vec<Vec<u8>>, StoreError> {
+/// The first keys of blocks in a range, and whether there are more: more than are deleted one by one, or such as cannot be read.
+/// Blocks that a tombstone hides are among them; deleting them again is harmless, and looking through tombstones is what costs.
+fn keys_between(engine: &Engine, from: &[u8], to: &[u8]) -> Result<(Vec<Vec<u8>>, bool), StoreError> {
     let mut found = Vec::new();
     let mut blocks = engine.range(FAMILY_LOG, from, to, true);
     blocks.seek_to_first();
@@ -398,8 +433,14 @@ fn keys_between(engine: &Engine, from: &[u8], to: &[u8]) -> Result<Vec<Vec<u8>>,
         found.push(key.to_vec());
         blocks.next();
     }
-    blocks.status().map_err(StoreError::unreadable)?;
-    Ok(found)
+    match blocks.status() {
+        Ok(()) => {
+            let more = found.len() > SINGLE_DELETES_MAX;
+            Ok((found, more))
+        }
+        // What is damaged is dropped like the rest; a reader has told of it.
+        Err(error) => is_damage(error).map(|()| (found, true)),
+    }
 }
 
 /// Like `keys::block`, also for place 0, which no record has.

@@ -180,6 +180,11 @@ impl Front {
         self.records.len()
     }
 
+    /// Of them, those that nobody waits for: they were acknowledged when they came.
+    pub fn acknowledged(&self) -> usize {
+        self.records.len() - self.waited_since.len()
+    }
+
     /// Memory that they take, about.
     pub fn bytes(&self) -> u64 {
         self.bytes

@@ -94,6 +94,69 @@ fn a_missing_block_is_a_gap_with_a_name() {
     check(|log, lane| tamper(log, lane, 512, Vec::clear), (257, 512));
 }
 
+/// Damage at the head is for readers to step over: who asks how much waits is told all the same.
+#[test]
+fn a_lane_whose_head_is_damaged_says_what_is_behind_it() {
+    let changes: [fn(&mut Vec<u8>); 2] = [|value| value[9] ^= 1, Vec::clear];
+    for change in changes {
+        let directory = tempfile::tempdir().unwrap();
+        let lane = store(&directory, 700);
+        let mut log = open(&directory);
+        tamper(&log, lane, 256, change);
+        let record_bytes = (RECORD_OVERHEAD_BYTES + LENGTH) as u64;
+        let state = log.lane_state(lane).unwrap();
+        assert_eq!((state.head.get(), state.tail.get(), state.bytes), (1, 701, 444 * record_bytes));
+        assert_eq!(state.oldest, Some(NOW));
+        // What the policy gives up goes with the damage in front of it, and that is told apart.
+        let lost = log.drop_oldest(lane, record_bytes).unwrap();
+        let ranges = |lost: &[crate::Lost]| -> Vec<(u64, u64, u64)> {
+            lost.iter().map(|it| (it.from.get(), it.up_to.get(), it.bytes)).collect()
+        };
+        assert_eq!(ranges(&lost), [(257, 512, 256 * record_bytes)]);
+        let (noted, _) = log.take_losses();
+        assert!(noted.iter().all(|it| it.kind == crate::LossKind::Damaged));
+        assert_eq!(ranges(&noted.iter().map(|it| it.lost).collect::<Vec<_>>()), [(1, 256, 0)]);
+        assert_eq!(log.lane_state(lane).unwrap().head.get(), 513);
+    }
+}
+
+#[test]
+fn a_lane_whose_last_header_is_damaged_keeps_its_weight_over_a_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let lane = store(&directory, 700);
+    tamper(&open(&directory), lane, 700, |value| value[9] ^= 1);
+    let mut log = open(&directory);
+    let record_bytes = (RECORD_OVERHEAD_BYTES + LENGTH) as u64;
+    assert_eq!(log.lane_state(lane).unwrap().bytes, 700 * record_bytes);
+    log.append(lane, &[&payload(lane, 701, LENGTH)], NOW, None).unwrap();
+    log.commit().unwrap();
+    assert_eq!(log.lane_state(lane).unwrap().bytes, 701 * record_bytes);
+}
+
+/// What one lane hides does not hide what another one lost.
+#[test]
+fn what_expires_is_told_also_behind_damage_and_beside_a_damaged_lane() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&directory);
+    let lanes = ["first", "second"].map(|name| log.lane(name).unwrap());
+    for lane in lanes {
+        for place in 1..=700 {
+            log.append(lane, &[&payload(lane, place, LENGTH)], NOW, Some(Timestamp(100))).unwrap();
+        }
+    }
+    log.commit().unwrap();
+    tamper(&log, lanes[0], 256, |value| value[9] ^= 1);
+    let expired = log.expire(Timestamp(100)).unwrap();
+    let mut lost: Vec<_> = expired.lost.iter().map(|it| (it.lane, it.from.get(), it.up_to.get())).collect();
+    lost.sort_unstable();
+    assert_eq!(lost, [(lanes[0], 257, 700), (lanes[1], 1, 700)]);
+    assert_eq!(expired.passed_by, None);
+    let (noted, _) = log.take_losses();
+    let places: Vec<_> = noted.iter().map(|it| (it.kind, it.lost.from.get(), it.lost.up_to.get())).collect();
+    assert_eq!(places, [(crate::LossKind::Damaged, 1, 256)]);
+    assert!(lanes.iter().all(|lane| log.lane_state(*lane).unwrap().messages() == 0));
+}
+
 #[test]
 fn a_missing_end_is_noticed_while_the_process_remembers_it() {
     let directory = tempfile::tempdir().unwrap();
@@ -174,16 +237,67 @@ fn a_tail_with_old_bytes_behind_it_is_cut() {
     });
 }
 
+/// Small sorted files.
+fn small(directory: &tempfile::TempDir) -> Options {
+    Options { memtable_bytes: 256 << 10, sorted_file_bytes: 256 << 10, sync: false, ..options(directory) }
+}
+
+/// A lane whose first record lies where RocksDB cannot read: the lane is there, what is behind it expires, is given up and given
+/// back as ever.
+#[test]
+fn a_bad_sector_at_the_head_stops_nothing_but_what_is_in_it() {
+    const RECORDS: u64 = 20_000;
+    for expires in [None, Some(Timestamp(100))] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut log = Log::open(&small(&directory)).unwrap();
+        let lane = log.lane("a").unwrap();
+        for place in 1..=RECORDS {
+            log.append(lane, &[&payload(lane, place, LENGTH)], NOW, expires).unwrap();
+            if place % 100 == 0 {
+                log.commit().unwrap();
+            }
+        }
+        drop(log);
+        drop(Log::open(&small(&directory)).unwrap()); // what was in memory is in sorted files now
+        let head = payload(lane, 1, LENGTH);
+        let sorted = std::fs::read_dir(small(&directory).path.join("rocksdb")).unwrap();
+        let flipped = sorted.map(|entry| entry.unwrap().path()).any(|path| {
+            let mut bytes = std::fs::read(&path).unwrap_or_default();
+            let is_sorted = path.extension().is_some_and(|kind| kind == "sst");
+            let Some(at) = bytes.windows(LENGTH).position(|it| is_sorted && it == head) else { return false };
+            bytes[at] ^= 8;
+            std::fs::write(&path, bytes).is_ok()
+        });
+        assert!(flipped, "the first record lies in a sorted file as it is");
+
+        let mut log = Log::open(&small(&directory)).unwrap();
+        let record_bytes = (RECORD_OVERHEAD_BYTES + LENGTH) as u64;
+        let state = log.lane_state(lane).unwrap();
+        assert_eq!((state.head.get(), state.messages()), (1, RECORDS));
+        assert!((18_000 * record_bytes..20_000 * record_bytes).contains(&state.bytes), "{}", state.bytes);
+        assert_eq!(log.lanes().unwrap(), [state]);
+        let gone = match expires {
+            None => log.drop_oldest(lane, 5_000 * record_bytes).unwrap(),
+            Some(now) => log.expire(now).unwrap().lost,
+        };
+        let [gone] = gone[..] else { panic!("one range: {gone:?}") };
+        let (noted, _) = log.take_losses();
+        let [damaged] = noted[..] else { panic!("one range: {noted:?}") };
+        assert_eq!((damaged.kind, damaged.lost.from), (crate::LossKind::Damaged, seq(1)));
+        assert_eq!(damaged.lost.up_to.next(), gone.from);
+        assert_eq!(log.lane_state(lane).unwrap().head, gone.up_to.next());
+        log.reclaim(Timestamp(1_000_000)).unwrap();
+        log.append(lane, &[b"x"], NOW, None).unwrap();
+        log.commit().unwrap();
+        assert_eq!(log.lane_state(lane).unwrap().tail.get(), RECORDS + 2);
+    }
+}
+
 #[test]
 fn a_bad_sector_in_a_sorted_file_costs_what_is_in_it() {
     const RECORDS: u64 = 20_000;
     let directory = tempfile::tempdir().unwrap();
-    let small = Options {
-        memtable_bytes: 256 << 10,
-        sorted_file_bytes: 256 << 10,
-        sync: false,
-        ..options(&directory)
-    };
+    let small = small(&directory);
     let mut log = Log::open(&small).unwrap();
     let lane = log.lane("a").unwrap();
     for place in 1..=RECORDS {

@@ -294,7 +294,7 @@ fn run(steps: &[Step], log: &mut Box<dyn CommitLog>, mut reopen: impl FnMut(&mut
             Step::FlushCursors => log.flush_cursors().unwrap(),
             Step::DropOldest { lane, bytes } => {
                 let Some(lane) = model.lanes.get(lane) else { continue };
-                if let Some(lost) = log.drop_oldest(lane.id.unwrap(), u64::from(*bytes)).unwrap() {
+                for lost in log.drop_oldest(lane.id.unwrap(), u64::from(*bytes)).unwrap() {
                     assert!(*bytes > 0);
                     model.check_lost(lost, None);
                 }
@@ -425,7 +425,7 @@ impl CommitLog for Shared {
     fn flush_cursors(&mut self) -> Result<(), StoreError> {
         self.0.borrow_mut().flush_cursors()
     }
-    fn drop_oldest(&mut self, lane: LaneId, bytes: u64) -> Result<Option<Lost>, StoreError> {
+    fn drop_oldest(&mut self, lane: LaneId, bytes: u64) -> Result<Vec<Lost>, StoreError> {
         self.0.borrow_mut().drop_oldest(lane, bytes)
     }
     fn expire(&mut self, now: Timestamp) -> Result<crate::Expired, StoreError> {
