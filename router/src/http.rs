@@ -147,6 +147,8 @@ struct UplinkReport {
     /// Days until the other end's certificate ends.
     certificate_days: Option<i64>,
     clock_jumps: u64,
+    /// How often the store did not read a lane, or keep a position.
+    store_faults: u64,
     poisoned: u64,
     dropped: u64,
     missing_fields: u64,
@@ -404,6 +406,7 @@ fn uplink_report(name: &str, status: &LinkStatus, room: &'static str) -> UplinkR
             .load(Ordering::Relaxed)
             .then(|| status.certificate_days.load(Ordering::Relaxed)),
         clock_jumps: load(&status.clock_jumps),
+        store_faults: load(&status.store_faults),
         poisoned: load(&status.poisoned),
         dropped: load(&status.poison_dropped) + load(&status.dropped_expired) + load(&status.dropped_damaged),
         missing_fields: load(&status.missing_fields),

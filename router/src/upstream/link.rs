@@ -5,15 +5,16 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use broker::uplink::{Backoff, Carrier, ClockWatch, LinkError, LocalError, Reading, TargetRules, Targets};
+use broker::uplink::{Backoff, Carrier, ClockWatch, LinkError, LocalError, TargetRules, Targets};
 use model::{LaneId, Limits, Seq};
-use store::{ReadLimits, ReadOut, StoreError};
+use store::{ReadOut, StoreError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, WriteHalf};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
 
+use super::faults::Faults;
 use super::local::{LOCAL_BYTES_MAX, LocalSession, LocalWriter};
 use super::poison::SharedTray;
 use super::sentences::with_advice;
@@ -26,6 +27,7 @@ use crate::net::CertificateError;
 use crate::packing::{self, Packer};
 
 pub(super) mod pooled;
+mod reading;
 
 /// How long the goodbye may take.
 const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -109,6 +111,7 @@ pub(super) struct Uplink {
     tray: SharedTray,
     wake_keeper: Rc<Notify>,
     clocks: ClockWatch,
+    faults: Faults,
     next_tick: model::Instant,
     /// Outside its hours, with nothing to send, since then.
     useless_since: Option<model::Instant>,
@@ -161,6 +164,7 @@ impl Uplink {
             tray,
             wake_keeper,
             clocks: ClockWatch::default(),
+            faults: Faults::default(),
             next_tick: model::Instant::default(),
             useless_since: None,
             up_since: None,
@@ -358,9 +362,7 @@ impl Uplink {
     async fn rest(&mut self) -> bool {
         self.useless_since = None;
         while !self.look_at_hours() {
-            if let Err(error) = self.look_at_tails() {
-                warn!(%error, uplink = %self.name, "lanes cannot be looked at");
-            }
+            self.look_at_tails_or_say();
             if self.carrier.has_something_to_go() {
                 return false;
             }
@@ -511,64 +513,6 @@ impl Uplink {
         }
     }
 
-    /// Sends what may be sent: whose turn it is, decided anew for each batch.
-    fn fill(&mut self) -> Result<(), Ended> {
-        self.hear_of_poison();
-        while let Some(reading) = self.carrier.next_reading(self.out.len(), self.clock.now().instant) {
-            self.send_batch(reading)?;
-        }
-        let status = &self.setup.status;
-        status.inflight.store(self.carrier.inflight() as u64, Ordering::Relaxed);
-        status.waiting_senders.store(self.carrier.senders_waiting() as u64, Ordering::Relaxed);
-        status.set_counts(&self.carrier.counts());
-        self.keep_positions();
-        Ok(())
-    }
-
-    /// Reads a batch of one lane and sends it.
-    fn send_batch(&mut self, mut reading: Reading) -> Result<(), Ended> {
-        let now = self.clock.now();
-        let limits = ReadLimits { messages_max: reading.messages_max, bytes_max: reading.bytes_max };
-        let mut records = std::mem::take(&mut self.records);
-        let read = self.source.read_lane(reading.lane, reading.from, limits, now.timestamp, &mut records);
-        for record in records.records() {
-            let (seq, bytes, expires) = (record.seq, record.bytes, record.expires);
-            let bytes = self.packer.as_mut().map_or(bytes, |packer| packer.pack(bytes));
-            self.carrier.offer(&mut reading, seq, bytes, expires, now, &mut self.out);
-        }
-        let next = records.next();
-        let is_stuck = records.is_empty() && next == reading.from;
-        let status = &self.setup.status;
-        status.dropped_expired.fetch_add(records.expired_messages(), Ordering::Relaxed);
-        self.records = records;
-        match read {
-            Ok(()) if is_stuck => return Err(Ended::Store(StoreError::UnknownLane(reading.lane))),
-            // What expired at the end of the batch, or the whole of it.
-            Ok(()) => self.carrier.passed(&reading, next),
-            Err(StoreError::Damaged { lane, from, up_to }) => {
-                let places = up_to.get() - from.get() + 1;
-                status.dropped_damaged.fetch_add(places, Ordering::Relaxed);
-                error!(uplink = %self.name, %lane, %from, %up_to, "stored messages are damaged; they are lost and counted, the rest goes on");
-                self.carrier.passed(&reading, up_to.next());
-            }
-            Err(error) => return Err(error.into()),
-        }
-        Ok(())
-    }
-
-    /// Gives the keeper what is to be moved aside, and hears what is there by now.
-    fn hear_of_poison(&mut self) {
-        let mut tray = self.tray.borrow_mut();
-        for (lane, seq) in tray.done.drain(..) {
-            self.carrier.is_aside(lane, seq);
-        }
-        let before = tray.asides.len();
-        tray.asides.extend(std::iter::from_fn(|| self.carrier.next_aside()));
-        if tray.asides.len() > before {
-            self.wake_keeper.notify_one();
-        }
-    }
-
     /// What came from the upstream; nothing is the end.
     fn take_in(&mut self, bytes: &[u8], unread: &mut Vec<u8>) -> Result<(), Ended> {
         if bytes.is_empty() {
@@ -602,31 +546,6 @@ impl Uplink {
         self.targets.succeeded(self.clock.now().instant);
         self.report();
         info!(uplink = %self.name, target = %self.target(), backlog = self.carrier.backlog(), "uplink is up");
-    }
-
-    fn look_at_tails_or_say(&mut self) {
-        if let Err(error) = self.look_at_tails() {
-            warn!(%error, uplink = %self.name, "lanes cannot be looked at");
-        }
-    }
-
-    fn look_at_tails(&mut self) -> Result<(), Ended> {
-        for (lane, _) in &self.setup.lanes {
-            let (_, tail) = self.source.bounds(*lane)?;
-            self.carrier.grown(*lane, tail);
-        }
-        Ok(())
-    }
-
-    /// Tells the store what is delivered; it writes that down with its next group.
-    fn keep_positions(&mut self) {
-        self.hear_of_poison();
-        self.carrier.delivered(&mut self.delivered);
-        for (lane, up_to) in self.delivered.drain(..) {
-            if let Err(error) = self.source.advance(lane, up_to) {
-                warn!(%error, uplink = %self.name, "position not kept; messages may be sent again after a restart");
-            }
-        }
     }
 
     /// Waits before the next attempt; whether the router stops.

@@ -57,6 +57,8 @@ pub(crate) struct LinkStatus {
     pub certificate_days: AtomicI64,
     /// Jumps of the wall clock.
     pub clock_jumps: AtomicU64,
+    /// How often the store did not read a lane, or keep a position.
+    pub store_faults: AtomicU64,
     /// Publications acknowledged by the upstream.
     pub forwarded: AtomicU64,
     /// Publications sent, repeats included.

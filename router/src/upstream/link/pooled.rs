@@ -175,10 +175,9 @@ impl Shared {
         let mut core = self.core.borrow_mut();
         let now = core.clock.now().instant;
         let is_open = core.look_at_hours();
-        if let Err(error) = core.fill() {
-            // The store; the disk thread says more.
-            warn!(uplink = %core.name, %error, "lanes cannot be read");
-            return (Vec::new(), Some(Duration::from_secs(1)));
+        // A store that fails is no reason to keep links from being opened: services speak over them, too.
+        if core.faults.pause(now).is_none() {
+            core.read_lanes();
         }
         let opens: Vec<_> = std::iter::from_fn(|| core.carrier.next_open(now)).collect();
         let bells = self.bells.borrow();
@@ -193,7 +192,8 @@ impl Shared {
         {
             core.setup.status.set(UplinkState::Resting, None);
         }
-        let wait = core.carrier.wait_millis(now).into_iter().chain(at).chain(hours).min();
+        let pause = core.faults.pause(now);
+        let wait = core.carrier.wait_millis(now).into_iter().chain(at).chain(hours).chain(pause).min();
         (opens, wait.map(Duration::from_millis))
     }
 
