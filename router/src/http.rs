@@ -144,6 +144,8 @@ struct UplinkReport {
     throttled: bool,
     /// How often it said or showed so.
     throttles: u64,
+    /// Whoever answers is believed: `insecure = true`.
+    insecure: bool,
     /// Days until the other end's certificate ends.
     certificate_days: Option<i64>,
     clock_jumps: u64,
@@ -401,6 +403,7 @@ fn uplink_report(name: &str, status: &LinkStatus, room: &'static str) -> UplinkR
         delay_micros: load(&status.delay_micros),
         throttled: status.throttled.load(Ordering::Relaxed),
         throttles: load(&status.throttles),
+        insecure: status.insecure.load(Ordering::Relaxed),
         certificate_days: status
             .has_certificate
             .load(Ordering::Relaxed)

@@ -26,6 +26,7 @@ use crate::config::Transport;
 use crate::net::CertificateError;
 use crate::packing::{self, Packer};
 
+mod certificates;
 pub(super) mod pooled;
 mod reading;
 
@@ -149,6 +150,8 @@ impl Uplink {
                 }
             }
         }
+        let is_insecure = setup.config.transport.tls.as_ref().is_some_and(|tls| tls.insecure);
+        setup.status.insecure.store(is_insecure, Ordering::Relaxed);
         Uplink {
             name: setup.config.name.as_str().into(),
             setup,
@@ -397,18 +400,18 @@ impl Uplink {
     }
 
     async fn connect(&mut self) -> Result<Stream, Ended> {
-        let config = &self.setup.config;
-        if config.transport.tls.as_ref().is_some_and(|tls| tls.insecure) {
-            warn!(uplink = %self.name, "insecure: whoever answers is believed, and everybody on the way can read and change everything");
-        }
         let to = self.transport().clone();
-        let patience = Patience::of_secs(config.pacing.connect_timeout_secs);
+        self.say_if_insecure(&to);
+        let patience = Patience::of_secs(self.setup.config.pacing.connect_timeout_secs);
         tokio::select! {
             () = stopped(&mut self.stop) => Err(Ended::Stopped),
             connected = transport::connect(&self.name, &to, patience) => {
                 let stream = connected?;
                 watchdogs::watch_socket(stream.tcp(), self.setup.config.keep_alive_secs);
-                self.look_at_certificates(&stream);
+                self.look_at_certificate(&stream);
+                if let Some(text) = to.tls.as_ref().and_then(|tls| self.look_at_own_certificate(tls, None)) {
+                    warn!(uplink = %self.name, "{text}");
+                }
                 Ok(stream)
             }
         }
@@ -425,20 +428,6 @@ impl Uplink {
             })?,
         };
         Ok(Some(Packer::new(settings.level, &dictionary)))
-    }
-
-    /// Notes when the other end's certificate ends, and warns before it or ours does.
-    fn look_at_certificates(&self, stream: &Stream) {
-        let Some(tls) = &self.setup.config.transport.tls else { return };
-        let status = &self.setup.status;
-        let days = stream.certificate_days();
-        status.has_certificate.store(days.is_some(), Ordering::Relaxed);
-        status.certificate_days.store(days.unwrap_or_default(), Ordering::Relaxed);
-        let theirs = days.and_then(watchdogs::warning);
-        let ours = watchdogs::own_certificate(tls, &self.name).map(|notice| notice.text);
-        for text in theirs.into_iter().chain(ours) {
-            warn!(uplink = %self.name, "{text}");
-        }
     }
 
     /// The address in use.
@@ -492,8 +481,7 @@ impl Uplink {
             _ => {
                 let said = transport::said(error, &self.name);
                 // A refusal of our certificate comes with the first bytes in TLS 1.3.
-                let tls = self.setup.config.transport.tls.as_ref();
-                let own = tls.and_then(|tls| watchdogs::own_certificate(tls, &self.name));
+                let own = self.transport().tls.as_ref().and_then(|tls| self.own_certificate(tls, None));
                 Ended::Socket(match own.filter(|notice| notice.is_over) {
                     Some(notice) => format!("{said}; {}", notice.text),
                     None => said,

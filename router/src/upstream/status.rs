@@ -51,6 +51,8 @@ pub(crate) struct LinkStatus {
     pub throttles: AtomicU64,
     /// Whether the upstream wants less than the link could carry, connected or not.
     pub throttled: AtomicBool,
+    /// Whoever answers is believed.
+    pub insecure: AtomicBool,
     /// Whether `certificate_days` says something.
     pub has_certificate: AtomicBool,
     /// Days until the other end's certificate ends, as of the last connection.

@@ -59,14 +59,14 @@ pub(super) struct Notice {
 }
 
 /// What to say about our own client certificate, if its end is near, or over, or it is not valid yet. An unreadable one
-/// has its own sentence elsewhere.
-pub(super) fn own_certificate(tls: &UplinkTls, name: &str) -> Option<Notice> {
+/// has its own sentence elsewhere. `key`: where it is configured.
+pub(super) fn own_certificate(tls: &UplinkTls, key: &str) -> Option<Notice> {
     let over = |text| Some(Notice { is_over: true, text });
     let (path, _) = tls.cert.as_ref()?;
     let chain = certificates(path).ok()?;
     let (_, certificate) = X509Certificate::from_der(chain.first()?).ok()?;
     let (validity, now) = (certificate.validity(), now_secs());
-    let about = format!("our client certificate uplink.{name}.cert = {:?}", path.display().to_string());
+    let about = format!("our client certificate {key} = {:?}", path.display().to_string());
     let clock = format!("this machine's clock says {}", date(now));
     if now > validity.not_after.timestamp() {
         let end = date(validity.not_after.timestamp());
@@ -74,7 +74,9 @@ pub(super) fn own_certificate(tls: &UplinkTls, name: &str) -> Option<Notice> {
     }
     if now < validity.not_before.timestamp() {
         let begin = date(validity.not_before.timestamp());
-        return over(format!("{about} is not valid yet: it begins {begin}, {clock}; set the clock"));
+        return over(format!(
+            "{about} is not valid yet: it begins {begin}, {clock}; set the clock, or take one that is valid by now"
+        ));
     }
     let days = (validity.not_after.timestamp() - now).div_euclid(SECS_PER_DAY);
     (days < WARNING_DAYS).then(|| Notice {
