@@ -30,7 +30,7 @@ pub use client::{Above, Client, Connection, Incoming, Received, v3, v5};
 pub use process::{Finished, Process, Signal};
 pub use proxy::Proxy;
 pub use random::Random;
-pub use recorder::Recorder;
+pub use recorder::{Layers, Recorder};
 pub use router::{Router, Setup};
 pub use script::{Script, Talk};
 pub use wait::{PATIENCE, until, within};
