@@ -244,6 +244,7 @@ impl Uplink {
     async fn try_carry(&mut self) -> Result<std::convert::Infallible, Ended> {
         let stream = self.connect().await?;
         self.packer = self.packer()?;
+        let mut repairs = watchdogs::Repairs::of(stream.tcp());
         let (mut reader, mut writer) = tokio::io::split(stream);
         let mut link = link_setup(&self.setup.config, &self.gateway, &self.limits);
         link.address = self.targets.current();
@@ -261,6 +262,9 @@ impl Uplink {
             let now = self.clock.now().instant;
             if now >= self.next_tick {
                 self.on_tick()?;
+                if let Some(round_trip) = repairs.as_mut().and_then(watchdogs::Repairs::look) {
+                    self.carrier.repaired(round_trip, now);
+                }
                 self.look_at_rooms(&mut give_up)?;
                 if look.is_none() && self.carrier.is_up() && self.targets.should_look(now) {
                     look = Some(self.look_at_first());
