@@ -144,9 +144,13 @@ struct UplinkReport {
     throttled: bool,
     /// How often it said or showed so.
     throttles: u64,
+    /// Whoever answers is believed: `insecure = true`.
+    insecure: bool,
     /// Days until the other end's certificate ends.
     certificate_days: Option<i64>,
     clock_jumps: u64,
+    /// How often the store did not read a lane, or keep a position.
+    store_faults: u64,
     poisoned: u64,
     dropped: u64,
     missing_fields: u64,
@@ -399,11 +403,13 @@ fn uplink_report(name: &str, status: &LinkStatus, room: &'static str) -> UplinkR
         delay_micros: load(&status.delay_micros),
         throttled: status.throttled.load(Ordering::Relaxed),
         throttles: load(&status.throttles),
+        insecure: status.insecure.load(Ordering::Relaxed),
         certificate_days: status
             .has_certificate
             .load(Ordering::Relaxed)
             .then(|| status.certificate_days.load(Ordering::Relaxed)),
         clock_jumps: load(&status.clock_jumps),
+        store_faults: load(&status.store_faults),
         poisoned: load(&status.poisoned),
         dropped: load(&status.poison_dropped) + load(&status.dropped_expired) + load(&status.dropped_damaged),
         missing_fields: load(&status.missing_fields),

@@ -323,6 +323,10 @@ fn uplink_pace(registry: &mut Registry, overview: &Overview) {
     let counters = [
         ("uplink_throttles", "Signs of throttling by the upstream"),
         ("uplink_clock_jumps", "Jumps of the wall clock that the uplink noticed"),
+        (
+            "uplink_store_faults",
+            "Times that the store did not read a lane for the uplink, or keep its position",
+        ),
     ];
     let counters = counters.map(|(name, help)| {
         let family = Family::<Name, Counter>::default();
@@ -338,9 +342,10 @@ fn uplink_pace(registry: &mut Registry, overview: &Overview) {
         if status.has_certificate.load(Ordering::Relaxed) {
             certificate.get_or_create(&label).set(status.certificate_days.load(Ordering::Relaxed));
         }
-        let [throttles, jumps] = &counters;
+        let [throttles, jumps, faults] = &counters;
         throttles.get_or_create(&label).inc_by(status.throttles.load(Ordering::Relaxed));
         jumps.get_or_create(&label).inc_by(status.clock_jumps.load(Ordering::Relaxed));
+        faults.get_or_create(&label).inc_by(status.store_faults.load(Ordering::Relaxed));
     }
 }
 

@@ -79,6 +79,9 @@ fn write(status: &Value, out: &mut impl Write) -> std::io::Result<()> {
         if let Some(error) = uplink["last_error"].as_str() {
             writeln!(out, "    last error: {error}")?;
         }
+        if uplink["insecure"] == true {
+            writeln!(out, "    insecure: whoever answers is believed; name who may with ca or pin")?;
+        }
         if let Some(warning) = uplink["warning"].as_str() {
             writeln!(out, "    warning: {warning}")?;
         }

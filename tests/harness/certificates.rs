@@ -15,7 +15,9 @@ use rcgen::{
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned, SupportedProtocolVersion,
+};
 use tempfile::TempDir;
 
 use crate::wait::PATIENCE;
@@ -132,6 +134,17 @@ impl Authority {
             versions: rustls::ALL_VERSIONS,
             name: "127.0.0.1".into(),
         }
+    }
+}
+
+impl Identity {
+    /// As a server shows it, which asks nobody for a certificate.
+    #[track_caller]
+    pub fn serve(&self) -> ServerConfig {
+        let chain =
+            CertificateDer::pem_file_iter(&self.cert).expect("a file").map(|it| it.expect("PEM")).collect();
+        let key = PrivateKeyDer::from_pem_file(&self.key).expect("a key");
+        ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).expect("a pair")
     }
 }
 

@@ -32,7 +32,7 @@ pub use places::{Nobody, own_place};
 pub use process::{Finished, Process, Signal};
 pub use proxy::Proxy;
 pub use random::Random;
-pub use recorder::Recorder;
+pub use recorder::{Layers, Recorder};
 pub use router::{Router, Setup};
 pub use script::{Script, Talk};
 pub use wait::{PATIENCE, until, within};

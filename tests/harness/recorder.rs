@@ -10,10 +10,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
 
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use wire::{ConnAck, ReasonCode, SubAck, Version};
 
 use crate::client::{Connection, Incoming, Received};
-use crate::wait::until;
+use crate::wait::{PATIENCE, until};
+use crate::websocket;
 
 /// How long a connection's thread waits for bytes before it looks at what it is told.
 const LOOK: Duration = Duration::from_millis(5);
@@ -40,6 +42,16 @@ struct State {
     refused: Mutex<Vec<(String, Option<ReasonCode>)>>,
     receive_max: NonZeroU16,
     packet_bytes_max: Option<NonZeroU32>,
+    layers: Option<Layers>,
+}
+
+/// What lies between its sockets and MQTT.
+#[derive(Clone, Debug)]
+pub struct Layers {
+    /// TLS, as it is shown.
+    pub tls: Arc<ServerConfig>,
+    /// WebSocket over it.
+    pub websocket: bool,
 }
 
 impl Recorder {
@@ -63,6 +75,22 @@ impl Recorder {
         receive_max: NonZeroU16,
         packet_bytes_max: Option<NonZeroU32>,
     ) -> Recorder {
+        Recorder::begin(listener, receive_max, packet_bytes_max, None)
+    }
+
+    /// An upstream that takes everything, behind TLS.
+    #[track_caller]
+    pub fn behind(listener: TcpListener, layers: Layers) -> Recorder {
+        Recorder::begin(listener, NonZeroU16::MAX, None, Some(layers))
+    }
+
+    #[track_caller]
+    fn begin(
+        listener: TcpListener,
+        receive_max: NonZeroU16,
+        packet_bytes_max: Option<NonZeroU32>,
+        layers: Option<Layers>,
+    ) -> Recorder {
         let address = listener.local_addr().expect("a bound socket has an address");
         let state = Arc::new(State {
             record: Mutex::new(Vec::new()),
@@ -76,6 +104,7 @@ impl Recorder {
             refused: Mutex::new(Vec::new()),
             receive_max,
             packet_bytes_max,
+            layers,
         });
         let shared = Arc::clone(&state);
         spawn(move || accept(&shared, &listener));
@@ -186,9 +215,22 @@ fn accept(state: &Arc<State>, listener: &TcpListener) {
     }
 }
 
+fn connection(state: &State, stream: TcpStream) -> std::io::Result<Connection> {
+    let Some(layers) = &state.layers else { return Connection::over(stream, Version::V5) };
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_nodelay(true)?;
+    let session = ServerConnection::new(Arc::clone(&layers.tls)).map_err(std::io::Error::other)?;
+    let mut secured = StreamOwned::new(session, stream.try_clone()?);
+    secured.conn.complete_io(&mut secured.sock)?;
+    if !layers.websocket {
+        return Connection::through(stream, secured, Version::V5);
+    }
+    Connection::through(stream, websocket::take(secured)?, Version::V5)
+}
+
 fn serve(state: &State, stream: TcpStream) -> std::io::Result<()> {
     // Until CONNECT says otherwise: it is read the same in both.
-    let mut connection = Connection::over(stream, Version::V5)?;
+    let mut connection = connection(state, stream)?;
     let (mut second, mut taken) = (Instant::now(), 0);
     while !state.is_over() {
         if state.silent.load(Ordering::SeqCst) {

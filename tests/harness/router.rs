@@ -14,7 +14,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::binary::millrace;
+use crate::binary::{millrace, run};
 use crate::client::Client;
 use crate::http;
 use crate::process::{Process, Signal, without_configuration};
@@ -117,6 +117,14 @@ impl Setup {
         let is_root = std::fs::metadata("/proc/self").is_ok_and(|it| it.uid() == 0);
         self.user = Some(id).filter(|_| is_root);
         self
+    }
+
+    /// What `millrace check` says of it.
+    #[track_caller]
+    pub fn check(&self) -> String {
+        let keys: Vec<_> = self.keys.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let arguments: Vec<_> = keys.iter().flat_map(|key| ["--set", key]).collect();
+        run(&[&["check"], &arguments[..]].concat()).expect(0).out
     }
 
     /// Starts a router that must come up.

@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use tungstenite::client::IntoClientRequest as _;
+use tungstenite::handshake::server::{Request, Response};
 use tungstenite::http::HeaderValue;
 use tungstenite::{Error, Message, WebSocket};
 
@@ -47,6 +48,18 @@ pub fn upgrade_with<S: Read + Write>(
         Err(tungstenite::HandshakeError::Failure(Error::Http(response))) => Err(response.status().as_u16()),
         Err(error) => panic!("the upgrade fails without an answer: {error}"),
     }
+}
+
+/// Takes an upgrade, as MQTT's server.
+pub(crate) fn take<S: Read + Write>(stream: S) -> io::Result<Framed<S>> {
+    #[expect(clippy::result_large_err, reason = "the library's own type")]
+    let chosen = |_: &Request, mut response: Response| {
+        response.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static("mqtt"));
+        Ok(response)
+    };
+    let socket =
+        tungstenite::accept_hdr(stream, chosen).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(Framed { socket, unread: Vec::new() })
 }
 
 /// A TCP stream to `address` that gives up in time.

@@ -11,7 +11,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use harness::{OutgoingPublish, QOS_0, QOS_1, ReasonCode, Recorder, Router, until, v5};
+use serde_json::Value;
 
+use crate::cloud::{Cloud, drained};
 use crate::space::{SmallDisk, cut_off, letters, level, may_mount, number};
 
 /// Runs a program of the system, which must succeed; what it wrote.
@@ -157,6 +159,54 @@ fn a_file_system_that_turns_read_only_stops_acknowledgements_and_nothing_else_un
 #[test]
 fn a_disk_that_answers_with_i_o_errors_stops_acknowledgements_and_nothing_else_until_it_is_well() {
     expect_recovery_without_restart(FragileDisk::fail);
+}
+
+/// A pool looks at its lanes whenever anything happens on any of its links. What it cannot read waits; that is said once, and
+/// once more when it is over.
+#[test]
+fn lanes_of_a_pool_that_cannot_be_read_are_said_once_and_wait() {
+    const SENT: usize = 6_000;
+    let Some(mut disk) = FragileDisk::mount() else { return };
+    let cloud = Cloud::start();
+    cloud.hub.set_offline(true);
+    let router = cloud
+        .gateway()
+        .shards(1)
+        .set("store.memtable_bytes", 1 << 20)
+        .set("limits.packet_bytes_max", 65_536)
+        // What was looked at while the hub was away may be in memory; most is not.
+        .set("limits.uplink_look_ahead_max", 16)
+        .store(&disk.path().join("store"))
+        .start();
+    let payloads = (0..SENT).map(|number| format!("{number} {}", letters(number, 1_000)));
+    router.connect(&v5("publisher")).publish_all("site/a", payloads);
+    disk.fail();
+    let mut waits = router.connect(&v5("waits"));
+    let payload = format!("{SENT} {}", letters(SENT, 1_000));
+    let last =
+        OutgoingPublish { topic: "site/a", payload: payload.as_bytes(), qos: QOS_1, ..Default::default() };
+    let sent = waits.send(&last);
+    until("the disk to refuse", || (router.metric("millrace_store_poisoned") == 1.0).then_some(()));
+    cloud.hub.set_offline(false);
+    let faults = || router.metric("millrace_uplink_store_faults_total{name=\"cloud\"}");
+    until("lanes that cannot be read again and again", || (faults() >= 4.0).then_some(()));
+    let said = |words: &str| router.log().matches(words).count();
+    assert_eq!(said("a lane cannot be read; its messages wait"), 1, "{} faults\n{}", faults(), router.log());
+    until("the status to say so", || {
+        router.status()["uplinks"][0]["warning"]
+            .as_str()
+            .is_some_and(|it| it.contains("the store"))
+            .then_some(())
+    });
+    disk.mend();
+    until("the disk to be well", || (router.get("/readyz").0 == 200).then_some(()));
+    sent.into_iter().for_each(|packet_id| waits.await_ack(packet_id));
+    let came: BTreeSet<_> = cloud.wait_for(SENT + 1).iter().map(|it| number(&it.text())).collect();
+    assert_eq!(came.len(), SENT + 1);
+    drained(&router);
+    assert_eq!(said("a lane cannot be read; its messages wait"), 1, "{}", router.log());
+    assert!(said("the store does again what it failed to do") >= 1, "{}", router.log());
+    assert_eq!(router.status()["uplinks"][0]["warning"], Value::Null);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! What keeps a gateway out of IoT Hub: each mistake has its own sentence in log and status, with what to do; messages wait,
 //! and nobody is hammered.
 
+use std::path::PathBuf;
+
 use harness::azure::free_address;
 use harness::{QOS_1, Router, Setup, World, until, v5};
 use iothub::{Authentication, Authority, Certificate, Config, Faults, Identity, random_key};
@@ -136,23 +138,78 @@ fn a_certificate_that_the_hub_does_not_know() {
 
 #[test]
 fn a_certificate_of_ours_that_has_expired() {
+    check_own_certificate((-9, -2), &["has expired: it ended", "renew it, or set the clock"]);
+}
+
+#[test]
+fn a_certificate_of_ours_that_is_not_valid_yet() {
+    let words = ["is not valid yet: it begins", "set the clock, or take one that is valid by now"];
+    check_own_certificate((2, 9), &words);
+}
+
+/// With a certificate that is good between these days from now the gateway stays out, says so, and asks more and more rarely;
+/// with a good one in the same files it comes in, without a restart.
+#[track_caller]
+fn check_own_certificate((begins, ends): (i64, i64), words: &[&str]) {
     let cloud = Cloud::start();
     cloud.hub.put(Identity::device("x1").with(Authentication::CertificateAuthority)).expect("an identity");
     let authority = Authority::new("Devices");
     cloud.hub.trust(&authority.pem());
-    let (begins, ends) = (time::Duration::days(-9), time::Duration::days(-2));
-    let router = certified(&cloud, &authority.client_between("x1", begins, ends)).start();
-    expect_error(
+    let days = time::Duration::days;
+    let router = certified(&cloud, &authority.client_between("x1", days(begins), days(ends)))
+        .set("uplink.cloud.backoff_min_ms", 40)
+        .set("uplink.cloud.backoff_max_ms", 10_000)
+        .start();
+    router.connect(&v5("press7")).publish("site/a", "kept", QOS_1);
+    expect_error(&router, &["our client certificate uplink.cloud.cert = "]);
+    expect_error(&router, words);
+    expect_rarer(&cloud, 5);
+    assert_eq!(router.backlog(), 1);
+    store_certificate(&cloud, &authority.client("x1"));
+    cloud.wait_for(1);
+}
+
+/// The key of the configuration that is named is the one to mend.
+#[test]
+fn a_certificate_of_a_child_that_is_not_valid_yet() {
+    let cloud = Cloud::start();
+    let child = Identity::device("x1").below("gw1").with(Authentication::CertificateAuthority);
+    cloud.hub.put(child).expect("an identity");
+    let authority = Authority::new("Devices");
+    cloud.hub.trust(&authority.pem());
+    let days = time::Duration::days;
+    let (cert, key) = store_certificate(&cloud, &authority.client_between("x1", days(2), days(9)));
+    let router = cloud
+        .edge()
+        .set("uplink.cloud.attempts_max", 1_000)
+        .set("uplink.cloud.identity.x1.cert", cert.display())
+        .set("uplink.cloud.identity.x1.key", key.display())
+        .start();
+    router.connect(&v5("press7")).publish("devices/x1/messages/events/", "kept", QOS_1);
+    expect(
         &router,
-        &["our client certificate uplink.cloud.cert", "has expired", "renew it, or set the clock"],
+        "warning",
+        &["our client certificate uplink.cloud.identity.\"x1\".cert", "is not valid yet"],
     );
+    store_certificate(&cloud, &authority.client("x1"));
+    cloud.wait_for(1);
+}
+
+/// Puts a certificate where that of `x1` is; chain and key.
+fn store_certificate(cloud: &Cloud, issued: &iothub::Issued) -> (PathBuf, PathBuf) {
+    let files = (cloud.home.path().join("x1.cert.pem"), cloud.home.path().join("x1.key.pem"));
+    for (file, text) in [(&files.0, &issued.certificate), (&files.1, &issued.key)] {
+        // At once: half of one is another mistake.
+        let new = file.with_extension("new");
+        std::fs::write(&new, text).expect("a file");
+        std::fs::rename(&new, file).expect("a file");
+    }
+    files
 }
 
 /// The gateway as device `x1` with a certificate.
 pub(crate) fn certified(cloud: &Cloud, issued: &iothub::Issued) -> Setup {
-    let (cert, key) = (cloud.home.path().join("x1.cert.pem"), cloud.home.path().join("x1.key.pem"));
-    std::fs::write(&cert, &issued.certificate).expect("a file");
-    std::fs::write(&key, &issued.key).expect("a file");
+    let (cert, key) = store_certificate(cloud, issued);
     let setup = cloud.setup().set("uplink.cloud.hub", "localhost").set("uplink.cloud.device", "x1");
     setup.set("uplink.cloud.cert", cert.display()).set("uplink.cloud.key", key.display())
 }
@@ -216,6 +273,30 @@ fn a_certificate_of_an_unknown_authority() {
     check_certificate(Certificate::Stranger, &["an authority that is not believed here", "uplink.cloud.ca"]);
 }
 
+/// `insecure` is for trials, and cannot be overlooked.
+#[test]
+fn whoever_is_believed_without_a_proof_is_named_in_log_and_status() {
+    let cloud = Cloud::start();
+    cloud.hub.show(Certificate::Stranger);
+    let router = Setup::new()
+        .set("uplink.cloud.kind", "iothub")
+        .set(
+            "uplink.cloud.connection_string",
+            format!("\"{}\"", cloud.hub.connection_string("gw1").expect("a key")),
+        )
+        .set("uplink.cloud.url", format!("mqtts://{}:{}", cloud.hub.host(), cloud.hub.mqtt_address().port()))
+        .set("uplink.cloud.insecure", true)
+        .set("routes.plain", r#"FROM "site/#" INTO $upstream"#)
+        .start();
+    router.connect(&v5("press7")).publish("site/a", "0", QOS_1);
+    cloud.wait_for(1);
+    let status = router.status()["uplinks"][0].clone();
+    assert_eq!((&status["state"], &status["insecure"]), (&"up".into(), &true.into()));
+    assert!(status["certificate_days"].is_i64(), "{status}");
+    let log = router.log();
+    assert!(log.contains("insecure: whoever answers is believed"), "{log}");
+}
+
 #[test]
 fn whoever_is_refused_comes_back_more_and_more_rarely() {
     let cloud = Cloud::start();
@@ -225,11 +306,17 @@ fn whoever_is_refused_comes_back_more_and_more_rarely() {
         .set("uplink.cloud.backoff_min_ms", 40)
         .set("uplink.cloud.backoff_max_ms", 10_000)
         .start();
+    expect_rarer(&cloud, 7);
+}
+
+/// So many refusals, each later than the one before, with 40 ms for the first wait.
+#[track_caller]
+fn expect_rarer(cloud: &Cloud, count: usize) {
     let refused = || {
         let events = cloud.hub.events();
         events.iter().filter(|it| it.kind == "refused").map(|it| it.at_ms).collect::<Vec<_>>()
     };
-    let at = until("seven refusals", || Some(refused()).filter(|at| at.len() >= 7));
+    let at = until("refusals", || Some(refused()).filter(|at| at.len() >= count));
     // Half of 40 · 2ⁿ ms at least.
     for (number, pair) in at.windows(2).enumerate() {
         let least = 20 << number;

@@ -121,6 +121,9 @@ impl Pacing {
 const PACKET_BYTES: u64 = 20 + 32;
 /// What TLS 1.3 adds to a record: its head, its kind, its tag.
 const RECORD_BYTES: u64 = 5 + 1 + 16;
+/// What WebSocket adds to a frame, and to one of ours besides: a head and a mask (RFC 6455 §5.2).
+const FRAME_BYTES: u64 = 2;
+const MASK_BYTES: u64 = 4;
 
 impl Uplink {
     /// Bytes on the wire that the idle connection costs in an hour, both ways: PINGREQ, PINGRESP and the acknowledgement of
@@ -130,7 +133,8 @@ impl Uplink {
             return 0;
         }
         let record = if self.transport.tls.is_some() { RECORD_BYTES } else { 0 };
-        let ping = 2 * (PACKET_BYTES + record + 2) + PACKET_BYTES;
+        let frames = if self.transport.websocket.is_some() { 2 * FRAME_BYTES + MASK_BYTES } else { 0 };
+        let ping = 2 * (PACKET_BYTES + record + 2) + frames + PACKET_BYTES;
         // The period is looked at four times a second.
         3_600_000 / (u64::from(self.keep_alive_secs) * 500) * ping
     }

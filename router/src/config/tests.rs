@@ -497,6 +497,12 @@ fn hours_and_the_window_of_an_uplink_are_judged() {
     assert_eq!(pacing.window_min, 3, "the default follows a smaller window");
     // 120 pings an hour: request and answer with what IP, TCP and TLS add, and the acknowledgement of TCP.
     assert_eq!(config.uplinks[0].idle_bytes_per_hour(), 120 * (76 + 76 + 52));
+    let config = good("uplink.a = { url = 'wss://h' }", &[], &[]);
+    assert_eq!(
+        config.uplinks[0].idle_bytes_per_hour(),
+        120 * (82 + 78 + 52),
+        "frames of WebSocket, ours with a mask"
+    );
     refused("uplink.a = { url = 'mqtt://h', hours = '22-6' }", "uplink.a.hours", "22:00-06:00", "");
     refused("uplink.a = { url = 'mqtt://h', hours_always = 1 }", "uplink.a.hours_always", "", "add hours");
     refused(

@@ -5,15 +5,16 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use broker::uplink::{Backoff, Carrier, ClockWatch, LinkError, LocalError, Reading, TargetRules, Targets};
+use broker::uplink::{Backoff, Carrier, ClockWatch, LinkError, LocalError, TargetRules, Targets};
 use model::{LaneId, Limits, Seq};
-use store::{ReadLimits, ReadOut, StoreError};
+use store::{ReadOut, StoreError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, WriteHalf};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
 
+use super::faults::Faults;
 use super::local::{LOCAL_BYTES_MAX, LocalSession, LocalWriter};
 use super::poison::SharedTray;
 use super::sentences::with_advice;
@@ -25,7 +26,9 @@ use crate::config::Transport;
 use crate::net::CertificateError;
 use crate::packing::{self, Packer};
 
+mod certificates;
 pub(super) mod pooled;
+mod reading;
 
 /// How long the goodbye may take.
 const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -109,6 +112,7 @@ pub(super) struct Uplink {
     tray: SharedTray,
     wake_keeper: Rc<Notify>,
     clocks: ClockWatch,
+    faults: Faults,
     next_tick: model::Instant,
     /// Outside its hours, with nothing to send, since then.
     useless_since: Option<model::Instant>,
@@ -146,6 +150,8 @@ impl Uplink {
                 }
             }
         }
+        let is_insecure = setup.config.transport.tls.as_ref().is_some_and(|tls| tls.insecure);
+        setup.status.insecure.store(is_insecure, Ordering::Relaxed);
         Uplink {
             name: setup.config.name.as_str().into(),
             setup,
@@ -161,6 +167,7 @@ impl Uplink {
             tray,
             wake_keeper,
             clocks: ClockWatch::default(),
+            faults: Faults::default(),
             next_tick: model::Instant::default(),
             useless_since: None,
             up_since: None,
@@ -237,6 +244,7 @@ impl Uplink {
     async fn try_carry(&mut self) -> Result<std::convert::Infallible, Ended> {
         let stream = self.connect().await?;
         self.packer = self.packer()?;
+        let mut repairs = watchdogs::Repairs::of(stream.tcp());
         let (mut reader, mut writer) = tokio::io::split(stream);
         let mut link = link_setup(&self.setup.config, &self.gateway, &self.limits);
         link.address = self.targets.current();
@@ -254,6 +262,9 @@ impl Uplink {
             let now = self.clock.now().instant;
             if now >= self.next_tick {
                 self.on_tick()?;
+                if let Some(round_trip) = repairs.as_mut().and_then(watchdogs::Repairs::look) {
+                    self.carrier.repaired(round_trip, now);
+                }
                 self.look_at_rooms(&mut give_up)?;
                 if look.is_none() && self.carrier.is_up() && self.targets.should_look(now) {
                     look = Some(self.look_at_first());
@@ -358,9 +369,7 @@ impl Uplink {
     async fn rest(&mut self) -> bool {
         self.useless_since = None;
         while !self.look_at_hours() {
-            if let Err(error) = self.look_at_tails() {
-                warn!(%error, uplink = %self.name, "lanes cannot be looked at");
-            }
+            self.look_at_tails_or_say();
             if self.carrier.has_something_to_go() {
                 return false;
             }
@@ -395,18 +404,18 @@ impl Uplink {
     }
 
     async fn connect(&mut self) -> Result<Stream, Ended> {
-        let config = &self.setup.config;
-        if config.transport.tls.as_ref().is_some_and(|tls| tls.insecure) {
-            warn!(uplink = %self.name, "insecure: whoever answers is believed, and everybody on the way can read and change everything");
-        }
         let to = self.transport().clone();
-        let patience = Patience::of_secs(config.pacing.connect_timeout_secs);
+        self.say_if_insecure(&to);
+        let patience = Patience::of_secs(self.setup.config.pacing.connect_timeout_secs);
         tokio::select! {
             () = stopped(&mut self.stop) => Err(Ended::Stopped),
             connected = transport::connect(&self.name, &to, patience) => {
                 let stream = connected?;
                 watchdogs::watch_socket(stream.tcp(), self.setup.config.keep_alive_secs);
-                self.look_at_certificates(&stream);
+                self.look_at_certificate(&stream);
+                if let Some(text) = to.tls.as_ref().and_then(|tls| self.look_at_own_certificate(tls, None)) {
+                    warn!(uplink = %self.name, "{text}");
+                }
                 Ok(stream)
             }
         }
@@ -423,20 +432,6 @@ impl Uplink {
             })?,
         };
         Ok(Some(Packer::new(settings.level, &dictionary)))
-    }
-
-    /// Notes when the other end's certificate ends, and warns before it or ours does.
-    fn look_at_certificates(&self, stream: &Stream) {
-        let Some(tls) = &self.setup.config.transport.tls else { return };
-        let status = &self.setup.status;
-        let days = stream.certificate_days();
-        status.has_certificate.store(days.is_some(), Ordering::Relaxed);
-        status.certificate_days.store(days.unwrap_or_default(), Ordering::Relaxed);
-        let theirs = days.and_then(watchdogs::warning);
-        let ours = watchdogs::own_certificate(tls, &self.name).map(|notice| notice.text);
-        for text in theirs.into_iter().chain(ours) {
-            warn!(uplink = %self.name, "{text}");
-        }
     }
 
     /// The address in use.
@@ -490,8 +485,7 @@ impl Uplink {
             _ => {
                 let said = transport::said(error, &self.name);
                 // A refusal of our certificate comes with the first bytes in TLS 1.3.
-                let tls = self.setup.config.transport.tls.as_ref();
-                let own = tls.and_then(|tls| watchdogs::own_certificate(tls, &self.name));
+                let own = self.transport().tls.as_ref().and_then(|tls| self.own_certificate(tls, None));
                 Ended::Socket(match own.filter(|notice| notice.is_over) {
                     Some(notice) => format!("{said}; {}", notice.text),
                     None => said,
@@ -508,64 +502,6 @@ impl Uplink {
         };
         if let Ok(Err(error)) = timeout(GOODBYE_TIMEOUT, said).await {
             debug!(uplink = %self.name, %error, "the goodbye did not leave");
-        }
-    }
-
-    /// Sends what may be sent: whose turn it is, decided anew for each batch.
-    fn fill(&mut self) -> Result<(), Ended> {
-        self.hear_of_poison();
-        while let Some(reading) = self.carrier.next_reading(self.out.len(), self.clock.now().instant) {
-            self.send_batch(reading)?;
-        }
-        let status = &self.setup.status;
-        status.inflight.store(self.carrier.inflight() as u64, Ordering::Relaxed);
-        status.waiting_senders.store(self.carrier.senders_waiting() as u64, Ordering::Relaxed);
-        status.set_counts(&self.carrier.counts());
-        self.keep_positions();
-        Ok(())
-    }
-
-    /// Reads a batch of one lane and sends it.
-    fn send_batch(&mut self, mut reading: Reading) -> Result<(), Ended> {
-        let now = self.clock.now();
-        let limits = ReadLimits { messages_max: reading.messages_max, bytes_max: reading.bytes_max };
-        let mut records = std::mem::take(&mut self.records);
-        let read = self.source.read_lane(reading.lane, reading.from, limits, now.timestamp, &mut records);
-        for record in records.records() {
-            let (seq, bytes, expires) = (record.seq, record.bytes, record.expires);
-            let bytes = self.packer.as_mut().map_or(bytes, |packer| packer.pack(bytes));
-            self.carrier.offer(&mut reading, seq, bytes, expires, now, &mut self.out);
-        }
-        let next = records.next();
-        let is_stuck = records.is_empty() && next == reading.from;
-        let status = &self.setup.status;
-        status.dropped_expired.fetch_add(records.expired_messages(), Ordering::Relaxed);
-        self.records = records;
-        match read {
-            Ok(()) if is_stuck => return Err(Ended::Store(StoreError::UnknownLane(reading.lane))),
-            // What expired at the end of the batch, or the whole of it.
-            Ok(()) => self.carrier.passed(&reading, next),
-            Err(StoreError::Damaged { lane, from, up_to }) => {
-                let places = up_to.get() - from.get() + 1;
-                status.dropped_damaged.fetch_add(places, Ordering::Relaxed);
-                error!(uplink = %self.name, %lane, %from, %up_to, "stored messages are damaged; they are lost and counted, the rest goes on");
-                self.carrier.passed(&reading, up_to.next());
-            }
-            Err(error) => return Err(error.into()),
-        }
-        Ok(())
-    }
-
-    /// Gives the keeper what is to be moved aside, and hears what is there by now.
-    fn hear_of_poison(&mut self) {
-        let mut tray = self.tray.borrow_mut();
-        for (lane, seq) in tray.done.drain(..) {
-            self.carrier.is_aside(lane, seq);
-        }
-        let before = tray.asides.len();
-        tray.asides.extend(std::iter::from_fn(|| self.carrier.next_aside()));
-        if tray.asides.len() > before {
-            self.wake_keeper.notify_one();
         }
     }
 
@@ -602,31 +538,6 @@ impl Uplink {
         self.targets.succeeded(self.clock.now().instant);
         self.report();
         info!(uplink = %self.name, target = %self.target(), backlog = self.carrier.backlog(), "uplink is up");
-    }
-
-    fn look_at_tails_or_say(&mut self) {
-        if let Err(error) = self.look_at_tails() {
-            warn!(%error, uplink = %self.name, "lanes cannot be looked at");
-        }
-    }
-
-    fn look_at_tails(&mut self) -> Result<(), Ended> {
-        for (lane, _) in &self.setup.lanes {
-            let (_, tail) = self.source.bounds(*lane)?;
-            self.carrier.grown(*lane, tail);
-        }
-        Ok(())
-    }
-
-    /// Tells the store what is delivered; it writes that down with its next group.
-    fn keep_positions(&mut self) {
-        self.hear_of_poison();
-        self.carrier.delivered(&mut self.delivered);
-        for (lane, up_to) in self.delivered.drain(..) {
-            if let Err(error) = self.source.advance(lane, up_to) {
-                warn!(%error, uplink = %self.name, "position not kept; messages may be sent again after a restart");
-            }
-        }
     }
 
     /// Waits before the next attempt; whether the router stops.

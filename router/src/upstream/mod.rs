@@ -5,6 +5,7 @@
 //! An uplink that is down costs a timer; its messages stay in their lanes.
 
 mod dialects;
+mod faults;
 mod iothub;
 mod line;
 mod link;

@@ -4,7 +4,7 @@
 //! thread, and an answer once each is durable.
 //! Always: a message is durable in its poison lane before its own place counts as delivered, and durable in its own lane
 //! again before its place here does (one tray). A place in the middle of a poison lane that is done with is noted in
-//! the small durable state until the head passes it.
+//! the small durable state until the head passes it. What a store that fails does not give now is moved later.
 //! Bound: `poison_messages_max` and `poison_bytes_max` of each uplink; above them the oldest goes. Whatever goes
 //! stands in the loss ledger, written together.
 
@@ -22,8 +22,9 @@ use model::{LaneId, Seq, ShardId, SpillTicket, Ticket, Timestamp};
 use serde::{Deserialize, Serialize};
 use store::{ReadLimits, ReadOut, Reader, StoreError};
 use tokio::sync::{mpsc, oneshot};
-use tracing::warn;
+use tracing::{info, warn};
 
+use super::faults::{Act, Faults};
 use super::{LinkStatus, Source};
 use crate::clock::Clock;
 use crate::disk::{Dropped, Job, Reason, space_of};
@@ -35,6 +36,8 @@ const TRAY_MESSAGES_MAX: usize = 64;
 const TRAY_BYTES_MAX: usize = 1 << 20;
 /// How soon a full queue of the disk thread is tried again.
 const AGAIN: Duration = Duration::from_millis(20);
+/// How soon a store that cannot be read is.
+const UNREADABLE: Duration = Duration::from_secs(1);
 
 /// What an operator wants done with messages in a poison lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +128,7 @@ pub(super) struct Keeper {
     last: Ticket,
     clock: Clock,
     records: ReadOut,
+    faults: Faults,
 }
 
 impl Keeper {
@@ -134,7 +138,7 @@ impl Keeper {
         commands: mpsc::Receiver<Command>,
     ) -> Keeper {
         let (last, clock) = (Ticket(0), Clock::default());
-        Keeper { disk, lanes, commands, last, clock, records: ReadOut::new() }
+        Keeper { disk, lanes, commands, last, clock, records: ReadOut::new(), faults: Faults::default() }
     }
 
     /// Keeps until the uplinks are gone; `rang` wakes it when one of them has put something on its tray.
@@ -142,6 +146,7 @@ impl Keeper {
         loop {
             tokio::select! {
                 () = rang.notified() => {}
+                () = tokio::time::sleep(UNREADABLE), if self.faults.has(Act::Read) => {}
                 command = self.commands.recv() => match command {
                     Some(command) => {
                         let result = self.obey(&command).await;
@@ -172,14 +177,20 @@ impl Keeper {
         let mut appends = AppendTray::default();
         let mut bytes = Vec::new();
         let (mut done, mut rest) = (Vec::new(), VecDeque::new());
+        let mut is_unreadable = false;
         for aside in asides {
-            if appends.bytes.len() >= TRAY_BYTES_MAX {
+            if is_unreadable || appends.bytes.len() >= TRAY_BYTES_MAX {
                 rest.push_back(aside);
                 continue;
             }
-            done.push((aside.lane, aside.seq));
             bytes.clear();
-            if self.encode(&aside, &mut bytes) {
+            let Some(is_there) = self.encode(&aside, &mut bytes, &status) else {
+                is_unreadable = true;
+                rest.push_back(aside);
+                continue;
+            };
+            done.push((aside.lane, aside.seq));
+            if is_there {
                 let (uplink, seq, why) = (&self.lanes[index].0.uplink, aside.seq, aside.why);
                 warn!(%uplink, lane = %aside.lane, %seq, attempts = aside.attempts, %why, "message moved into the poison lane");
                 let (lane, enqueued) = (self.lanes[index].0.lane, self.clock.now().timestamp);
@@ -202,19 +213,33 @@ impl Keeper {
         shared.done.extend(done);
         rest.into_iter().rev().for_each(|aside| shared.asides.push_front(aside));
         bell.ring();
-        !shared.asides.is_empty()
+        !shared.asides.is_empty() && !is_unreadable
     }
 
-    /// The record for the poison lane; false if the message is not there any more.
-    fn encode(&mut self, aside: &Aside, bytes: &mut Vec<u8>) -> bool {
+    /// The record for the poison lane; false if the message is not there any more, `None` if the store does not say now.
+    fn encode(&mut self, aside: &Aside, bytes: &mut Vec<u8>, status: &LinkStatus) -> Option<bool> {
         // It may be in memory alone; in the poison lane it is on the disk.
         let limits = ReadLimits { messages_max: 1, bytes_max: 1 };
         let ever = Timestamp::default();
         let read = self.disk.source.read_lane(aside.lane, aside.seq, limits, ever, &mut self.records);
-        let record = self.records.records().next().filter(|record| read.is_ok() && record.seq == aside.seq);
-        let Some(record) = record else {
-            warn!(lane = %aside.lane, seq = %aside.seq, "a message that was to be moved aside cannot be read");
-            return false;
+        let (lane, now) = (aside.lane, self.clock.now().instant);
+        match read {
+            Ok(()) | Err(StoreError::Damaged { .. } | StoreError::UnknownLane(_)) => {
+                if self.faults.went_well(Act::Read, lane, Some(aside.seq.next()), now).is_some() {
+                    info!(%lane, "messages that are to be moved aside can be read again");
+                }
+            }
+            Err(error) => {
+                status.store_faults.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                if self.faults.failed(Act::Read, lane, Some(aside.seq), now) {
+                    warn!(%lane, %error, "messages that are to be moved aside cannot be read; they wait");
+                }
+                return None;
+            }
+        }
+        let Some(record) = self.records.records().next().filter(|record| record.seq == aside.seq) else {
+            warn!(%lane, seq = %aside.seq, "a message that was to be moved aside is gone; the loss ledger says why");
+            return Some(false);
         };
         let poison = Poison {
             why: aside.why,
@@ -227,7 +252,7 @@ impl Keeper {
             record: record.bytes,
         };
         poison.encode(bytes);
-        true
+        Some(true)
     }
 
     /// Drops the oldest messages of a poison lane that is too large with what `appends` brings; which ones, for the
@@ -488,3 +513,6 @@ fn key(lane: LaneId, seq: Seq) -> [u8; 12] {
     key[4..].copy_from_slice(&seq.get().to_be_bytes());
     key
 }
+
+#[cfg(test)]
+mod tests;

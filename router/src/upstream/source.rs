@@ -41,6 +41,13 @@ impl Source {
         Ok((head, front.map_or(tail, |end| end.max(tail))))
     }
 
+    /// The place that the next record gets. Reads nothing: it is asked at every event.
+    pub(crate) fn end(&self, lane: LaneId) -> Result<Seq, StoreError> {
+        let front = self.fronts.end(lane);
+        let tail = self.reader.end_of(lane)?;
+        Ok(front.map_or(tail, |end| end.max(tail)))
+    }
+
     /// As [`Reader::read_lane`], and on into the front.
     pub(crate) fn read_lane(
         &mut self,

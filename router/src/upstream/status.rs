@@ -51,12 +51,16 @@ pub(crate) struct LinkStatus {
     pub throttles: AtomicU64,
     /// Whether the upstream wants less than the link could carry, connected or not.
     pub throttled: AtomicBool,
+    /// Whoever answers is believed.
+    pub insecure: AtomicBool,
     /// Whether `certificate_days` says something.
     pub has_certificate: AtomicBool,
     /// Days until the other end's certificate ends, as of the last connection.
     pub certificate_days: AtomicI64,
     /// Jumps of the wall clock.
     pub clock_jumps: AtomicU64,
+    /// How often the store did not read a lane, or keep a position.
+    pub store_faults: AtomicU64,
     /// Publications acknowledged by the upstream.
     pub forwarded: AtomicU64,
     /// Publications sent, repeats included.

@@ -242,6 +242,8 @@ impl Reader {
         now: Timestamp,
         out: &mut ReadOut,
     ) -> Result<(), StoreError> {
+        // Before anything can fail: what an earlier read gave must not be taken for what this one did not.
+        out.clear(from.get());
         let lane = self.shared.lanes.get(lane)?;
         let engine = self.shared.engine()?;
         // The tail first: what the walk below sees is then at least as new.

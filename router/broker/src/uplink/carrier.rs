@@ -277,6 +277,11 @@ impl Carrier {
         self.window.throttle(self.inflight(), now);
     }
 
+    /// TCP has repeated packets since the last time: the way loses. Its round trip takes so many microseconds.
+    pub fn repaired(&mut self, round_trip_micros: u64, now: Instant) {
+        self.window.repaired(round_trip_micros, now);
+    }
+
     /// The other side has ended the link without a word. Soon after it came up, with much in flight, and not for the first
     /// time, that is what an upstream does which wants less and cannot say so. Call before [`Carrier::lost`].
     pub fn cut_off(&mut self, now: Instant) {

@@ -1,19 +1,26 @@
 //! How many publications one link may have in flight: a bandwidth-delay controller, in messages.
 //!
-//! In: what was sent, answered, and when; signs that the upstream is throttling. Out: the window. Never: packets, sockets.
+//! In: what was sent, answered, and when; signs that the upstream is throttling, or that the way loses. Out: the window. Never:
+//! packets, sockets.
 //!
 //! Algorithm (the model of BBR, without its pacing, which TCP below us does):
 //! *rate* is the most answers per second of the last [`ROUNDS`] round trips, *delay* the shortest round trip of the last
 //! [`EPOCH`], *burst* the most answers that came at once: an upstream that answers in groups, or after a stall, needs a
 //! whole group beside, and one more to show that there could be larger ones. Then
 //! `window = 2 × rate × delay + rate × `[`SLACK`]` + 2 × burst`, between `min` and `max`.
-//! - *Start*: an upstream that is not full answers twice as much for a window twice as large: it doubles every round trip.
+//! - *Start*: an upstream that is not full answers twice as much for a window twice as large: it doubles every round trip. Until
+//!   [`FULL_ROUNDS`] round trips in a row have brought less than a quarter more, [`START`] times as much may be in flight, so
+//!   that it is TCP, which begins as slowly, that is waited for, and not both.
 //! - *Probe*: twice the product is always more than is needed, so that a link that got faster is found without a search.
 //!   What is more than needed waits in the network, and bounds itself: about one `delay` and [`SLACK`].
 //! - *Drain*: once an epoch, a loaded link sends less for a round trip, so that the true delay is seen below its own queue;
 //!   and again, as long as that shows a shorter one.
 //! - *Throttle*: a sign of it halves a ceiling, at most once a round trip; it grows by an eighth every [`RECOVERY`], and is
-//!   forgotten where it bounds no more. Loss is none: TCP repairs it, and a stall of a round trip fits into the window.
+//!   forgotten where it bounds no more.
+//! - *Loss* is no sign of it: TCP repairs it, but what is behind a packet that is lost waits for its repeat, a round trip, and the
+//!   answers wait in the same way. So on a way that loses all the time, one that is not full answers hardly more for a larger
+//!   window, and would take minutes to be found. While TCP repeats packets, [`REPAIRS`] times as much may be in flight: what it
+//!   holds back besides its own round trip.
 //!
 //! Bounds: `min` and `max`; one stamp per moment at which something in flight was sent.
 
@@ -29,6 +36,14 @@ const ROUNDS: usize = 8;
 const EPOCH: u64 = 10_000_000;
 /// Microseconds of work that may wait beyond the round trip: upstreams answer in groups, and timers are coarse.
 const SLACK: u64 = 25_000;
+/// Round trips without more answers after which a way is full; and how much more may be in flight before.
+const FULL_ROUNDS: u32 = 3;
+const START: u64 = 2;
+/// Round trips, and least microseconds, for which a way counts as lossy after TCP has repeated something.
+const LOSSY_ROUNDS: u64 = 8;
+const LOSSY: u64 = 500_000;
+/// Round trips that a message takes on such a way, with its answer.
+const REPAIRS: u64 = 3;
 /// Part of the product that is sent while draining, in percent.
 const DRAIN_PERCENT: usize = 75;
 /// Least microseconds between two steps of a ceiling upwards.
@@ -87,6 +102,8 @@ pub(super) struct Window {
     rates: VecDeque<f64>,
     round_ends: u64,
     round_had_work: bool,
+    /// The best rate, when it last rose by a quarter, and round trips since then; [`FULL_ROUNDS`] once they were so many.
+    risen: (f64, u32),
     /// Shortest delays of the last epoch and of this one.
     delays: [u64; 2],
     epoch_ends: Instant,
@@ -96,6 +113,9 @@ pub(super) struct Window {
     drain: Drain,
     /// Shortest delay before the drain.
     drained_from: u64,
+    /// TCP repeats packets; and its own round trip, which nothing that waits for a repeat is in.
+    lossy_until: Instant,
+    way_delay: u64,
     ceiling: Option<usize>,
     signed_at: Option<Instant>,
     rises_at: Instant,
@@ -132,12 +152,15 @@ impl Window {
             rates: VecDeque::from([0.0]),
             round_ends: 0,
             round_had_work: false,
+            risen: (0.0, 0),
             delays: [u64::MAX; 2],
             epoch_ends: Instant::default(),
             bursts: VecDeque::from([0.0]),
             settled: 0,
             drain: Drain::No,
             drained_from: 0,
+            lossy_until: Instant::default(),
+            way_delay: u64::MAX,
             ceiling: None,
             signed_at: None,
             rises_at: Instant::default(),
@@ -234,7 +257,13 @@ impl Window {
         if self.newest > self.round_ends {
             self.next_round();
         }
-        self.size = self.wanted();
+        self.size = self.wanted(now);
+    }
+
+    /// TCP has repeated packets since the last time; its round trip takes so many microseconds.
+    pub(super) fn repaired(&mut self, round_trip: u64, now: Instant) {
+        self.way_delay = round_trip.max(1);
+        self.lossy_until = Instant(now.0 + LOSSY.max(LOSSY_ROUNDS * self.way_delay));
     }
 
     /// The upstream says, or shows, that it wants less.
@@ -295,13 +324,19 @@ impl Window {
         if self.delay() == u64::MAX { 0 } else { (self.rate() * self.delay() as f64 / 1e6) as usize }
     }
 
-    fn wanted(&self) -> usize {
+    fn wanted(&self, now: Instant) -> usize {
         let rate = self.rate();
         if rate == 0.0 || self.delay() == u64::MAX {
             return self.size;
         }
         let burst = self.bursts.iter().copied().fold(0.0, f64::max);
-        let wanted = rate * (2 * self.delay() + SLACK) as f64 / 1e6 + 2.0 * burst;
+        // Answers that wait for repeats all the time would show a longer way than there is.
+        let delay = match self.risen.1 {
+            _ if now < self.lossy_until => REPAIRS * self.delay().min(self.way_delay),
+            ..FULL_ROUNDS => START * self.delay(),
+            _ => self.delay(),
+        };
+        let wanted = rate * (2 * delay + SLACK) as f64 / 1e6 + 2.0 * burst;
         (wanted.ceil() as usize).clamp(self.min, self.max)
     }
 
@@ -309,8 +344,8 @@ impl Window {
         if now >= self.epoch_ends {
             self.delays = [self.delays[1], u64::MAX];
             self.epoch_ends = Instant(now.0 + EPOCH);
-            // An idle link sees its true delay anyway.
-            if self.round_had_work {
+            // An idle link sees its true delay anyway, and a lossy one by TCP.
+            if self.round_had_work && now >= self.lossy_until {
                 self.drain = Drain::Emptying;
                 self.drained_from = self.delay();
             }
@@ -340,6 +375,11 @@ impl Window {
         // A round without work says nothing, and must not make us forget those that did.
         if !std::mem::take(&mut self.round_had_work) {
             return;
+        }
+        if self.risen.1 < FULL_ROUNDS {
+            let best = self.rate();
+            self.risen =
+                if best >= 1.25 * self.risen.0 { (best, 0) } else { (self.risen.0, self.risen.1 + 1) };
         }
         for seen in [&mut self.rates, &mut self.bursts] {
             seen.push_back(0.0);

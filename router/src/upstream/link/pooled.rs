@@ -175,10 +175,9 @@ impl Shared {
         let mut core = self.core.borrow_mut();
         let now = core.clock.now().instant;
         let is_open = core.look_at_hours();
-        if let Err(error) = core.fill() {
-            // The store; the disk thread says more.
-            warn!(uplink = %core.name, %error, "lanes cannot be read");
-            return (Vec::new(), Some(Duration::from_secs(1)));
+        // A store that fails is no reason to keep links from being opened: services speak over them, too.
+        if core.faults.pause(now).is_none() {
+            core.read_lanes();
         }
         let opens: Vec<_> = std::iter::from_fn(|| core.carrier.next_open(now)).collect();
         let bells = self.bells.borrow();
@@ -193,7 +192,8 @@ impl Shared {
         {
             core.setup.status.set(UplinkState::Resting, None);
         }
-        let wait = core.carrier.wait_millis(now).into_iter().chain(at).chain(hours).min();
+        let pause = core.faults.pause(now);
+        let wait = core.carrier.wait_millis(now).into_iter().chain(at).chain(hours).chain(pause).min();
         (opens, wait.map(Duration::from_millis))
     }
 
@@ -427,14 +427,20 @@ async fn carry(
     if let (Some(cert), Some(tls)) = (&access.cert, &mut transport.tls) {
         tls.cert = Some(cert.clone());
     }
-    let own = transport.tls.as_ref().and_then(|tls| watchdogs::own_certificate(tls, &name));
-    shown.own_certificate = own.filter(|notice| notice.is_over).map(|notice| notice.text);
-    shared.core.borrow().setup.status.set_target(transport.to_string());
+    {
+        let core = shared.core.borrow();
+        let whose = access.cert.as_ref().map(|_| &**identity);
+        let own = transport.tls.as_ref().and_then(|tls| core.look_at_own_certificate(tls, whose));
+        shown.own_certificate = own;
+        core.setup.status.set_target(transport.to_string());
+        core.say_if_insecure(&transport);
+    }
     let stream = tokio::select! {
         () = stopped(&mut stop) => return Err(Over::Stopped),
         connected = transport::connect(&name, &transport, patience) => connected?,
     };
     *shown = Shown { own_certificate: shown.own_certificate.take(), ..stream.shown(shared.keyring.hub()) };
+    shared.core.borrow().look_at_certificate(&stream);
     watchdogs::watch_socket(stream.tcp(), shared.core.borrow().setup.config.keep_alive_secs);
     let (mut reader, mut writer) = tokio::io::split(stream);
     let setup = shared.setup(&access);

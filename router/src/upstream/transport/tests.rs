@@ -383,7 +383,7 @@ async fn the_end_of_certificates_is_seen_before_and_named_after() {
         let (certificate, key) = trust.issue("gateway", years);
         let cert = (trust.file("own.pem", &certificate.pem()), trust.file("own.key", &key.serialize_pem()));
         let settings = UplinkTls { cert: Some(cert), ..tls(&trust) };
-        let notice = watchdogs::own_certificate(&settings, "plant").expect("a sentence");
+        let notice = watchdogs::own_certificate(&settings, "uplink.plant.cert").expect("a sentence");
         assert_eq!(notice.is_over, is_over);
         for part in [words, "uplink.plant.cert", "own.pem", "set the clock"] {
             assert!(notice.text.contains(part), "{part:?} is not in: {}", notice.text);
@@ -391,5 +391,8 @@ async fn the_end_of_certificates_is_seen_before_and_named_after() {
     }
     let (certificate, key) = trust.issue("gateway", GOOD);
     let cert = (trust.file("own.pem", &certificate.pem()), trust.file("own.key", &key.serialize_pem()));
-    assert_eq!(watchdogs::own_certificate(&UplinkTls { cert: Some(cert), ..tls(&trust) }, "plant"), None);
+    assert_eq!(
+        watchdogs::own_certificate(&UplinkTls { cert: Some(cert), ..tls(&trust) }, "uplink.plant.cert"),
+        None
+    );
 }

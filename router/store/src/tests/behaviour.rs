@@ -328,6 +328,27 @@ fn a_second_open_is_refused_at_once_until_the_first_is_gone() {
     drop(log);
 }
 
+/// While the store recovers, readers meet `Closed`: what they hold of an earlier read is not what this one gave.
+#[test]
+fn a_read_that_fails_gives_nothing_of_the_read_before() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&directory);
+    let (a, b) = (log.lane("a").unwrap(), log.lane("b").unwrap());
+    log.append(a, &[b"of lane a"], NOW, None).unwrap();
+    log.commit().unwrap();
+    let (reader, mut out) = (log.reader(), ReadOut::new());
+    let limits = ReadLimits { messages_max: 10, bytes_max: 100 };
+    let read = |lane, out: &mut ReadOut| reader.read_lane(lane, Seq::FIRST, limits, NOW, out);
+    read(a, &mut out).unwrap();
+    assert_eq!(out.len(), 1);
+    assert_eq!(read(LaneId(99), &mut out), Err(StoreError::UnknownLane(LaneId(99))));
+    assert!(out.is_empty(), "what is of another lane");
+    read(a, &mut out).unwrap();
+    drop(log);
+    assert_eq!(read(b, &mut out), Err(StoreError::Closed));
+    assert!(out.is_empty(), "what is of another lane");
+}
+
 /// Everything in a directory: names, contents.
 fn snapshot(path: &std::path::Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
     let mut all = Vec::new();

@@ -204,6 +204,51 @@ fn a_full_link_makes_the_lane_wait_and_one_that_does_not_answer_does_not() {
     assert_eq!(pool.sent("a"), ["a3 again"]);
 }
 
+/// Its first try waits for what was read before and is to be sent. That is no longer than their lane waits for a full link: a
+/// tenth of a second at once.
+#[test]
+fn a_long_backlog_of_one_identity_delays_the_first_message_of_another_by_a_tenth_of_a_second() {
+    let mut pool = Pool::new(pool_rules());
+    for _ in 1..rules().held_max {
+        pool.publish("a");
+    }
+    pool.publish("b");
+    assert_eq!(pool.opens().len(), 3, "gw, a and b");
+    pool.up("a", 10);
+    assert_eq!(pool.sent("a"), ["a1"]);
+    // From now on all of them are to be sent, and its link is soon full.
+    pool.take_all("a");
+    pool.up("b", 10);
+    let (begin, mut came) = (pool.now, Vec::new());
+    while came.is_empty() {
+        assert!(pool.now - begin < 150, "it waits for {} ms", pool.now - begin);
+        came = pool.sent("b");
+        pool.pass(10);
+        pool.carrier.link_tick("a", at(pool.now)).expect("it lives");
+    }
+    assert_eq!(came, ["b50"]);
+    assert_eq!(pool.sent("a").len(), 10, "the other one had its window meanwhile");
+}
+
+/// The bound: with as many messages waiting as a lane may hold, whoever they are of, it waits for one of their links.
+#[test]
+fn a_lane_that_holds_as_much_as_it_may_waits_for_a_link() {
+    let mut pool = Pool::new(pool_rules());
+    for _ in 0..rules().held_max {
+        pool.publish("a");
+    }
+    pool.publish("b");
+    let opens = pool.opens();
+    assert!(
+        !opens.iter().any(|identity| identity == "b"),
+        "nobody has seen that there is something for b: {opens:?}"
+    );
+    pool.up("a", 100);
+    assert_eq!(pool.sent("a"), ["a1"]);
+    pool.take_all("a");
+    assert_eq!(pool.opens(), ["b"], "there is room to look further");
+}
+
 #[test]
 fn whoever_fails_all_the_time_takes_nobodys_turn() {
     let mut pool = Pool::new(PoolRules { links_max: 100, backoff_millis: (1, 1), ..pool_rules() });

@@ -14,11 +14,13 @@ struct Way {
     per_sec: f64,
     /// Of 1000 packets of ten messages, so many are lost; everything behind one waits for a further round trip.
     lost: u64,
+    /// Of 1000 answers, each a packet of its own, so many are lost; those behind one wait as well.
+    lost_back: u64,
     /// The upstream answers in groups, every so many microseconds; 0 for one by one.
     groups: u64,
 }
 
-const SMOOTH: Way = Way { delay: 20_000, per_sec: 10_000.0, lost: 0, groups: 0 };
+const SMOOTH: Way = Way { delay: 20_000, per_sec: 10_000.0, lost: 0, lost_back: 0, groups: 0 };
 
 struct World {
     window: Window,
@@ -30,6 +32,10 @@ struct World {
     first: u64,
     served: f64,
     stall: u64,
+    /// What TCP repeats is told, four times a second.
+    tells: bool,
+    has_repeated: bool,
+    told_at: u64,
     /// Answered in the present spell.
     answered: u64,
     inflight_most: usize,
@@ -51,6 +57,9 @@ impl World {
             first: 0,
             served: 0.0,
             stall: 0,
+            tells: false,
+            has_repeated: false,
+            told_at: 0,
             answered: 0,
             inflight_most: 0,
             supply: None,
@@ -72,8 +81,13 @@ impl World {
             let mut at = self.served as u64 + self.way.delay;
             if number.is_multiple_of(10) && self.random.next() % 1_000 < self.way.lost {
                 self.stall = at + self.way.delay;
+                self.has_repeated = true;
             }
             at = at.max(self.stall);
+            // A repeat may be lost as well.
+            while self.way.lost_back > 0 && self.random.next() % 1_000 < self.way.lost_back {
+                at += self.way.delay;
+            }
             if self.way.groups > 0 {
                 at = at.div_ceil(self.way.groups) * self.way.groups;
             }
@@ -104,6 +118,12 @@ impl World {
                 self.window.settle(Instant(self.now));
             }
             self.window.tick(Instant(self.now));
+            if self.tells && self.now >= self.told_at + 250_000 {
+                self.told_at = self.now;
+                if std::mem::take(&mut self.has_repeated) {
+                    self.window.repaired(self.way.delay, Instant(self.now));
+                }
+            }
         }
         (self.answered as f64 * 1e6 / (self.now - from) as f64, self.inflight_most)
     }
@@ -141,6 +161,33 @@ fn stalls_of_a_lossy_way_do_not_shrink_it() {
         assert!(rate >= 0.9 * smooth.per_sec, "{rate}, {delay} {:?}", world.window.pressure());
         assert!((most as f64) < 4.0 * enough(smooth) + 80.0, "{most} in flight at {delay}");
     }
+}
+
+/// Every round trip loses something, both ways: messages, and then their answers, wait for repeats nearly always. A window of
+/// two round trips would take half a minute to grow.
+#[test]
+fn a_way_that_loses_all_the_time_is_filled_within_seconds() {
+    let way = Way { delay: 300_000, per_sec: 20_000.0, lost: 50, lost_back: 20, groups: 0 };
+    let [told, untold] = [true, false].map(|tells| {
+        let mut world = World::new(way, 16, 16_384);
+        world.tells = tells;
+        world.run(8_000).0
+    });
+    assert!(told > 1.2 * untold && told > 6_000.0, "{told}, {untold} without a word of TCP");
+}
+
+/// Repeats that come to an end are forgotten, and what they allowed with them.
+#[test]
+fn a_way_that_has_lost_once_is_soon_as_it_was() {
+    let mut world = World::new(SMOOTH, 1, MAX);
+    world.run(2_000);
+    let before = world.window.size();
+    world.window.repaired(world.way.delay, Instant(world.now));
+    world.run(100);
+    assert!(world.window.size() > before, "{} {before}", world.window.size());
+    world.run(2_000);
+    let (rate, most) = world.run(1_000);
+    assert!(rate >= 0.95 * SMOOTH.per_sec && (most as f64) < 1.6 * enough(SMOOTH) + 80.0, "{rate} {most}");
 }
 
 #[test]
