@@ -6,7 +6,8 @@
 //! session [MQTT-4.4.0-1]; from PUBREC on only PUBREL is repeated. An upstream that has forgotten the session may have
 //! forgotten what it had not passed on, too: then everything without PUBCOMP is sent as something new. An earlier life of this
 //! process may have left exchanges behind that the upstream remembers: then an identifier is released before it is used for
-//! the first time, or something new would be taken for a repeat.
+//! the first time, or something new would be taken for a repeat. All of that is between us and one address of the upstream: at
+//! another one nothing is known of it, and an identifier may stand for something else there.
 //! Bound: [`IDS`] identifiers; the window is far below.
 
 use std::collections::BTreeMap;
@@ -65,9 +66,11 @@ pub(super) struct Exchanges {
     next: u16,
     /// Identifiers that were not used since the start.
     unused: u16,
-    /// The upstream may remember exchanges of an earlier life.
+    /// The upstream may remember exchanges of an earlier life, or of an earlier time with this address.
     may_have_a_past: bool,
     under_way: usize,
+    /// The address that they are with: the one that let us in last.
+    address: Option<usize>,
 }
 
 impl Default for Exchanges {
@@ -79,6 +82,7 @@ impl Default for Exchanges {
             unused: IDS,
             may_have_a_past: true,
             under_way: 0,
+            address: None,
         }
     }
 }
@@ -89,9 +93,9 @@ impl Exchanges {
         self.under_way
     }
 
-    /// Whether nothing was ever sent.
-    pub(super) fn is_fresh(&self) -> bool {
-        self.unused == IDS
+    /// Whether nothing was sent to this address since it became the one in use.
+    pub(super) fn is_fresh(&self, address: usize) -> bool {
+        self.unused == IDS || self.address != Some(address)
     }
 
     /// A new connection begins: nothing is sent on it yet. `is_wanted` says of a place whether it is still to be delivered.
@@ -106,12 +110,18 @@ impl Exchanges {
         }
     }
 
-    /// The upstream has let us in; identifiers for which PUBREL is due are returned.
-    pub(super) fn let_in(&mut self, has_session: bool) -> Vec<u16> {
-        if !has_session {
+    /// The upstream has let us in at this address; identifiers for which PUBREL is due are returned.
+    pub(super) fn let_in(&mut self, address: usize, has_session: bool) -> Vec<u16> {
+        let is_other = self.address.replace(address) != Some(address);
+        if is_other {
+            // What a session remembers here is of an earlier time. The messages that were under way there go here as new ones;
+            // what the other address holds of them is released, or forgotten, when it is used again.
+            self.unused = IDS;
+        }
+        if is_other || !has_session {
             self.open.clear();
             self.ids.clear();
-            self.may_have_a_past = false;
+            self.may_have_a_past = has_session;
             return Vec::new();
         }
         let mut due = Vec::new();
@@ -241,7 +251,7 @@ mod tests {
 
     fn without_past() -> Exchanges {
         let mut exchanges = Exchanges::default();
-        assert!(exchanges.let_in(false).is_empty());
+        assert!(exchanges.let_in(0, false).is_empty());
         exchanges
     }
 
@@ -254,7 +264,7 @@ mod tests {
         assert_eq!(exchanges.received(first, true), None, "a second PUBREC says nothing new");
         assert_eq!(exchanges.under_way(), 2);
         exchanges.begin_connection(|_| true);
-        assert_eq!((exchanges.under_way(), exchanges.let_in(true)), (0, vec![first]));
+        assert_eq!((exchanges.under_way(), exchanges.let_in(0, true)), (0, vec![first]));
         assert_eq!(exchanges.begin(about(1), 0), Some(Begun::Released));
         assert_eq!(publish(&mut exchanges, 2), (second, true, false));
         assert_eq!(exchanges.completed(second), None, "without PUBREC it means nothing");
@@ -271,7 +281,7 @@ mod tests {
         let [first, second] = [1, 2].map(|number| publish(&mut exchanges, number).0);
         exchanges.received(first, true);
         exchanges.begin_connection(|_| true);
-        assert!(exchanges.let_in(false).is_empty());
+        assert!(exchanges.let_in(0, false).is_empty());
         for number in [1, 2] {
             let (id, is_repeat, _) = publish(&mut exchanges, number);
             assert!(id != first && id != second && !is_repeat);
@@ -285,7 +295,7 @@ mod tests {
         publish(&mut exchanges, 2);
         exchanges.begin_connection(|it| it == about(2));
         exchanges.invariants();
-        assert_eq!(exchanges.let_in(true), [first]);
+        assert_eq!(exchanges.let_in(0, true), [first]);
         assert_eq!(exchanges.completed(first), None);
         exchanges.invariants();
     }
@@ -293,9 +303,9 @@ mod tests {
     #[test]
     fn with_a_past_each_identifier_is_released_before_its_first_use() {
         let mut exchanges = Exchanges::default();
-        assert!(exchanges.is_fresh() && exchanges.let_in(true).is_empty());
+        assert!(exchanges.is_fresh(0) && exchanges.let_in(0, true).is_empty());
         let (first, _, release_first) = publish(&mut exchanges, 1);
-        assert!(release_first && !exchanges.is_fresh());
+        assert!(release_first && !exchanges.is_fresh(0));
         // PUBCOMP of that PUBREL.
         assert_eq!(exchanges.completed(first), None);
         assert_eq!(exchanges.first(), Some((1, about(1))));
@@ -311,11 +321,58 @@ mod tests {
     #[test]
     fn what_could_not_be_sent_leaves_nothing() {
         let mut exchanges = Exchanges::default();
-        exchanges.let_in(true);
+        exchanges.let_in(0, true);
         let begun = exchanges.begin(about(1), 0).expect("an identifier");
         exchanges.undo(begun);
         exchanges.invariants();
-        assert_eq!((exchanges.under_way(), exchanges.is_fresh()), (0, true));
+        assert_eq!((exchanges.under_way(), exchanges.is_fresh(0)), (0, true));
         assert_eq!(exchanges.begin(about(2), 0), Some(begun));
+    }
+
+    /// A answers PUBREC and dies; B, which has a session of an earlier time, must not hear a PUBREL for it: its PUBCOMP would
+    /// end what A never passes on.
+    #[test]
+    fn another_address_knows_nothing_of_what_the_first_was_sent() {
+        let mut exchanges = without_past();
+        let [taken, sent] = [1, 2].map(|number| publish(&mut exchanges, number).0);
+        exchanges.received(taken, true);
+        exchanges.begin_connection(|_| true);
+        assert!(exchanges.is_fresh(1) && !exchanges.is_fresh(0));
+        assert!(exchanges.let_in(1, true).is_empty(), "no PUBREL");
+        exchanges.invariants();
+        assert_eq!(exchanges.completed(taken), None);
+        for number in [1, 2] {
+            let (id, is_repeat, release_first) = publish(&mut exchanges, number);
+            assert!(!is_repeat && release_first, "{id} may be stuck there");
+            assert!(id != taken && id != sent);
+        }
+    }
+
+    #[test]
+    fn back_at_the_first_address_what_is_stuck_there_is_released_before_it_is_used() {
+        let mut exchanges = without_past();
+        let (stuck, ..) = publish(&mut exchanges, 1);
+        exchanges.received(stuck, true);
+        // An attempt at the other one that does not get in changes nothing.
+        exchanges.begin_connection(|_| true);
+        exchanges.begin_connection(|_| true);
+        assert_eq!(exchanges.let_in(0, true), [stuck]);
+        exchanges.begin_connection(|_| true);
+        exchanges.let_in(1, false);
+        let (id, is_repeat, release_first) = publish(&mut exchanges, 1);
+        assert!(!is_repeat && !release_first, "nothing is stuck where there is no session");
+        exchanges.received(id, true);
+        assert_eq!(exchanges.completed(id).map(|it| it.about), Some(about(1)));
+        exchanges.begin_connection(|_| true);
+        assert!(exchanges.is_fresh(0));
+        assert!(exchanges.let_in(0, true).is_empty());
+        let mut ids = std::collections::BTreeSet::new();
+        for number in 2..2 + u64::from(IDS) {
+            let (id, is_repeat, release_first) = publish(&mut exchanges, number);
+            assert!(!is_repeat && release_first);
+            exchanges.received(id, false);
+            ids.insert(id);
+        }
+        assert!(ids.contains(&stuck) && ids.len() == usize::from(IDS));
     }
 }

@@ -216,7 +216,7 @@ impl Link {
         // What an earlier life of this process has begun with QoS 2 is best forgotten there, but not what waits there for us.
         // In 3.1.1 a session that begins clean would end with its connection.
         let may_forget = setup.is_exact && setup.inbound.is_none() && setup.version == Version::V5;
-        connect.clean_start = may_forget && exchanges.is_fresh();
+        connect.clean_start = may_forget && exchanges.is_fresh(setup.address);
         connect.keep_alive_secs = setup.keep_alive_secs;
         connect.user_name.clone_from(&setup.user);
         connect.password.clone_from(&setup.password);
@@ -637,7 +637,7 @@ impl Link {
         self.retain_available = ack.retain_available;
         self.window = self.window.min(usize::from(ack.receive_max.get()));
         self.qos_max = ack.qos_max;
-        for id in self.exchanges.let_in(ack.session_present) {
+        for id in self.exchanges.let_in(self.setup.address, ack.session_present) {
             self.release(id, out);
         }
         if let Some(bytes) = ack.packet_bytes_max {

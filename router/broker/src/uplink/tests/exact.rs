@@ -25,8 +25,13 @@ impl Exact {
 
     /// A new link; what is said at once.
     fn connect(&mut self, window: u16, session_present: bool) -> Vec<Said> {
+        self.connect_to(0, window, session_present)
+    }
+
+    fn connect_to(&mut self, address: usize, window: u16, session_present: bool) -> Vec<Said> {
         self.bench.out.clear();
-        self.bench.carrier.connected(setup(window), at(self.bench.now), &mut self.bench.out).expect("opens");
+        let setup = LinkSetup { address, ..setup(window) };
+        self.bench.carrier.connected(setup, at(self.bench.now), &mut self.bench.out).expect("opens");
         let mut ack = wire::ConnAck::new(session_present, ReasonCode::SUCCESS);
         ack.receive_max = NonZeroU16::MAX;
         let mut bytes = Vec::new();
@@ -196,4 +201,36 @@ fn the_end_of_a_message_that_waited_for_its_turn_is_its_end() {
     exact.bench.pass(5_000);
     let said = exact.said();
     assert_eq!(said, [publish(FIRST + 3, true, "a2")], "a1 is not sent again");
+}
+
+#[test]
+fn another_address_gets_what_has_no_pubcomp_as_something_new_and_so_does_the_first_again() {
+    let mut exact = Exact::new(10);
+    exact.publish(2);
+    exact.said();
+    exact.answer(AckKind::PubRec, FIRST, ReasonCode::SUCCESS);
+    exact.bench.lose();
+    // That one has a session of ours, of some earlier time: an identifier may be stuck in it.
+    let said = exact.connect_to(1, 10, true);
+    let [third, fourth] = [FIRST + 2, FIRST + 3];
+    assert_eq!(
+        said,
+        [
+            Said::Connect { is_clean: true },
+            Said::Release(third),
+            publish(third, true, "a1"),
+            Said::Release(fourth),
+            publish(fourth, true, "a2")
+        ],
+        "no PUBREL of what the first one was sent"
+    );
+    exact.answer(AckKind::PubComp, FIRST, ReasonCode::SUCCESS);
+    assert_eq!(exact.bench.delivered(), [], "not even if it answers one");
+    exact.answer(AckKind::PubRec, third, ReasonCode::SUCCESS);
+    exact.answer(AckKind::PubComp, third, ReasonCode::SUCCESS);
+    assert_eq!(exact.bench.delivered(), [(LANE, 1)]);
+    exact.bench.lose();
+    let said = exact.connect_to(0, 10, true);
+    let next = FIRST + 4;
+    assert_eq!(said, [Said::Connect { is_clean: true }, Said::Release(next), publish(next, true, "a2")]);
 }
