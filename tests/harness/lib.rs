@@ -21,6 +21,7 @@ mod random;
 mod recorder;
 mod router;
 mod script;
+mod tls_front;
 mod wait;
 pub mod websocket;
 mod world;
@@ -35,6 +36,7 @@ pub use random::Random;
 pub use recorder::{Layers, Recorder};
 pub use router::{Router, Setup};
 pub use script::{Script, Talk};
+pub use tls_front::TlsFront;
 pub use wait::{PATIENCE, until, within};
 pub use world::World;
 

@@ -92,9 +92,18 @@ fn one_device_that_is_shaped_does_not_slow_the_others_down() {
 
 #[test]
 fn a_quota_that_ends_connections_shows_as_throttled_and_costs_nothing_but_time() {
+    expect_throttled_by_ends(Faults::default());
+}
+
+#[test]
+fn a_quota_that_ends_connections_without_a_goodbye_shows_as_throttled_too() {
+    expect_throttled_by_ends(Faults { no_goodbye: true, ..Faults::default() });
+}
+
+fn expect_throttled_by_ends(how: Faults) {
     let cloud = Cloud::start();
     let throttle = Throttle { per_second: 300.0, burst: 30, mode: Excess::Disconnect };
-    cloud.hub.set_faults(Some("gw1"), Faults { throttle: Some(throttle), ..Faults::default() });
+    cloud.hub.set_faults(Some("gw1"), Faults { throttle: Some(throttle), ..how });
     let router = cloud.gateway().start();
     router.connect(&v5("press7")).publish_all("site/a", numbers(0..1_000));
     until("throttled", || (router.status()["uplinks"][0]["state"] == "throttled").then_some(()));
@@ -103,6 +112,25 @@ fn a_quota_that_ends_connections_shows_as_throttled_and_costs_nothing_but_time()
     assert!(router.log().contains("the upstream wants less"));
     let connects = router.number("/uplinks/0/reconnects");
     assert!(connects < 100, "{connects} connections for 1 000 messages");
+}
+
+#[test]
+fn a_message_at_which_the_hub_ends_the_connection_without_a_goodbye_is_found() {
+    let cloud = Cloud::start();
+    let faults = Faults { deadly: Some("deadly".into()), no_goodbye: true, ..Faults::default() };
+    cloud.hub.set_faults(Some("gw1"), faults);
+    let router = cloud.gateway().start();
+    let mut publisher = router.connect(&v5("press7"));
+    publisher.publish_all("site/a", numbers(0..10));
+    publisher.publish("site/a", "deadly", QOS_1);
+    publisher.publish_all("site/a", numbers(10..20));
+    router.wait_for("/uplinks/0/poisoned", 1);
+    drained(&router);
+    let came = cloud.hub.telemetry();
+    let all: std::collections::BTreeSet<usize> =
+        came.iter().map(|it| it.text().parse().expect("a number")).collect();
+    assert_eq!(all, (0..20).collect());
+    assert_eq!(router.number("/uplinks/0/poisoned"), 1);
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use harness::{QOS_1, ReasonCode, Received, Recorder, Router, Setup, Version, run, until, v5};
+use harness::{
+    Authority, QOS_1, ReasonCode, Received, Recorder, Router, Setup, TlsFront, Version, run, until, v5,
+};
 
 use crate::space::lost;
 
@@ -63,24 +65,39 @@ fn a_sender_that_is_refused_for_now_does_not_stall_the_others_and_keeps_its_orde
 fn a_message_that_ends_the_connection_each_time_is_found_in_a_full_window() {
     for version in [Version::V3, Version::V5] {
         let upstream = Recorder::start();
-        upstream.refuse("deadly", None);
-        let router = Setup::new()
-            .uplink(upstream.address(), version)
-            .set("uplink.plant.backoff_max_ms", 20)
-            .set("routes.all", r#"FROM "factory/#" INTO $upstream"#)
-            .start();
-        let mut publisher = router.connect(&v5("publisher"));
-        let numbers: Vec<_> = (0..60).map(|number| number.to_string()).collect();
-        publisher.publish_all("factory/a", numbers[..30].iter().cloned());
-        publisher.publish("factory/a", "deadly", QOS_1);
-        publisher.publish_all("factory/a", numbers[30..].iter().cloned());
-        router.wait_for("/uplinks/0/poisoned", 1);
-        expect_no_backlog(&router);
-        let mut seen = texts(&upstream.wait_for(60)).into_iter().map(str::to_owned).collect::<Vec<_>>();
-        seen.sort_by_key(|text| text.parse::<u32>().expect("a number"));
-        seen.dedup();
-        assert_eq!(seen, numbers, "{version}");
+        expect_the_deadly_one_found(&upstream, version, Setup::new().uplink(upstream.address(), version));
     }
+}
+
+/// The bytes of TLS just end where the upstream ends a connection.
+#[test]
+fn over_tls_without_a_goodbye_it_is_found_too() {
+    let (upstream, authority) = (Recorder::start(), Authority::new());
+    let front = TlsFront::to(upstream.address(), &authority.server("plant", &["plant.example"], 30));
+    let setup = Setup::new()
+        .uplink(front.address(), Version::V5)
+        .set("uplink.plant.url", format!("mqtts://{}", front.address()))
+        .set("uplink.plant.ca", authority.file().display());
+    expect_the_deadly_one_found(&upstream, Version::V5, setup);
+}
+
+fn expect_the_deadly_one_found(upstream: &Recorder, version: Version, setup: Setup) {
+    upstream.refuse("deadly", None);
+    let router = setup
+        .set("uplink.plant.backoff_max_ms", 20)
+        .set("routes.all", r#"FROM "factory/#" INTO $upstream"#)
+        .start();
+    let mut publisher = router.connect(&v5("publisher"));
+    let numbers: Vec<_> = (0..60).map(|number| number.to_string()).collect();
+    publisher.publish_all("factory/a", numbers[..30].iter().cloned());
+    publisher.publish("factory/a", "deadly", QOS_1);
+    publisher.publish_all("factory/a", numbers[30..].iter().cloned());
+    router.wait_for("/uplinks/0/poisoned", 1);
+    expect_no_backlog(&router);
+    let mut seen = texts(&upstream.wait_for(60)).into_iter().map(str::to_owned).collect::<Vec<_>>();
+    seen.sort_by_key(|text| text.parse::<u32>().expect("a number"));
+    seen.dedup();
+    assert_eq!(seen, numbers, "{version}");
 }
 
 #[test]

@@ -42,6 +42,9 @@ const LINGER_MILLIS: u64 = 5_000;
 const HOURS_LOOK: Duration = Duration::from_secs(1);
 /// How long what is in flight may take before the connection is given up for one to the first address.
 const QUIET: Duration = Duration::from_secs(10);
+/// What the kernel's own watch over the connection comes to.
+const VANISHED: &str =
+    "what was sent does not arrive any more: the other end, or the way to it, is gone without a word";
 /// How long messages wait that our own broker had no room for, before they are asked for again.
 const UNROOMED: Duration = Duration::from_secs(30);
 
@@ -479,17 +482,17 @@ impl Uplink {
     fn broken(&self, error: &std::io::Error) -> Ended {
         match error.kind() {
             ErrorKind::ConnectionReset => Ended::Reset,
-            ErrorKind::TimedOut => Ended::Socket(
-                "what was sent does not arrive any more: the other end, or the way to it, is gone without a word".to_owned(),
-            ),
-            _ => {
+            ErrorKind::TimedOut => Ended::Socket(VANISHED.to_owned()),
+            kind => {
                 let said = transport::said(error, &self.name);
                 // A refusal of our certificate comes with the first bytes in TLS 1.3.
                 let own = self.transport().tls.as_ref().and_then(|tls| self.own_certificate(tls, None));
-                Ended::Socket(match own.filter(|notice| notice.is_over) {
-                    Some(notice) => format!("{said}; {}", notice.text),
-                    None => said,
-                })
+                match own.filter(|notice| notice.is_over) {
+                    Some(notice) => Ended::Socket(format!("{said}; {}", notice.text)),
+                    // An end without TLS's goodbye is an end like any other: many front ends close so.
+                    None if kind == ErrorKind::UnexpectedEof => Ended::Closed,
+                    None => Ended::Socket(said),
+                }
             }
         }
     }

@@ -24,6 +24,10 @@ pub struct Faults {
     pub drop_unrecorded: bool,
     /// End connections with a reset instead of a goodbye.
     pub reset: bool,
+    /// End connections without TLS's goodbye (`close_notify`), as a front end does that falls over: the bytes just end.
+    pub no_goodbye: bool,
+    /// Close the connection at each message that begins so; it is neither recorded nor acknowledged.
+    pub deadly: Option<String>,
     /// Acknowledge messages, but so much later, in order.
     pub ack_delay_ms: u64,
     /// Record messages and never acknowledge them (until told to release).
@@ -62,6 +66,27 @@ pub enum Excess {
     Silence,
     /// It is not taken, and the connection ends, as IoT Hub goes on.
     Disconnect,
+}
+
+/// How the hub ends a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Farewell {
+    /// With everything that belongs to it.
+    Polite,
+    /// With a reset.
+    Reset,
+    /// Without TLS's goodbye.
+    Bare,
+}
+
+impl Faults {
+    pub(crate) fn farewell(&self) -> Farewell {
+        match (self.reset, self.no_goodbye) {
+            (true, _) => Farewell::Reset,
+            (_, true) => Farewell::Bare,
+            _ => Farewell::Polite,
+        }
+    }
 }
 
 /// What to do with one message.
@@ -106,9 +131,12 @@ impl Active {
     }
 
     /// What to do with the next message.
-    pub(crate) fn on_message(&mut self, now: Instant) -> Verdict {
+    pub(crate) fn on_message(&mut self, body: &[u8], now: Instant) -> Verdict {
         self.messages += 1;
         let faults = &self.faults;
+        if faults.deadly.as_ref().is_some_and(|deadly| body.starts_with(deadly.as_bytes())) {
+            return Verdict { close: true, ..Verdict::default() };
+        }
         let mut delay = Duration::from_millis(faults.ack_delay_ms);
         if let Some(throttle) = &faults.throttle {
             let elapsed = now.duration_since(self.filled).as_secs_f64();
@@ -154,9 +182,9 @@ mod tests {
         let now = Instant::now();
         let throttle = Throttle { per_second: 10.0, burst: 2, mode: Excess::Silence };
         let mut active = Active::new(Faults { throttle: Some(throttle), ..Faults::default() }, now);
-        assert!(active.on_message(now).record && active.on_message(now).record);
-        assert!(active.on_message(now).throttled);
-        assert!(active.on_message(now + Duration::from_millis(110)).record);
+        assert!(active.on_message(b"", now).record && active.on_message(b"", now).record);
+        assert!(active.on_message(b"", now).throttled);
+        assert!(active.on_message(b"", now + Duration::from_millis(110)).record);
     }
 
     #[test]
@@ -164,7 +192,7 @@ mod tests {
         let now = Instant::now();
         let throttle = Throttle { per_second: 10.0, burst: 1, mode: Excess::Delay };
         let mut active = Active::new(Faults { throttle: Some(throttle), ..Faults::default() }, now);
-        let delays = [(); 3].map(|()| active.on_message(now).acknowledge);
+        let delays = [(); 3].map(|()| active.on_message(b"", now).acknowledge);
         assert_eq!(delays, [0, 100, 200].map(|it| Some(Duration::from_millis(it))));
     }
 
@@ -172,7 +200,7 @@ mod tests {
     fn a_connection_ends_once() {
         let now = Instant::now();
         let mut active = Active::new(Faults { drop_after_messages: Some(2), ..Faults::default() }, now);
-        let closed = [(); 3].map(|()| active.on_message(now).close);
+        let closed = [(); 3].map(|()| active.on_message(b"", now).close);
         assert_eq!(closed, [false, true, false]);
     }
 

@@ -3,7 +3,7 @@
 //! In: where to listen, identities, faults, messages from the cloud. Out: what arrived. Always: it ends when dropped.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::authority::Authority;
-use crate::faults::Faults;
+use crate::faults::{Farewell, Faults};
 use crate::identity::Identity;
 use crate::session::{self, Abort};
 use crate::state::{CloudMessage, Event, Feedback, State, Telemetry};
@@ -563,13 +563,18 @@ async fn accept_https(shared: Arc<Shared>, listener: TcpListener, accepted: mpsc
     }
 }
 
-/// Makes the end of this socket a reset, whoever holds it then.
+/// Makes the end of this socket another one than a polite one, whoever holds it then.
 pub(crate) fn aborter(socket: &TcpStream) -> Abort {
     use std::os::fd::AsFd as _;
-    let Ok(handle) = socket.as_fd().try_clone_to_owned() else { return Arc::new(|| ()) };
-    Arc::new(move || {
-        // Fails only on a socket that is gone.
-        SockRef::from(&handle).set_linger(Some(Duration::ZERO)).ok();
+    let Ok(handle) = socket.as_fd().try_clone_to_owned() else { return Arc::new(|_| ()) };
+    Arc::new(move |farewell| {
+        let socket = SockRef::from(&handle);
+        // These fail only on a socket that is gone.
+        match farewell {
+            Farewell::Polite => {}
+            Farewell::Reset => drop(socket.set_linger(Some(Duration::ZERO))),
+            Farewell::Bare => drop(socket.shutdown(Shutdown::Write)),
+        }
     })
 }
 

@@ -15,6 +15,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 use wire::{Connect, Packet, PacketType, Version, Will};
 
 use crate::admission::admit;
+use crate::faults::Farewell;
 use crate::hub::Shared;
 use crate::state::{Link, OUTBOX_MAX, Out, Telemetry, puback};
 use crate::topics::{self, Feature, Request};
@@ -28,8 +29,8 @@ const KEEP_ALIVE_SECS_MAX: u64 = 1_767;
 /// How long a connection that is told to end may still send.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// Makes the end of a connection a reset.
-pub(crate) type Abort = Arc<dyn Fn() + Send + Sync>;
+/// Makes the end of a connection another one than a polite one.
+pub(crate) type Abort = Arc<dyn Fn(Farewell) + Send + Sync>;
 
 /// Packets of a stream.
 struct Reader<S> {
@@ -200,6 +201,10 @@ pub(crate) async fn serve<S>(
     };
     session.end(why, connect.will.as_ref());
     drop(session);
+    if faults.no_goodbye {
+        // Bytes that nobody reads would make a reset of it.
+        timeout(FAREWELL, async { while let Ok(Some(())) = reader.next(|_| ()).await {} }).await.ok();
+    }
     // What is on its way, the last acknowledgements, may still leave; a client that does not read is cut off.
     let cut_off = writing.abort_handle();
     timeout(FAREWELL, writing).await.ok();
@@ -230,11 +235,14 @@ async fn write<S: AsyncWrite>(mut writer: WriteHalf<S>, mut outs: mpsc::Receiver
                     return;
                 }
             }
-            Out::Close { reset } => {
-                if reset {
-                    abort();
-                } else {
-                    writer.shutdown().await.ok();
+            Out::Close(farewell) => {
+                match farewell {
+                    Farewell::Polite => drop(writer.shutdown().await),
+                    Farewell::Reset => abort(farewell),
+                    Farewell::Bare => {
+                        writer.flush().await.ok();
+                        abort(farewell);
+                    }
                 }
                 return;
             }
@@ -356,9 +364,9 @@ impl Connection {
     }
 
     async fn on_telemetry(&self, message: Telemetry, packet_id: Option<u16>) -> Result<(), Ended> {
-        let (verdict, reset) = {
+        let (verdict, farewell) = {
             let mut state = self.shared.state();
-            let verdict = state.judge(&self.id);
+            let verdict = state.judge(&self.id, &message.body);
             if verdict.throttled {
                 state.note(
                     "throttled",
@@ -374,14 +382,14 @@ impl Connection {
             {
                 session.withheld.push(packet_id);
             }
-            (verdict, state.faults(&self.id).reset)
+            (verdict, state.faults(&self.id).farewell())
         };
         if let (Some(delay), Some(packet_id)) = (verdict.acknowledge, packet_id) {
             self.send_at(puback(packet_id), Instant::now() + delay).await;
         }
         if verdict.close {
             let why = if verdict.throttled { "throttled" } else { "on command" };
-            self.out.send(Out::Close { reset }).await.ok();
+            self.out.send(Out::Close(farewell)).await.ok();
             return Err(Ended::Quiet(format!("closed by the hub: {why}")));
         }
         Ok(())
@@ -511,6 +519,6 @@ impl Connection {
         }
         state.disconnected(&self.id, self.number, &text);
         drop(state);
-        self.out.try_send(Out::Close { reset: false }).ok();
+        self.out.try_send(Out::Close(Farewell::Polite)).ok();
     }
 }

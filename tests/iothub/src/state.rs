@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use wire::{OutgoingPublish, Version, encode_publish};
 
 use crate::bag::{self, Pairs};
-use crate::faults::{Active, Faults, Verdict};
+use crate::faults::{Active, Farewell, Faults, Verdict};
 use crate::identity::Registry;
 use crate::topics::{Feature, base};
 use crate::twin::Twin;
@@ -134,8 +134,8 @@ struct Queued {
 pub(crate) enum Out {
     /// Bytes, not before this time.
     Bytes(Vec<u8>, Instant),
-    /// The end; with a reset, or politely.
-    Close { reset: bool },
+    /// The end.
+    Close(Farewell),
 }
 
 /// A connection that lives.
@@ -160,13 +160,13 @@ impl Link {
 
     pub(crate) fn send_at(&self, bytes: Vec<u8>, at: Instant) {
         if self.out.try_send(Out::Bytes(bytes, at)).is_err() {
-            self.close(false);
+            self.close(Farewell::Polite);
         }
     }
 
-    pub(crate) fn close(&self, reset: bool) {
+    pub(crate) fn close(&self, farewell: Farewell) {
         // Fails only if it is over, or so full that the writer is stuck; the reader ends that by its own clock.
-        self.out.try_send(Out::Close { reset }).ok();
+        self.out.try_send(Out::Close(farewell)).ok();
     }
 }
 
@@ -308,9 +308,9 @@ impl State {
         self.active(id).map(|it| it.faults.clone()).unwrap_or_default()
     }
 
-    pub(crate) fn judge(&mut self, id: &str) -> Verdict {
+    pub(crate) fn judge(&mut self, id: &str, body: &[u8]) -> Verdict {
         let healthy = Verdict { record: true, acknowledge: Some(Duration::ZERO), ..Verdict::default() };
-        self.active(id).map_or(healthy, |it| it.on_message(Instant::now()))
+        self.active(id).map_or(healthy, |it| it.on_message(body, Instant::now()))
     }
 
     /// Sends the acknowledgements that a fault held back; how many.
@@ -344,7 +344,7 @@ impl State {
         );
         self.note("connected", id, about);
         if let Some(old) = self.sessions.get_mut(id).and_then(|it| it.link.take()) {
-            old.close(false);
+            old.close(Farewell::Polite);
             self.note(
                 "disconnected",
                 id,
@@ -383,7 +383,7 @@ impl State {
     pub(crate) fn disconnect(&mut self, id: &str, reset: bool) -> bool {
         let link = self.sessions.get(id).and_then(|it| it.link.as_ref());
         if let Some(link) = link {
-            link.close(reset);
+            link.close(if reset { Farewell::Reset } else { Farewell::Polite });
         }
         link.is_some()
     }

@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::pending;
+use std::io::ErrorKind;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,7 +25,7 @@ use super::super::iothub::{Access, Facts, Keyring, LinkNews};
 use super::super::theirs::{self, Shown};
 use super::super::transport::{self, ConnectError, Patience};
 use super::super::watchdogs;
-use super::{GOODBYE_TIMEOUT, HOURS_LOOK, LASTING, QUIET, TICK, Uplink, looked, push, stopped};
+use super::{GOODBYE_TIMEOUT, HOURS_LOOK, LASTING, QUIET, TICK, Uplink, VANISHED, looked, push, stopped};
 use crate::clock::entropy;
 use crate::upstream::sentences::with_advice;
 use crate::upstream::{Line, News, Order, UplinkState, link_setup};
@@ -417,6 +418,9 @@ async fn carry(
     };
     let patience = Patience::of_secs(shared.core.borrow().setup.config.pacing.connect_timeout_secs);
     let now = clock.now();
+    // Wall time minus time: it stays the same as long as nobody sets the clock, from before the token is made.
+    let offset = |now: model::Now| now.timestamp.0.cast_signed() - (now.instant.0 / 1_000).cast_signed();
+    let offset_then = offset(now);
     let access = shared.keyring.access(identity, now.timestamp.0 / 1_000, entropy());
     let access = tokio::select! {
         () = stopped(&mut stop) => return Err(Over::Stopped),
@@ -448,9 +452,6 @@ async fn carry(
     shared.core.borrow_mut().carrier.link_connected(identity, setup, now)?;
     let begun = Instant::now();
     let renew_at = access.renew_after_secs.map(|secs| begun + Duration::from_secs(secs));
-    // Wall time minus time: it stays the same as long as nobody sets the clock.
-    let offset = |now: model::Now| now.timestamp.0.cast_signed() - (now.instant.0 / 1_000).cast_signed();
-    let offset_then = offset(now);
     let (mut buffer, mut unread, mut out) = (vec![0; 16 << 10], Vec::new(), Vec::new());
     let mut unflushed = false;
     let mut resting: Option<(Instant, bool)> = None;
@@ -537,7 +538,10 @@ async fn carry(
 
 fn broken(error: &std::io::Error, name: &str, is_said: bool) -> Over {
     match error.kind() {
-        std::io::ErrorKind::ConnectionReset => Over::Reset { is_said },
+        ErrorKind::ConnectionReset => Over::Reset { is_said },
+        // Without TLS's goodbye; many front ends close so.
+        ErrorKind::UnexpectedEof => Over::Closed { is_said },
+        ErrorKind::TimedOut => Over::Socket(VANISHED.to_owned()),
         _ => Over::Socket(transport::said(error, name)),
     }
 }
