@@ -513,8 +513,10 @@ fn uplinks(
             tails.add(lane, Arc::clone(&bell));
             lanes.push((lane, priority));
         }
+        let filters = uplink.topics.inbound.iter().map(|entry| entry.filter.as_str());
         setups.push(UplinkSetup {
             config: uplink.clone(),
+            gone: upstream::begin_subscriptions(&uplink.name, filters, log)?.into(),
             lanes,
             poison: log.lane(&poison_lane_name(&uplink.name))?,
             bell,

@@ -162,8 +162,10 @@ struct UplinkReport {
     links: u64,
     inbound: InboundReport,
     last_error: Option<String>,
-    /// What does not work although it is up.
+    /// What does not work although it is up: the first few, in one text.
     warning: Option<String>,
+    /// So much does not.
+    warnings: usize,
 }
 
 /// What comes from an upstream.
@@ -387,6 +389,7 @@ fn certificate_report(certificate: CertificateInfo) -> CertificateReport {
 
 fn uplink_report(name: &str, status: &LinkStatus, room: &'static str) -> UplinkReport {
     let (state, last_error) = status.get();
+    let (warning, warnings) = status.warnings();
     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     UplinkReport {
         name: name.to_owned(),
@@ -425,7 +428,8 @@ fn uplink_report(name: &str, status: &LinkStatus, room: &'static str) -> UplinkR
             unroomed: load(&status.inbound_unroomed),
         },
         last_error,
-        warning: status.warning(),
+        warning,
+        warnings,
     }
 }
 

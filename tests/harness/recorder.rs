@@ -34,7 +34,7 @@ struct State {
     connects: AtomicU64,
     silent: AtomicBool,
     greets: AtomicBool,
-    /// Messages taken in one second; what is more is refused with 0x97. 0 for any number.
+    /// Messages taken a second, of each connection, by a bucket of tokens; what is more is refused with 0x97. 0 for any number.
     quota: AtomicU64,
     withhold: AtomicBool,
     over: AtomicBool,
@@ -145,7 +145,7 @@ impl Recorder {
         self.state.greets.store(yes, Ordering::SeqCst);
     }
 
-    /// Takes no more than so many messages a second, and refuses others with *quota exceeded*; 0 takes all.
+    /// Takes so many messages a second, a tenth of them at once, and refuses others with *quota exceeded*; 0 takes all.
     pub fn quota(&self, per_sec: u64) {
         self.state.quota.store(per_sec, Ordering::SeqCst);
     }
@@ -202,6 +202,26 @@ impl State {
     }
 }
 
+/// A quota as clouds have it: tokens come evenly, and a tenth of a second's may be saved.
+#[derive(Debug, Default)]
+struct Bucket {
+    tokens: f64,
+    filled: Option<Instant>,
+}
+
+impl Bucket {
+    /// Whether there is one for the next message.
+    fn take(&mut self, per_sec: f64, now: Instant) -> bool {
+        let most = (per_sec / 10.0).max(1.0);
+        let passed = self.filled.map_or(1.0, |at| now.duration_since(at).as_secs_f64());
+        self.filled = Some(now);
+        self.tokens = (self.tokens + passed * per_sec).min(most);
+        let is_there = self.tokens >= 1.0;
+        self.tokens -= f64::from(u8::from(is_there));
+        is_there
+    }
+}
+
 fn accept(state: &Arc<State>, listener: &TcpListener) {
     while let Ok((stream, _)) = listener.accept() {
         if state.is_over() {
@@ -231,7 +251,7 @@ fn connection(state: &State, stream: TcpStream) -> std::io::Result<Connection> {
 fn serve(state: &State, stream: TcpStream) -> std::io::Result<()> {
     // Until CONNECT says otherwise: it is read the same in both.
     let mut connection = connection(state, stream)?;
-    let (mut second, mut taken) = (Instant::now(), 0);
+    let mut bucket = Bucket::default();
     while !state.is_over() {
         if state.silent.load(Ordering::SeqCst) {
             sleep(LOOK);
@@ -253,11 +273,8 @@ fn serve(state: &State, stream: TcpStream) -> std::io::Result<()> {
             Incoming::Publish(message) => {
                 let packet_id = message.packet_id;
                 let quota = state.quota.load(Ordering::SeqCst);
-                if second.elapsed() >= Duration::from_secs(1) {
-                    (second, taken) = (Instant::now(), 0);
-                }
-                taken += 1;
-                if let Some(packet_id) = packet_id.filter(|_| quota > 0 && taken > quota) {
+                let is_over = quota > 0 && !bucket.take(quota as f64, Instant::now());
+                if let Some(packet_id) = packet_id.filter(|_| is_over) {
                     let reason = ReasonCode::QUOTA_EXCEEDED;
                     wire::encode_ack(&mut out, version, wire::AckKind::PubAck, packet_id, reason);
                     connection.write(&out)?;

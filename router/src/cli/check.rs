@@ -191,6 +191,13 @@ fn uplinks(config: &Config, out: &mut impl Write) -> io::Result<()> {
             writeln!(out, "      only {}; outside, {always} may go", pacing.hours)?;
         }
         writeln!(out, "      an idle hour of its connection costs {idle} on the wire (IPv4)")?;
+        if let Some((looks, all)) = uplink.looks_per_hour() {
+            let all = bytes(all);
+            writeln!(
+                out,
+                "      while another address is in use, {looks} looks an hour at the first one cost about {all} more"
+            )?;
+        }
     }
     Ok(())
 }

@@ -124,6 +124,10 @@ const RECORD_BYTES: u64 = 5 + 1 + 16;
 /// What WebSocket adds to a frame, and to one of ours besides: a head and a mask (RFC 6455 §5.2).
 const FRAME_BYTES: u64 = 2;
 const MASK_BYTES: u64 = 4;
+/// Packets of a connection that is opened and closed again.
+const LOOK_PACKETS: u64 = 7;
+/// About what a handshake of TLS 1.3 takes, with a chain of two certificates.
+const TLS_BYTES: u64 = 5_000;
 
 impl Uplink {
     /// Bytes on the wire that the idle connection costs in an hour, both ways: PINGREQ, PINGRESP and the acknowledgement of
@@ -137,6 +141,18 @@ impl Uplink {
         let ping = 2 * (PACKET_BYTES + record + 2) + frames + PACKET_BYTES;
         // The period is looked at four times a second.
         3_600_000 / (u64::from(self.keep_alive_secs) * 500) * ping
+    }
+
+    /// Looks at the first address in an hour while another one is in use, and about how many bytes all of them take on the
+    /// wire, both ways; none without another address or a way back.
+    pub fn looks_per_hour(&self) -> Option<(u64, u64)> {
+        let every = self.failover.return_secs;
+        if self.failover.transports.is_empty() || every == 0 {
+            return None;
+        }
+        let looks = 3_600_u64.div_ceil(every);
+        let tls = if self.transport.tls.is_some() { TLS_BYTES } else { 0 };
+        Some((looks, looks * (LOOK_PACKETS * PACKET_BYTES + tls)))
     }
 
     /// Whether properties travel to the other end.

@@ -497,6 +497,13 @@ fn hours_and_the_window_of_an_uplink_are_judged() {
     assert_eq!(pacing.window_min, 3, "the default follows a smaller window");
     // 120 pings an hour: request and answer with what IP, TCP and TLS add, and the acknowledgement of TCP.
     assert_eq!(config.uplinks[0].idle_bytes_per_hour(), 120 * (76 + 76 + 52));
+    assert_eq!(config.uplinks[0].looks_per_hour(), None);
+    let looks = |more: &str| {
+        let text = format!("uplink.a = {{ url = 'mqtts://h', failover = ['mqtts://i'], {more} }}");
+        good(&text, &[], &[]).uplinks[0].looks_per_hour()
+    };
+    assert_eq!(looks("failover_attempts = 2"), Some((12, 12 * (7 * 52 + 5_000))), "every 300 s");
+    assert_eq!(looks("failover_return_secs = 0"), None);
     let config = good("uplink.a = { url = 'wss://h' }", &[], &[]);
     assert_eq!(
         config.uplinks[0].idle_bytes_per_hour(),

@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -206,7 +207,12 @@ impl Uplink {
             // From when it was up: an address that swallows everything takes longer than this to fail.
             if self.up_since.is_some_and(|since| since.elapsed() >= LASTING) {
                 backoff.succeeded();
-            } else if !ended.is_ours() && self.targets.failed() {
+            }
+            // To let us in, and to answer pings, is not enough.
+            let is_good = self.up_since.is_some()
+                && self.carrier.is_proven()
+                && !matches!(ended, Ended::Link(LinkError::Unanswered { .. }));
+            if !is_good && !ended.is_ours() && self.targets.failed() {
                 warn!(uplink = %self.name, target = %self.target(), "trying another address");
             }
             self.setup.status.failovers.store(self.targets.changes(), Ordering::Relaxed);
@@ -233,6 +239,7 @@ impl Uplink {
             Ended::Link(error) => (false, Some(error)),
             _ => (false, None),
         };
+        self.look_at_proof();
         let now = self.clock.now().instant;
         if matches!(ended, Ended::Closed | Ended::Reset) {
             self.carrier.cut_off(now);
@@ -251,6 +258,7 @@ impl Uplink {
         let (mut reader, mut writer) = tokio::io::split(stream);
         let mut link = link_setup(&self.setup.config, &self.gateway, &self.limits);
         link.address = self.targets.current();
+        link.gone = Arc::clone(&self.setup.gone);
         let mut wants_session = link.inbound.as_ref().map(|rules| rules.identity.clone());
         let (mut local, mut local_writer) = LocalSession::none();
         self.carrier.connected(link, self.clock.now(), &mut self.out)?;
@@ -355,9 +363,17 @@ impl Uplink {
         let is_useless = !is_open && self.carrier.inflight() == 0 && !self.carrier.has_something_to_go();
         self.useless_since = if is_useless { self.useless_since.or(Some(now.instant)) } else { None };
         self.carrier.tick(now, &mut self.out)?;
+        self.look_at_proof();
         self.look_at_tails()?;
         self.report();
         Ok(())
+    }
+
+    /// An address at which something was answered is a good one.
+    fn look_at_proof(&mut self) {
+        if self.up_since.is_some() && self.carrier.is_proven() {
+            self.targets.succeeded();
+        }
     }
 
     /// Whether the link may be used for everything now; the carrier is told.
@@ -524,7 +540,8 @@ impl Uplink {
                 self.name
             );
             warn!(uplink = %self.name, "{warning}");
-            self.setup.status.set_warning(Some(warning));
+            let most = self.limits.uplink_links_max as usize;
+            self.setup.status.warn_about(&filter, warning, most);
         }
         if !was_up && self.carrier.is_up() {
             self.on_up();
@@ -537,8 +554,8 @@ impl Uplink {
         self.setup.status.connects.fetch_add(1, Ordering::Relaxed);
         self.setup.status.set(UplinkState::Up, None);
         self.source.set_link(self.setup.lanes(), true);
-        self.setup.status.set_warning(None);
-        self.targets.succeeded(self.clock.now().instant);
+        self.setup.status.all_works();
+        self.targets.let_in(self.clock.now().instant);
         self.report();
         info!(uplink = %self.name, target = %self.target(), backlog = self.carrier.backlog(), "uplink is up");
     }

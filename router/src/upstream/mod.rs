@@ -16,6 +16,7 @@ pub(crate) mod poison;
 mod sentences;
 mod source;
 mod status;
+mod subscribed;
 mod tails;
 mod theirs;
 mod transport;
@@ -41,6 +42,7 @@ pub(crate) use line::{Line, News, ORDERS_MAX, Operator, Order, line};
 pub(crate) use local::LocalDoor;
 pub(crate) use source::Source;
 pub(crate) use status::{LinkStatus, UplinkState};
+pub(crate) use subscribed::begin as begin_subscriptions;
 pub(crate) use tails::{Bell, Tails};
 pub(crate) use trust::client_config;
 
@@ -57,6 +59,8 @@ pub(crate) struct UplinkSetup {
     pub poison: LaneId,
     /// Rings when one of its lanes grows.
     pub bell: Arc<Bell>,
+    /// What it has subscribed to in earlier lives and is not to any more.
+    pub gone: Arc<[String]>,
     /// For people.
     pub status: Arc<LinkStatus>,
     /// Signs this gateway's tokens instead of the key in the configuration, for IoT Hub.
@@ -176,6 +180,8 @@ fn link_setup(config: &Uplink, gateway: &Gateway, limits: &Limits) -> LinkSetup 
         packet_bytes_max: limits.packet_bytes_max,
         is_exact: config.hub.is_none() && config.topics.may_be_exact(),
         address: 0,
+        gone: [].into(),
+        keeps_session: config.hub.is_some(),
     }
 }
 

@@ -10,6 +10,13 @@ pub(super) fn advice(error: &LinkError, uplink: &str) -> Option<String> {
     let key = |key: &str| format!("uplink.{uplink}.{key}");
     let reason = match error {
         LinkError::Refused(reason) | LinkError::Disconnected(reason) => *reason,
+        LinkError::NeverAnswers => {
+            return Some(format!(
+                "allow QoS 1 there; or write {} = 0, and qos=0 into {}, if they may be lost",
+                key("qos"),
+                key("topics")
+            ));
+        }
         _ => return None,
     };
     Some(match reason {

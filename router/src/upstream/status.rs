@@ -1,9 +1,13 @@
 //! What people may see of an uplink.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use broker::uplink::Counts;
+
+/// Warnings that the status shows in words.
+const WARNINGS_SHOWN: usize = 3;
 
 /// How an uplink is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -108,7 +112,47 @@ pub(crate) struct LinkStatus {
     /// The address in use, or tried.
     target: Mutex<String>,
     /// What does not work although the uplink is up.
-    warning: Mutex<Option<String>>,
+    warnings: Mutex<Warnings>,
+}
+
+/// Sentences about what does not work, each by whom or what it is about, which is also what ends it.
+#[derive(Debug, Default)]
+struct Warnings {
+    sentences: BTreeMap<String, (u64, String)>,
+    /// Of the next one.
+    number: u64,
+}
+
+impl Warnings {
+    /// At most `most`: the oldest one makes room.
+    fn set(&mut self, about: &str, sentence: String, most: usize) {
+        if !self.sentences.contains_key(about)
+            && self.sentences.len() >= most.max(1)
+            && let Some(oldest) = self.sentences.iter().min_by_key(|(_, (number, _))| *number)
+        {
+            let oldest = oldest.0.clone();
+            self.sentences.remove(&oldest);
+        }
+        // Where it stands among the others does not change with every attempt.
+        let number = self.sentences.get(about).map_or(self.number, |(number, _)| *number);
+        self.number += 1;
+        self.sentences.insert(about.to_owned(), (number, sentence));
+    }
+
+    /// The first ones that came, in one text, and how many there are.
+    fn text(&self) -> Option<String> {
+        let mut all: Vec<_> = self.sentences.values().collect();
+        all.sort_unstable_by_key(|(number, _)| *number);
+        let first: Vec<&str> = all.iter().take(WARNINGS_SHOWN).map(|(_, sentence)| &**sentence).collect();
+        match all.len() {
+            0 => None,
+            1 => Some(first.concat()),
+            count if count > first.len() => {
+                Some(format!("{count} of this kind: {}; and {} more", first.join("; "), count - first.len()))
+            }
+            count => Some(format!("{count} of this kind: {}", first.join("; "))),
+        }
+    }
 }
 
 impl LinkStatus {
@@ -136,14 +180,25 @@ impl LinkStatus {
         self.target.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Notes what does not work although the uplink is up, or that all does.
-    pub(crate) fn set_warning(&self, warning: Option<String>) {
-        *self.warning.lock().unwrap_or_else(PoisonError::into_inner) = warning;
+    /// Notes what does not work although the uplink is up, and whom or what it is about. Of `most` of them the last are kept.
+    pub(crate) fn warn_about(&self, about: &str, sentence: String, most: usize) {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).set(about, sentence, most);
     }
 
-    /// What does not work although the uplink is up.
-    pub(crate) fn warning(&self) -> Option<String> {
-        self.warning.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// This one works.
+    pub(crate) fn works(&self, about: &str) {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).sentences.remove(about);
+    }
+
+    /// Everything works, as far as is known.
+    pub(crate) fn all_works(&self) {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).sentences.clear();
+    }
+
+    /// What does not work although the uplink is up: the first few in one text, and how many there are.
+    pub(crate) fn warnings(&self) -> (Option<String>, usize) {
+        let warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        (warnings.text(), warnings.sentences.len())
     }
 
     /// Publishes what the core has counted.
@@ -170,5 +225,30 @@ impl LinkStatus {
     /// The state, and why it is not up.
     pub(crate) fn get(&self) -> (UplinkState, Option<String>) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_warning_ends_with_what_it_is_about_and_the_oldest_makes_room() {
+        let status = LinkStatus::default();
+        let warn = |about: &str| status.warn_about(about, format!("{about}: no"), 5);
+        assert_eq!(status.warnings(), (None, 0));
+        warn("b");
+        assert_eq!(status.warnings(), (Some("b: no".into()), 1));
+        warn("a");
+        warn("b");
+        assert_eq!(status.warnings(), (Some("2 of this kind: b: no; a: no".into()), 2));
+        status.works("c");
+        status.works("b");
+        assert_eq!(status.warnings(), (Some("a: no".into()), 1));
+        ["c", "d", "e", "f", "g"].into_iter().for_each(warn);
+        let text = "5 of this kind: c: no; d: no; e: no; and 2 more";
+        assert_eq!(status.warnings(), (Some(text.into()), 5), "a has made room");
+        status.all_works();
+        assert_eq!(status.warnings(), (None, 0));
     }
 }

@@ -21,6 +21,8 @@ use super::link::{Answer, Link, Sending, Sent};
 use super::pace::Pace;
 use super::poison::{self, Refusal, Unfit, Verdict};
 use super::pool::Pool;
+use super::proof::Proof;
+use super::quotas::Quotas;
 use super::schedule::{Turns, WEIGHTED_BATCH};
 use super::senders::{Sender, Senders};
 use super::suspicion::Suspicion;
@@ -37,8 +39,6 @@ const OUT_BYTES_MAX: usize = 64 << 10;
 const HISTORY_BYTES_MAX: usize = 16 << 10;
 /// Messages of one read of history, so that live ones come in between.
 const HISTORY_BATCH: usize = 64;
-/// Refusals for a quota in a row that mean the link and not a sender.
-const QUOTA_RUN: u32 = 8;
 
 /// How an uplink carries.
 #[derive(Clone, Debug)]
@@ -51,7 +51,7 @@ pub struct Rules {
     pub history_share_percent: u8,
     /// Most messages per second; 0 for no such pace.
     pub messages_per_sec: u64,
-    /// Most bytes of records per second; 0 for no such pace.
+    /// Most bytes of publications, as they are sent, per second; 0 for no such pace.
     pub bytes_per_sec: u64,
     /// Longest wait before a backlog starts to drain on a new link; the wait is drawn at random.
     pub drain_jitter_millis: u64,
@@ -150,8 +150,8 @@ pub struct Carrier {
     suspicion: Suspicion,
     window: Window,
     bursts: Bursts,
-    /// Answers in a row that are about a quota.
-    quota_run: u32,
+    quotas: Quotas,
+    proof: Proof,
     /// The least urgent lanes that may go now; `None` for none.
     only: Option<Priority>,
     random: Random,
@@ -177,7 +177,8 @@ impl Carrier {
             suspicion: Suspicion::default(),
             window: Window::new(rules.window.0, rules.window.1),
             bursts: Bursts::default(),
-            quota_run: 0,
+            quotas: Quotas::default(),
+            proof: Proof::default(),
             only: Some(Priority::DEFAULT),
             random: Random(rules.seed),
             paces: [Pace::new(rules.messages_per_sec), Pace::new(rules.bytes_per_sec)],
@@ -212,6 +213,7 @@ impl Carrier {
         let is_session_ours = self.session_of == Some(setup.address);
         self.link = Some(Link::open(setup, exchanges, now, out)?.with_session(is_session_ours));
         self.window.begin(now.instant);
+        self.proof = Proof::default();
         Ok(())
     }
 
@@ -225,12 +227,14 @@ impl Carrier {
         let (state, window) = (link.state(), link.window().min(self.window.size()));
         if was == LinkState::Greeting && state == LinkState::Up {
             self.bursts.up(now.instant);
+            self.proof.up(now.instant);
             let jitter = self.random.next() % (self.rules.drain_jitter_millis + 1);
             for lane in &mut self.lanes {
                 lane.link_is_up(self.rules.live_first, window, now.instant.plus_millis(jitter));
             }
         }
         if !answers.is_empty() {
+            self.proof.answered();
             answers.iter().filter_map(|answer| answer.number).for_each(|number| self.window.answered(number));
             self.window.settle(now.instant);
         }
@@ -244,6 +248,7 @@ impl Carrier {
     /// Time passed: keeps the link alive, or says that it is not.
     pub fn tick(&mut self, now: Now, out: &mut Vec<u8>) -> Result<(), LinkError> {
         self.window.tick(now.instant);
+        self.proof.tick(self.inflight(), now.instant);
         self.link.as_mut().map_or(Ok(()), |link| link.tick(now, out))
     }
 
@@ -338,6 +343,12 @@ impl Carrier {
         }
         self.session_of = link.session_after(self.session_of);
         self.exchanges = link.into_exchanges();
+    }
+
+    /// Whether the link at hand, or the last one, is or was of use: something was answered, or it has lasted with nothing to
+    /// answer.
+    pub fn is_proven(&self) -> bool {
+        self.proof.is_given()
     }
 
     /// Whether publications may be sent.
@@ -478,7 +489,7 @@ impl Carrier {
             return;
         }
         if self.pool.is_some() {
-            return self.offer_pooled(reading, &envelope, (index, seq), expires, record.len(), now);
+            return self.offer_pooled(reading, &envelope, (index, seq), expires, now);
         }
         if self.senders.holds(sender, seq) {
             return self.lanes[index].stretch(seq).hold(seq);
@@ -488,13 +499,17 @@ impl Carrier {
         let repeat = stretch.is_repeat(seq);
         let Some(link) = &mut self.link else { return };
         let message = Outgoing { envelope: &envelope, lane: reading.lane, seq, expires };
+        let before = out.len();
         match link.send(about, &message, repeat, now, out) {
-            Ok(sent) => self.sent(reading, (index, seq), record.len(), sent == Sent::Gone, now.instant),
+            Ok(sent) => {
+                let len = out.len() - before;
+                self.sent(reading, (index, seq), len, sent == Sent::Gone, now.instant);
+            }
             Err(why) => self.move_aside(about, 1, why, now.instant),
         }
     }
 
-    /// A record went to a link; `gone`: for good.
+    /// A record went to a link, as so many bytes; `gone`: for good.
     fn sent(
         &mut self,
         reading: &mut Reading,
@@ -609,7 +624,7 @@ impl Carrier {
         let lane = &mut self.lanes[sender.lane];
         if verdict == Verdict::Taken {
             self.counts.forwarded += 1;
-            self.quota_run = 0;
+            self.quotas.other();
             lane.taken();
             lane.stretch(seq).settle(seq);
             if self.senders.len() > 0 {
@@ -620,9 +635,9 @@ impl Carrier {
             return;
         }
         self.counts.refused += 1;
-        // One sender's quota is its own; many refusals without a message taken in between are the whole link's.
-        self.quota_run = if poison::is_throttling(reason) { self.quota_run.saturating_add(1) } else { 0 };
-        if self.quota_run >= QUOTA_RUN && self.pool.is_none() {
+        if !poison::is_throttling(reason) {
+            self.quotas.other();
+        } else if self.quotas.refused(sender.client, now) && self.pool.is_none() {
             self.window.throttle(self.link.as_ref().map_or(0, Link::inflight), now);
         }
         let attempts = lane.stretch(seq).failed(seq);

@@ -19,6 +19,11 @@ pub trait Dialect: fmt::Debug + Send + Sync {
     /// Fills `form`, which was cleared, for one message. An error is final: the same message has no form, ever.
     fn write(&self, message: &Outgoing<'_>, form: &mut Form) -> Result<(), Refusal>;
 
+    /// Whether anything is to be sent with QoS 1 or 2, so that it is kept here until it is acknowledged there.
+    fn wants_answers(&self) -> bool {
+        true
+    }
+
     /// The identity that a message is sent by, where each has a link of its own.
     fn identity<'a>(&'a self, envelope: &Envelope<'a>) -> Result<Cow<'a, str>, Refusal> {
         Ok(envelope.client_id.into())

@@ -93,9 +93,9 @@ impl Exchanges {
         self.under_way
     }
 
-    /// Whether nothing was sent to this address since it became the one in use.
-    pub(super) fn is_fresh(&self, address: usize) -> bool {
-        self.unused == IDS || self.address != Some(address)
+    /// Whether this address need not remember anything for us.
+    pub(super) fn is_empty(&self, address: usize) -> bool {
+        self.open.is_empty() || self.address != Some(address)
     }
 
     /// A new connection begins: nothing is sent on it yet. `is_wanted` says of a place whether it is still to be delivered.
@@ -303,9 +303,9 @@ mod tests {
     #[test]
     fn with_a_past_each_identifier_is_released_before_its_first_use() {
         let mut exchanges = Exchanges::default();
-        assert!(exchanges.is_fresh(0) && exchanges.let_in(0, true).is_empty());
+        assert!(exchanges.is_empty(0) && exchanges.let_in(0, true).is_empty());
         let (first, _, release_first) = publish(&mut exchanges, 1);
-        assert!(release_first && !exchanges.is_fresh(0));
+        assert!(release_first && !exchanges.is_empty(0));
         // PUBCOMP of that PUBREL.
         assert_eq!(exchanges.completed(first), None);
         assert_eq!(exchanges.first(), Some((1, about(1))));
@@ -325,7 +325,7 @@ mod tests {
         let begun = exchanges.begin(about(1), 0).expect("an identifier");
         exchanges.undo(begun);
         exchanges.invariants();
-        assert_eq!((exchanges.under_way(), exchanges.is_fresh(0)), (0, true));
+        assert_eq!((exchanges.under_way(), exchanges.is_empty(0)), (0, true));
         assert_eq!(exchanges.begin(about(2), 0), Some(begun));
     }
 
@@ -337,7 +337,7 @@ mod tests {
         let [taken, sent] = [1, 2].map(|number| publish(&mut exchanges, number).0);
         exchanges.received(taken, true);
         exchanges.begin_connection(|_| true);
-        assert!(exchanges.is_fresh(1) && !exchanges.is_fresh(0));
+        assert!(exchanges.is_empty(1) && !exchanges.is_empty(0));
         assert!(exchanges.let_in(1, true).is_empty(), "no PUBREL");
         exchanges.invariants();
         assert_eq!(exchanges.completed(taken), None);
@@ -364,7 +364,7 @@ mod tests {
         exchanges.received(id, true);
         assert_eq!(exchanges.completed(id).map(|it| it.about), Some(about(1)));
         exchanges.begin_connection(|_| true);
-        assert!(exchanges.is_fresh(0));
+        assert!(exchanges.is_empty(0));
         assert!(exchanges.let_in(0, true).is_empty());
         let mut ids = std::collections::BTreeSet::new();
         for number in 2..2 + u64::from(IDS) {

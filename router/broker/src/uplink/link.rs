@@ -18,9 +18,10 @@ use super::inbound::{Inbound, InboundCounts, InboundRules, LocalError};
 use super::poison::Refusal;
 use super::senders::Sender;
 
-/// Packet identifiers of publications of QoS 1; those above are for QoS 2, and the last is for SUBSCRIBE.
+/// Packet identifiers of publications of QoS 1; those above are for QoS 2, and the last are for UNSUBSCRIBE and SUBSCRIBE.
 const RING: u32 = 32_767;
 const SUBSCRIBE_ID: NonZeroU16 = NonZeroU16::MAX;
+const UNSUBSCRIBE_ID: NonZeroU16 = NonZeroU16::new(u16::MAX - 1).expect("not 0");
 /// Bytes that may wait for the session at our own broker before nothing more is read.
 const LOCAL_HELD_MAX: usize = 64 << 10;
 /// How long anything may take to come after a PINGREQ, if keep-alive allows as much.
@@ -55,6 +56,10 @@ pub struct LinkSetup {
     pub is_exact: bool,
     /// Which of the upstream's addresses it is.
     pub address: usize,
+    /// What was subscribed to there in earlier lives, and is not to be any more.
+    pub gone: Arc<[String]>,
+    /// What the upstream remembers for us is not ours to end.
+    pub keeps_session: bool,
 }
 
 /// How far a link is.
@@ -104,6 +109,11 @@ pub enum LinkError {
         /// Publications in flight.
         inflight: usize,
     },
+    /// It takes nothing that it would answer.
+    #[error(
+        "the upstream takes only QoS 0, which nobody answers: what is to be delivered there could be lost unseen"
+    )]
+    NeverAnswers,
     /// Our own session for what comes from there has ended.
     #[error(transparent)]
     Local(#[from] LocalError),
@@ -201,6 +211,10 @@ pub(super) struct Link {
     /// Messages that were sent without their properties.
     poorer: u64,
     line: Line,
+    /// Filters still to be ended there.
+    leaving: VecDeque<String>,
+    /// Messages that came although nothing is subscribed to.
+    strays: u64,
 }
 
 impl Link {
@@ -211,12 +225,14 @@ impl Link {
         now: Now,
         out: &mut Vec<u8>,
     ) -> Result<Link, LinkError> {
-        // The session at the upstream stays for a day, so that it can tell a repeat (DUP) from a new message.
+        // The session at the upstream stays for a day, so that an exchange of QoS 2 can go on, and what waits for us waits.
         let mut connect = Connect::new(setup.version, setup.client_id.clone());
-        // What an earlier life of this process has begun with QoS 2 is best forgotten there, but not what waits there for us.
-        // In 3.1.1 a session that begins clean would end with its connection.
-        let may_forget = setup.is_exact && setup.inbound.is_none() && setup.version == Version::V5;
-        connect.clean_start = may_forget && exchanges.is_fresh(setup.address);
+        // What an earlier life has begun with QoS 2, or has subscribed to, is best forgotten there, but not what waits there
+        // for us. In 3.1.1 a session that begins clean ends with its connection, and with it each exchange.
+        let may_forget = !setup.keeps_session
+            && setup.inbound.is_none()
+            && (setup.version == Version::V5 || !setup.is_exact);
+        connect.clean_start = may_forget && exchanges.is_empty(setup.address);
         connect.keep_alive_secs = setup.keep_alive_secs;
         connect.user_name.clone_from(&setup.user);
         connect.password.clone_from(&setup.password);
@@ -253,6 +269,8 @@ impl Link {
             unsubscribed: Vec::new(),
             poorer: 0,
             line: Line::default(),
+            leaving: VecDeque::new(),
+            strays: 0,
             setup,
         })
     }
@@ -321,6 +339,7 @@ impl Link {
                     self.on_suback(&ack.reasons);
                     self.answered_about_filters(out);
                 }
+                Packet::UnsubAck(ack) if ack.packet_id == UNSUBSCRIBE_ID => self.leave_next(out),
                 Packet::UnsubAck(_) => self.answered_about_filters(out),
                 Packet::PingResp => {}
                 Packet::Disconnect(disconnect) => return Err(LinkError::Disconnected(disconnect.reason)),
@@ -346,6 +365,7 @@ impl Link {
                         continue;
                     }
                     // Left over from an earlier life of this client identifier: it is not sent for ever.
+                    self.strays += 1;
                     if let Some(packet_id) = publish.packet_id {
                         let is_exact = publish.qos == Qos::ExactlyOnce;
                         let kind = if is_exact { wire::AckKind::PubRec } else { wire::AckKind::PubAck };
@@ -607,7 +627,8 @@ impl Link {
     }
 
     pub(super) fn inbound_counts(&self) -> InboundCounts {
-        self.inbound.as_ref().map_or_else(InboundCounts::default, Inbound::counts)
+        let counts = self.inbound.as_ref().map_or_else(InboundCounts::default, Inbound::counts);
+        InboundCounts { unmapped: counts.unmapped + self.strays, ..counts }
     }
 
     /// Filters that the upstream has refused since the last time.
@@ -632,6 +653,9 @@ impl Link {
         }
         if ack.reason.is_error() {
             return Err(LinkError::Refused(ack.reason));
+        }
+        if ack.qos_max == Qos::AtMostOnce && self.setup.dialect.wants_answers() {
+            return Err(LinkError::NeverAnswers);
         }
         self.state = LinkState::Up;
         self.retain_available = ack.retain_available;
@@ -661,7 +685,21 @@ impl Link {
         } else {
             self.ask_for_filters(out);
         }
+        if ack.session_present {
+            self.leaving = self.setup.gone.iter().cloned().collect();
+            self.leave_next(out);
+        }
         Ok(())
+    }
+
+    /// One at a time: each was short enough to be subscribed to, all of them may not be.
+    fn leave_next(&mut self, out: &mut Vec<u8>) {
+        if let Some(filter) = self.leaving.pop_front() {
+            let filters = vec![filter];
+            let unsubscribe = Unsubscribe { packet_id: UNSUBSCRIBE_ID, user_properties: Vec::new(), filters };
+            // What could be subscribed to can be ended.
+            wire::encode_unsubscribe(out, self.setup.version, &unsubscribe).ok();
+        }
     }
 
     fn on_puback(&mut self, packet_id: NonZeroU16, reason: ReasonCode, now: Now) -> Option<Answer> {

@@ -77,6 +77,11 @@ pub struct Mapping {
 }
 
 impl Dialect for Mapping {
+    fn wants_answers(&self) -> bool {
+        let wishes = self.entries.iter().filter_map(|entry| entry.qos).chain([self.qos]);
+        wishes.into_iter().any(|wish| wish != Wish::Be(Qos::AtMostOnce))
+    }
+
     fn write(&self, message: &Outgoing<'_>, form: &mut Form) -> Result<(), Refusal> {
         let envelope = message.envelope;
         let found = self.entries.iter().position(|entry| filter_matches(&entry.filter, envelope.topic));

@@ -19,6 +19,8 @@ mod pace;
 mod places;
 mod poison;
 mod pool;
+mod proof;
+mod quotas;
 mod schedule;
 mod senders;
 mod stretch;

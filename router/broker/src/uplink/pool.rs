@@ -4,8 +4,8 @@
 //! In: what links say, time. Out: identities whose link is to be opened or closed, bytes for each.
 //! Always: a message goes over the link of its identity, in order; a link that is down or does not answer holds back the
 //! messages of its own identity alone; one that is full makes its lane wait for a moment, so that little is read twice.
-//! Bounds: `links_max` links, opened at most `opens_per_sec` a second with jitter; what is held back is bounded by the
-//! lane's look-ahead and by `senders_max`.
+//! Bounds: `links_max` links, opened at most `opens_per_sec` a second with jitter, and as many refused identities that are
+//! remembered without one; what is held back is bounded by the lane's look-ahead and by `senders_max`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
@@ -19,6 +19,7 @@ use super::dialect::Outgoing;
 use super::exactly::Exchanges;
 use super::link::{Answer, Heard, Link, LinkError, LinkSetup, LinkState, Sending, Sent};
 use super::poison::{self, Refusal};
+use super::proof::Proof;
 use super::suspicion::Suspicion;
 use super::window::{Pressure, Window};
 use crate::random::Random;
@@ -34,6 +35,8 @@ const LASTING_MILLIS: u64 = 10_000;
 const LINGER_MILLIS: u64 = 5_000;
 /// With others waiting for a link, one without messages for so long is closed.
 const CROWDED_MILLIS: u64 = 2_000;
+/// For so many of the longest waits a refused identity is remembered.
+const REMEMBERED_WAITS: u64 = 3;
 
 /// How links are opened and closed.
 #[derive(Clone, Debug)]
@@ -101,6 +104,7 @@ struct Member {
     /// Each way has its own pace: a hub shapes one device and not the other.
     window: Window,
     bursts: Bursts,
+    proof: Proof,
     /// More has come for it than it can take; else what it answers is no measure of what it could.
     is_full: bool,
     has_parked: bool,
@@ -108,6 +112,8 @@ struct Member {
     refusals: u16,
     /// Its messages do not wait before: nobody will take them.
     condemned_until: Instant,
+    /// Whoever comes again before is still the one that was refused, and is tried once and not as often as somebody new.
+    remembered_until: Instant,
 }
 
 /// How long lanes still wait for links that are full: a tenth of the time at most, and [`PATIENCE`] at once.
@@ -209,10 +215,12 @@ impl Pool {
             suspicion: Suspicion::default(),
             window: Window::new(window.0, window.1),
             bursts: Bursts::default(),
+            proof: Proof::default(),
             is_full: false,
             has_parked: false,
             refusals: 0,
             condemned_until: Instant::default(),
+            remembered_until: Instant::default(),
         })
     }
 
@@ -268,7 +276,7 @@ impl Pool {
         }
     }
 
-    /// Sends a message over a link that has room.
+    /// Sends a message over a link that has room; as how many bytes.
     pub(super) fn send(
         &mut self,
         id: u64,
@@ -276,19 +284,20 @@ impl Pool {
         message: &Outgoing<'_>,
         repeat: bool,
         now: Now,
-    ) -> Result<Sent, Refusal> {
+    ) -> Result<(Sent, usize), Refusal> {
         let member = self.members.get_mut(&id).expect("whoever has room has a link");
         let link = member.link.as_mut().expect("whoever has room has a link");
         if link.inflight() == 0 {
             member.answered_at = now.instant;
         }
+        let before = member.out.len();
         let sent = link.send(about, message, repeat, now, &mut member.out)?;
         member.is_full = false;
         self.patience.goes_on(now.instant);
         if sent == Sent::InFlight {
             member.window.sent(now.instant);
         }
-        Ok(sent)
+        Ok((sent, member.out.len() - before))
     }
 
     /// Publications that may be in flight over all links.
@@ -360,6 +369,7 @@ impl Pool {
         link.listen(&member.filters, &mut member.out); // once it is up
         member.link = Some(link);
         member.window.begin(now.instant);
+        member.proof = Proof::default();
         (member.answered_at, member.used_at) = (now.instant, now.instant);
         Ok(())
     }
@@ -389,6 +399,7 @@ impl Pool {
         if answers.len() > before {
             // It is of use, however soon it ends.
             member.backoff.succeeded();
+            member.proof.answered();
         }
         for answer in &answers[before..] {
             member.answered_at = now.instant;
@@ -400,6 +411,7 @@ impl Pool {
         }
         if is_new {
             member.bursts.up(now.instant);
+            member.proof.up(now.instant);
             member.up_at = now.instant;
             member.refusals = 0;
             (member.answered_at, member.used_at) = (now.instant, now.instant);
@@ -474,6 +486,7 @@ impl Pool {
         let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
         member.window.tick(now.instant);
         let Some(link) = &mut member.link else { return Ok(()) };
+        member.proof.tick(link.inflight(), now.instant);
         if link.inflight() == 0 {
             member.answered_at = now.instant;
         } else if now.instant.millis_since(member.answered_at) >= self.rules.answer_millis {
@@ -481,6 +494,11 @@ impl Pool {
             return Err(LinkError::Unanswered { millis, inflight: link.inflight() });
         }
         link.tick(now, &mut member.out)
+    }
+
+    /// Whether a link is of use.
+    pub(super) fn is_proven(&self, id: u64) -> bool {
+        self.members.get(&id).is_some_and(|member| member.proof.is_given())
     }
 
     /// Messages wait for this link.
@@ -553,13 +571,14 @@ impl Pool {
         // While not even we get in, it is not the identity's fault: the clock, the hub, the network.
         let is_refused =
             self.is_own_up() && matches!(error, Some(LinkError::Refused(reason)) if is_final(*reason));
-        let until = now.plus_millis(self.rules.backoff_millis.1);
+        let longest = self.rules.backoff_millis.1;
         let Some(member) = self.members.get_mut(&id) else { return Left::default() };
         member.is_taken = false;
         member.is_needed = false;
         member.is_resting = false;
         member.gives_back = false;
         member.out.clear();
+        member.proof = Proof::default();
         if member.is_up() && now.millis_since(member.up_at) >= LASTING_MILLIS {
             member.backoff.succeeded();
         }
@@ -572,7 +591,8 @@ impl Pool {
         }
         let is_condemned = member.refusals >= attempts_max;
         if is_condemned {
-            member.condemned_until = until;
+            member.condemned_until = now.plus_millis(longest);
+            member.remembered_until = now.plus_millis(longest.saturating_mul(REMEMBERED_WAITS));
         }
         let Some(link) = member.link.take() else { return Left { is_condemned, ..Left::default() } };
         let said = match error {
@@ -595,17 +615,48 @@ impl Pool {
         }
     }
 
-    /// Forgets identities that nobody wants any more: devices that are gone for good take no room.
-    pub(super) fn tidy(&mut self, waiting: &BTreeSet<u64>) {
+    /// Forgets identities that nobody wants any more: devices that are gone for good take no room. Those that are refused are
+    /// remembered for a while, or each of their messages would lead to attempts anew.
+    pub(super) fn tidy(&mut self, waiting: &BTreeSet<u64>, now: Instant) {
+        let oldest = self.remembered_since(waiting, now);
         self.members.retain(|id, member| {
             member.is_wanted &= member.is_taken
                 || *member.identity == *self.rules.own
                 || !member.filters.is_empty()
                 || waiting.contains(id);
-            let is_kept = member.is_taken || member.is_wanted || member.refusals > 0 && waiting.contains(id);
+            let is_remembered = member.remembered_until > oldest.max(now);
+            let is_kept = member.is_taken
+                || member.is_wanted
+                || is_remembered
+                || member.refusals > 0 && waiting.contains(id);
             self.throttles += if is_kept { 0 } else { member.window.pressure().throttles };
             is_kept
         });
+    }
+
+    /// Of refused identities that have nothing else to be kept for, as many as there may be links are remembered: those until
+    /// later than this.
+    fn remembered_since(&self, waiting: &BTreeSet<u64>, now: Instant) -> Instant {
+        let is_only_remembered = |(id, member): &(&u64, &Member)| {
+            member.remembered_until > now && !member.is_taken && !waiting.contains(id)
+        };
+        let mut until: Vec<Instant> = self
+            .members
+            .iter()
+            .filter(is_only_remembered)
+            .map(|(_, member)| member.remembered_until)
+            .collect();
+        if until.len() <= self.rules.links_max {
+            return now;
+        }
+        until.sort_unstable();
+        until[until.len() - self.rules.links_max - 1]
+    }
+
+    /// Identities that are known.
+    #[cfg(test)]
+    pub(super) fn members(&self) -> usize {
+        self.members.len()
     }
 
     /// What must always hold; for tests.

@@ -41,6 +41,8 @@ pub(super) fn setup(inflight_max: u16) -> LinkSetup {
         packet_bytes_max: 1 << 16,
         is_exact: true,
         address: 0,
+        gone: [].into(),
+        keeps_session: false,
     }
 }
 
@@ -556,6 +558,134 @@ fn a_pace_in_bytes_lets_large_messages_through_one_by_one() {
     let wait = bench.carrier.wait_millis(at(bench.now).instant).expect("a debt");
     bench.pass(wait + 1);
     assert_eq!(bench.sent(), ["a2"]);
+}
+
+/// Topic, properties and id are most of what a small message is.
+#[test]
+fn a_pace_in_bytes_counts_what_is_sent_and_not_what_is_stored() {
+    let paced = Rules { bytes_per_sec: 10_000, look_ahead_max: 10_000, held_max: 10_000, ..rules() };
+    let mut bench = Bench::up(paced, 100);
+    (0..2_000).for_each(|_| bench.publish(LANE, "a"));
+    let mut bytes = 0;
+    for _ in 0..500 {
+        bench.pass(10);
+        bench.fill();
+        bytes += bench.out.len();
+        for written in take_written(&mut bench.out) {
+            bench.read(&puback(written.id, ReasonCode::SUCCESS)).expect("an answer");
+        }
+    }
+    assert!((48_000..=53_000).contains(&bytes), "{bytes} in 5 s");
+}
+
+/// The upstream takes 100 a second, of senders who together have 150, and most answers say that all is well.
+#[test]
+fn a_quota_that_takes_most_of_what_comes_is_throttling_too() {
+    let mut bench =
+        Bench::up(Rules { senders_max: 100, look_ahead_max: 10_000, held_max: 10_000, ..rules() }, 1_000);
+    let mut tokens = 10.0_f64;
+    let (mut refused, mut run, mut longest) = (0, 0, 0);
+    for step in 0..1_000 {
+        bench.pass(10);
+        tokens = (tokens + 1.0).min(10.0);
+        let new = if step % 2 == 0 { 2 } else { 1 };
+        (0..new).for_each(|number| bench.publish(LANE, &format!("s{}-", (step + number * 7) % 25)));
+        bench.fill();
+        for written in take_written(&mut bench.out) {
+            let is_taken = tokens >= 1.0;
+            tokens -= f64::from(u8::from(is_taken));
+            refused += u32::from(!is_taken);
+            run = if is_taken { 0 } else { run + 1 };
+            longest = longest.max(run);
+            let reason = if is_taken { ReasonCode::SUCCESS } else { ReasonCode::QUOTA_EXCEEDED };
+            bench.read(&puback(written.id, reason)).expect("an answer");
+        }
+    }
+    assert!(longest < 8, "{longest} in a row: that would be noticed in any case");
+    assert!(bench.carrier.pressure().throttles > 0, "{refused} refusals, and nothing is noticed");
+    assert_eq!(bench.carrier.next_aside(), None);
+}
+
+#[test]
+fn an_upstream_that_takes_only_qos_0_gets_nothing_that_is_to_be_delivered() {
+    let connack = |bench: &mut Bench, setup: LinkSetup| {
+        bench.carrier.connected(setup, at(0), &mut bench.out).expect("opens");
+        let mut ack = wire::ConnAck::new(false, ReasonCode::SUCCESS);
+        ack.qos_max = Qos::AtMostOnce;
+        let mut bytes = Vec::new();
+        wire::encode_connack(&mut bytes, Version::V5, &ack).expect("fits");
+        bench.read(&bytes)
+    };
+    let mut bench = Bench::new(rules());
+    bench.publish(LANE, "a");
+    assert_eq!(connack(&mut bench, setup(10)), Err(LinkError::NeverAnswers));
+    assert_eq!((bench.sent(), bench.delivered()), (vec![], vec![]));
+    bench.carrier.lost(false, Some(&LinkError::NeverAnswers), at(1).instant);
+    // Where the map says that all of it may be lost, it is what was asked for.
+    let map = Mapping { qos: Wish::Be(Qos::AtMostOnce), ..mapping() };
+    let setup = LinkSetup { dialect: std::sync::Arc::new(map), ..setup(10) };
+    assert!(connack(&mut bench, setup).is_ok());
+    assert_eq!((bench.sent(), bench.delivered()), (vec!["a1".to_owned()], vec![(LANE, 1)]));
+}
+
+#[test]
+fn a_session_that_nobody_needs_begins_anew() {
+    let is_clean = |setup: LinkSetup| {
+        let mut out = Vec::new();
+        let version = setup.version;
+        Bench::new(rules()).carrier.connected(setup, at(0), &mut out).expect("opens");
+        let frame = wire::split(&out, 1 << 20).expect("our own packet").expect("a whole one");
+        match wire::decode(frame, version).expect("our own packet") {
+            Packet::Connect(connect) => connect.clean_start,
+            other => panic!("{:?}", other.packet_type()),
+        }
+    };
+    let v3 = |is_exact| LinkSetup { version: Version::V3, is_exact, ..setup(8) };
+    assert!(is_clean(setup(8)) && is_clean(v3(false)));
+    assert!(!is_clean(v3(true)), "it would end with the connection, and each exchange with it");
+    assert!(!is_clean(LinkSetup { keeps_session: true, ..setup(8) }));
+}
+
+/// What the link was told to end there.
+fn unsubscribed(out: &mut Vec<u8>) -> Vec<(NonZeroU16, Vec<String>)> {
+    let bytes = std::mem::take(out);
+    let (mut rest, mut seen) = (&bytes[..], Vec::new());
+    while let Some(frame) = wire::split(rest, 1 << 20).expect("our own packets") {
+        rest = &rest[frame.total_len()..];
+        if let Packet::Unsubscribe(it) = wire::decode(frame, Version::V5).expect("our own packets") {
+            seen.push((it.packet_id, it.filters));
+        }
+    }
+    seen
+}
+
+#[test]
+fn what_is_not_subscribed_to_any_more_is_ended_and_counted_until_then() {
+    for session_present in [false, true] {
+        let mut bench = Bench::new(rules());
+        let gone = ["a/#".to_owned(), "b/#".to_owned()].into();
+        let setup = LinkSetup { gone, ..setup(8) };
+        bench.carrier.connected(setup, at(0), &mut bench.out).expect("opens");
+        bench.out.clear();
+        let mut bytes = Vec::new();
+        let ack = wire::ConnAck::new(session_present, ReasonCode::SUCCESS);
+        wire::encode_connack(&mut bytes, Version::V5, &ack).expect("fits");
+        bench.read(&bytes).expect("accepted");
+        let mut told = Vec::new();
+        while let [(packet_id, filters)] = &unsubscribed(&mut bench.out)[..] {
+            told.extend(filters.clone());
+            let mut bytes = Vec::new();
+            let ack = wire::UnsubAck::new(*packet_id, vec![ReasonCode::SUCCESS]);
+            wire::encode_unsuback(&mut bytes, Version::V5, &ack).expect("fits");
+            bench.read(&bytes).expect("an answer");
+        }
+        assert_eq!(told, if session_present { &["a/#", "b/#"][..] } else { &[] });
+        let mut bytes = Vec::new();
+        let publish = wire::OutgoingPublish { topic: "a/b", payload: b"x", ..Default::default() };
+        wire::encode_publish(&mut bytes, Version::V5, &publish).expect("fits");
+        bench.read(&bytes).expect("a message");
+        assert_eq!(bench.carrier.counts().inbound.unmapped, 1);
+    }
 }
 
 #[test]

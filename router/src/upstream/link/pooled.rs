@@ -1,19 +1,20 @@
 //! An uplink whose identities have links of their own: one task for each link, one that reads the lanes for all.
 //!
 //! In: bells, sockets, time. Out: bytes for each socket. Decisions are the carrier's. Always: a link that fails ends its own
-//! task and nothing else. A token is renewed by a new connection: the link rests, so that what is in flight is answered,
-//! at most [`QUIET`]; what is not by then is sent again with DUP.
+//! task and nothing else. A token is renewed by a new connection, once there is another one: the link rests, so that what is
+//! in flight is answered, at most [`QUIET`]; what is not by then is sent again with DUP. While there is none the link stays.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::pending;
 use std::io::ErrorKind;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use broker::uplink::{LinkError, LinkSetup};
+use broker::uplink::{Backoff, LinkError, LinkSetup};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
@@ -25,7 +26,7 @@ use super::super::iothub::{Access, Facts, Keyring, LinkNews};
 use super::super::theirs::{self, Shown};
 use super::super::transport::{self, ConnectError, Patience};
 use super::super::watchdogs;
-use super::{GOODBYE_TIMEOUT, HOURS_LOOK, LASTING, QUIET, TICK, Uplink, VANISHED, looked, push, stopped};
+use super::{GOODBYE_TIMEOUT, HOURS_LOOK, QUIET, TICK, Uplink, VANISHED, looked, push, stopped};
 use crate::clock::entropy;
 use crate::upstream::sentences::with_advice;
 use crate::upstream::{Line, News, Order, UplinkState, link_setup};
@@ -36,6 +37,22 @@ const CLOCK_JUMP_MILLIS: i64 = 30_000;
 /// How long the answer to what time it is may take, and how long it is remembered.
 const ASKING: Duration = Duration::from_secs(3);
 const ASKED_FOR: Duration = Duration::from_secs(60);
+
+/// First and last wait, in milliseconds, between attempts to have another token while the old one is still good.
+const RENEWAL_WAITS: (u64, u64) = (1_000, 60_000);
+/// For how long after a link has begun to rest its next token is worth anything.
+const NEXT_LASTS: Duration = Duration::from_secs(30);
+
+/// What a link starts with, and when that was made.
+struct Made {
+    access: Access,
+    at: Instant,
+    /// By both clocks.
+    now: model::Now,
+}
+
+/// One that is being made.
+type Making<'a> = Pin<Box<dyn Future<Output = Result<Made, String>> + 'a>>;
 
 /// Why a link ended.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +119,8 @@ struct Shared {
     news: Option<mpsc::Sender<News>>,
     /// When identities were last let in, seconds since 1970; `uplink_links_max` at most.
     let_in: RefCell<BTreeMap<Arc<str>, u64>>,
+    /// What the next link of an identity starts with, made while it had one; `uplink_links_max` at most.
+    next: RefCell<BTreeMap<Arc<str>, Made>>,
     /// When the other end was last asked what time it is, and what came of it.
     asked: Mutex<Option<(Instant, Result<i64, String>)>>,
 }
@@ -118,6 +137,7 @@ pub(in crate::upstream) async fn run(uplink: Uplink, keyring: Keyring, line: Opt
         bells: RefCell::default(),
         news,
         let_in: RefCell::default(),
+        next: RefCell::default(),
         asked: Mutex::default(),
     });
     let mut links = JoinSet::new();
@@ -256,8 +276,8 @@ impl Shared {
         let status = &core.setup.status;
         if core.setup.config.hub.as_ref().is_some_and(|hub| hub.id.as_str() == identity) {
             status.set(state, error);
-        } else if error.is_some() {
-            status.set_warning(error);
+        } else if let Some(error) = error {
+            status.warn_about(identity, error, core.limits.uplink_links_max as usize);
         }
         let links = core.carrier.links_up();
         status.links.store(links as u64, Ordering::Relaxed);
@@ -269,9 +289,8 @@ impl Shared {
 /// One link from its connection to its end.
 async fn link(shared: Rc<Shared>, identity: Arc<str>, ring: Rc<Notify>) {
     let mut shown = Shown::default();
-    let mut up_since = None;
     let address = shared.core.borrow().targets.current();
-    let over = match carry(&shared, &identity, &ring, &mut shown, &mut up_since).await {
+    let over = match carry(&shared, &identity, &ring, &mut shown).await {
         Ok(never) => match never {},
         Err(over) => over,
     };
@@ -295,14 +314,20 @@ async fn link(shared: Rc<Shared>, identity: Arc<str>, ring: Rc<Notify>) {
         if matches!(over, Over::Closed { .. } | Over::Reset { .. }) {
             core.carrier.link_cut_off(&identity, now);
         }
+        let is_here = core.targets.current() == address;
+        let is_proven = core.carrier.is_link_proven(&identity);
+        if is_proven && is_here {
+            core.targets.succeeded();
+        }
         core.carrier.link_lost(&identity, over.is_failure(), by_peer, error, now);
         core.keep_positions();
         // While the gateway is in, the address is good, and what fails is about one identity. An attempt at another address than
         // the one of now says nothing about this one.
         let is_own = core.setup.config.hub.as_ref().is_some_and(|hub| hub.id.as_str() == &*identity);
-        let is_short = up_since.is_none_or(|since: Instant| since.elapsed() < LASTING);
+        // To let us in, and to answer pings, is not enough.
+        let is_good = is_proven && !matches!(over, Over::Link(LinkError::Unanswered { .. }));
         let says_something = matches!(over, Over::Connect(_)) || is_own && over.is_of_the_address();
-        if says_something && is_short && !core.carrier.is_own_up() && core.targets.current() == address {
+        if says_something && !is_good && !core.carrier.is_own_up() && is_here {
             if core.targets.failed() {
                 warn!(uplink = %core.name, target = %core.target(), "trying another address");
             }
@@ -393,6 +418,16 @@ impl Shared {
         let_in.insert(identity.into(), now);
     }
 
+    /// What a link of an identity starts with.
+    async fn make(&self, identity: &str, patience: Patience) -> Result<Made, String> {
+        let (now, at) = (self.core.borrow().clock.now(), Instant::now());
+        let access = self.keyring.access(identity, now.timestamp.0 / 1_000, entropy());
+        let access = timeout(patience.connect, access).await;
+        let access =
+            access.unwrap_or_else(|_| Err("who signs its token has not answered in time".to_owned()))?;
+        Ok(Made { access, at, now })
+    }
+
     fn setup(&self, access: &Access) -> LinkSetup {
         let core = self.core.borrow();
         LinkSetup {
@@ -409,7 +444,6 @@ async fn carry(
     identity: &Arc<str>,
     ring: &Notify,
     shown: &mut Shown,
-    up_since: &mut Option<Instant>,
 ) -> Result<std::convert::Infallible, Over> {
     let (mut stop, clock, name, mut transport, address) = {
         let core = shared.core.borrow();
@@ -417,17 +451,17 @@ async fn carry(
         (core.stop.clone(), core.clock, Rc::clone(&core.name), core.transport().clone(), address)
     };
     let patience = Patience::of_secs(shared.core.borrow().setup.config.pacing.connect_timeout_secs);
-    let now = clock.now();
-    // Wall time minus time: it stays the same as long as nobody sets the clock, from before the token is made.
-    let offset = |now: model::Now| now.timestamp.0.cast_signed() - (now.instant.0 / 1_000).cast_signed();
-    let offset_then = offset(now);
-    let access = shared.keyring.access(identity, now.timestamp.0 / 1_000, entropy());
-    let access = tokio::select! {
-        () = stopped(&mut stop) => return Err(Over::Stopped),
-        access = timeout(patience.connect, access) => access
-            .unwrap_or_else(|_| Err("who signs its token has not answered in time".to_owned()))
-            .map_err(Over::Access)?,
+    let next = shared.next.borrow_mut().remove(identity).filter(|made| made.at.elapsed() < NEXT_LASTS);
+    let Made { access, at: begun, now: made_at } = match next {
+        Some(made) => made,
+        None => tokio::select! {
+            () = stopped(&mut stop) => return Err(Over::Stopped),
+            made = shared.make(identity, patience) => made.map_err(Over::Access)?,
+        },
     };
+    // Wall time minus time: it stays the same as long as nobody sets the clock, from before the token was made.
+    let offset = |now: model::Now| now.timestamp.0.cast_signed() - (now.instant.0 / 1_000).cast_signed();
+    let offset_then = offset(made_at);
     if let (Some(cert), Some(tls)) = (&access.cert, &mut transport.tls) {
         tls.cert = Some(cert.clone());
     }
@@ -450,11 +484,13 @@ async fn carry(
     let setup = shared.setup(&access);
     let now = clock.now();
     shared.core.borrow_mut().carrier.link_connected(identity, setup, now)?;
-    let begun = Instant::now();
     let renew_at = access.renew_after_secs.map(|secs| begun + Duration::from_secs(secs));
     let (mut buffer, mut unread, mut out) = (vec![0; 16 << 10], Vec::new(), Vec::new());
     let mut unflushed = false;
     let mut resting: Option<(Instant, bool)> = None;
+    let mut next: Option<Making<'_>> = None;
+    let mut renew_not_before = Instant::now();
+    let mut renewals = Backoff::new(RENEWAL_WAITS.0, RENEWAL_WAITS.1);
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let over = loop {
@@ -480,7 +516,6 @@ async fn carry(
                 let (taken, is_new) = shared.core.borrow_mut().carrier.link_read(identity, &unread, clock.now())?;
                 unread.drain(..taken);
                 if is_new {
-                    *up_since = Some(Instant::now());
                     shared.on_up(identity);
                     shared.tell(News::Up(Arc::clone(identity))).await;
                 }
@@ -496,10 +531,39 @@ async fn carry(
                 unflushed = len > 0;
             }
             () = ring.notified() => {}
+            made = given(&mut next) => {
+                next = None;
+                let has_jumped = (offset(clock.now()) - offset_then).abs() > CLOCK_JUMP_MILLIS;
+                match made {
+                    // One that a device has shown stays the same until the device comes with another.
+                    Ok(made) if made.access.token != access.token => {
+                        if has_jumped {
+                            info!(uplink = %name, %identity, "the clock was set; the token is made anew");
+                        }
+                        let mut others = shared.next.borrow_mut();
+                        others.retain(|_, made| made.at.elapsed() < NEXT_LASTS);
+                        others.insert(Arc::clone(identity), made);
+                        if resting.is_none() {
+                            resting = Some((Instant::now() + QUIET, true));
+                        }
+                    }
+                    made => {
+                        let wait = renewals.failed(entropy());
+                        renew_not_before = Instant::now() + Duration::from_millis(wait);
+                        match made {
+                            Err(reason) => warn!(uplink = %name, %identity, %reason, retry_in_ms = wait, "no new token yet; the link stays with the old one while that is good"),
+                            Ok(_) => debug!(%identity, retry_in_ms = wait, "it has not come with another token yet"),
+                        }
+                    }
+                }
+            }
             _ = tick.tick() => {
                 let now = clock.now();
                 let mut core = shared.core.borrow_mut();
                 core.carrier.link_tick(identity, now)?;
+                if core.targets.current() == address && core.carrier.is_link_proven(identity) {
+                    core.targets.succeeded();
+                }
                 // One of the links tells for all.
                 if now.instant >= core.next_tick {
                     core.next_tick = now.instant.plus_millis(TICK.as_millis() as u64);
@@ -511,12 +575,11 @@ async fn carry(
                 }
                 let has_jumped = (offset(now) - offset_then).abs() > CLOCK_JUMP_MILLIS;
                 let is_old = access.token.is_some() && has_jumped || renew_at.is_some_and(|at| Instant::now() >= at);
-                let is_due = is_old || core.targets.current() != address || shared.keyring.has_another_model(&access);
-                if resting.is_none() && is_due {
-                    if is_old && has_jumped {
-                        info!(uplink = %name, %identity, "the clock was set; the token is made anew");
-                    }
+                let has_moved = core.targets.current() != address || shared.keyring.has_another_model(&access);
+                if resting.is_none() && has_moved {
                     resting = Some((Instant::now() + QUIET, true));
+                } else if resting.is_none() && is_old && next.is_none() && Instant::now() >= renew_not_before {
+                    next = Some(Box::pin(shared.make(identity, patience)));
                 } else if resting.is_none() && core.carrier.is_idle(identity, now.instant) {
                     resting = Some((Instant::now() + QUIET, false));
                 }
@@ -536,6 +599,14 @@ async fn carry(
     Err(over)
 }
 
+/// What is being made; for ever, if that is nothing.
+async fn given(next: &mut Option<Making<'_>>) -> Result<Made, String> {
+    match next {
+        Some(next) => next.await,
+        None => pending().await,
+    }
+}
+
 fn broken(error: &std::io::Error, name: &str, is_said: bool) -> Over {
     match error.kind() {
         ErrorKind::ConnectionReset => Over::Reset { is_said },
@@ -551,13 +622,28 @@ impl Shared {
         {
             let mut core = self.core.borrow_mut();
             let now = core.clock.now().instant;
-            core.targets.succeeded(now);
+            if core.setup.config.hub.as_ref().is_some_and(|hub| hub.id.as_str() == identity) {
+                core.targets.let_in(now);
+            }
             core.setup.status.connects.fetch_add(1, Ordering::Relaxed);
-            core.setup.status.set_warning(None);
+            core.setup.status.works(identity);
             info!(uplink = %core.name, %identity, links = core.carrier.links_up(), "a link is up");
         }
         self.note_let_in(identity);
         self.keyring.note_link(identity, LinkNews::Up);
         self.say(identity, UplinkState::Up, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_without_a_goodbye_is_an_end_and_a_way_that_is_gone_has_its_sentence() {
+        let over = |kind: ErrorKind| broken(&kind.into(), "cloud", true);
+        assert!(matches!(over(ErrorKind::UnexpectedEof), Over::Closed { is_said: true }));
+        assert!(matches!(over(ErrorKind::ConnectionReset), Over::Reset { is_said: true }));
+        assert_eq!(over(ErrorKind::TimedOut).to_string(), VANISHED);
     }
 }

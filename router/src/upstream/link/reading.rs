@@ -13,6 +13,9 @@ use tracing::{error, info, warn};
 use super::super::faults::Act;
 use super::{Ended, Uplink};
 
+/// What warnings of the store are about; no identity is called so.
+const STORE: &str = "the store";
+
 impl Uplink {
     /// Sends what may be sent: whose turn it is, decided anew for each batch.
     pub(super) fn fill(&mut self) -> Result<(), Ended> {
@@ -37,8 +40,11 @@ impl Uplink {
         // Nobody rings again for what was not seen.
         let looked = if self.faults.has(Act::Look) { self.look_at_tails() } else { Ok(()) };
         match self.fill().and(looked) {
-            Err(error) => self.setup.status.set_warning(Some(error.to_string())),
-            Ok(()) if had && !self.faults.has(Act::Read) => self.setup.status.set_warning(None),
+            Err(error) => {
+                let most = self.limits.uplink_links_max as usize;
+                self.setup.status.warn_about(STORE, error.to_string(), most);
+            }
+            Ok(()) if had && !self.faults.has(Act::Read) => self.setup.status.works(STORE),
             Ok(()) => {}
         }
     }

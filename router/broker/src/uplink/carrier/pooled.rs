@@ -35,7 +35,7 @@ impl Carrier {
         let waiting: BTreeSet<u64> = self.senders.clients().collect();
         let due = self.due();
         let pool = self.pool.as_mut()?;
-        pool.tidy(&waiting);
+        pool.tidy(&waiting, now);
         pool.next_open(now, due.as_ref())
     }
 
@@ -239,6 +239,17 @@ impl Carrier {
         }
     }
 
+    /// Whether the link of an identity is of use. Ask before [`Carrier::link_lost`].
+    pub fn is_link_proven(&self, identity: &str) -> bool {
+        self.pool.as_ref().is_some_and(|pool| pool.is_proven(hash(identity)))
+    }
+
+    /// Identities that are known.
+    #[cfg(test)]
+    pub(in crate::uplink) fn identities(&self) -> usize {
+        self.pool.as_ref().map_or(0, Pool::members)
+    }
+
     /// Links that are up.
     pub fn links_up(&self) -> usize {
         self.pool.as_ref().map_or(0, Pool::up)
@@ -286,7 +297,6 @@ impl Carrier {
         envelope: &Envelope<'_>,
         about: (usize, model::Seq),
         expires: Option<Timestamp>,
-        bytes: usize,
         now: Now,
     ) {
         let (index, seq) = about;
@@ -326,7 +336,7 @@ impl Carrier {
         let message = Outgoing { envelope, lane: reading.lane, seq, expires };
         let repeat = self.lanes[index].stretch(seq).is_repeat(seq);
         match pool.send(id, about, &message, repeat, now) {
-            Ok(sent) => self.sent(reading, (index, seq), bytes, sent == Sent::Gone, now.instant),
+            Ok((sent, len)) => self.sent(reading, (index, seq), len, sent == Sent::Gone, now.instant),
             Err(why) => self.move_aside(about, 1, why, now.instant),
         }
     }

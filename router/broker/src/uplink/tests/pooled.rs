@@ -410,6 +410,98 @@ fn an_identity_that_is_refused_for_good_does_not_fill_the_lane() {
     assert_eq!(pool.delivered(), Some(2));
 }
 
+/// A message of each identity, and what comes of it: so often they are let try, and all are refused.
+fn attempts_of(pool: &mut Pool, identities: &[String]) -> usize {
+    let refused = LinkError::Refused(ReasonCode::NOT_AUTHORIZED);
+    identities.iter().for_each(|identity| pool.publish(identity));
+    let opens = pool.opens();
+    opens.iter().for_each(|identity| pool.lost(identity, Some(&refused)));
+    let_go(pool);
+    opens.len()
+}
+
+/// What nobody will take goes aside.
+fn let_go(pool: &mut Pool) {
+    pool.fill();
+    while let Some(aside) = pool.carrier.next_aside() {
+        assert_eq!(aside.why, Refusal::Unfit(Unfit::Identity));
+        pool.carrier.is_aside(LANE, aside.seq);
+    }
+}
+
+#[test]
+fn a_refused_identity_is_remembered_and_tried_once_per_longest_wait() {
+    let mut pool = Pool::new(PoolRules { backoff_millis: (100, 5_000), ..pool_rules() });
+    pool.opens();
+    pool.up("gw", 8);
+    let begin = pool.now;
+    let mut attempts = 0;
+    while pool.now - begin < 120_000 {
+        attempts += attempts_of(&mut pool, &["a".into()]);
+        pool.pass(1_000);
+    }
+    assert!((10..=28).contains(&attempts), "{attempts} attempts in two minutes");
+    // Once let in, it is as if nothing had been.
+    loop {
+        pool.publish("a");
+        if pool.opens().contains(&"a".to_owned()) {
+            break;
+        }
+        pool.pass(100);
+    }
+    pool.up("a", 8);
+    assert!(!pool.sent("a").is_empty());
+}
+
+#[test]
+fn no_more_refused_identities_are_remembered_than_there_may_be_links() {
+    let mut pool = Pool::new(PoolRules { backoff_millis: (10, 600_000), ..pool_rules() });
+    pool.opens();
+    pool.up("gw", 8);
+    let all: Vec<String> = (0..12).map(|number| format!("d{number}")).collect();
+    for few in all.chunks(2) {
+        for _ in 0..3 {
+            attempts_of(&mut pool, few);
+            pool.pass(100);
+        }
+        // One by one.
+        for _ in 0..20 {
+            pool.pass(1_000);
+            let_go(&mut pool);
+        }
+    }
+    pool.opens();
+    assert!(pool.carrier.identities() <= 1 + 3, "{}", pool.carrier.identities());
+    assert_eq!(attempts_of(&mut pool, &all[11..]), 0, "the last ones are");
+}
+
+#[test]
+fn a_pace_in_bytes_counts_what_is_sent_over_all_links() {
+    let mut pool = Pool::new(pool_rules());
+    pool.carrier = Carrier::pooled(
+        Rules { bytes_per_sec: 10_000, look_ahead_max: 10_000, held_max: 10_000, ..rules() },
+        pool_rules(),
+        std::sync::Arc::new(mapping()),
+    );
+    pool.carrier.add_lane(LANE, Priority::DEFAULT, seq(1), seq(1));
+    pool.introduce(["a", "b"], 100);
+    (0..2_000).for_each(|number| pool.publish(["a", "b"][number % 2]));
+    let mut bytes = 0;
+    for _ in 0..500 {
+        pool.pass(10);
+        pool.fill();
+        for identity in ["a", "b"] {
+            let mut out = Vec::new();
+            pool.carrier.take_out(identity, &mut out);
+            bytes += out.len();
+            let written = take_written(&mut out);
+            pool.open.get_mut(identity).expect("it is up").extend(written);
+            pool.take_all(identity);
+        }
+    }
+    assert!((48_000..=53_000).contains(&bytes), "{bytes} in 5 s");
+}
+
 #[test]
 fn while_not_even_we_get_in_nobody_else_is_condemned() {
     let mut pool = Pool::new(pool_rules());

@@ -105,3 +105,26 @@ fn each_way_in_has_its_own_advice() {
     let certified = Keyring::new(&IotHub { key: None, ..config(false) }, None);
     assert!(certified.advice("gw1/$edgeHub", "cloud", &facts).contains("mend uplink.cloud.cert"));
 }
+
+/// A device that connects with the token that it has shown here.
+#[derive(Debug)]
+struct Shown;
+
+impl Signer for Shown {
+    fn sign<'a>(&'a self, _: &'a str) -> crate::upstream::Signature<'a> {
+        Box::pin(std::future::ready(Err("not asked".to_owned())))
+    }
+
+    fn token_of(&self, identity: &str) -> Option<(String, u64)> {
+        (identity == "d1").then(|| ("its own".to_owned(), NOW + 1_000))
+    }
+}
+
+#[test]
+fn a_token_that_a_device_has_shown_is_looked_at_anew_before_it_is_over() {
+    let keyring = Keyring::new(&config(true), Some(Arc::new(Shown)));
+    let access = now(keyring.access("d1", NOW, 5)).expect("it may");
+    assert_eq!((access.token.as_deref(), access.renew_after_secs), (Some("its own"), Some(800)));
+    let over = now(keyring.access("d1", NOW + 1_000, 5)).expect_err("it is over");
+    assert!(over.contains("has not come with another one"), "{over}");
+}
