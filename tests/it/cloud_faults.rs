@@ -247,16 +247,47 @@ fn a_crash_of_the_gateway_repeats_with_the_same_ids_and_loses_nothing() {
     drained(&router);
     let came = cloud.hub.telemetry();
     for id in ["d0", "d1"] {
-        let mut ids: Vec<_> = came
-            .iter()
-            .filter(|it| it.id() == id)
-            .map(|it| (it.text().parse::<usize>().expect("a number"), it.property("millrace-id")))
-            .collect();
-        ids.sort_unstable();
-        ids.dedup();
-        assert_eq!(ids.len(), 200, "{id}: each number has one id");
+        // As they came: after the crash it begins again somewhere, and nothing overtakes what was before it.
+        let (mut ids, mut next) = (std::collections::BTreeMap::new(), 0);
+        for message in came.iter().filter(|it| it.id() == id) {
+            let number: usize = message.text().parse().expect("a number");
+            assert!(number <= next, "{id}: {number} came before {next}");
+            next = next.max(number + 1);
+            let unique = message.property("millrace-id").expect("an id");
+            assert_eq!(*ids.entry(number).or_insert(unique), unique, "{id}: {number} has another id");
+        }
+        assert_eq!((next, ids.len()), (200, 200), "{id}");
     }
     assert_eq!(cloud.hub.violations(), []);
+}
+
+/// This machine's clock is so wrong that no token can be made: the link that is there is not given up for one that cannot be.
+#[test]
+fn a_link_stays_while_there_is_no_new_token_for_it() {
+    let world = World::new();
+    let cloud = with_devices(1);
+    let router = world.around(cloud.edge()).start();
+    publish(&router, 1, 0..20);
+    drained(&router);
+    let links = || cloud.hub.connections().into_iter().map(|it| it.number).collect::<Vec<_>>();
+    let before = links();
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    world.set_clock(1_700_000_000 - now.cast_signed());
+    let log = until("the reason", || Some(router.log()).filter(|it| it.contains("no new token yet")));
+    assert!(log.contains("set the clock"), "{log}");
+    publish(&router, 1, 20..40);
+    drained(&router);
+    assert_eq!(links(), before, "nothing was gained by ending them");
+    world.set_clock(7_200);
+    cloud.hub.set_clock_skew(7_200);
+    until("links with new tokens", || {
+        let now = links();
+        (!now.is_empty() && now.iter().all(|number| !before.contains(number))).then_some(())
+    });
+    publish(&router, 1, 40..60);
+    drained(&router);
+    reconcile(&cloud, 1, 60);
 }
 
 /// Tokens say until when they are good: with another clock they are made anew, on connections that are not cut.

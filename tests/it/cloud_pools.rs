@@ -1,7 +1,7 @@
 //! What an uplink with a link for each identity keeps to as one with a single link does: shares of a drain, hours, addresses.
 
 use harness::{Proxy, QOS_1, Router, until, v5};
-use iothub::Identity;
+use iothub::{Faults, Identity};
 
 use crate::cloud::{Cloud, drained, expect_ledger, numbers};
 use crate::pace::hours;
@@ -124,4 +124,56 @@ fn links_change_to_another_address_and_back_one_by_one_and_lose_nothing() {
     let came = cloud.hub.telemetry();
     (0..2).for_each(|device| expect_ledger(&came, &format!("d{device}"), 50));
     assert_eq!((router.number("/uplinks/0/failovers"), cloud.hub.violations()), (2, vec![]));
+}
+
+/// The front end lets everybody in; its backend answers nothing that is for the gateway's own link.
+#[test]
+fn an_address_that_ends_each_link_of_the_gateway_is_left() {
+    let (bad, good) = (Cloud::start(), Cloud::start());
+    let faults = Faults { deadly: Some(String::new()), no_goodbye: true, ..Faults::default() };
+    bad.hub.set_faults(None, faults);
+    // Known to both, by the same key.
+    let gateway = good.hub.put(Identity::gateway("gw1")).expect("an identity");
+    bad.hub.put(gateway).expect("an identity");
+    let both = [&bad, &good].map(|it| it.hub.ca_pem()).concat();
+    let ca = good.home.path().join("both.pem");
+    std::fs::write(&ca, both).expect("a file");
+    let url = |cloud: &Cloud| format!("mqtts://{}:{}", cloud.hub.host(), cloud.hub.mqtt_address().port());
+    let router = good
+        .gateway()
+        .set("uplink.cloud.ca", ca.display())
+        .set("uplink.cloud.url", url(&bad))
+        .set("uplink.cloud.failover", format!("[\"{}\"]", url(&good)))
+        .set("uplink.cloud.failover_attempts", 3)
+        .start();
+    router.connect(&v5("press7")).publish_all("site/a", numbers(0..20));
+    drained(&router);
+    expect_ledger(&good.hub.telemetry(), "gw1", 20);
+    assert_eq!((bad.hub.recorded(), router.number("/uplinks/0/failovers")), (0, 1));
+}
+
+/// One identity's trouble is seen until that identity is in, whoever else comes up meanwhile.
+#[test]
+fn each_refused_identity_stays_in_the_status_until_it_is_let_in() {
+    let cloud = with_devices(3);
+    let refused = Faults { refuse_connect: Some(3), ..Faults::default() };
+    ["d0", "d1"].into_iter().for_each(|device| cloud.hub.set_faults(Some(device), refused.clone()));
+    let router = cloud.edge().start();
+    let mut publisher = router.connect(&v5("press7"));
+    (0..2).for_each(|device| publisher.publish(&topic(device), "0", QOS_1));
+    router.wait_for("/uplinks/0/warnings", 2);
+    let connects = router.number("/uplinks/0/reconnects");
+    publisher.publish(&topic(2), "0", QOS_1);
+    cloud.wait_for(1);
+    router.wait_for("/uplinks/0/reconnects", connects + 1);
+    let warning = || router.status()["uplinks"][0]["warning"].as_str().unwrap_or_default().to_owned();
+    let text = warning();
+    assert!(text.contains("d0: ") && text.contains("d1: ") && text.starts_with("2 of this kind"), "{text}");
+    cloud.hub.set_faults(Some("d0"), Faults::default());
+    until("d0 to be well", || (!warning().contains("d0: ")).then_some(()));
+    assert!(warning().contains("d1: "), "{}", warning());
+    cloud.hub.clear_faults();
+    drained(&router);
+    until("nothing to warn of", || (router.number("/uplinks/0/warnings") == 0).then_some(()));
+    assert_eq!((warning(), cloud.hub.recorded()), (String::new(), 3));
 }

@@ -1,5 +1,7 @@
 //! Compression between Millrace and Millrace: smaller on the way, the same on arrival, and no way in for bombs.
 
+use std::path::{Path, PathBuf};
+
 use harness::{BlockBuilder, OutgoingPublish, QOS_1, Recorder, Router, Setup, Version, until, v5};
 
 const ROUTE: &str = r#"FROM "factory/#" INTO $upstream"#;
@@ -98,4 +100,63 @@ fn a_dictionary_that_is_none_stops_the_start() {
     let (code, log) = setup.fail_to_start();
     assert_eq!(code, Some(2), "{log}");
     assert!(log.contains("zstd_dictionary") && log.contains("zstd --train"), "{log}");
+}
+
+/// A dictionary of one kilobyte, as `zstd --train --maxdict=1024` makes it of a few hundred messages.
+fn dictionary(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("it/dictionaries/{name}.zdict"))
+}
+
+/// Too small to be packed without knowing what it looks like.
+fn short(number: usize) -> String {
+    format!(
+        r#"{{"device":"press7","sequence":{number},"temperature":{}.5,"state":"running","unit":"celsius","note":"telemetry of the press line"}}"#,
+        20 + number % 60
+    )
+}
+
+#[test]
+fn with_a_shared_dictionary_small_messages_are_smaller_and_arrive_the_same() {
+    let bytes_of = |setup: fn(Setup) -> Setup| {
+        let upstream = Recorder::start();
+        let router = setup(gateway(upstream.address())).start();
+        router.connect(&v5("publisher")).publish_all("factory/a", (0..20).map(short));
+        upstream.wait_for(20).iter().map(|message| message.payload.len()).sum::<usize>()
+    };
+    let with_dictionary =
+        |setup: Setup| setup.set("uplink.plant.compression_dictionary", dictionary("telemetry").display());
+    let (without, with) = (bytes_of(|setup| setup), bytes_of(with_dictionary));
+    assert!(with * 3 < without, "{with} bytes instead of {without}");
+
+    let plant = Setup::new()
+        .set("listener.tcp.accept_zstd", true)
+        .set("listener.tcp.zstd_dictionary", dictionary("telemetry").display())
+        .start();
+    let mut subscriber = plant.connect(&v5("subscriber"));
+    subscriber.subscribe("factory/#", QOS_1);
+    let router = with_dictionary(gateway(plant.address())).start();
+    router.connect(&v5("publisher")).publish_all("factory/a", (0..20).map(short));
+    assert_eq!(subscriber.texts(20), (0..20).map(short).collect::<Vec<_>>());
+}
+
+#[test]
+fn with_different_dictionaries_nothing_wrong_arrives_and_nothing_is_lost() {
+    let plant = Setup::new()
+        .set("listener.tcp.accept_zstd", true)
+        .set("listener.tcp.zstd_dictionary", dictionary("readings").display())
+        .start();
+    let mut subscriber = plant.connect(&v5("subscriber"));
+    subscriber.subscribe("factory/#", QOS_1);
+    let router = gateway(plant.address())
+        .set("uplink.plant.compression_dictionary", dictionary("telemetry").display())
+        .set("uplink.plant.attempts_max", 2)
+        .start();
+    let mut publisher = router.connect(&v5("publisher"));
+    publisher.publish("factory/a", short(0), QOS_1);
+    publisher.publish("factory/a", "plain", QOS_1);
+    plant.wait_for_refusals("tcp", "compression", 1);
+    assert_eq!(subscriber.message().text(), "plain", "too short to be packed");
+    router.wait_for("/uplinks/0/poisoned", 1);
+    until("an empty lane", || (router.backlog() == 0).then_some(()));
+    assert_eq!(router.number("/uplinks/0/dropped"), 0);
 }

@@ -3,7 +3,12 @@
 use std::fs;
 
 use harness::foreign::Mosquitto;
-use harness::{Authority, Client, Connection, Identity, Router, Setup, Version, until, v5};
+use harness::{
+    Authority, Client, Connection, Identity, QOS_1, Recorder, Router, Setup, TlsFront, Version, run, until,
+    v5,
+};
+
+use crate::cloud::Cloud;
 
 const ROUTE: &str = r#"FROM "factory/#" INTO $upstream"#;
 
@@ -85,4 +90,56 @@ fn a_file_that_is_missing_stops_the_start() {
     let (code, log) = setup.fail_to_start();
     assert_ne!(code, Some(0));
     assert!(log.contains("uplink.plant.ca") && log.contains("/nonexistent/ca.pem"), "{log}");
+}
+
+/// Without `ca` the authorities of the system are believed, which OpenSSL's variable names here.
+#[test]
+fn the_systems_authorities_are_believed_and_the_name_is_asked_for() {
+    let (upstream, authority) = (Recorder::start(), Authority::new());
+    let front = TlsFront::to(upstream.address(), &authority.server("plant", &["localhost"], 30));
+    let setup = |host: &str, ca: &std::path::Path| {
+        Setup::new()
+            .uplink(front.address(), Version::V5)
+            .set("uplink.plant.url", format!("mqtts://{host}:{}", front.address().port()))
+            .set("routes.all", ROUTE)
+            .env("SSL_CERT_FILE", ca)
+    };
+    let router = setup("localhost", &authority.file()).start();
+    router.connect(&v5("publisher")).publish("factory/a", "0", QOS_1);
+    assert_eq!(upstream.wait_for(1)[0].text(), "0");
+    assert_eq!(front.names()[0].as_deref(), Some("localhost"), "SNI");
+    drop(router);
+    // Whom the system does not know is not believed.
+    let router = setup("localhost", &Authority::new().file()).start();
+    wait_for_error(&router, "uplink.plant.ca");
+    assert_eq!(upstream.connects(), 1);
+}
+
+#[test]
+fn an_insecure_uplink_is_loud_in_log_and_status_whatever_its_kind() {
+    let (upstream, authority, cloud) = (Recorder::start(), Authority::new(), Cloud::start());
+    let front = TlsFront::to(upstream.address(), &authority.server("other", &["other.example"], 30));
+    let plain = Setup::new()
+        .uplink(front.address(), Version::V5)
+        .set("uplink.plant.url", format!("mqtts://{}", front.address()))
+        .set("routes.all", ROUTE);
+    let connection_string = cloud.hub.connection_string("gw1").expect("it has a key");
+    let hub = Setup::new()
+        .set("gateway.name", "gw1")
+        .set("uplink.cloud.kind", "iothub")
+        .set("uplink.cloud.url", format!("mqtts://{}:{}", cloud.hub.host(), cloud.hub.mqtt_address().port()))
+        .set("uplink.cloud.connection_string", format!("\"{connection_string}\""))
+        .set("uplink.cloud.insecure", true)
+        .set("routes.all", ROUTE);
+    for setup in [plain.set("uplink.plant.insecure", true), hub] {
+        let router = setup.start();
+        until("the uplink to be up", || (router.status()["uplinks"][0]["state"] == "up").then_some(()));
+        assert_eq!(router.status()["uplinks"][0]["insecure"], true);
+        let shown = run(&["status", "--http", &router.http().to_string()]).expect(0).out;
+        assert!(shown.contains("insecure: whoever answers is believed"), "{shown}");
+        let log = router.log();
+        assert!(log.contains("insecure: whoever answers is believed"), "{log}");
+    }
+    let router = Setup::new().uplink(upstream.address(), Version::V5).set("routes.all", ROUTE).start();
+    assert_eq!(router.status()["uplinks"][0]["insecure"], false);
 }

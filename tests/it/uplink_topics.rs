@@ -137,13 +137,23 @@ fn a_repeat_has_dup_and_the_id_of_the_first_also_after_a_crash() {
     router.kill();
     router.start_again();
     let record = [record, upstream.wait_for(15)[10..].to_vec()].concat();
-    let id = |place: usize| record[place].user_properties().last().map(|it| it.1.to_owned()).expect("an id");
-    for place in 0..5 {
-        assert_eq!((id(place + 5), id(place + 10)), (id(place), id(place)));
-        assert!(!record[place].dup && record[place + 5].dup);
+    // Each id in the order in which it came: new, again on the next connection with DUP, and again after the restart, which does
+    // not know any more that it was sent.
+    let mut of_id: std::collections::BTreeMap<String, Vec<(&str, bool)>> = Default::default();
+    let mut first = Vec::new();
+    for message in &record {
+        let id = message.user_properties().last().map(|it| it.1.to_owned()).expect("an id");
+        let came = of_id.entry(id).or_default();
+        if came.is_empty() {
+            first.push(message.text());
+        }
+        came.push((message.text(), message.dup));
     }
-    let ids: std::collections::BTreeSet<_> = (0..5).map(id).collect();
-    assert_eq!(ids.len(), 5, "each message has its own");
+    assert_eq!(first, ["0", "1", "2", "3", "4"], "each message has its own");
+    for (id, came) in of_id {
+        let text = came[0].0;
+        assert_eq!(came, [(text, false), (text, true), (text, false)], "{id}");
+    }
     until("an empty lane", || (router.backlog() == 0).then_some(()));
 }
 
@@ -200,6 +210,31 @@ fn what_comes_while_the_router_is_dead_is_not_lost() {
     });
     seen.dedup();
     assert_eq!(seen, (0..100).map(|number| number.to_string()).collect::<Vec<_>>());
+}
+
+#[test]
+fn an_inbound_topic_that_is_taken_out_does_not_come_any_more() {
+    let upstream = Router::with_shards(1);
+    let mut router = gateway(upstream.address(), Version::V5)
+        .set("uplink.plant.topic_prefix", "from/gw1/")
+        .set("uplink.plant.inbound", r#"["cmd/#", "old/#"]"#)
+        .start();
+    let mut publisher = upstream.connect(&v5("publisher"));
+    until("a subscription", || {
+        publisher.publish("old/a", "0", QOS_1);
+        (router.number("/uplinks/0/inbound/published") > 0).then_some(())
+    });
+    router.terminate();
+    router.reconfigure("uplink.plant.inbound", r#"["cmd/#"]"#);
+    router.start_again();
+    let count = |what: &str| router.number(&format!("/uplinks/0/inbound/{what}"));
+    until("only what is asked for", || {
+        let (unmapped, published) = (count("unmapped"), count("published"));
+        publisher.publish("old/a", "1", QOS_1);
+        publisher.publish("cmd/a", "1", QOS_1);
+        router.wait_for("/uplinks/0/inbound/published", published + 1);
+        (count("unmapped") == unmapped).then_some(())
+    });
 }
 
 #[test]
@@ -356,6 +391,63 @@ fn another_address_is_taken_when_the_first_is_down_and_left_when_it_is_back() {
     assert_eq!(first.wait_for(1)[0].text(), "1");
     assert_eq!(second.record().len(), 1);
     assert!(router.number("/uplinks/0/failovers") >= 2);
+}
+
+/// It lets everybody in and is no good, like a front end whose backend is down.
+#[test]
+fn an_address_that_lets_us_in_and_ends_each_link_is_left() {
+    let (first, second) = (Recorder::start(), Recorder::start());
+    first.refuse("", None);
+    let router = gateway(first.address(), Version::V5)
+        .set("uplink.plant.failover", format!("[\"mqtt://{}\"]", second.address()))
+        .set("uplink.plant.failover_attempts", 3)
+        .start();
+    router.connect(&v5("publisher")).publish_all("factory/a", (0..20).map(|number| number.to_string()));
+    let came: Vec<_> = second.wait_for(20).iter().map(|it| it.text().to_owned()).collect();
+    assert_eq!(came, (0..20).map(|number| number.to_string()).collect::<Vec<_>>());
+    until("an empty lane", || (router.backlog() == 0).then_some(()));
+    assert_eq!((router.number("/uplinks/0/failovers"), router.number("/uplinks/0/poisoned")), (1, 0));
+    assert_eq!((first.connects(), first.record().len()), (3, 0));
+}
+
+#[test]
+fn an_address_that_answers_pings_and_no_publication_is_left() {
+    let (first, second) = (Recorder::start(), Recorder::start());
+    first.withhold(true);
+    let router = gateway(first.address(), Version::V5)
+        .set("uplink.plant.ack_timeout_secs", 2)
+        .set("uplink.plant.failover", format!("[\"mqtt://{}\"]", second.address()))
+        .set("uplink.plant.failover_attempts", 2)
+        .start();
+    router.connect(&v5("publisher")).publish("factory/a", "0", QOS_1);
+    assert_eq!(second.wait_for(1)[0].text(), "0");
+    assert!(first.connects() >= 2 && router.number("/uplinks/0/failovers") >= 1);
+}
+
+#[test]
+fn a_way_back_to_an_address_that_only_takes_connections_costs_one_attempt() {
+    let (first, second) = (Recorder::start(), Recorder::start());
+    first.greet(false);
+    let router = gateway(first.address(), Version::V5)
+        .set("uplink.plant.connect_timeout_secs", 1)
+        .set("uplink.plant.failover", format!("[\"mqtt://{}\"]", second.address()))
+        .set("uplink.plant.failover_attempts", 2)
+        .set("uplink.plant.failover_return_secs", 1)
+        .start();
+    let mut publisher = router.connect(&v5("publisher"));
+    publisher.publish("factory/a", "0", QOS_1);
+    second.wait_for(1);
+    // To the second, back, and to the second again.
+    router.wait_for("/uplinks/0/failovers", 3);
+    publisher.publish("factory/a", "1", QOS_1);
+    assert_eq!(second.wait_for(2)[1].text(), "1");
+    let log = until("the whole way in the log", || {
+        let log = router.log();
+        log.rsplit_once("going back").is_some_and(|it| it.1.contains("trying another")).then_some(log)
+    });
+    let (_, after) = log.split_once("going back").expect("it went back");
+    let (between, _) = after.split_once("trying another address").expect("and left again");
+    assert!(!between.contains("uplink is down"), "one attempt, and no wait: {between}");
 }
 
 #[test]
