@@ -233,6 +233,9 @@ fn only_the_proxy_forwards_certificates_over_http() {
         let (status, said) = plant.ask(&router, &modules_of(gateway), &asked, "");
         assert_eq!(status, wanted, "{what}: {said}");
     }
+    // Two tokens, one of which is the proxy's.
+    let second = format!("Authorization: {}\r\n", plant.token(&filter));
+    assert_eq!(plant.ask(&router, &modules_of("gw2"), &forwards(proxy, &good), &second).0, 401);
 }
 
 #[test]
@@ -272,6 +275,16 @@ fn only_the_proxy_forwards_certificates_over_websocket() {
     // Somebody with a token needs nothing else.
     drop(connect(&plant.cloud, &router, DEVICE));
     assert!(router.log().contains("IoTEdgeAPIProxy alone may forward"), "{}", router.log());
+}
+
+#[test]
+fn a_head_that_is_too_long_is_refused() {
+    let plant = Plant::new();
+    let router = plant.start(|setup| setup);
+    let long = format!("x-fill: {}\r\n", "x".repeat(20_000));
+    let asked = forwards(Some(PROXY), &[Certificate("gw2")]);
+    assert_eq!(plant.ask(&router, &modules_of("gw2"), &asked, &long).0, 431);
+    assert_eq!(plant.ask(&router, &modules_of("gw2"), &asked, "").0, 200);
 }
 
 /// The proxy is new, or has a new key: it is looked up like everybody else.

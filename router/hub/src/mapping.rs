@@ -168,7 +168,8 @@ fn wire_name(name: &str) -> Option<&'static str> {
 }
 
 /// Appends the bag with which a client gets a message that has these properties; system properties by their names.
-/// A system property wins over an application property of the same name on the wire (§2.6).
+/// A system property wins over an application property of the same name on the wire (§2.6). What looks like the sender and is the
+/// application's has another name, as upstream: a device has no `$.cmid`, and nobody else may give it one.
 pub fn bag_for_client<'a>(
     application: impl Iterator<Item = (&'a str, Option<&'a str>)>,
     system: impl Iterator<Item = (&'a str, Option<&'a str>)>,
@@ -185,7 +186,12 @@ pub fn bag_for_client<'a>(
     };
     let system: Vec<(&str, Option<&str>)> =
         all.into_iter().filter_map(|(name, value)| Some((spell(name)?, value))).collect();
-    write(application, &system, out);
+    let rename = |(name, value): (&'a str, Option<&'a str>)| match name {
+        "$.cdid" => ("millrace-cdid", value),
+        "$.cmid" => ("millrace-cmid", value),
+        name => (name, value),
+    };
+    write(application.map(rename), &system, out);
 }
 
 fn write<'a>(

@@ -386,7 +386,11 @@ fn forwarded(headers: &HeaderMap, rules: &Rules) -> Result<Option<Arc<Shown>>, &
     let Some(certificate) = forwarded_certificate(headers)?.filter(|_| rules.forwards) else {
         return Ok(None);
     };
-    let token = headers.get(header::AUTHORIZATION).and_then(|token| token.to_str().ok());
+    let mut tokens = headers.get_all(header::AUTHORIZATION).iter();
+    let token = tokens.next().and_then(|token| token.to_str().ok());
+    if tokens.next().is_some() {
+        return Err("a request has at most one Authorization");
+    }
     Ok(Some(Arc::new(Shown::Forwarded { certificate: certificate.into(), token: token.map(Into::into) })))
 }
 

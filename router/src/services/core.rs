@@ -116,6 +116,8 @@ struct Client {
     return_at: Option<Instant>,
     /// It is the gateway itself, which is always there.
     is_own: bool,
+    /// It was given a twin of which nothing was known.
+    was_given_nothing: bool,
 }
 
 /// Something that IoT Hub was asked.
@@ -532,6 +534,7 @@ impl Client {
             asked: 0,
             return_at: None,
             is_own: false,
+            was_given_nothing: false,
         }
     }
 

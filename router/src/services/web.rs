@@ -153,6 +153,13 @@ impl Web {
         overview: &Overview,
     ) -> Result<Reply, Refused> {
         let (parts, body) = request.into_parts();
+        let head_bytes_max = self.limits.handshake_bytes_max as usize;
+        let of_headers = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+        let line = parts.uri.path_and_query().map_or(0, |it| it.as_str().len());
+        if of_headers.sum::<usize>() + line > head_bytes_max {
+            let problem = format!("the head of a request has at most {head_bytes_max} bytes");
+            return Err((StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, problem));
+        }
         let path = parts.uri.path();
         if path == "/metrics" && parts.method == Method::GET {
             let text = crate::metrics::encode(overview)
@@ -199,7 +206,12 @@ impl Web {
     /// A token goes before the connection's own certificate, as at CONNECT.
     async fn proof(&self, headers: &HeaderMap, from: &Origin) -> Result<Proof, Refused> {
         let bad = |problem: &str| (StatusCode::BAD_REQUEST, problem.to_owned());
-        let token = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let mut tokens = headers.get_all(header::AUTHORIZATION).iter();
+        let token = tokens.next().and_then(|value| value.to_str().ok());
+        if tokens.next().is_some() {
+            // Which of them a proxy has written, and which its client, nobody knows.
+            return Err(unauthorized("a request has at most one Authorization"));
+        }
         if let Some(certificate) = forwarded_certificate(headers).map_err(bad)? {
             let vouched = self.gatekeeper.vouch_forwarded(certificate, token, from.address).await;
             return vouched.map_err(|why| match why {

@@ -305,7 +305,8 @@ impl Connection {
                             properties.push(("x-opt-retain".into(), "true".into()));
                         }
                         let message = self.message(bag.system, properties, payload);
-                        self.on_telemetry(Telemetry { dup, qos: qos.bits(), ..message }, packet_id).await
+                        let message = Telemetry { topic, dup, qos: qos.bits(), ..message };
+                        self.on_telemetry(message, packet_id).await
                     }
                     other => {
                         self.on_request(other, &payload)?;
@@ -353,6 +354,7 @@ impl Connection {
             at: Duration::ZERO,
             device_id: self.device_id.clone(),
             module_id: self.module_id.clone(),
+            topic: String::new(),
             system,
             properties,
             body,

@@ -37,6 +37,8 @@ pub struct Telemetry {
     pub device_id: String,
     /// Whose it is.
     pub module_id: Option<String>,
+    /// The topic, byte for byte; empty for a last will.
+    pub topic: String,
     /// By their names on the wire, in order.
     pub system: Pairs,
     /// In order.

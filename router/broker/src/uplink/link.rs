@@ -159,6 +159,9 @@ pub struct Heard {
     pub ack: Option<(u64, NonZeroU16)>,
 }
 
+/// Requests of one link that wait until the upstream was asked for their answers.
+const LATER_MAX: usize = 64;
+
 /// What services have with the upstream over a link: filters, requests, what comes back. One question about filters is in
 /// flight at a time.
 #[derive(Debug, Default)]
@@ -166,9 +169,18 @@ struct Line {
     wanted: BTreeSet<String>,
     told: BTreeSet<String>,
     is_asking: bool,
+    /// Requests whose answers come through filters that are not asked for yet; [`LATER_MAX`] at most.
+    later: Vec<(String, Vec<u8>)>,
     heard: Vec<Heard>,
     /// Of the link.
     number: u64,
+}
+
+impl Line {
+    /// Whether the upstream has been asked for everything that services want to hear.
+    fn has_asked_for_all(&self) -> bool {
+        self.wanted.is_subset(&self.told)
+    }
 }
 
 /// One connection to an upstream.
@@ -445,19 +457,43 @@ impl Link {
     pub(super) fn listen(&mut self, filters: &BTreeSet<String>, out: &mut Vec<u8>) {
         self.line.wanted.clone_from(filters);
         self.ask_for_filters(out);
+        self.say_later(out);
     }
 
     /// Appends a request of a service, with QoS 0: it is answered by another message, or not at all. `false`: it cannot be
     /// sent, now or ever.
     pub(super) fn say(&mut self, topic: &str, payload: &[u8], now: Now, out: &mut Vec<u8>) -> bool {
+        if self.state == LinkState::Up && !self.line.has_asked_for_all() {
+            // The upstream would have nowhere to send the answer to.
+            let has_room = self.line.later.len() < LATER_MAX;
+            if has_room {
+                self.line.later.push((topic.to_owned(), payload.to_vec()));
+            }
+            return has_room;
+        }
+        let fits = self.put(topic, payload, out);
+        if fits {
+            self.wrote_at = now.instant;
+        }
+        fits
+    }
+
+    /// Says what had to wait, if it has waited long enough.
+    fn say_later(&mut self, out: &mut Vec<u8>) {
+        if self.line.has_asked_for_all() {
+            for (topic, payload) in std::mem::take(&mut self.line.later) {
+                self.put(&topic, &payload, out);
+            }
+        }
+    }
+
+    fn put(&self, topic: &str, payload: &[u8], out: &mut Vec<u8>) -> bool {
         let start = out.len();
         let publish = OutgoingPublish { topic, payload, qos: Qos::AtMostOnce, ..OutgoingPublish::default() };
         let fits = self.state == LinkState::Up
             && wire::encode_publish(out, self.setup.version, &publish).is_ok()
             && out.len() - start <= self.packet_bytes_max;
-        if fits {
-            self.wrote_at = now.instant;
-        } else {
+        if !fits {
             out.truncate(start);
         }
         fits
@@ -483,6 +519,7 @@ impl Link {
     fn answered_about_filters(&mut self, out: &mut Vec<u8>) {
         self.line.is_asking = false;
         self.ask_for_filters(out);
+        self.say_later(out);
     }
 
     fn ask_for_filters(&mut self, out: &mut Vec<u8>) {

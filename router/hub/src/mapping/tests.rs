@@ -32,7 +32,7 @@ fn what_an_input_receives() {
     for_client("%24.on=alert&%24.cid=abc", MODULE, "%24.cid=abc&%24.cdid=gw1&%24.cmid=filter");
     for_client("", LEAF, "%24.cdid=d1");
     // What a client cannot set stays a property of the application, and what we know wins over it.
-    for_client("%24.cdid=other&%24.cmid=x&a=1", LEAF, "%24.cmid=x&a=1&%24.cdid=d1");
+    for_client("%24.cdid=other&%24.cmid=x&a=1", LEAF, "millrace-cdid=other&millrace-cmid=x&a=1&%24.cdid=d1");
     for_client(
         "%24.exp=1&ack=full&iothub-operation=o&%24.ifid=i&%24.unknown=u",
         LEAF,

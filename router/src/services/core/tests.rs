@@ -170,7 +170,9 @@ fn a_twin_is_asked_of_iot_hub_while_the_link_is_up() {
     assert_eq!(topic, "$iothub/twin/GET/?$rid=1");
     let document = json!({"desired": {"rate": 5, "$version": 4}, "reported": {"$version": 2}});
     bench.hear("$iothub/twin/res/200/?$rid=1", &document);
-    assert_eq!(bench.told(), [], "it did not know the old one");
+    // What it was given was empty.
+    let patch = json!({"rate": 5, "$version": 4}).to_string().into_bytes().into();
+    assert_eq!(bench.told(), [HubAnswer::Desired { version: 4, patch }]);
     bench.get("7");
     assert_eq!(bench.said()[0].0, "$iothub/twin/GET/?$rid=2");
     assert_eq!(bench.told(), []);
@@ -701,4 +703,38 @@ fn the_own_twin_says_of_clients_what_it_has_room_for() {
     bench.core.granted(7, &Err("x".repeat(2_000)));
     let twin = &bench.core.clients["gw1/$edgeHub"].twin;
     assert_eq!(twin.reported["lastDesiredVersion"], json!(7));
+}
+
+/// It came while nothing was known and nobody could be asked.
+#[test]
+fn a_client_that_was_given_an_empty_twin_is_told_what_there_is_once_it_is_known() {
+    let mut bench = Bench::new(true);
+    bench.connect(&[Feature::Desired]);
+    bench.core.on_news(News::Down("d1".into()), bench.now);
+    bench.get("1");
+    assert_eq!(bench.told(), [twin(200, "1", &json!({"desired": {}, "reported": {}}))]);
+    bench.up();
+    bench.hear(
+        "$iothub/twin/res/200/?$rid=1",
+        &json!({"desired": {"rate": 5, "$version": 4}, "reported": {}}),
+    );
+    let patch = json!({"rate": 5, "$version": 4}).to_string().into_bytes().into();
+    assert_eq!(bench.told(), [HubAnswer::Desired { version: 4, patch }]);
+}
+
+#[test]
+fn a_change_that_comes_before_the_twin_is_known_is_passed_on() {
+    let mut bench = Bench::new(true);
+    bench.connect(&[Feature::Desired]);
+    bench.up();
+    let patch = json!({"rate": 5, "$version": 4});
+    bench.hear("$iothub/twin/PATCH/properties/desired/?$version=4", &patch);
+    let body = patch.to_string().into_bytes().into();
+    assert_eq!(bench.told(), [HubAnswer::Desired { version: 4, patch: body }]);
+    // Both of its questions are answered; nothing of it is new.
+    for rid in 1..=2 {
+        let document = json!({"desired": {"rate": 5, "$version": 4}, "reported": {}});
+        bench.hear(&format!("$iothub/twin/res/200/?$rid={rid}"), &document);
+    }
+    assert_eq!(bench.told(), []);
 }

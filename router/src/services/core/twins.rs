@@ -150,6 +150,10 @@ impl Core {
     pub(super) fn renew(&mut self, client: &str, fresh: Twin, tells: bool) {
         let Some(entry) = self.clients.get_mut(client) else { return };
         let before = entry.twin.clone();
+        if std::mem::take(&mut entry.was_given_nothing) && entry.twin.desired_version.is_none() {
+            // It may have told its client nothing; now everything is new.
+            entry.twin.desired_version = Some(0);
+        }
         let patch = entry.twin.renew(fresh);
         if entry.twin != before {
             self.changed.entry(client.into()).or_insert(before);
@@ -173,7 +177,13 @@ impl Core {
                 self.changed.entry(client.into()).or_insert(before);
                 self.tell_desired(client, version, body.into());
             }
-            Desired::Gap => self.ask(client, What::Refresh, now),
+            Desired::Gap => {
+                if before.desired_version.is_none() {
+                    // Nothing is missing for a client that was told nothing; of the whole twin it hears when it asks.
+                    self.tell_desired(client, version, body.into());
+                }
+                self.ask(client, What::Refresh, now);
+            }
             Desired::Old => {}
         }
     }
@@ -195,7 +205,8 @@ impl Core {
         rid: Box<str>,
         (by_cloud, secs): (bool, f64),
     ) {
-        let Some(entry) = self.clients.get(client) else { return };
+        let Some(entry) = self.clients.get_mut(client) else { return };
+        entry.was_given_nothing = !by_cloud && entry.twin.desired_version.is_none();
         let body = entry.twin.to_body().into();
         if by_cloud {
             self.numbers.gets_by_cloud += 1;

@@ -616,8 +616,9 @@ fn services_hear_and_speak_over_a_link_that_stays_for_them() {
     assert!(pool.carrier.listen("a", filters(&["calls/#"]), at(pool.now).instant));
     // `up` has taken what was written before CONNACK; SUBSCRIBE comes behind it, and one question at a time.
     assert_eq!(line(&mut pool, "a"), ["+res/#"]);
+    // A request waits until its answer was asked for.
     assert!(pool.carrier.say("a", "get", b"1", at(pool.now)));
-    assert_eq!(line(&mut pool, "a"), ["get=1"]);
+    assert_eq!(line(&mut pool, "a"), [""; 0]);
     let answer = |pool: &mut Pool, is_new: bool| {
         let (mut bytes, id) = (Vec::new(), NonZeroU16::MAX);
         if is_new {
@@ -630,7 +631,9 @@ fn services_hear_and_speak_over_a_link_that_stays_for_them() {
         pool.carrier.link_read("a", &bytes, at(pool.now)).expect("an answer");
     };
     answer(&mut pool, true);
-    assert_eq!(line(&mut pool, "a"), ["+calls/#"]);
+    assert_eq!(line(&mut pool, "a"), ["+calls/#", "get=1"]);
+    assert!(pool.carrier.say("a", "get", b"2", at(pool.now)));
+    assert_eq!(line(&mut pool, "a"), ["get=2"]);
     answer(&mut pool, true);
     assert_eq!(line(&mut pool, "a"), ["-res/#"]);
     answer(&mut pool, false);
