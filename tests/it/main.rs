@@ -54,6 +54,7 @@ mod spill;
 mod stores;
 mod subscriptions;
 mod tls;
+mod twins_offline;
 mod uplink;
 mod uplink_exact;
 mod uplink_tls;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use harness::azure::{Cloud, DEVICE, GATEWAY, MODULE};
 use harness::{Client, Connection, QOS_1, ReasonCode, Router, Setup, Trust, Version, until, v3};
 use iothub::Identity;
+use iothub::workload::Misbehaviour;
 use serde_json::{Value, json};
 use wire::{Connect, Will};
 
@@ -124,17 +125,32 @@ fn a_certificate_is_renewed_while_clients_stay() {
     cloud.workload.limit_certificates(Some(Duration::from_secs(10)));
     let router = setup(&cloud).start();
     let mut client = connect(&cloud, &router, DEVICE);
+    let shown = || {
+        let connected = trust(&cloud).connect(router.listener("tls")).ok()?;
+        Some(connected.conn.peer_certificates()?.first()?.to_vec())
+    };
+    let first = shown().expect("a certificate");
+    // Refused, the first one stays, and it is asked for again before that is over.
+    let refusal =
+        Misbehaviour { only: "/certificate/server".into(), status: Some(403), ..Default::default() };
+    cloud.workload.misbehave(refusal);
+    until("a refusal", || {
+        router.log().contains("the certificate is not renewed; the old one stays").then_some(())
+    });
+    client.ping();
+    let days = || router.listener_status("tls")["certificates"][0]["expires_in_days"].as_i64();
+    assert_eq!(days().filter(|days| *days > 0), None, "the one that ends soon");
     cloud.workload.limit_certificates(None);
-    until("a second certificate", || (cloud.workload.certificates() >= 2).then_some(()));
+    cloud.workload.misbehave(Misbehaviour::default());
+    until("another certificate", || shown().filter(|now| *now != first));
+    until("its end", || days().filter(|days| *days > 0));
     client.ping();
     connect(&cloud, &router, &format!("{GATEWAY}/{MODULE}")).ping();
-    let days = router.listener_status("tls")["certificates"][0]["expires_in_days"].as_i64();
-    assert!(until("the new certificate", || days.filter(|days| *days > 0)) > 0);
 }
 
 const HUB: &str = "gw1/$edgeHub";
 
-fn desired(route: &str) -> Value {
+pub(crate) fn desired(route: &str) -> Value {
     json!({
         "schemaVersion": "1.1",
         "routes": { "up": { "route": route, "priority": 1, "timeToLiveSecs": 3600 } },
@@ -184,10 +200,20 @@ fn routes_come_from_the_module_twin_and_a_bad_one_changes_nothing() {
     let loose = cloud.hub.patch_desired(HUB, &desired("FROM /messages/* WHERE level > 30 INTO $upstream"));
     assert_eq!(status(&cloud, loose.expect("a patch"))["lastDesiredStatus"]["code"], json!(400));
 
+    // A start has those of its last good version, cloud or not, and says again what it thinks of the newest.
+    cloud.hub.set_offline(true);
+    router.kill();
+    router.start_again();
+    publish(&router, "low", "leads nowhere");
+    publish(&router, "high", "three more");
+    cloud.hub.set_offline(false);
+    until("what the last good route takes", || arrived().contains(&b"three more".to_vec()).then_some(()));
+
     let all = cloud.hub.patch_desired(HUB, &json!({"routes": {"up": "FROM /messages/* INTO $upstream"}}));
     assert_eq!(status(&cloud, all.expect("a patch"))["lastDesiredStatus"]["code"], json!(200));
     publish(&router, "low", "four");
-    until("all", || (arrived().len() == 3).then_some(()));
+    until("all", || arrived().contains(&b"four".to_vec()).then_some(()));
+    assert!(!arrived().contains(&b"leads nowhere".to_vec()));
 
     // Without the cloud the routes are those of the last run.
     cloud.hub.set_offline(true);
@@ -215,6 +241,11 @@ fn identities_are_looked_up_when_the_cloud_says_that_they_have_changed() {
     assert!(matches!(call(refresh, json!({"deviceIds": "all"})), Ok(400)));
     assert!(matches!(call("Other", json!({})), Ok(404)));
     other.ping();
+    // What cannot be looked up is not said to be.
+    cloud.hub.set_rest_status(Some(503));
+    assert!(matches!(call(refresh, json!({"deviceIds": [DEVICE]})), Ok(500)));
+    device.ping();
+    cloud.hub.set_rest_status(None);
     assert!(matches!(call(refresh, json!({"deviceIds": [DEVICE]})), Ok(200)));
     device.ending();
     other.ping();

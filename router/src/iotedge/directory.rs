@@ -145,17 +145,20 @@ impl Directory {
         drop(self.visitors.set(visitors)); // only the first one counts
     }
 
-    /// Looks these up, however short ago that was done: somebody knows that they have changed.
-    pub(crate) async fn renew(&self, ids: &[HubId]) {
+    /// Looks these up, however short ago that was done: somebody knows that they have changed. Whether all were; where nobody
+    /// answers the rest is not asked for.
+    pub(crate) async fn renew(&self, ids: &[HubId]) -> bool {
         for id in ids {
             if let Some(visitors) = self.visitors.get() {
                 visitors.doubt(id);
             }
             lock(&self.looked_up).remove(id);
-            if self.look_up(id, None).await == Lookup::Unreachable {
+            if self.look_up(id, None).await != Lookup::Done {
                 tracing::warn!(identity = %id, "an identity cannot be looked up now");
+                return false;
             }
         }
+        true
     }
 
     /// Asks upstream what a child gateway asks of us; `Err`: nobody answers, or nobody is there.
