@@ -21,11 +21,17 @@ mod visitors;
 mod workload;
 
 pub(crate) use directory::Directory;
+#[cfg(test)]
+pub(crate) use directory::Source;
 pub(crate) use gatekeeper::{Gatekeeper, NotVouched};
+#[cfg(test)]
+pub(crate) use gatekeeper::GatekeeperSetup;
 pub(crate) use judge::{Claim, EDGE_HUB, Proof};
 pub use node::StartError;
 pub(crate) use node::{EdgeNode, own_certificate};
 pub(crate) use numbers::{Common, Queue, Upstream, encode as encode_numbers, encode_series, encode_services};
+#[cfg(test)]
+pub(crate) use vault::Keeper;
 pub(crate) use vault::Vault;
 pub use workload::{WorkloadUri, version_for};
 
