@@ -18,6 +18,7 @@ use hub::HubId;
 use super::core::{Core, Numbers, Told, Wish};
 use super::desk::{Question, Questions};
 use super::shelf::Shelf;
+use super::web::WebNumbers;
 use crate::clock::Clock;
 use crate::iotedge::Directory;
 use crate::mail::{Mail, Mailbox};
@@ -90,6 +91,8 @@ pub(crate) struct Known {
     pub(crate) numbers: Numbers,
     /// edgeHub's; see [`Core::series`].
     pub(crate) series: Series,
+    /// Of connections over HTTPS.
+    pub(crate) web: Arc<WebNumbers>,
 }
 
 impl Service {

@@ -345,6 +345,7 @@ mod tests {
             nested: true,
             desk,
             limits,
+            numbers: Default::default(),
         };
         file.create(&id("new"), Way::Keys, false, None).expect("a device beside the child");
         file.create(&id("below"), Way::Keys, false, Some(&id("gw2"))).expect("one below it");
