@@ -251,6 +251,55 @@ fn identities_are_looked_up_when_the_cloud_says_that_they_have_changed() {
     other.ping();
 }
 
+/// Plug and Play lives by the model; with it goes the library, for whoever looks at connections in the cloud.
+#[test]
+fn what_a_client_says_of_itself_goes_up_with_its_link_and_after_it_has_gone() {
+    let cloud = Cloud::start();
+    let mut router = setup(&cloud)
+        .set("routes.up", "FROM /messages/* INTO $upstream")
+        .set("uplink.upstream.kind", "iothub")
+        .set("uplink.upstream.backoff_min_ms", 20)
+        .set("uplink.upstream.backoff_max_ms", 500)
+        .start();
+    let as_pump = |router: &Router, model: &str, text: &str| {
+        let mut connect = hello(&cloud, DEVICE);
+        let said = format!("&DeviceClientType=py%2F2.1&model-id=dtmi%3Aplant%3Apump%3B{model}");
+        connect.user_name.as_mut().expect("a user name").push_str(&said);
+        let connection =
+            Connection::open_tls(router.listener("tls"), Version::V3, &trust(&cloud)).expect("a handshake");
+        let mut client = Client::over(connection, &connect).expect("a CONNACK");
+        client.publish(&format!("devices/{DEVICE}/messages/events/"), text, QOS_1);
+        client
+    };
+    let has_model = |model: &str| {
+        until(&format!("a link with model {model}"), || {
+            let links = cloud.hub.connections();
+            let link = links.into_iter().find(|link| link.id == DEVICE)?;
+            (link.model_id == Some(format!("dtmi:plant:pump;{model}"))).then_some(link)
+        })
+    };
+    let client = as_pump(&router, "1", "one");
+    let library = has_model("1").product_info.unwrap_or_default();
+    assert!(library.starts_with("py/2.1 Millrace/"), "{library}");
+    // Another model counts from the next link on.
+    drop(client);
+    let kept = router.store().join("edge/cards.sealed");
+    let first = until("it to be kept", || std::fs::read(&kept).ok());
+    drop(as_pump(&router, "2", "two"));
+    until("the other to be kept", || (std::fs::read(&kept).ok()? != first).then_some(()));
+    cloud.hub.disconnect(DEVICE);
+    drop(as_pump(&router, "2", "three"));
+    has_model("2");
+    // What it has sent goes up when it has gone, after a restart too.
+    cloud.hub.set_offline(true);
+    drop(as_pump(&router, "2", "four"));
+    router.kill();
+    router.start_again();
+    cloud.hub.set_offline(false);
+    has_model("2");
+    assert_eq!(cloud.hub.violations(), []);
+}
+
 /// As on a gateway where edgeHub was before: its user, its folder with its storage in it, which only that user may enter.
 #[test]
 fn an_unprivileged_user_starts_beside_the_storage_of_an_edgehub() {

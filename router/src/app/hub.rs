@@ -84,6 +84,7 @@ pub(super) fn parts(
         shelf,
         mailboxes,
         directory,
+        cards: node.cards(),
         module,
         twin_refresh_secs: edge.twin_refresh_secs,
         series_bytes_max: config.limits.series_bytes_max as usize,

@@ -20,7 +20,7 @@ use super::desk::{Question, Questions};
 use super::shelf::Shelf;
 use super::web::WebNumbers;
 use crate::clock::Clock;
-use crate::iotedge::Directory;
+use crate::iotedge::{Cards, Directory};
 use crate::mail::{Mail, Mailbox};
 use crate::upstream::{News, ORDERS_MAX, Operator, Order};
 
@@ -47,6 +47,8 @@ pub(crate) struct ServiceSetup {
     pub mailboxes: Vec<Arc<Mailbox>>,
     /// Who is known.
     pub directory: Arc<Directory>,
+    /// What clients say of themselves.
+    pub cards: Arc<Cards>,
     /// Us.
     pub module: HubId,
     /// How often our own twin is read as a whole.
@@ -79,6 +81,7 @@ pub(crate) struct Service {
     /// Modules that wait for what came of their calls, by ticket.
     callers: BTreeMap<u64, oneshot::Sender<Outcome>>,
     directory: Arc<Directory>,
+    cards: Arc<Cards>,
     last_ticket: u64,
     petition: Option<Petition>,
     numbers: Arc<Mutex<Known>>,
@@ -124,6 +127,7 @@ impl Service {
             clock: Clock::default(),
             callers: BTreeMap::new(),
             directory: setup.directory,
+            cards: setup.cards,
             last_ticket: 0,
             numbers: Arc::default(),
         }
@@ -169,6 +173,7 @@ impl Service {
             if is_time {
                 self.load_absent();
                 self.tidy_index().await;
+                self.keep_cards().await;
             }
             self.core.tell_time(self.clock.now().timestamp);
             for question in batch.drain(..) {
@@ -196,6 +201,15 @@ impl Service {
         let mut known = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
         if known.series != *self.core.series() {
             known.series.clone_from(self.core.series());
+        }
+    }
+
+    /// A few times a second at most: all are in one file.
+    async fn keep_cards(&self) {
+        if self.cards.have_changed() {
+            let cards = Arc::clone(&self.cards);
+            // What a thread that has ended has not kept is kept with the next change.
+            tokio::task::spawn_blocking(move || cards.keep()).await.unwrap_or_default();
         }
     }
 

@@ -336,6 +336,7 @@ mod tests {
             limits: &limits,
             mailboxes: Vec::new(),
             visitors: None,
+            cards: None,
         });
         let (desk, _questions, _arrivals) = crate::services::desk();
         let web = Web {
