@@ -147,7 +147,7 @@ impl Directory {
 
     /// How often all were read, and how often that failed.
     pub(crate) fn refreshes(&self) -> (u64, u64) {
-        (self.refreshes.load(Ordering::Relaxed), self.failures.load(Ordering::Relaxed))
+        (self.refreshes.load(Ordering::Acquire), self.failures.load(Ordering::Relaxed))
     }
 
     /// Where it is told that somebody who is not known here may have changed; once.
@@ -244,9 +244,11 @@ impl Directory {
         match scope.all().await {
             Ok(found) => {
                 let identities = found.len();
-                self.refreshes.fetch_add(1, Ordering::Relaxed);
                 let is_first = !self.is_filled.swap(true, Ordering::Relaxed);
-                if self.replace(found) {
+                let has_changed = self.replace(found);
+                // Whoever sees the number sees what was read.
+                self.refreshes.fetch_add(1, Ordering::Release);
+                if has_changed {
                     tracing::info!(identities, "the device scope has changed");
                     self.seal();
                 } else if is_first {
