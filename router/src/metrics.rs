@@ -58,7 +58,7 @@ pub(crate) fn encode(overview: &Overview) -> Result<String, std::fmt::Error> {
         let mut series = known.series.clone();
         overview.shards.iter().for_each(|report| report.add_series(&mut series));
         own += &encode_series(common, &series, upstream(overview), Clock::default().now().timestamp);
-        own += &encode_services(common, &known.numbers);
+        own += &encode_services(common, &known.numbers, &known.web.each());
         drop(known);
         text.insert_str(end, &own);
     }

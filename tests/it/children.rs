@@ -4,11 +4,11 @@ use std::io::{Read as _, Write as _};
 use std::time::{Duration, SystemTime};
 
 use harness::azure::{Cloud, GATEWAY, free_address};
-use harness::{Client, QOS_1, ReasonCode, Router, Setup, until, v3};
+use harness::{Client, Connection, QOS_1, ReasonCode, Router, Setup, Version, until, v3};
 use iothub::Identity;
 use serde_json::{Value, json};
 
-use crate::runtime::{setup, trust};
+use crate::runtime::{connect, desired, hello, led_by_twin, setup, trust};
 
 /// A gateway with another one below it, which has a device and a third gateway.
 fn cloud() -> Cloud {
@@ -259,4 +259,59 @@ fn numbers_are_at_443_too() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("# TYPE edgehub_connected_clients gauge"));
+}
+
+/// Whoever has no proof may make up a chain, and the gateway asks upstream: what is answered then says nothing about the one it
+/// claims to be.
+#[test]
+fn a_client_without_proof_removes_nobody_from_the_scope() {
+    let cloud = cloud();
+    cloud.hub.patch_desired("gw1/$edgeHub", &desired("FROM /messages/* INTO $upstream")).expect("a patch");
+    let known = ["d1", "d7", "gw2/filter", "gw3/$edgeHub"];
+    // Nobody is looked up twice here: what was removed would stay so.
+    let router = led_by_twin(&cloud)
+        .set("edge.scope_refresh_min_secs", 3_600)
+        .set("edge.scope_refresh_secs", 3_600)
+        .start();
+    let sealed = router.store().join("edge/identities.sealed");
+    until("the scope to be known", || sealed.exists().then_some(()));
+    let mut guests = known.map(|id| connect(&cloud, &router, id));
+    let refused = |id: &str, chain: &str, of: &str| {
+        let mut connect = hello(&cloud, id);
+        let chain = if chain.is_empty() { String::new() } else { format!("&auth-chain={chain}") };
+        connect.user_name = Some(format!("{}/{id}/?api-version=2021-04-12{chain}", cloud.hub.host()));
+        let (device, module) =
+            of.split_once('/').map_or((of, None), |(device, module)| (device, Some(module)));
+        let expiry = SystemTime::now() + Duration::from_secs(3_600);
+        let made_up = iothub::sas::token(cloud.hub.host(), device, module, &iothub::random_key(), expiry);
+        connect.password = Some(made_up.into_bytes());
+        let connection =
+            Connection::open_tls(router.listener("tls"), Version::V3, &trust(&cloud)).expect("a handshake");
+        let reason = Client::over(connection, &connect).expect("a CONNACK").greeting.reason;
+        assert_eq!(reason, ReasonCode::NOT_AUTHORIZED, "{id} by {chain:?}");
+    };
+    // By a chain that does not hold, as a device and as the gateway itself; and by none, far below.
+    refused("d1", "d1%3Bzz%3Bgw1", "gw1/$edgeHub");
+    refused("gw1", "gw1%3Bzz%3Bgw1", "gw1/$edgeHub");
+    refused("d7", "", "d7");
+    // Whoever is named by the cloud is looked up where it stands.
+    let refresh = || {
+        let (ids, patience) = (json!({"deviceIds": known}), Duration::from_secs(10));
+        cloud.hub.call_method("gw1/$edgeHub", "RefreshDeviceScopeIdentityCache", &ids, patience, patience)
+    };
+    assert!(matches!(refresh(), Ok((200, _))));
+    // The last of them is looked up last: then all are.
+    assert!(cloud.hub.remove("gw3/$edgeHub"));
+    assert!(matches!(refresh(), Ok((200, _))));
+    guests[3].ending();
+    for guest in &mut guests[..3] {
+        guest.ping();
+    }
+    // While we ourselves are refused, nobody is known to be gone.
+    cloud.hub.set_rest_status(Some(401));
+    assert!(matches!(refresh(), Ok((500, _))));
+    cloud.hub.set_offline(true);
+    for id in &known[..3] {
+        connect(&cloud, &router, id).ping();
+    }
 }

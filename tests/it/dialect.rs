@@ -312,6 +312,34 @@ fn a_module_calls_methods_over_https_and_nobody_else_does() {
     assert_eq!(router.number("/clients"), 1, "who speaks HTTP is no client of MQTT");
 }
 
+/// Anybody may connect there and read the numbers; nobody keeps a module out by that.
+#[test]
+fn connections_of_nobody_make_room_for_a_module() {
+    let gateway = gateway();
+    let router = setup(&gateway).start();
+    let _held: Vec<Secured> = (0..65)
+        .map(|_| {
+            let mut stream = gateway.trust().connect(router.listener("wss")).expect("a handshake");
+            write!(stream, "GET /metrics HTTP/1.1\r\nHost: gw.local\r\n\r\n").expect("a request");
+            stream.flush().expect("a request");
+            stream
+        })
+        .collect();
+    // Half of the places are the most that one address has; its oldest connections made room for its youngest.
+    until("the rest to have gone", || {
+        let (_, text) = router.get("/metrics");
+        let made_room = text.lines().find(|line| {
+            line.starts_with("millrace_https_connections_refused_total{")
+                && line.contains("reason=\"made_room\"")
+        })?;
+        (made_room.rsplit_once(' ')?.1 == "33").then_some(())
+    });
+    let token = gateway.token("gw1/filter");
+    let caller = [("x-ms-edge-moduleId", "gw1/filter"), ("Authorization", token.as_str())];
+    let (status, said) = hear(ask(&gateway, &router, "/twins/d1/methods", &caller, r#"{"methodName":"a"}"#));
+    assert_eq!(status, 404, "{said}");
+}
+
 /// Question: how fast do messages go from an output of a module to an input of another one at QoS 1, and how long does one take?
 #[test]
 #[ignore = "prints figures; alone and optimised: cargo test --release … figures_of_an_input -- --ignored --nocapture"]

@@ -2,6 +2,7 @@
 //! nobody acts for another.
 
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use harness::{
     Authority, Client, Connection, Identity, QOS_0, QOS_1, ReasonCode, Router, Setup, Trust, Version, run,
@@ -205,6 +206,27 @@ fn an_identity_that_is_disabled_or_deleted_goes_and_a_rotated_key_still_helps() 
     gateway.identity(&["enable", "d1"]);
     // The first one who asks makes the router look.
     gateway.connect(&router, "d1").ping();
+}
+
+/// As edgeHub does, with five minutes for clocks that differ: here a few seconds of them are left.
+#[test]
+fn a_connection_ends_when_the_token_it_came_with_is_over() {
+    let gateway = Gateway::new();
+    let router = gateway.setup().start();
+    let mut other = gateway.connect(&router, "d2");
+    let string = gateway.identity(&["show", "d1", "--host", HOST]);
+    let key = string.split("SharedAccessKey=").nth(1).expect("a key");
+    let mut client = until("it to come in", || {
+        let expiry = SystemTime::now() - Duration::from_secs(295);
+        let token = iothub::sas::token(HOST, "d1", None, key, expiry);
+        let client = gateway.try_connect(&router, &gateway.trust(), &hello("d1", Some(&token)));
+        (client.greeting.reason == ReasonCode::SUCCESS).then_some(client)
+    });
+    client.ending();
+    let over = iothub::sas::token(HOST, "d1", None, key, SystemTime::now() - Duration::from_secs(301));
+    let refused = gateway.try_connect(&router, &gateway.trust(), &hello("d1", Some(&over)));
+    assert_eq!(refused.greeting.reason, ReasonCode::NOT_AUTHORIZED);
+    other.ping();
 }
 
 #[test]

@@ -55,6 +55,7 @@ mod stores;
 mod subscriptions;
 mod tls;
 mod topics;
+mod twins_offline;
 mod uplink;
 mod uplink_exact;
 mod uplink_tls;

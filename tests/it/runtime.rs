@@ -6,6 +6,7 @@ use std::time::Duration;
 use harness::azure::{Cloud, DEVICE, GATEWAY, MODULE};
 use harness::{Client, Connection, QOS_1, ReasonCode, Router, Setup, Trust, Version, until, v3};
 use iothub::Identity;
+use iothub::workload::Misbehaviour;
 use serde_json::{Value, json};
 use wire::{Connect, Will};
 
@@ -124,17 +125,32 @@ fn a_certificate_is_renewed_while_clients_stay() {
     cloud.workload.limit_certificates(Some(Duration::from_secs(10)));
     let router = setup(&cloud).start();
     let mut client = connect(&cloud, &router, DEVICE);
+    let shown = || {
+        let connected = trust(&cloud).connect(router.listener("tls")).ok()?;
+        Some(connected.conn.peer_certificates()?.first()?.to_vec())
+    };
+    let first = shown().expect("a certificate");
+    // Refused, the first one stays, and it is asked for again before that is over.
+    let refusal =
+        Misbehaviour { only: "/certificate/server".into(), status: Some(403), ..Default::default() };
+    cloud.workload.misbehave(refusal);
+    until("a refusal", || {
+        router.log().contains("the certificate is not renewed; the old one stays").then_some(())
+    });
+    client.ping();
+    let days = || router.listener_status("tls")["certificates"][0]["expires_in_days"].as_i64();
+    assert_eq!(days().filter(|days| *days > 0), None, "the one that ends soon");
     cloud.workload.limit_certificates(None);
-    until("a second certificate", || (cloud.workload.certificates() >= 2).then_some(()));
+    cloud.workload.misbehave(Misbehaviour::default());
+    until("another certificate", || shown().filter(|now| *now != first));
+    until("its end", || days().filter(|days| *days > 0));
     client.ping();
     connect(&cloud, &router, &format!("{GATEWAY}/{MODULE}")).ping();
-    let days = router.listener_status("tls")["certificates"][0]["expires_in_days"].as_i64();
-    assert!(until("the new certificate", || days.filter(|days| *days > 0)) > 0);
 }
 
 const HUB: &str = "gw1/$edgeHub";
 
-fn desired(route: &str) -> Value {
+pub(crate) fn desired(route: &str) -> Value {
     json!({
         "schemaVersion": "1.1",
         "routes": { "up": { "route": route, "priority": 1, "timeToLiveSecs": 3600 } },
@@ -184,10 +200,20 @@ fn routes_come_from_the_module_twin_and_a_bad_one_changes_nothing() {
     let loose = cloud.hub.patch_desired(HUB, &desired("FROM /messages/* WHERE level > 30 INTO $upstream"));
     assert_eq!(status(&cloud, loose.expect("a patch"))["lastDesiredStatus"]["code"], json!(400));
 
+    // A start has those of its last good version, cloud or not, and says again what it thinks of the newest.
+    cloud.hub.set_offline(true);
+    router.kill();
+    router.start_again();
+    publish(&router, "low", "leads nowhere");
+    publish(&router, "high", "three more");
+    cloud.hub.set_offline(false);
+    until("what the last good route takes", || arrived().contains(&b"three more".to_vec()).then_some(()));
+
     let all = cloud.hub.patch_desired(HUB, &json!({"routes": {"up": "FROM /messages/* INTO $upstream"}}));
     assert_eq!(status(&cloud, all.expect("a patch"))["lastDesiredStatus"]["code"], json!(200));
     publish(&router, "low", "four");
-    until("all", || (arrived().len() == 3).then_some(()));
+    until("all", || arrived().contains(&b"four".to_vec()).then_some(()));
+    assert!(!arrived().contains(&b"leads nowhere".to_vec()));
 
     // Without the cloud the routes are those of the last run.
     cloud.hub.set_offline(true);
@@ -215,9 +241,63 @@ fn identities_are_looked_up_when_the_cloud_says_that_they_have_changed() {
     assert!(matches!(call(refresh, json!({"deviceIds": "all"})), Ok(400)));
     assert!(matches!(call("Other", json!({})), Ok(404)));
     other.ping();
+    // What cannot be looked up is not said to be.
+    cloud.hub.set_rest_status(Some(503));
+    assert!(matches!(call(refresh, json!({"deviceIds": [DEVICE]})), Ok(500)));
+    device.ping();
+    cloud.hub.set_rest_status(None);
     assert!(matches!(call(refresh, json!({"deviceIds": [DEVICE]})), Ok(200)));
     device.ending();
     other.ping();
+}
+
+/// Plug and Play lives by the model; with it goes the library, for whoever looks at connections in the cloud.
+#[test]
+fn what_a_client_says_of_itself_goes_up_with_its_link_and_after_it_has_gone() {
+    let cloud = Cloud::start();
+    let mut router = setup(&cloud)
+        .set("routes.up", "FROM /messages/* INTO $upstream")
+        .set("uplink.upstream.kind", "iothub")
+        .set("uplink.upstream.backoff_min_ms", 20)
+        .set("uplink.upstream.backoff_max_ms", 500)
+        .start();
+    let as_pump = |router: &Router, model: &str, text: &str| {
+        let mut connect = hello(&cloud, DEVICE);
+        let said = format!("&DeviceClientType=py%2F2.1&model-id=dtmi%3Aplant%3Apump%3B{model}");
+        connect.user_name.as_mut().expect("a user name").push_str(&said);
+        let connection =
+            Connection::open_tls(router.listener("tls"), Version::V3, &trust(&cloud)).expect("a handshake");
+        let mut client = Client::over(connection, &connect).expect("a CONNACK");
+        client.publish(&format!("devices/{DEVICE}/messages/events/"), text, QOS_1);
+        client
+    };
+    let has_model = |model: &str| {
+        until(&format!("a link with model {model}"), || {
+            let links = cloud.hub.connections();
+            let link = links.into_iter().find(|link| link.id == DEVICE)?;
+            (link.model_id == Some(format!("dtmi:plant:pump;{model}"))).then_some(link)
+        })
+    };
+    let client = as_pump(&router, "1", "one");
+    let library = has_model("1").product_info.unwrap_or_default();
+    assert!(library.starts_with("py/2.1 Millrace/"), "{library}");
+    // Another model counts from the next link on.
+    drop(client);
+    let kept = router.store().join("edge/cards.sealed");
+    let first = until("it to be kept", || std::fs::read(&kept).ok());
+    drop(as_pump(&router, "2", "two"));
+    until("the other to be kept", || (std::fs::read(&kept).ok()? != first).then_some(()));
+    cloud.hub.disconnect(DEVICE);
+    drop(as_pump(&router, "2", "three"));
+    has_model("2");
+    // What it has sent goes up when it has gone, after a restart too.
+    cloud.hub.set_offline(true);
+    drop(as_pump(&router, "2", "four"));
+    router.kill();
+    router.start_again();
+    cloud.hub.set_offline(false);
+    has_model("2");
+    assert_eq!(cloud.hub.violations(), []);
 }
 
 /// As on a gateway where edgeHub was before: its user, its folder with its storage in it, which only that user may enter.

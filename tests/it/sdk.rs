@@ -2,8 +2,11 @@
 //! below a test IoT Hub, both of which check strictly. What the SDKs do stands in `azure/`; the same scenarios play against
 //! the hub itself in `sdk_direct`.
 
-use harness::azure::{Cloud, free_address};
-use harness::{Router, Setup};
+use harness::azure::{Cloud, DEVICE, free_address};
+use harness::{Client, Connection, QOS_1, Router, Setup, Trust, Version, until};
+use serde_json::json;
+
+use crate::runtime::hello;
 
 /// Everything goes up; what leaf devices send goes to a module as well.
 fn setup(cloud: &Cloud) -> Setup {
@@ -17,6 +20,32 @@ fn gateway() -> (Cloud, Router) {
     let mut cloud = Cloud::start();
     let address = free_address();
     let router = setup(&cloud).env("EDGEDEVICEHOSTNAME", address.to_string()).start();
+    cloud.put_gateway_at(address, router.listener("tls"), router.listener("wss"));
+    (cloud, router)
+}
+
+/// One that has started again while the cloud is away; its device has been there before.
+fn offline_gateway() -> (Cloud, Router) {
+    let mut cloud = Cloud::start();
+    let address = free_address();
+    cloud.hub.patch_desired(DEVICE, &json!({"rate": 5})).expect("a patch");
+    let mut router = setup(&cloud)
+        .env("EDGEDEVICEHOSTNAME", address.to_string())
+        .set("uplink.upstream.kind", "iothub")
+        .set("uplink.upstream.backoff_min_ms", 20)
+        .set("uplink.upstream.backoff_max_ms", 500)
+        .start();
+    let trust = Trust::of(&cloud.home().join("ca.pem")).name(&address.to_string());
+    let connection = Connection::open_tls(router.listener("tls"), Version::V3, &trust).expect("a handshake");
+    let mut device = Client::over(connection, &hello(&cloud, DEVICE)).expect("a CONNACK");
+    device.subscribe("$iothub/twin/res/#", QOS_1);
+    crate::twins_offline::settle(&mut device);
+    device.disconnect();
+    let sealed = router.store().join("edge/identities.sealed");
+    until("the identities to be kept", || sealed.exists().then_some(()));
+    cloud.hub.set_offline(true);
+    router.kill();
+    router.start_again();
     cloud.put_gateway_at(address, router.listener("tls"), router.listener("wss"));
     (cloud, router)
 }
@@ -114,6 +143,18 @@ fn python_a_token_is_renewed() {
         count.is_some_and(|count| count >= 2.0),
         "{line:?}: a second token came with a second connection"
     );
+}
+
+#[test]
+fn python_a_start_without_the_cloud() {
+    let (cloud, _router) = offline_gateway();
+    cloud.python("offline_start");
+}
+
+#[test]
+fn node_a_start_without_the_cloud() {
+    let (cloud, _router) = offline_gateway();
+    cloud.node("offline_start");
 }
 
 #[test]

@@ -120,8 +120,61 @@ fn every_series_of_edgehub_counts_what_has_happened() {
             .collect();
         expect(&router, &format!("edgehub_{name}"), &labels);
     }
-    let (_, text) = router.get("/metrics");
-    for name in ["messages_unack", "operation_retry"] {
-        assert!(text.contains(&format!("# TYPE edgehub_{name} counter")), "{text}");
-    }
+}
+
+/// What edgeHub counts when something goes wrong: a module and a cloud that do not acknowledge, and a queue that is full.
+#[test]
+fn repeats_and_what_is_not_taken_are_counted() {
+    let cloud = Cloud::start();
+    let router = setup(&cloud)
+        .set("limits.packet_bytes_max", 65_536)
+        .set("uplink.upstream.kind", "iothub")
+        .set("uplink.upstream.answer_secs", 1)
+        .set("uplink.upstream.backoff_min_ms", 20)
+        .set("uplink.upstream.backoff_max_ms", 200)
+        .set("uplink.upstream.bytes_max", 262_144)
+        .set("routes.up", "FROM /messages/* WHERE IS_DEFINED(up) INTO $upstream")
+        .set(
+            "routes.in",
+            r#"FROM /messages/* WHERE NOT IS_DEFINED(up) INTO BrokeredEndpoint("/modules/filter/inputs/in1")"#,
+        )
+        .start();
+    let module = format!("{GATEWAY}/{MODULE}");
+    let come = || {
+        let connection = Connection::open_tls(router.listener("tls"), Version::V3, &trust(&cloud));
+        let mut connect = hello(&cloud, &module);
+        connect.clean_start = false;
+        let filter = Client::over(connection.expect("a handshake"), &connect).expect("a CONNACK");
+        assert_eq!(filter.greeting.reason, ReasonCode::SUCCESS);
+        filter
+    };
+    let mut filter = come().manual();
+    filter.subscribe(&format!("devices/{GATEWAY}/modules/{MODULE}/#"), QOS_1);
+    let mut device = connect(&cloud, &router, DEVICE);
+    let events = format!("devices/{DEVICE}/messages/events/");
+    device.publish(&events, "for the module", QOS_1);
+    assert_eq!(filter.message().text(), "for the module");
+    filter.vanish();
+    let mut filter = come();
+    assert_eq!(filter.message().text(), "for the module");
+    let of_module = format!("id=\"{module}\"");
+    expect(&router, "edgehub_operation_retry_total", &[&of_module, "operation=\" SendMessageToModule\""]);
+
+    cloud.hub.set_faults(Some(DEVICE), iothub::Faults { withhold_acks: true, ..Default::default() });
+    device.publish(&format!("{events}up=1"), "for the cloud", QOS_1);
+    let hub = format!("id=\"{GATEWAY}/$edgeHub\"");
+    expect(&router, "edgehub_operation_retry_total", &[&hub, "operation=\" SendMessageToCloud\""]);
+    cloud.hub.clear_faults();
+
+    cloud.hub.set_offline(true);
+    let payload = vec![b'x'; 20_000];
+    let topic = format!("{events}up=1");
+    let publish =
+        harness::OutgoingPublish { topic: &topic, payload: &payload, qos: QOS_1, ..Default::default() };
+    until("no more to be taken", || {
+        device.send(&publish);
+        (router.number("/withheld") == 1).then_some(())
+    });
+    let from = format!("from=\"{DEVICE}\"");
+    expect(&router, "edgehub_messages_unack_total", &["reason=\"storage_failure\"", &from]);
 }

@@ -206,6 +206,21 @@ impl Tree {
         self.identities.values().filter(belongs).collect()
     }
 
+    /// Whether `id` is `actor` or below it, as far as is known.
+    pub fn is_below(&self, id: &HubId, actor: &HubId) -> bool {
+        self.chain_of(id).is_some_and(|known| known.links.contains(actor))
+    }
+
+    /// Whether the chain that `actor`, an edge device, presents may be looked at further: its target is below it, or its
+    /// target and the device of that are unknown, and the next link is below it. Whoever is known stands where it is known to
+    /// stand, or nowhere.
+    pub fn may_be_below(&self, chain: &AuthChain, actor: &HubId) -> bool {
+        let target = chain.target();
+        let device = HubId::device(target.device_id()).ok();
+        let known = [Some(target), device.as_ref()].into_iter().flatten().find(|id| self.find(id).is_some());
+        known.or(chain.links.get(1)).is_some_and(|near| self.is_below(near, actor))
+    }
+
     /// Checks that the chain a client presents is for `target` and that the scope agrees; gives the edge device that
     /// acts, whose `$edgeHub` must have signed the token.
     pub fn actor_of(&self, chain: &AuthChain, target: &HubId) -> Result<HubId, ChainError> {

@@ -5,7 +5,7 @@
 //! Always: routes are compiled before the twin is told 200; with a mistake nothing changes. Until the first ones are in effect
 //! no client is let in: what it sent would be acknowledged and lead nowhere.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use anyhow::Context as _;
 use broker::HubSetup;
@@ -62,14 +62,6 @@ pub(super) fn parts(
         operator
     });
     let (desk, questions, arrivals) = services::desk();
-    let web = Web {
-        gatekeeper: Arc::clone(&node.gatekeeper),
-        directory: node.directory(),
-        device: edge.device.clone(),
-        nested: edge.nested,
-        desk: desk.clone(),
-        limits: Arc::new(config.limits.clone()),
-    };
     let setup = HubSetup {
         edge_device: edge.device.as_str().into(),
         allow_sender_mismatch: edge.allow_sender_mismatch,
@@ -92,11 +84,22 @@ pub(super) fn parts(
         shelf,
         mailboxes,
         directory,
+        cards: node.cards(),
         module,
         twin_refresh_secs: edge.twin_refresh_secs,
         series_bytes_max: config.limits.series_bytes_max as usize,
         own,
     });
+    let numbers = service.numbers();
+    let web = Web {
+        gatekeeper: Arc::clone(&node.gatekeeper),
+        directory: node.directory(),
+        device: edge.device.clone(),
+        nested: edge.nested,
+        desk: desk.clone(),
+        limits: Arc::new(config.limits.clone()),
+        numbers: Arc::clone(&numbers.lock().unwrap_or_else(PoisonError::into_inner).web),
+    };
     Ok(Some(Parts { shards: (setup, desk), service, web: (web, arrivals), petitions }))
 }
 

@@ -1,7 +1,8 @@
 //! The identities known now: read from IoT Hub or a local file, kept sealed on the disk, and good while nobody answers.
 //!
 //! In: a source, the vault. Out: the tree to judge by; news, by number. Always: what was known before an outage or a restart
-//! stays known until the source says otherwise; an answer that comes half changes nothing.
+//! stays known until the source says otherwise; an answer that comes half changes nothing. What a client says of itself
+//! removes nobody: only an answer to what we ask by ourselves does.
 //! Bound: `identities_max`, and as many lookups remembered.
 
 use std::collections::HashMap;
@@ -17,8 +18,9 @@ use hub::tree::{AuthChain, Tree};
 use tokio::sync::watch;
 
 use super::exchange::Answer;
+use super::judge::EDGE_HUB;
 use super::local::{LocalError, LocalFile};
-use super::scope::Scope;
+use super::scope::{Scope, ScopeError};
 use super::vault::{Vault, VaultError};
 use super::visitors::Visitors;
 use crate::files;
@@ -48,6 +50,14 @@ pub(crate) enum Lookup {
     TooSoon,
     /// Nobody answers.
     Unreachable,
+}
+
+/// How an identity is asked for.
+struct Question {
+    /// The links from it up to us.
+    chain: String,
+    /// They are those that we know; a refusal of others proves nothing.
+    is_ours: bool,
 }
 
 /// Why the identities cannot be had at the start.
@@ -137,7 +147,7 @@ impl Directory {
 
     /// How often all were read, and how often that failed.
     pub(crate) fn refreshes(&self) -> (u64, u64) {
-        (self.refreshes.load(Ordering::Relaxed), self.failures.load(Ordering::Relaxed))
+        (self.refreshes.load(Ordering::Acquire), self.failures.load(Ordering::Relaxed))
     }
 
     /// Where it is told that somebody who is not known here may have changed; once.
@@ -145,17 +155,20 @@ impl Directory {
         drop(self.visitors.set(visitors)); // only the first one counts
     }
 
-    /// Looks these up, however short ago that was done: somebody knows that they have changed.
-    pub(crate) async fn renew(&self, ids: &[HubId]) {
+    /// Looks these up, however short ago that was done: somebody knows that they have changed. Whether all were; where nobody
+    /// answers the rest is not asked for.
+    pub(crate) async fn renew(&self, ids: &[HubId]) -> bool {
         for id in ids {
             if let Some(visitors) = self.visitors.get() {
                 visitors.doubt(id);
             }
             lock(&self.looked_up).remove(id);
-            if self.look_up(id, None).await == Lookup::Unreachable {
+            if self.look_up(id, None).await != Lookup::Done {
                 tracing::warn!(identity = %id, "an identity cannot be looked up now");
+                return false;
             }
         }
+        true
     }
 
     /// Asks upstream what a child gateway asks of us; `Err`: nobody answers, or nobody is there.
@@ -183,11 +196,21 @@ impl Directory {
         if !self.may_look_up(id) {
             return Lookup::TooSoon;
         }
-        match scope.one(id, &self.chain_to(id, chain)).await {
+        let question = self.question_about(id, chain);
+        let answer = scope.one(id, &question.chain).await;
+        let is_refused = answer.as_ref().err().is_some_and(ScopeError::is_refusal);
+        // A refusal of a chain that somebody else has made up, or of us, says nothing about the identity.
+        let is_gone = is_refused && question.is_ours && scope.knows_us().await;
+        match answer {
             Ok(found) => {
-                self.update(id, found);
+                self.update(id, found, question.is_ours);
                 Lookup::Done
             }
+            Err(_) if is_gone => {
+                self.update(id, Vec::new(), true);
+                Lookup::Done
+            }
+            Err(_) if is_refused && !question.is_ours => Lookup::Done,
             Err(error) => {
                 tracing::debug!(%error, identity = %id, "an identity cannot be looked up");
                 // The next client may try at once.
@@ -221,9 +244,11 @@ impl Directory {
         match scope.all().await {
             Ok(found) => {
                 let identities = found.len();
-                self.refreshes.fetch_add(1, Ordering::Relaxed);
                 let is_first = !self.is_filled.swap(true, Ordering::Relaxed);
-                if self.replace(found) {
+                let has_changed = self.replace(found);
+                // Whoever sees the number sees what was read.
+                self.refreshes.fetch_add(1, Ordering::Release);
+                if has_changed {
                     tracing::info!(identities, "the device scope has changed");
                     self.seal();
                 } else if is_first {
@@ -281,32 +306,48 @@ impl Directory {
         true
     }
 
-    /// The links from `id` up to us: over the edge device that stands in for it, if one does.
-    fn chain_to(&self, id: &HubId, chain: Option<&AuthChain>) -> String {
+    /// How `id` is asked for: by the links up to us that we know. Of somebody we do not know that, and what its client says of
+    /// it is passed on; upstream it is looked at, and only an identity that is found there counts.
+    fn question_about(&self, id: &HubId, chain: Option<&AuthChain>) -> Question {
+        let tree = self.tree();
+        if let Some(known) = tree.chain_of(id) {
+            return Question { chain: known.to_string(), is_ours: true };
+        }
+        Question { chain: self.presumed_chain(&tree, id, chain), is_ours: false }
+    }
+
+    /// The links from somebody unknown up to us: over its device, or over the edge device that stands in for it, if one does.
+    fn presumed_chain(&self, tree: &Tree, id: &HubId, chain: Option<&AuthChain>) -> String {
+        if *id == self.device {
+            return id.to_string();
+        }
+        let device = id.module_id().and_then(|_| HubId::device(id.device_id()).ok());
+        if let Some(known) = device.as_ref().and_then(|device| tree.chain_of(device)) {
+            return format!("{id};{known}");
+        }
         let chain = chain.filter(|chain| chain.is_on_behalf());
         let actor = chain.and_then(|chain| HubId::device(chain.actor().device_id()).ok());
-        let known = actor.and_then(|actor| self.tree().chain_of(&actor));
-        // What the client says of the links between it and the one who acts; upstream it is looked at.
+        let known = actor.and_then(|actor| tree.chain_of(&actor));
+        // What the client says of the links between it and the one who acts.
         if let (Some(chain), Some(known)) = (chain.filter(|chain| chain.target() == id), &known) {
             let further = known.links().iter().skip(1);
             return further.fold(chain.to_string(), |all, link| format!("{all};{link}"));
         }
         let up = known.map_or_else(|| self.device.to_string(), |chain| chain.to_string());
-        let device =
-            id.module_id().map(|_| id.device_id()).filter(|device| up.split(';').next() != Some(device));
-        match device {
-            _ if *id == self.device => up,
+        match device.filter(|device| up.split(';').next() != Some(device.as_str())) {
             Some(device) => format!("{id};{device};{up}"),
             None => format!("{id};{up}"),
         }
     }
 
-    /// Takes over what a lookup of `id` found.
-    fn update(&self, id: &HubId, found: Vec<Identity>) {
+    /// Takes over what a lookup of `id` found. `is_all`: without `id` in it, that is not below us any more.
+    fn update(&self, id: &HubId, found: Vec<Identity>, is_all: bool) {
         let mut changed = false;
         {
             let mut tree = self.tree.write().unwrap_or_else(PoisonError::into_inner);
-            if !found.iter().any(|identity| identity.id == *id) {
+            let is_gone =
+                is_all && !self.is_ourselves(id) && !found.iter().any(|identity| identity.id == *id);
+            if is_gone {
                 changed |= tree.remove(id);
             }
             for identity in found {
@@ -320,6 +361,11 @@ impl Directory {
             self.seal();
             self.tell();
         }
+    }
+
+    /// The root of the tree and who asks: as long as somebody answers us, they are there.
+    fn is_ourselves(&self, id: &HubId) -> bool {
+        id.device_id() == self.device.device_id() && id.module_id().is_none_or(|module| module == EDGE_HUB)
     }
 
     /// Takes over all identities; whether anything has changed.

@@ -160,7 +160,13 @@ pub(crate) static VARIABLES: &[Variable] = &[
     ),
     variable("MqttSettings__RetainPropertyName", "mqtt-retain", Ignored("the name is fixed")),
     variable("MqttSettings__DupPropertyName", "mqtt-dup", Ignored("the name is fixed")),
-    variable("MqttSettings__QoSPropertyName", "mqtt-qos", Ignored("the name is fixed")),
+    variable(
+        "MqttSettings__QoSPropertyName",
+        "mqtt-qos",
+        Ignored(
+            "such a property is passed on and changes nothing: a message has the QoS of its subscription, at most 1",
+        ),
+    ),
     variable(
         "MqttSettings__AbortOnOutOfOrderPubAck",
         "false",

@@ -19,6 +19,7 @@ use model::{ConnId, Limits, ShardId};
 use rustls::server::danger::ClientCertVerifier;
 use tokio::sync::mpsc;
 
+use super::cards::Cards;
 use super::directory::{Directory, Lookup};
 use super::forwarded;
 use super::judge::{Claim, Denied, Hosts, Law, Proof, Until};
@@ -27,7 +28,6 @@ use super::visitors::{Visitors, Word};
 use crate::access::Brake;
 use crate::clock::Clock;
 use crate::mail::{Mail, Mailbox};
-use crate::upstream::About;
 
 /// Lookups that run at the same time.
 const LOOKUPS_AT_ONCE: usize = 4;
@@ -51,6 +51,7 @@ pub(crate) struct Gatekeeper {
     mailboxes: Vec<Arc<Mailbox>>,
     lookup_timeout: Duration,
     visitors: Option<Arc<Visitors>>,
+    cards: Option<Arc<Cards>>,
 }
 
 /// What a [`Gatekeeper`] needs.
@@ -75,6 +76,8 @@ pub(crate) struct GatekeeperSetup<'a> {
     pub mailboxes: Vec<Arc<Mailbox>>,
     /// Who asks IoT Hub about clients that are not known, if it is asked.
     pub visitors: Option<Arc<Visitors>>,
+    /// Who remembers what clients say of themselves, if somebody asks for it.
+    pub cards: Option<Arc<Cards>>,
 }
 
 /// The ends of a [`Gatekeeper`] that run on their own.
@@ -137,7 +140,7 @@ impl Gatekeeper {
     /// Nobody is in yet.
     pub(crate) fn new(setup: GatekeeperSetup<'_>) -> (Arc<Gatekeeper>, Waiting) {
         let GatekeeperSetup { directory, hosts, takes_certificates, clients_max, lookup_timeout, .. } = setup;
-        let GatekeeperSetup { forwarder, failures_free, limits, mailboxes, visitors, .. } = setup;
+        let GatekeeperSetup { forwarder, failures_free, limits, mailboxes, visitors, cards, .. } = setup;
         let (questions, waiting) = mpsc::channel(limits.identity_lookups_max as usize);
         let gatekeeper = Gatekeeper {
             directory,
@@ -153,6 +156,7 @@ impl Gatekeeper {
             mailboxes,
             lookup_timeout,
             visitors,
+            cards,
         };
         (Arc::new(gatekeeper), Waiting(waiting))
     }
@@ -238,16 +242,6 @@ impl Gatekeeper {
     /// From now on certificates count if they come from these.
     pub(crate) fn trust(&self, authorities: Option<Arc<dyn ClientCertVerifier>>) {
         *self.authorities.write().unwrap_or_else(PoisonError::into_inner) = authorities;
-    }
-
-    /// What a client that is here has said of itself.
-    pub(super) fn about(&self, identity: &str) -> About {
-        let present = lock(&self.present);
-        let guest = HubId::parse(identity).ok().and_then(|id| present.by_id.get(&id));
-        guest.map_or_else(About::default, |guest| {
-            let UserName { model_id, client_type, .. } = &guest.claim.name;
-            About { model_id: model_id.clone(), client_type: client_type.clone() }
-        })
     }
 
     /// What was counted.
@@ -351,6 +345,9 @@ impl Gatekeeper {
             tracing::warn!(client = %id, max = self.clients_max, "refused: edge.clients_max is reached");
             self.count_denied(Some(&id), "clients_max");
             return Verdict::TooManyClients;
+        }
+        if let Some(cards) = &self.cards {
+            cards.note(&claim.name);
         }
         present.by_conn.insert((shard, conn), id.clone());
         present.by_id.insert(id.clone(), Guest { shard, conn, claim, until, is_leaving: false });

@@ -5,6 +5,7 @@
 //! `visitors` (clients that IoT Hub alone knows), `gatekeeper` (the clients that come), `node` (all of it together), `numbers` (edgeHub's series).
 //! Knows: `reference/edgehub.md` §5 and §7. May use: `hub`, sockets, files in `store.path`/edge. Never: MQTT packets, topics.
 
+mod cards;
 mod directory;
 pub mod environment;
 mod exchange;
@@ -20,12 +21,19 @@ mod vault;
 mod visitors;
 mod workload;
 
+pub(crate) use cards::Cards;
 pub(crate) use directory::Directory;
+#[cfg(test)]
+pub(crate) use directory::Source;
+#[cfg(test)]
+pub(crate) use gatekeeper::GatekeeperSetup;
 pub(crate) use gatekeeper::{Gatekeeper, NotVouched};
 pub(crate) use judge::{Claim, EDGE_HUB, Proof};
 pub use node::StartError;
 pub(crate) use node::{EdgeNode, own_certificate};
 pub(crate) use numbers::{Common, Queue, Upstream, encode as encode_numbers, encode_series, encode_services};
+#[cfg(test)]
+pub(crate) use vault::Keeper;
 pub(crate) use vault::Vault;
 pub use workload::{WorkloadUri, version_for};
 

@@ -19,6 +19,7 @@ use rustls::server::danger::ClientCertVerifier;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
+use super::cards::Cards;
 use super::directory::{Directory, Source};
 use super::gatekeeper::{Gatekeeper, GatekeeperSetup, Waiting};
 use super::now_secs;
@@ -60,6 +61,7 @@ pub(crate) struct EdgeNode {
     workload: Option<Workload>,
     signer: Option<Arc<dyn Signer>>,
     visitors: Option<Arc<Visitors>>,
+    cards: Arc<Cards>,
     folder: PathBuf,
     vault: Arc<Vault>,
     trust_file: PathBuf,
@@ -114,6 +116,8 @@ impl EdgeNode {
         if let Some(visitors) = &visitors {
             directory.tell_doubts_to(Arc::clone(visitors));
         }
+        let cards_max = config.limits.identities_max as usize;
+        let cards = Arc::new(Cards::open(&folder, Arc::clone(&vault), cards_max));
         let (gatekeeper, waiting) = Gatekeeper::new(GatekeeperSetup {
             directory: Arc::clone(&directory),
             hosts: hosts.into_iter().flatten().map(without_port).collect(),
@@ -125,6 +129,7 @@ impl EdgeNode {
             limits: &config.limits,
             mailboxes: mailboxes.to_vec(),
             visitors: visitors.clone(),
+            cards: Some(Arc::clone(&cards)),
         });
         gatekeeper.trust(authorities(&bundle));
         Ok(Some(EdgeNode {
@@ -134,6 +139,7 @@ impl EdgeNode {
             workload,
             signer,
             visitors,
+            cards,
             folder,
             vault,
             trust_file,
@@ -145,8 +151,13 @@ impl EdgeNode {
     /// Whoever signs for this gateway, for an uplink; `None` without an IoT Hub.
     pub(crate) fn signer(&self) -> Option<Arc<dyn crate::upstream::Signer>> {
         let signer = self.signer.as_ref().map(Arc::clone)?;
-        let (visitors, directory) = (self.visitors.clone(), self.directory());
-        Some(Arc::new(ForUplink { signer, visitors, directory, gatekeeper: Arc::clone(&self.gatekeeper) }))
+        let (visitors, directory, cards) = (self.visitors.clone(), self.directory(), self.cards());
+        Some(Arc::new(ForUplink { signer, visitors, directory, cards }))
+    }
+
+    /// What clients say of themselves.
+    pub(crate) fn cards(&self) -> Arc<Cards> {
+        Arc::clone(&self.cards)
     }
 
     /// Who is known.
@@ -344,7 +355,11 @@ async fn keep_certificate(
                 }
                 Err(error) => {
                     tracing::error!(%error, "the certificate is not renewed; the old one stays");
-                    tokio::time::sleep(RENEW_AGAIN).await;
+                    // What is left may be less than the usual pause.
+                    let end = certificate.borrow().as_ref().and_then(|now| end_of(&now.chain));
+                    let left = end.map_or(0, |end| (end - now_secs() as i64).max(0) as u64);
+                    let again = Duration::from_secs((left / 5).max(1)).min(RENEW_AGAIN);
+                    tokio::time::sleep(again).await;
                 }
             }
         }

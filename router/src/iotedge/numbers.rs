@@ -243,13 +243,22 @@ fn borrowed<'a>(labels: &'a [(&'static str, String)]) -> Vec<(&'a str, &'a str)>
     labels.iter().map(|(label, value)| (*label, value.as_str())).collect()
 }
 
-/// What the services of the dialect counted.
-pub(crate) fn encode_services(common: &Common, numbers: &Numbers) -> String {
+/// What the services of the dialect counted; `web`: connections over HTTPS that were not served, by reason.
+pub(crate) fn encode_services(common: &Common, numbers: &Numbers, web: &[(&'static str, u64)]) -> String {
     let mut out = Text { text: String::new(), common };
     for (name, help, count) in numbers.each() {
         let name = format!("millrace_hub_{name}_total");
         out.head(&name, "counter", help);
         out.line(&name, &[], count);
+    }
+    let name = "millrace_https_connections_refused_total";
+    out.head(
+        name,
+        "counter",
+        "Connections over HTTPS that had no place, lost it to another one, or took too long",
+    );
+    for (reason, count) in web {
+        out.line(name, &[("reason", reason)], *count);
     }
     out.text
 }

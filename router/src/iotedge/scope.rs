@@ -62,11 +62,11 @@ pub(crate) enum ScopeError {
 }
 
 impl ScopeError {
-    /// Whether the answer is that there is no such identity below us (and not that something went wrong).
-    fn is_absence(&self) -> bool {
-        let absent =
+    /// Whether the answer is that what was asked for is not below us by that chain (and not that something went wrong).
+    pub(super) fn is_refusal(&self) -> bool {
+        let refused =
             [StatusCode::BAD_REQUEST, StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND];
-        matches!(self, ScopeError::Status(_, status) if absent.contains(status))
+        matches!(self, ScopeError::Status(_, status) if refused.contains(status))
     }
 }
 
@@ -136,6 +136,11 @@ impl Scope {
         Ok(found)
     }
 
+    /// Whether our own scope is read to us now, its first page.
+    pub(crate) async fn knows_us(&self) -> bool {
+        self.page(self.device.as_str(), None).await.is_ok()
+    }
+
     /// All pages of one edge device's scope.
     async fn of_edge(&self, chain: &str) -> Result<Vec<Identity>, ScopeError> {
         let mut found = Vec::new();
@@ -176,7 +181,7 @@ impl Scope {
         loop {
             let (method, path, body) = request();
             match self.ask(method, path, body).await {
-                Err(error) if attempt < ATTEMPTS && !error.is_absence() => {
+                Err(error) if attempt < ATTEMPTS && !error.is_refusal() => {
                     tracing::debug!(%error, attempt, "the device scope is asked for again");
                     tokio::time::sleep(PAUSE * attempt).await;
                     attempt += 1;
@@ -186,7 +191,7 @@ impl Scope {
         }
     }
 
-    /// One identity, and for a module its device; empty if there is none below us. `chain`: from it up to us.
+    /// One identity, and for a module its device. `chain`: from it up to us.
     pub(crate) async fn one(&self, id: &HubId, chain: &str) -> Result<Vec<Identity>, ScopeError> {
         let (method, path, body) = if self.is_nested {
             let mut body = json!({ "targetDeviceId": id.device_id(), "authChain": chain });
@@ -201,15 +206,10 @@ impl Scope {
             }
             (Method::GET, self.path("deviceAndModuleInDeviceScope", FLAT_VERSION, &query), None)
         };
-        match self.ask(method, path, body).await {
-            Ok(answer) => {
-                let mut found = Vec::new();
-                self.collect(&self.read(&answer)?, &mut found)?;
-                Ok(found)
-            }
-            Err(error) if error.is_absence() => Ok(Vec::new()),
-            Err(error) => Err(error),
-        }
+        let answer = self.ask(method, path, body).await?;
+        let mut found = Vec::new();
+        self.collect(&self.read(&answer)?, &mut found)?;
+        Ok(found)
     }
 
     fn path(&self, call: &str, version: &str, query: &str) -> String {

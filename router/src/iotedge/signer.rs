@@ -12,8 +12,8 @@ use hub::HubId;
 use hub::sas;
 use tokio::sync::Mutex;
 
+use super::cards::Cards;
 use super::directory::Directory;
-use super::gatekeeper::Gatekeeper;
 use super::visitors::Visitors;
 use super::workload::{Workload, WorkloadError};
 use crate::config::Secret;
@@ -59,8 +59,7 @@ pub(super) struct ForUplink {
     pub(super) signer: Arc<dyn Signer>,
     pub(super) visitors: Option<Arc<Visitors>>,
     pub(super) directory: Arc<Directory>,
-    /// Who is here.
-    pub(super) gatekeeper: Arc<Gatekeeper>,
+    pub(super) cards: Arc<Cards>,
 }
 
 impl crate::upstream::Signer for ForUplink {
@@ -73,7 +72,7 @@ impl crate::upstream::Signer for ForUplink {
     }
 
     fn about(&self, identity: &str) -> crate::upstream::About {
-        self.gatekeeper.about(identity)
+        HubId::parse(identity).map(|id| self.cards.of(&id)).unwrap_or_default()
     }
 
     fn note_link(&self, identity: &str, link: crate::upstream::LinkNews) {

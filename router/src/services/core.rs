@@ -5,15 +5,16 @@
 //! Always: a twin belongs to a connected client, or to one whose report IoT Hub has not taken yet; an answer to a report
 //! leaves after the twin was kept ([`Core::kept`]). A twin is asked of IoT Hub while the link is up or comes up, and else
 //! answered from what is known.
-//! Reading order: this, `twins`, `calls`, `posts`, `own`.
+//! Reading order: this, `twins`, `absent`, `calls`, `posts`, `own`.
 //! Bound: clients; [`ASKED_MAX`] requests of one that wait for IoT Hub; [`CALLS_MAX`] calls of methods.
 
+mod absent;
 mod calls;
 mod own;
 mod posts;
 mod twins;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use broker::uplink::Heard;
@@ -192,13 +193,17 @@ pub(super) struct Core {
     was_online: bool,
     /// The gateway's own twin, and the version of it that was offered last.
     own: Option<(Arc<str>, Option<u64>)>,
+    absent: absent::Absent,
+    wishes: Wishes,
     /// How often that is read as a whole, and when the next time.
     refresh_millis: u64,
     refresh_at: Option<Instant>,
     /// The own twin had no room for all clients, which was said.
     is_own_full: bool,
-    /// Identities to be looked up.
-    refreshes: Vec<HubId>,
+    /// Identities to be looked up, by call.
+    refreshes: Vec<(u64, Vec<HubId>)>,
+    /// Who waits for that; as many as may wait to be looked up.
+    refreshing: BTreeMap<u64, Caller>,
     wall: Timestamp,
 }
 
@@ -209,6 +214,19 @@ pub(crate) struct Wish {
     pub version: u64,
     /// They themselves.
     pub desired: Object,
+}
+
+/// Wishes on their way.
+#[derive(Default)]
+struct Wishes {
+    /// What was asked for, in order, and whether it is the newest; as many as may wait.
+    asked: VecDeque<(Wish, bool)>,
+    /// What was in effect before this start, until something is.
+    granted_before: Option<Wish>,
+    /// The newest could not be had.
+    is_refused: bool,
+    /// What is in effect now and is to be kept.
+    to_keep: Option<Wish>,
 }
 
 /// Something for a client.
@@ -245,10 +263,13 @@ impl Core {
             offline_since: None,
             was_online: false,
             own: None,
+            absent: absent::Absent::default(),
+            wishes: Wishes::default(),
             refresh_millis: 0,
             refresh_at: None,
             is_own_full: false,
             refreshes: Vec::new(),
+            refreshing: BTreeMap::new(),
             wall: Timestamp(0),
         }
     }
@@ -298,6 +319,7 @@ impl Core {
                 let entry = self.clients.entry(client.clone()).or_insert_with(|| Client::new(twin, link));
                 entry.at = Some((shard, conn));
                 entry.features = features;
+                self.is_here(&client);
                 self.listen(&client);
                 self.report_client(&client, true);
                 self.call_held(&client, now);
@@ -326,7 +348,7 @@ impl Core {
             HubRequest::TwinReported { conn, client, rid, patch } => {
                 self.on_report((shard, conn), &client, rid, &patch, now);
             }
-            HubRequest::Posted { token } => self.on_posted(token),
+            HubRequest::Posted { token } => self.on_posted(token, now),
             HubRequest::Unposted { token } => self.on_unposted(token, Unanswered::Gone, now),
             HubRequest::MethodResponse { client, rid, status, payload } => {
                 match self.calls.answer(&rid, &client) {
@@ -344,11 +366,18 @@ impl Core {
                 self.down.clear();
                 self.note_online(&identity, now);
                 let Some(entry) = self.clients.get_mut(&*identity) else { return };
-                if std::mem::replace(&mut entry.link, Link::Up) == Link::Up {
+                let is_here = entry.at.is_some() || entry.is_own;
+                let was_up = std::mem::replace(&mut entry.link, Link::Up) == Link::Up;
+                self.expect_repeats(&identity, now);
+                if was_up {
                     return; // it is said again whenever we want to hear something else
                 }
-                // What has changed while the link was down.
-                self.ask(&identity, What::Refresh, now);
+                if is_here {
+                    // What has changed while the link was down.
+                    self.ask(&identity, What::Refresh, now);
+                } else {
+                    self.report_up(&identity, now);
+                }
                 self.ask_held(&identity);
             }
             News::Down(identity) => {
@@ -374,6 +403,7 @@ impl Core {
         }
         self.forget_asked(|asked| asked.until <= now, now);
         self.return_posts(now);
+        self.forget_posts(now);
         self.refresh_own(now);
         let (late, rest): (Vec<Held>, _) =
             std::mem::take(&mut self.held).into_iter().partition(|held| held.until <= now);
@@ -438,8 +468,10 @@ impl Core {
     }
 
     fn note_online(&mut self, identity: &str, now: Instant) {
+        self.absent.is_online = true;
         if *identity == *self.gateway {
             self.was_online = true;
+            self.try_absent();
             if let Some(since) = self.offline_since.take() {
                 let secs = now.millis_since(since) as f64 / 1e3;
                 self.series.observe("offline", &[&self.gateway], secs, self.wall);
@@ -448,6 +480,9 @@ impl Core {
     }
 
     fn note_offline(&mut self, identity: &str, now: Instant) {
+        if *identity == *self.gateway {
+            self.absent.is_online = false;
+        }
         if *identity == *self.gateway && self.was_online && self.offline_since.is_none() {
             self.offline_since = Some(now);
             self.series.count("offline", &[&self.gateway]);
@@ -514,7 +549,9 @@ impl Core {
     /// Forgets a client, what IoT Hub was asked for it, and that anything is to be heard: who comes next under this name is
     /// another one, whose requests an answer must not count for.
     fn forget(&mut self, client: &str) {
-        self.clients.remove(client);
+        if self.clients.remove(client).is_some_and(|entry| !entry.twin.pending.is_empty()) {
+            self.put_off(client);
+        }
         self.asked.retain(|_, asked| *asked.client != *client);
         if self.has_cloud {
             self.orders.push(Order::Listen { identity: client.into(), filters: BTreeSet::new() });

@@ -4,9 +4,12 @@
 //! In: connections that shards gave away, because they speak HTTP. Out: answers, as edgeHub gives them; questions for the desk.
 //! Always: who asks is authenticated for every request, by a token or a certificate that the gatekeeper knows; nothing is done before.
 //! A certificate is that of the connection, or in `x-ms-edge-clientcert`, which only the API proxy module may send.
-//! Bounds: [`CONNECTIONS_MAX`] connections, [`BODY_BYTES_MAX`] of a request, [`PAUSE`] between two.
+//! Bounds: the connections of `guests`, [`BODY_BYTES_MAX`] of a request; [`PAUSE`] between two, for a body, and for an answer that
+//! is not taken; [`LIFE`] of a connection.
 
 mod children;
+mod guests;
+mod impatient;
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -23,22 +26,25 @@ use hub::methods::Call;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use model::Limits;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use self::children::{Asked, NO_VERSION, errand};
+pub(crate) use self::guests::WebNumbers;
+use self::guests::{Guests, Place};
+use self::impatient::Impatient;
 use super::desk::{Desk, Question};
 use crate::http::Overview;
 use crate::iotedge::{Claim, Directory, Gatekeeper, NotVouched, Proof};
 use crate::net::{Arrival, Secure, forwarded_certificate};
 
-/// Connections at once.
-const CONNECTIONS_MAX: usize = 64;
 /// Connections that may wait to be served.
 pub(super) const ARRIVALS_MAX: usize = 64;
 /// Largest body; the payload of a call may have half of it.
 const BODY_BYTES_MAX: usize = 256 << 10;
-/// How long the head of a request may take, and a connection may be of no use.
+/// How long the head of a request may take, its body, and an answer to be taken; and a connection may be of no use.
 const PAUSE: Duration = Duration::from_secs(30);
+/// After this a connection takes no further request, and after twice this it ends. The longest call of a method takes ten minutes.
+const LIFE: Duration = Duration::from_secs(15 * 60);
 /// Who asks: `DEVICE/MODULE`.
 const CALLER: &str = "x-ms-edge-moduleid";
 
@@ -56,6 +62,8 @@ pub(crate) struct Web {
     pub desk: Desk,
     /// Bounds of streams.
     pub limits: Arc<Limits>,
+    /// Where connections are counted that are not served.
+    pub numbers: Arc<WebNumbers>,
 }
 
 /// Why a request is refused: its status, and what is said.
@@ -65,6 +73,7 @@ type Refused = (StatusCode, String);
 #[derive(Clone)]
 struct Origin {
     address: Option<IpAddr>,
+    place: Arc<Place>,
     /// What the connection has shown, which nobody has judged.
     shown: Option<Arc<Shown>>,
 }
@@ -89,12 +98,9 @@ impl Reply {
 impl Web {
     /// Serves connections as long as shards may give some away.
     pub(crate) async fn serve(self, mut arrivals: mpsc::Receiver<Arrival>, overview: Arc<Overview>) {
-        let (web, places) = (Arc::new(self), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
+        let guests = Guests::new(Arc::clone(&self.numbers));
+        let web = Arc::new(self);
         while let Some(arrival) = arrivals.recv().await {
-            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                tracing::warn!("a client over HTTPS is turned away: {CONNECTIONS_MAX} are there");
-                continue;
-            };
             let shown = arrival.peer.shown.clone();
             let stream = match Secure::attach(arrival, &web.limits) {
                 Ok(stream) => stream,
@@ -103,20 +109,52 @@ impl Web {
                     continue;
                 }
             };
-            let (web, overview) = (Arc::clone(&web), Arc::clone(&overview));
-            tokio::spawn(async move {
-                let from = Origin { address: stream.ip(), shown };
-                let service = hyper::service::service_fn(|request| {
-                    let (web, overview, from) = (Arc::clone(&web), Arc::clone(&overview), from.clone());
-                    async move { Ok::<_, Infallible>(web.answer(request, &from, &overview).await) }
-                });
-                let mut server = hyper::server::conn::http1::Builder::new();
-                server.timer(TokioTimer::new()).header_read_timeout(PAUSE).max_buf_size(BODY_BYTES_MAX);
-                if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
-                    tracing::debug!(%error, "a connection over HTTPS ended");
+            let address = stream.ip();
+            let Some(place) = guests.admit(address) else {
+                tracing::warn!(?address, "a client over HTTPS is turned away: too many are there");
+                continue;
+            };
+            let from = Origin { address, place: Arc::new(place), shown };
+            tokio::spawn(Arc::clone(&web).serve_one(stream, from, Arc::clone(&overview)));
+        }
+    }
+
+    async fn serve_one(self: Arc<Web>, stream: Secure, from: Origin, overview: Arc<Overview>) {
+        let service = hyper::service::service_fn(|request| {
+            let (web, overview, from) = (Arc::clone(&self), Arc::clone(&overview), from.clone());
+            async move { Ok::<_, Infallible>(web.answer(request, &from, &overview).await) }
+        });
+        let mut server = hyper::server::conn::http1::Builder::new();
+        server.timer(TokioTimer::new()).header_read_timeout(PAUSE).max_buf_size(BODY_BYTES_MAX);
+        let stream = TokioIo::new(Impatient::new(stream, PAUSE));
+        let mut served = std::pin::pin!(server.serve_connection(stream, service));
+        let begun = tokio::time::Instant::now();
+        let mut is_last = false;
+        let ended = loop {
+            tokio::select! {
+                ended = served.as_mut() => break ended,
+                () = from.place.over() => {
+                    tracing::debug!(address = ?from.address, "a connection over HTTPS makes room");
+                    return;
                 }
-                drop(place);
-            });
+                () = tokio::time::sleep_until(begun + LIFE), if !is_last => {
+                    is_last = true;
+                    served.as_mut().graceful_shutdown();
+                }
+                () = tokio::time::sleep_until(begun + 2 * LIFE) => {
+                    self.numbers.note_slow();
+                    return;
+                }
+            }
+        };
+        if let Err(error) = ended {
+            let is_late = std::error::Error::source(&error)
+                .and_then(|source| source.downcast_ref::<std::io::Error>())
+                .is_some_and(|source| source.kind() == std::io::ErrorKind::TimedOut);
+            if is_late || error.is_timeout() {
+                self.numbers.note_slow();
+            }
+            tracing::debug!(%error, "a connection over HTTPS ended");
         }
     }
 
@@ -172,7 +210,8 @@ impl Web {
             let query = parts.uri.query().unwrap_or_default();
             let asked = Asked { method: &parts.method, query, headers: &parts.headers, from };
             self.admit(&errand, asked).await?;
-            let body = whole(body).await?;
+            from.place.is_known();
+            let body = self.whole(body).await?;
             return self.run_errand(errand, &parts.method, &parts.headers, &body).await;
         }
         let target = target(path).ok_or((StatusCode::NOT_FOUND, "nothing is here".to_owned()))?;
@@ -180,8 +219,9 @@ impl Web {
             return Err((StatusCode::METHOD_NOT_ALLOWED, "methods are called with POST".to_owned()));
         }
         let caller = self.authenticate(&parts.headers, from).await?;
+        from.place.is_known();
         let target = target.map_err(|problem| (StatusCode::BAD_REQUEST, problem))?;
-        let call = Call::parse(&whole(body).await?)
+        let call = Call::parse(&self.whole(body).await?)
             .map_err(|problem| (StatusCode::BAD_REQUEST, problem.to_string()))?;
         let (done, outcome) = oneshot::channel();
         self.desk.call(Question::Call { caller, target: target.as_str().into(), call, done }).await;
@@ -190,6 +230,23 @@ impl Web {
         let (status, body) = outcome.to_http(target.as_str());
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         Ok(Reply::json(status, body.into()))
+    }
+
+    /// All of a body.
+    async fn whole(&self, body: Incoming) -> Result<Bytes, Refused> {
+        let body = tokio::time::timeout(PAUSE, Limited::new(body, BODY_BYTES_MAX).collect()).await;
+        let body = body.map_err(|_| {
+            self.numbers.note_slow();
+            (StatusCode::REQUEST_TIMEOUT, format!("a body takes at most {} s", PAUSE.as_secs()))
+        })?;
+        let body = body.map_err(|error| {
+            if error.is::<http_body_util::LengthLimitError>() {
+                (StatusCode::PAYLOAD_TOO_LARGE, format!("a body has at most {BODY_BYTES_MAX} bytes"))
+            } else {
+                (StatusCode::BAD_REQUEST, "the body did not come in whole".to_owned())
+            }
+        })?;
+        Ok(body.to_bytes())
     }
 
     /// Whether somebody is who it says it is, by what comes with its request.
@@ -249,18 +306,6 @@ impl Web {
         }
         self.vouch(&id, headers, from).await.map(|()| id.as_str().into())
     }
-}
-
-/// All of a body.
-async fn whole(body: Incoming) -> Result<Bytes, Refused> {
-    let body = Limited::new(body, BODY_BYTES_MAX).collect().await.map_err(|error| {
-        if error.is::<http_body_util::LengthLimitError>() {
-            (StatusCode::PAYLOAD_TOO_LARGE, format!("a body has at most {BODY_BYTES_MAX} bytes"))
-        } else {
-            (StatusCode::BAD_REQUEST, "the body did not come in whole".to_owned())
-        }
-    })?;
-    Ok(body.to_bytes())
 }
 
 /// A part of a path.

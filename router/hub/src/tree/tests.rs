@@ -105,3 +105,33 @@ fn the_tree_has_a_bound() {
     assert_eq!(tree.set(identity("gw1", true, Some("t"), &[])), Ok(true));
     assert!(AuthChain::parse("a;b;c;d;e;f;g").is_ok() && AuthChain::parse("a;b;c;d;e;f;g;h").is_err());
 }
+
+#[test]
+fn whoever_is_known_stands_where_it_is_known_to_stand() {
+    let mut tree = plant();
+    tree.set(identity("stray/m", false, None, &[])).expect("there is room");
+    let may =
+        |chain: &str, actor: &str| tree.may_be_below(&AuthChain::parse(chain).expect("a chain"), &id(actor));
+    for (chain, actor, expected) in [
+        ("d3;edge3;edge2", "edge2", true),
+        ("d3;edge3", "edge3", true),
+        ("edge2", "edge2", true),
+        ("d1;edge2", "edge2", false),
+        ("gw1;edge2", "edge2", false),
+        // Known, but nowhere: what it is said to be below does not count.
+        ("stray;edge2", "edge2", false),
+        ("stray/m;edge2", "edge2", false),
+        ("stray/new;edge2", "edge2", false),
+        ("edge3/new;edge3;edge2", "edge2", true),
+        ("d1/new;edge2", "edge2", false),
+        // Unknown.
+        ("new;edge3;edge2", "edge2", true),
+        ("new;edge2", "edge2", true),
+        ("new;gw1;edge2", "edge2", false),
+        ("new", "edge2", false),
+    ] {
+        assert_eq!(may(chain, actor), expected, "{chain} of {actor}");
+    }
+    assert!(tree.is_below(&id("d3"), &id("edge2")) && tree.is_below(&id("edge3/m"), &id("edge3")));
+    assert!(!tree.is_below(&id("d1"), &id("edge2")) && !tree.is_below(&id("stray"), &id("gw1")));
+}

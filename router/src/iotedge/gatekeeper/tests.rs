@@ -56,6 +56,7 @@ impl Bench {
             limits: &Limits { identity_lookups_max: 2, ..Limits::DEFAULT },
             mailboxes: vec![Arc::clone(&mailbox)],
             visitors: None,
+            cards: None,
         });
         Bench { folder, file, gatekeeper, waiting: Some(waiting), mailbox }
     }

@@ -75,8 +75,7 @@ impl Core {
     ) {
         let caller = Caller::Cloud { identity: Arc::clone(identity), rid: rid.into() };
         if self.is_own(identity) {
-            let outcome = self.on_own_call(name, payload);
-            return self.end_call(caller, &outcome);
+            return self.on_own_call(name, payload, caller);
         }
         let call = match Call::from_cloud(name, payload) {
             Ok(call) => call,

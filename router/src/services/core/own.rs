@@ -11,7 +11,7 @@ use hub::twin::{Object, Twin, TwinError};
 use model::{Instant, Timestamp};
 use time::OffsetDateTime;
 
-use super::{Client, Core, Link, What, Wish};
+use super::{Caller, Client, Core, Link, What, Wish};
 
 /// The only method of `$edgeHub`.
 const REFRESH: &str = "RefreshDeviceScopeIdentityCache";
@@ -25,26 +25,35 @@ impl Core {
     }
 
     /// IoT Hub calls a method of the gateway itself.
-    pub(super) fn on_own_call(&mut self, name: &str, payload: &[u8]) -> Outcome {
-        let status = match (name, refreshed(payload)) {
+    pub(super) fn on_own_call(&mut self, name: &str, payload: &[u8], caller: Caller) {
+        match (name, refreshed(payload)) {
             (REFRESH, Some(ids)) => {
-                self.refreshes.extend(ids);
-                200
+                self.last_rid += 1;
+                self.refreshing.insert(self.last_rid, caller);
+                self.refreshes.push((self.last_rid, ids));
             }
-            (REFRESH, None) => 400,
-            _ => 404,
-        };
-        Outcome::Answered { status, payload: Vec::new() }
+            (REFRESH, None) => self.end_call(caller, &answered(400)),
+            _ => self.end_call(caller, &answered(404)),
+        }
     }
 
-    /// Identities that have changed in IoT Hub.
-    pub(in super::super) fn take_refreshes(&mut self) -> Vec<HubId> {
+    /// Identities that have changed in IoT Hub, each call with its ticket; whoever takes them says what came of it.
+    pub(in super::super) fn take_refreshes(&mut self) -> Vec<(u64, Vec<HubId>)> {
         std::mem::take(&mut self.refreshes)
     }
 
+    /// What came of a call: all identities were looked up, or not.
+    pub(in super::super) fn on_refreshed(&mut self, ticket: u64, are_all: bool) {
+        if let Some(caller) = self.refreshing.remove(&ticket) {
+            self.end_call(caller, &answered(if are_all { 200 } else { 500 }));
+        }
+    }
+
     /// From now on the gateway's own twin is followed; `stored` is what was kept of it.
-    pub(in super::super) fn follow(&mut self, id: &HubId, stored: Option<Twin>) {
+    /// `granted`: desired properties that were in effect last, which may be older.
+    pub(in super::super) fn follow(&mut self, id: &HubId, stored: Option<Twin>, granted: Option<Twin>) {
         let twin = stored.unwrap_or_default();
+        self.wishes.granted_before = granted.and_then(|twin| Wish::of(&twin));
         let features = Features::default().with(Feature::Desired).with(Feature::Methods);
         let client = Client { features, is_own: true, ..Client::new(twin, Link::Opening) };
         self.clients.insert(id.as_str().into(), client);
@@ -74,18 +83,44 @@ impl Core {
         self.wall = wall;
     }
 
-    /// What the gateway's own twin wants, if that is new.
+    /// What the gateway's own twin wants, if that is new; or what it wanted last that could be had, as long as nothing is in
+    /// effect because the newest cannot.
     pub(in super::super) fn take_wish(&mut self) -> Option<Wish> {
         let (id, offered) = self.own.as_mut()?;
-        let twin = &self.clients.get(&**id)?.twin;
-        let version = twin.desired_version.filter(|version| *offered != Some(*version))?;
-        *offered = Some(version);
-        Some(Wish { version, desired: twin.desired.clone() })
+        let newest = Wish::of(&self.clients.get(&**id)?.twin);
+        let wish = match newest.filter(|wish| *offered != Some(wish.version)) {
+            Some(wish) => {
+                *offered = Some(wish.version);
+                (wish, true)
+            }
+            None if self.wishes.is_refused => (self.wishes.granted_before.take()?, false),
+            None => return None,
+        };
+        self.wishes.asked.push_back(wish.clone());
+        Some(wish.0)
     }
 
-    /// What became of a wish.
+    /// What became of a wish; they are granted, or not, in their order.
     pub(in super::super) fn granted(&mut self, version: u64, result: &Result<(), String>) {
-        self.report_own(&Report { version: None, desired: Some((version, result)) }.to_patch());
+        let wish = self.wishes.asked.pop_front();
+        let (wish, is_newest) = wish.map_or((None, true), |(wish, is_newest)| (Some(wish), is_newest));
+        self.wishes.is_refused = result.is_err() && is_newest;
+        if result.is_ok() {
+            // An older one is of no use any more.
+            self.wishes.granted_before = None;
+            self.wishes.to_keep = wish.filter(|_| is_newest);
+        }
+        if is_newest {
+            self.report_own(&Report { version: None, desired: Some((version, result)) }.to_patch());
+        } else if result.is_ok() {
+            tracing::warn!(version, "the twin's desired properties of an earlier version are in effect");
+        }
+    }
+
+    /// Desired properties that have come into effect, for the next start.
+    pub(in super::super) fn take_granted(&mut self) -> Option<Twin> {
+        let Wish { version, desired } = self.wishes.to_keep.take()?;
+        Some(Twin { desired, desired_version: Some(version), ..Twin::default() })
     }
 
     /// A client came or went, for the gateway's own twin.
@@ -139,6 +174,17 @@ impl Core {
     fn own_twin(&self) -> Option<&Twin> {
         let (id, _) = self.own.as_ref()?;
         Some(&self.clients.get(&**id)?.twin)
+    }
+}
+
+fn answered(status: i64) -> Outcome {
+    Outcome::Answered { status, payload: Vec::new() }
+}
+
+impl Wish {
+    /// What a twin wants, if it is known.
+    fn of(twin: &Twin) -> Option<Wish> {
+        Some(Wish { version: twin.desired_version?, desired: twin.desired.clone() })
     }
 }
 

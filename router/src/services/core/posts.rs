@@ -4,7 +4,9 @@
 //! acknowledgements for IoT Hub, and the wish to get again what a client did not take. Always: a message is acknowledged in IoT
 //! Hub when its device has acknowledged it, and never otherwise; one that comes again over a new link while its device
 //! still has it, or has acknowledged it meanwhile, is not passed on again. What was acknowledged over a link that may have
-//! been lost is only known again by an identifier (`$.mid`): without one it could be another message that says the same.
+//! been lost is only known again by an identifier (`$.mid`): without one it could be another message that says the same. It is
+//! known again once, as long as IoT Hub may not have heard of its end ([`DOUBT_MILLIS`]) and soon after the next link has come
+//! up ([`REPEAT_MILLIS`]): IoT Hub does not demand identifiers that are unique, and a command may be given again as it was.
 //! MQTT has no word for *abandon*: what is not acknowledged comes again over the next link, so the link is closed for it.
 //! Bound: [`POSTS_MAX`] for each client.
 
@@ -16,13 +18,19 @@ use broker::{HubAnswer, Unanswered};
 use hub::topics::Feature;
 use model::Instant;
 
-use super::{Core, Told};
+use super::{Core, Link, Told};
 use crate::upstream::Order;
 
 /// Messages of the cloud that one client may have before it has taken them; IoT Hub keeps 50 at most.
 const POSTS_MAX: usize = 64;
 /// How long a message stays in IoT Hub for which there was no room. Its deliveries are counted there, and are few.
 const AGAIN_MILLIS: u64 = 30_000;
+
+/// An acknowledgement that is so old, over a link that is still there, has arrived: a link that is dead is known to be so after
+/// one and a half times its `keep_alive_secs` (60).
+const DOUBT_MILLIS: u64 = 120_000;
+/// What IoT Hub sends again comes at once over the next link. Later it is another message that says the same.
+const REPEAT_MILLIS: u64 = 60_000;
 
 /// What IoT Hub acknowledges a message by: the link it came over, and its packet identifier.
 type Ack = (u64, NonZeroU16);
@@ -39,6 +47,8 @@ pub(super) struct Post {
     ack: Option<Ack>,
     /// The device has acknowledged it. IoT Hub does not know that, or may not: the link may have been lost already.
     is_taken: bool,
+    /// When it is not known again any more; `None`: it has not been taken, or no link is there that could bring it.
+    forget_at: Option<Instant>,
 }
 
 impl Core {
@@ -63,8 +73,14 @@ impl Core {
         self.last_rid += 1;
         let token = self.last_rid;
         let is_unique = bag.split('&').any(|it| it.starts_with("%24.mid=") || it.starts_with("$.mid="));
-        let post =
-            Post { identity: Arc::clone(identity), content, is_unique, ack: Some(ack), is_taken: false };
+        let post = Post {
+            identity: Arc::clone(identity),
+            content,
+            is_unique,
+            ack: Some(ack),
+            is_taken: false,
+            forget_at: None,
+        };
         self.posts.insert(token, post);
         let answer = HubAnswer::CloudToDevice { bag: bag.into(), payload: payload.into(), token };
         self.answers.push(Told { at, answer, after: None });
@@ -80,27 +96,44 @@ impl Core {
         post.ack = Some(ack);
         if post.is_taken {
             let token = *token;
-            self.complete_post(token, identity, ack);
+            self.posts.remove(&token);
+            self.orders.push(Order::Acknowledge { identity: Arc::clone(identity), ack });
         }
         true
     }
 
     /// A device has acknowledged a message.
-    pub(super) fn on_posted(&mut self, token: u64) {
+    pub(super) fn on_posted(&mut self, token: u64, now: Instant) {
         let Some(post) = self.posts.get_mut(&token).filter(|post| !post.is_taken) else { return };
         post.is_taken = true;
         self.numbers.posted += 1;
-        if let Some(ack) = post.ack {
-            let identity = Arc::clone(&post.identity);
-            self.complete_post(token, &identity, ack);
+        let identity = Arc::clone(&post.identity);
+        match post.ack {
+            None => self.expect_repeats(&identity, now),
+            Some(ack) => {
+                post.forget_at = Some(now.plus_millis(DOUBT_MILLIS));
+                if !post.is_unique {
+                    self.posts.remove(&token);
+                }
+                self.orders.push(Order::Acknowledge { identity, ack });
+            }
         }
     }
 
-    fn complete_post(&mut self, token: u64, identity: &Arc<str>, ack: Ack) {
-        if self.posts.get(&token).is_some_and(|post| !post.is_unique) {
-            self.posts.remove(&token);
+    /// Over a link that is up, and brings messages of the cloud, comes again soon what does so at all.
+    pub(super) fn expect_repeats(&mut self, identity: &Arc<str>, now: Instant) {
+        let Some(entry) = self.clients.get(&**identity) else { return };
+        if entry.link == Link::Up && entry.features.has(Feature::CloudToDevice) {
+            let of_client = self.posts.values_mut().filter(|post| post.identity == *identity);
+            for post in of_client.filter(|post| post.is_taken && post.ack.is_none()) {
+                post.forget_at.get_or_insert(now.plus_millis(REPEAT_MILLIS));
+            }
         }
-        self.orders.push(Order::Acknowledge { identity: Arc::clone(identity), ack });
+    }
+
+    /// Forgets what does not come again any more.
+    pub(super) fn forget_posts(&mut self, now: Instant) {
+        self.posts.retain(|_, post| post.forget_at.is_none_or(|at| now < at));
     }
 
     /// A client did not get a message of the cloud, or did not acknowledge it. IoT Hub sends it again.
@@ -148,7 +181,7 @@ impl Core {
     /// The link of an identity is gone: what is not completed comes again over the next one, under other identifiers.
     pub(super) fn forget_acks_of_posts(&mut self, identity: &str) {
         for post in self.posts.values_mut().filter(|post| *post.identity == *identity) {
-            post.ack = None;
+            (post.ack, post.forget_at) = (None, None);
         }
         if let Some(entry) = self.clients.get_mut(identity) {
             entry.return_at = None;

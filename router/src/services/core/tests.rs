@@ -10,6 +10,10 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod absent;
+mod own;
+mod posts;
+
 const SHARD: ShardId = ShardId(1);
 const CONN: ConnId = ConnId(7);
 
@@ -350,7 +354,7 @@ fn a_call_ends_with_the_clients_answer_or_with_why_there_is_none() {
 fn the_gateways_own_twin_is_followed_and_says_what_became_of_it() {
     let own = hub::HubId::parse("gw1/$edgeHub").expect("an id");
     let mut bench = Bench::new(true);
-    bench.core.follow(&own, None);
+    bench.core.follow(&own, None, None);
     assert_eq!(bench.core.take_wish(), None);
     bench.core.on_news(News::Up("gw1/$edgeHub".into()), bench.now);
     bench.said();
@@ -379,19 +383,25 @@ fn the_gateways_own_twin_is_followed_and_says_what_became_of_it() {
     hear(&mut bench, "$iothub/twin/PATCH/properties/desired/?$version=5", patch);
     let wish = bench.core.take_wish().expect("a new one");
     assert_eq!((wish.version, Value::Object(wish.desired)), (5, json!({"routes": {"b": "y"}})));
+    let said = |bench: &mut Bench| {
+        let said = bench.said();
+        let status = said.first()?.0.strip_prefix("$iothub/methods/res/")?.split('/').next()?;
+        Some(status.to_owned())
+    };
     let call = |bench: &mut Bench, name: &str, payload: Value| {
         bench.said();
         hear(bench, &format!("$iothub/methods/POST/{name}/?$rid=m"), payload);
-        let said = bench.said();
-        said[0]
-            .0
-            .strip_prefix("$iothub/methods/res/")
-            .and_then(|rest| rest.split('/').next())
-            .map(str::to_owned)
+        said(bench)
     };
     let refresh = "RefreshDeviceScopeIdentityCache";
-    assert_eq!(call(&mut bench, refresh, json!({"deviceIds": ["d1", "d2/m1"]})).as_deref(), Some("200"));
-    assert_eq!(bench.core.take_refreshes().iter().map(HubId::as_str).collect::<Vec<_>>(), ["d1", "d2/m1"]);
+    // It is answered when that was done.
+    for (are_all, status) in [(true, "200"), (false, "500")] {
+        assert_eq!(call(&mut bench, refresh, json!({"deviceIds": ["d1", "d2/m1"]})), None);
+        let [(ticket, ids)] = &bench.core.take_refreshes()[..] else { panic!("one call") };
+        assert_eq!(ids.iter().map(HubId::as_str).collect::<Vec<_>>(), ["d1", "d2/m1"]);
+        bench.core.on_refreshed(*ticket, are_all);
+        assert_eq!(said(&mut bench).as_deref(), Some(status));
+    }
     assert_eq!(call(&mut bench, refresh, json!({"deviceIds": ["a/b/c"]})).as_deref(), Some("400"));
     assert_eq!(call(&mut bench, refresh, json!([])).as_deref(), Some("400"));
     assert_eq!(call(&mut bench, "Other", json!(null)).as_deref(), Some("404"));
@@ -399,7 +409,7 @@ fn the_gateways_own_twin_is_followed_and_says_what_became_of_it() {
     // An earlier run knew it.
     let stored = bench.core.clients["gw1/$edgeHub"].twin.clone();
     let mut bench = Bench::new(true);
-    bench.core.follow(&own, Some(stored));
+    bench.core.follow(&own, Some(stored), None);
     assert_eq!(bench.core.take_wish().map(|wish| wish.version), Some(5));
 }
 
@@ -408,7 +418,7 @@ fn the_gateways_own_twin_is_read_as_a_whole_from_time_to_time() {
     let own = hub::HubId::parse("gw1/$edgeHub").expect("an id");
     let mut bench = Bench::new(true);
     bench.core.call_gateway(&own, 3_600_000);
-    bench.core.follow(&own, None);
+    bench.core.follow(&own, None, None);
     bench.core.on_news(News::Up("gw1/$edgeHub".into()), bench.now);
     let gets = |bench: &mut Bench| {
         let said = bench.said();
@@ -679,7 +689,7 @@ fn an_object_reported_after_a_deletion_replaces_what_iot_hub_has() {
 fn the_own_twin_says_of_clients_what_it_has_room_for() {
     let own = hub::HubId::parse("gw1/$edgeHub").expect("an id");
     let mut bench = Bench::new(true);
-    bench.core.follow(&own, None);
+    bench.core.follow(&own, None, None);
     let connect = |bench: &mut Bench, client: &str| {
         let (client, features) = (client.into(), Features::default());
         bench.ask(HubRequest::Connected { conn: CONN, client, features, model_id: None, client_type: None });

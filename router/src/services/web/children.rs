@@ -150,7 +150,9 @@ impl Web {
                 let chain = self.checked_chain(&document, &actor)?;
                 match call {
                     Call::Scope => self.scope_of(&document, chain.target()),
-                    Call::One => self.look_up_one(&document, &chain).await,
+                    Call::One => {
+                        self.look_up_one(&document, &chain, &HubId::device(&actor).map_err(bad)?).await
+                    }
                     call => {
                         let changed = changed(call, &document, chain.target());
                         let mut document = document;
@@ -191,13 +193,9 @@ impl Web {
         if chain.actor().as_str() != actor {
             return Err(unauthorized(format!("authChain does not end with {actor}")));
         }
-        let tree = self.directory.tree();
-        let of_device = HubId::device(chain.target().device_id()).map_err(bad)?;
+        let actor = HubId::device(actor).map_err(bad)?;
         // A target that is not known yet is looked up later, below a device or a gateway that is.
-        let near = if tree.find(chain.target()).is_some() { chain.target().clone() } else { of_device };
-        let known = tree.chain_of(&near).or_else(|| tree.chain_of(chain.links().get(1)?));
-        let is_below = known.is_some_and(|known| known.links().iter().any(|link| link.as_str() == actor));
-        if is_below {
+        if self.directory.tree().may_be_below(&chain, &actor) {
             Ok(chain)
         } else {
             Err(unauthorized(format!("{} is not below {actor}", chain.target())))
@@ -223,7 +221,12 @@ impl Web {
     }
 
     /// One identity, as it is upstream where that answers.
-    async fn look_up_one(&self, document: &Value, chain: &AuthChain) -> Result<Reply, Refused> {
+    async fn look_up_one(
+        &self,
+        document: &Value,
+        chain: &AuthChain,
+        actor: &HubId,
+    ) -> Result<Reply, Refused> {
         let device = document["targetDeviceId"].as_str().ok_or_else(|| bad("targetDeviceId is missing"))?;
         let id = HubId::new(device, document["targetModuleId"].as_str()).map_err(bad)?;
         if id != *chain.target() {
@@ -231,7 +234,8 @@ impl Web {
         }
         self.directory.look_up(&id, Some(chain)).await;
         let tree = self.directory.tree();
-        let Some(found) = tree.find(&id).filter(|_| tree.chain_of(&id).is_some()) else {
+        // Where it stands may be known only now.
+        let Some(found) = tree.find(&id).filter(|_| tree.is_below(&id, actor)) else {
             return Err((StatusCode::NOT_FOUND, format!("{id} is not in the scope")));
         };
         let device = id.module_id().and_then(|_| tree.find(&HubId::device(id.device_id()).ok()?));
@@ -300,7 +304,61 @@ fn described<'a>(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::iotedge::local::{LocalFile, Method as Way};
+    use crate::iotedge::{Directory, Gatekeeper, GatekeeperSetup, Keeper, Source, Vault};
+
+    /// An identity whose place becomes known only by the lookup that a chain has caused.
+    #[tokio::test]
+    async fn keys_of_a_newcomer_beside_a_child_are_not_served_to_it() {
+        let id = |text: &str| HubId::parse(text).expect("an id");
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("identities.json");
+        let mut file = LocalFile::new(&id("gw1")).expect("a file");
+        file.create(&id("gw2"), Way::Keys, true, None).expect("a child");
+        file.write(&path).expect("written");
+        let vault = std::sync::Arc::new(Vault::open(folder.path(), Keeper::File).await.expect("a vault"));
+        let pauses = (Duration::from_secs(60), Duration::from_secs(3_600));
+        let source = Source::Local(path.clone());
+        let directory = Directory::open(source, id("gw1"), folder.path().to_owned(), vault, 100, pauses);
+        let directory = std::sync::Arc::new(directory.expect("a directory"));
+        let limits = std::sync::Arc::new(model::Limits::DEFAULT);
+        let (gatekeeper, _waiting) = Gatekeeper::new(GatekeeperSetup {
+            directory: std::sync::Arc::clone(&directory),
+            hosts: Vec::new(),
+            takes_certificates: false,
+            forwarder: id("gw1/IoTEdgeAPIProxy"),
+            clients_max: None,
+            lookup_timeout: Duration::from_secs(5),
+            failures_free: 5,
+            limits: &limits,
+            mailboxes: Vec::new(),
+            visitors: None,
+            cards: None,
+        });
+        let (desk, _questions, _arrivals) = crate::services::desk();
+        let web = Web {
+            gatekeeper,
+            directory,
+            device: id("gw1"),
+            nested: true,
+            desk,
+            limits,
+            numbers: Default::default(),
+        };
+        file.create(&id("new"), Way::Keys, false, None).expect("a device beside the child");
+        file.create(&id("below"), Way::Keys, false, Some(&id("gw2"))).expect("one below it");
+        file.write(&path).expect("written");
+        for (device, wanted) in [("new", StatusCode::NOT_FOUND), ("below", StatusCode::OK)] {
+            let errand = Errand::OnBehalf { actor: "gw2".into(), module: EDGE_HUB.into(), call: Call::One };
+            let body = json!({"targetDeviceId": device, "authChain": format!("{device};gw2")}).to_string();
+            let done = web.run_errand(errand, &Method::POST, &HeaderMap::new(), body.as_bytes()).await;
+            let status = done.map_or_else(|(status, _)| status, |reply| reply.status);
+            assert_eq!(status, wanted, "{device}");
+        }
+    }
 
     #[test]
     fn a_path_says_what_a_child_asks() {

@@ -26,7 +26,7 @@ pub(crate) trait Signer: fmt::Debug + Send + Sync {
         None
     }
 
-    /// What a client has said of itself that is here now, for its link.
+    /// What a client has said of itself when it was here last, for its link.
     fn about(&self, _identity: &str) -> About {
         About::default()
     }

@@ -277,6 +277,30 @@ const scenarios = {
     await client.close();
   },
 
+  // The gateway has started without the cloud: it knows its clients, and the twin as it was, from the run before.
+  async offline_start() {
+    const id = config.device.id;
+    const client = await device();
+    await within('a connection', client.open());
+    const twin = await within('the twin', client.getTwin());
+    assert.strictEqual(twin.properties.desired.rate, 5);
+    const patches = [];
+    twin.on('properties.desired', (patch) => patches.push(patch));
+    await within('an update', new Promise((resolve, reject) => {
+      twin.properties.reported.update({ fw: '2.0' }, (error) => (error ? reject(error) : resolve()));
+    }));
+    for (let number = 0; number < 3; number += 1) await send(client, message(`offline ${number}`));
+    assert.deepStrictEqual(await tell('GET', `/telemetry?${which(id)}`), []);
+    await tell('PATCH', `/twin?${which(id)}`, { rate: 6 });
+    await tell('PATCH', '/hub', { offline: false });
+    const found = await arrived(id, 3);
+    assert.deepStrictEqual(found.map((it) => it.body), [0, 1, 2].map((number) => `offline ${number}`));
+    found.forEach((it) => checkOdd(it.properties));
+    await until('the report', async () => (await tell('GET', `/twin?${which(id)}`)).reported.fw === '2.0');
+    await until('the patch', () => patches.some((it) => it.rate === 6));
+    await client.close();
+  },
+
   async a_token_is_renewed() {
     const id = config.device.id;
     // Valid for 6 s, renewed 3 s before the end.

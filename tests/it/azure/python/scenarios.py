@@ -335,6 +335,31 @@ def unacknowledged_messages_come_again():
     client.shutdown()
 
 
+def offline_start():
+    """The gateway has started without the cloud: it knows its clients, and the twin as it was, from the run before."""
+    identity = DEVICE["id"]
+    client = device()
+    client.connect()
+    twin = client.get_twin()
+    assert twin["desired"]["rate"] == 5, twin
+    client.patch_twin_reported_properties({"fw": "2.0"})
+    for number in range(3):
+        client.send_message(message(f"offline {number}"))
+    assert client.get_twin()["reported"]["fw"] == "2.0"
+    assert CLOUD.get("/telemetry", id=identity) == []
+    patches = queue.Queue()
+    client.on_twin_desired_properties_patch_received = patches.put
+    CLOUD.tell("PATCH", "/twin", {"rate": 6}, id=identity)
+    CLOUD.tell("PATCH", "/hub", {"offline": False})
+    arrived = CLOUD.arrived(identity, 3)
+    assert [it["body"] for it in arrived] == [f"offline {number}" for number in range(3)], arrived
+    for got in arrived:
+        check_odd(got["properties"])
+    until("the report", lambda: CLOUD.get("/twin", id=identity)["reported"].get("fw") == "2.0")
+    assert patches.get(timeout=PATIENCE)["rate"] == 6
+    client.shutdown()
+
+
 def a_token_is_renewed():
     # The SDK renews 120 s before the end: here after 3 s.
     client = module(sastoken_ttl=123) if CONFIG.get("renew") == "module" else device(sastoken_ttl=123)
