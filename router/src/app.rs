@@ -43,7 +43,7 @@ use crate::mail::{Mail, Mailbox};
 use crate::net::{Door, EdgeCertificate, Gate};
 use crate::promises::promises;
 use crate::services::Desk;
-use crate::shard::{SessionAtStart, ShardSetup};
+use crate::shard::{InputAtStart, SessionAtStart, ShardSetup};
 use crate::telemetry::{ShardReport, start_logging};
 use crate::upstream::poison::{Command, DiskAccess, poison_lane_name};
 use crate::upstream::{Bell, Gateway, LinkStatus, LocalDoor, Source, Tails, UplinkSetup};
@@ -599,6 +599,17 @@ fn stored_sessions(config: &Config, log: &store::Log) -> anyhow::Result<Sessions
         }
     }
     let orphans = stored.take_orphans();
+    let mut inputs: Vec<Vec<InputAtStart>> = (0..config.shards).map(|_| Vec::new()).collect();
+    for state in log.lanes()? {
+        if let Some((client_id, input, priority)) = broker::read_input_lane_name(&state.name) {
+            let home = broker::home(home_seed, config.shards as u16, client_id);
+            inputs[usize::from(home.0)].push(InputAtStart {
+                client_id: client_id.into(),
+                input: (input.into(), priority),
+                places: (state.id, state.head, state.tail),
+            });
+        }
+    }
     for (client_id, session) in stored {
         let lane = log.lane_state(session.lane()).with_context(|| {
             format!("the lane of client \"{client_id}\" cannot be read; nothing was changed")
@@ -607,7 +618,7 @@ fn stored_sessions(config: &Config, log: &store::Log) -> anyhow::Result<Sessions
         let (head, next) = (lane.head, lane.tail);
         by_shard[usize::from(home.0)].push(SessionAtStart { client_id, session, head, next });
     }
-    Ok(SessionsAtStart { home_seed, by_shard, orphans })
+    Ok(SessionsAtStart { home_seed, by_shard, inputs, orphans })
 }
 
 /// Every retained message in the store.
@@ -631,6 +642,7 @@ fn retained(log: &store::Log) -> anyhow::Result<Arc<[RetainedRecord]>> {
 struct SessionsAtStart {
     home_seed: u64,
     by_shard: Vec<Vec<SessionAtStart>>,
+    inputs: Vec<Vec<InputAtStart>>,
     orphans: Vec<(StateSpace, Box<[u8]>)>,
 }
 
@@ -775,7 +787,8 @@ fn start_shards(
     let mut threads = Vec::new();
     let leaving = Arc::new(AtomicUsize::new(0));
     let mut orphans = sessions.orphans; // the first shard takes them
-    for (index, sessions) in sessions.by_shard.into_iter().enumerate() {
+    let stored = sessions.by_shard.into_iter().zip(sessions.inputs);
+    for (index, (sessions, inputs)) in stored.enumerate() {
         let setup = ShardSetup {
             broker: Setup {
                 shard: ShardId(index as u16),
@@ -790,6 +803,7 @@ fn start_shards(
             },
             sessions,
             retained: Arc::clone(&retained),
+            inputs,
             orphans: std::mem::take(&mut orphans),
             mailboxes: mailboxes.to_vec(),
             disk: jobs.clone(),

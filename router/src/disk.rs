@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use broker::{AppendTray, Levels, Loss, Request, Write};
+use broker::{AppendTray, Levels, Loss, Request, Write, input_lane_name};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use model::{LaneId, Seq, ShardId, SpillTicket, Ticket};
 use store::{CommitLog, FaultKind, StoreError};
@@ -443,15 +443,22 @@ impl Disk {
             return self.after_commit.push((shard, request)); // bounded by `limits.sessions_max`
         }
         match request {
-            Request::OpenLane { session, generation, client_id } => match self.open_lane(&client_id) {
-                Ok((lane, head, next)) => {
-                    self.send(shard, Mail::LaneOpened { session, generation, lane, head, next });
+            Request::OpenLane { session, generation, client_id, input } => {
+                let name = match &input {
+                    Some((input, priority)) => input_lane_name(&client_id, input, *priority),
+                    None => session_lane_name(&client_id),
+                };
+                match self.open_lane(&name) {
+                    Ok((lane, head, next)) => {
+                        self.send(shard, Mail::LaneOpened { session, generation, lane, head, next });
+                    }
+                    Err(error) => {
+                        self.poison(&error);
+                        let request = Request::OpenLane { session, generation, client_id, input };
+                        self.after_commit.push((shard, request));
+                    }
                 }
-                Err(error) => {
-                    self.poison(&error);
-                    self.after_commit.push((shard, Request::OpenLane { session, generation, client_id }));
-                }
-            },
+            }
             Request::ReadLane { session, generation, lane, from, bytes_max, expired_too } => {
                 let job = ReadJob { shard, session, generation, lane, from, bytes_max, expired_too };
                 // Bounded by one read per session; a full queue makes the disk thread wait for the reader, which
@@ -471,8 +478,8 @@ impl Disk {
         }
     }
 
-    fn open_lane(&mut self, client_id: &str) -> Result<(LaneId, Seq, Seq), StoreError> {
-        let lane = self.log.lane(&session_lane_name(client_id))?;
+    fn open_lane(&mut self, name: &str) -> Result<(LaneId, Seq, Seq), StoreError> {
+        let lane = self.log.lane(name)?;
         self.log.commit()?;
         let state = self.log.lane_state(lane)?;
         Ok((lane, state.head, state.tail))

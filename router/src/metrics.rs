@@ -86,6 +86,11 @@ fn queues(overview: &Overview, device: &str) -> Vec<Queue> {
             let endpoint = format!("{device}/{module}");
             return Some(Queue { endpoint, priority: 2_000_000_000, length });
         }
+        if let Some((client, input, priority)) = broker::read_input_lane_name(name) {
+            let module = client.strip_prefix(device)?.strip_prefix('/')?;
+            let endpoint = format!("{device}/{module}/{input}");
+            return Some(Queue { endpoint, priority: priority.get(), length });
+        }
         let (uplink, priority) = name.strip_prefix("u/")?.rsplit_once('/')?;
         let endpoint = match &overview.uplinks[..] {
             [_] => "iothub",

@@ -16,8 +16,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use broker::{
-    Broker, Denial, Effects, Event, HubAnswer, HubSetup, RecordRead, RetainedRecord, Setup, StateSpace,
-    StoredSession,
+    Broker, Denial, Effects, Event, HubAnswer, HubSetup, RecordRead, Request, RetainedRecord, Setup,
+    StateSpace, StoredSession,
 };
 use crossbeam::channel::{Sender, TrySendError};
 use model::{ConnId, Limits, ShardId, SpillTicket, Ticket};
@@ -62,6 +62,8 @@ pub(crate) struct ShardSetup {
     pub broker: Setup,
     /// Sessions that are at home here, from the store.
     pub sessions: Vec<SessionAtStart>,
+    /// Lanes of inputs of modules whose sessions those are.
+    pub inputs: Vec<InputAtStart>,
     /// Keys in the store that belong to no session: what a crash left behind.
     pub orphans: Vec<(StateSpace, Box<[u8]>)>,
     /// Every retained message, from the store.
@@ -92,6 +94,16 @@ pub(crate) struct SessionAtStart {
     pub head: model::Seq,
     /// The place of the next record.
     pub next: model::Seq,
+}
+
+/// A lane of an input as the store had it.
+pub(crate) struct InputAtStart {
+    /// The module whose input it is.
+    pub client_id: Box<str>,
+    /// The input, and how urgent what is in it is.
+    pub input: (Box<str>, model::Priority),
+    /// The lane, its first record that is not delivered, the place of the next one.
+    pub places: (model::LaneId, model::Seq, model::Seq),
 }
 
 /// Runs a shard on this thread until it is told to stop.
@@ -204,6 +216,12 @@ impl Shard {
         broker.delete_orphans(setup.orphans, &mut effects);
         for SessionAtStart { client_id, session, head, next } in setup.sessions {
             broker.restore(&client_id, session, head, next, clock.now(), &mut effects);
+        }
+        for InputAtStart { client_id, input: (input, priority), places } in setup.inputs {
+            if !broker.restore_input(&client_id, (&input, priority), places) {
+                // Its session ended just before a crash.
+                effects.requests.push(Request::RemoveLane { lane: places.0 });
+            }
         }
         for record in &*setup.retained {
             broker.restore_retained(record, clock.now());

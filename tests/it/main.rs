@@ -25,6 +25,7 @@ mod durability;
 mod foreign;
 mod forwarded;
 mod identities;
+mod inputs;
 mod limits;
 mod listeners;
 mod losses;

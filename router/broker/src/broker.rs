@@ -542,8 +542,7 @@ impl Broker {
         self.walks.invariants(|key| self.sessions.contains(key.0 as usize));
         assert!(self.durable_bytes <= self.appended_bytes, "nothing is durable that was not appended");
         assert_eq!(self.by_client.len(), self.sessions.len(), "every session has one client identifier");
-        let held = |session: &Session| session.queue_bytes + session.lent_bytes + session.unwritten.bytes();
-        let queued: usize = self.sessions.iter().map(|(_, session)| held(session)).sum();
+        let queued: usize = self.sessions.iter().map(|(_, session)| session.bytes()).sum();
         self.subscriptions.shares.invariants();
         let subscriptions: usize = self.sessions.iter().map(|(_, session)| session.subscriptions.len()).sum();
         assert_eq!(self.subscriptions.len(), subscriptions, "the index has what the sessions have");
@@ -683,11 +682,12 @@ impl Broker {
 
     /// Removes a session and everything it has anywhere.
     pub(crate) fn end_session(&mut self, key: SessionKey, effects: &mut Effects) -> Ticket {
-        let Some(session) = self.sessions.try_remove(key.0 as usize) else { return Ticket(0) };
+        let Some(mut session) = self.sessions.try_remove(key.0 as usize) else { return Ticket(0) };
         self.by_client.remove(&session.client_id);
         if session.awaited {
             self.inputs_are_open(effects);
         }
+        self.end_inputs(&mut session, effects);
         self.walks.end(key);
         for filter in session.subscriptions.keys() {
             let before = self.presence(filter);

@@ -243,6 +243,11 @@ impl Broker {
         terms: Terms<'_>,
         effects: &mut Effects,
     ) -> Ticket {
+        if let Some(priority) = publication.input
+            && let Some(ticket) = self.deliver_to_input(key, priority, publication, terms, effects)
+        {
+            return ticket;
+        }
         if !publication.is_written && self.deliver_unwritten(key, stored, publication, terms, effects) {
             return Ticket(0);
         }
@@ -364,6 +369,7 @@ impl Broker {
         if finished {
             self.write_finished(key, effects);
         }
+        self.pump_inputs(key, now, effects);
         if has_posts {
             self.drop_lost_posts(key, effects);
         }
@@ -392,11 +398,12 @@ impl Broker {
     /// Asks again for lanes of connected sessions that nothing else would ask for: the last answer was empty (the disk
     /// is not that far), or there was no memory to read into.
     pub(crate) fn read_what_fell_behind(&mut self, now: Now, effects: &mut Effects) {
-        let behind = |session: &Session| match &session.keeping {
-            Keeping::Stored(stored) => {
-                session.conn.is_some() && !stored.is_live() && stored.reading.is_none()
-            }
-            Keeping::Clean | Keeping::Opening => false,
+        let is_behind = |stored: &Stored| !stored.is_live() && stored.reading.is_none();
+        let behind = |session: &Session| {
+            let inputs = session.inputs.iter().flat_map(|inputs| inputs.lanes());
+            let mut lanes =
+                session.stored().into_iter().chain(inputs.filter_map(|lane| lane.stored.as_ref()));
+            session.conn.is_some() && lanes.any(is_behind)
         };
         let keys: Vec<SessionKey> = self
             .sessions
@@ -424,7 +431,9 @@ impl Broker {
             session = &mut self.sessions[key.0 as usize];
         }
         let Acked::Known { head } = session.inflight.acknowledge(packet_id) else {
-            if !self.settle_unwritten(key, packet_id, now, effects) {
+            if !self.settle_input(key, packet_id, now, effects)
+                && !self.settle_unwritten(key, packet_id, now, effects)
+            {
                 self.counters.unexpected_acks += 1;
             }
             return;
@@ -449,7 +458,9 @@ impl Broker {
         effects: &mut Effects,
     ) {
         let Some(session) = self.sessions.get_mut(key.0 as usize) else { return };
-        let Some(stored) = session.stored_mut().filter(|stored| stored.reading == Some(read)) else { return };
+        let Some(stored) = session.stored_mut().filter(|stored| stored.reading == Some(read)) else {
+            return self.on_input_read(key, read, records, next, now, effects);
+        };
         stored.reading = None;
         let (from, end) = (stored.read_to, stored.next);
         let mut read_to = from;
@@ -512,6 +523,9 @@ pub(crate) fn has_room(
         && session.inflight.open() + session.unwritten.len() < usize::from(connection.window)
         && session.inflight.has_place(seq, limits.session_inflight_span())
         && session.unwritten.leaves(seq)
+        && session.inputs.as_ref().is_none_or(|inputs| {
+            inputs.leave(seq, session.inflight.open() + session.unwritten.len(), connection.window)
+        })
         && connection.outbox.len() <= limits.outbox_bytes_max as usize
 }
 
@@ -555,7 +569,11 @@ pub(crate) fn send(
 /// Encodes one PUBLISH that nobody else gets; `false` if it exceeds what the client takes.
 ///
 /// The topic goes out by its alias, if the client takes aliases and the topic is worth one.
-fn send_alone(connection: &mut Connection, outgoing: &OutgoingPublish<'_>, effects: &mut Effects) -> bool {
+pub(crate) fn send_alone(
+    connection: &mut Connection,
+    outgoing: &OutgoingPublish<'_>,
+    effects: &mut Effects,
+) -> bool {
     let Some(aliases) = &mut connection.aliases_out else { return send_as(connection, outgoing, effects) };
     match aliases.spell(outgoing.topic) {
         Spelling::Plain => send_as(connection, outgoing, effects),
@@ -609,8 +627,15 @@ fn send_queued(
         (Keeping::Stored(stored), Some(seq)) => seq < stored.sent_before,
         _ => false,
     };
-    let publication =
-        Publication { envelope, user: "", expires: queued.expires, now, hub: None, is_written: true };
+    let publication = Publication {
+        envelope,
+        user: "",
+        expires: queued.expires,
+        now,
+        hub: None,
+        is_written: true,
+        input: None,
+    };
     let ids: Vec<u32> = head.subscription_ids().collect();
     let packet_id = session.inflight.push(queued.seq, head.qos);
     let mut outgoing = outgoing(&publication, head.qos, head.retain, now);
@@ -664,7 +689,12 @@ pub(crate) fn session_record(publication: &Publication<'_>, terms: Terms<'_>) ->
     bytes.into()
 }
 
-fn outgoing<'a>(publication: &Publication<'a>, qos: Qos, retain: bool, now: Now) -> OutgoingPublish<'a> {
+pub(crate) fn outgoing<'a>(
+    publication: &Publication<'a>,
+    qos: Qos,
+    retain: bool,
+    now: Now,
+) -> OutgoingPublish<'a> {
     let left =
         |at: model::Timestamp| at.0.saturating_sub(now.timestamp.0).div_ceil(1_000).min(u64::from(u32::MAX));
     OutgoingPublish {

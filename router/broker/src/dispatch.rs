@@ -6,7 +6,7 @@
 
 use std::rc::Rc;
 
-use model::{LaneId, Match, Message, Now, Property, SpillTicket, Timestamp};
+use model::{LaneId, Match, Message, Now, Priority, Property, SpillTicket, Timestamp};
 
 use crate::acks::Promise;
 use crate::admit::WhenFull;
@@ -33,6 +33,8 @@ pub(crate) struct Publication<'t> {
     pub(crate) hub: Option<&'t hub::mapping::Properties<'t>>,
     /// Whether stored sessions write it before they send it; else only if they must.
     pub(crate) is_written: bool,
+    /// It is for an input of a module: how urgent it is there.
+    pub(crate) input: Option<Priority>,
 }
 
 impl Publication<'_> {
@@ -87,6 +89,8 @@ const TO_GROUPS: u8 = 0b10;
 const TO_RETAIN: u8 = 0b100;
 /// Stored sessions need not write it.
 const UNWRITTEN: u8 = 0b1000;
+/// The upper half: it is for an input, and how urgent it is there; see [`input_bits`].
+const INPUT: u32 = 4;
 
 impl Broker {
     /// Sends a publication everywhere it belongs; what its acknowledgement waits for, and whether anybody takes it.
@@ -170,6 +174,7 @@ impl Broker {
         {
             let ways = rest[0];
             publication.is_written = ways & UNWRITTEN == 0;
+            publication.input = input_of_bits(ways >> INPUT);
             let given = Given { from, handoff, bytes: &start[..start.len() - after.len()] };
             rest = after;
             if ways & TO_SUBSCRIPTIONS != 0 {
@@ -240,7 +245,8 @@ impl Broker {
         for shard in bits(any) {
             let batch = &mut effects.handoffs[shard];
             if way.lots.is_empty() && way.version == 0 {
-                batch.bytes.push(TO_SUBSCRIPTIONS | if publication.is_written { 0 } else { UNWRITTEN });
+                let unwritten = if publication.is_written { 0 } else { UNWRITTEN };
+                batch.bytes.push(TO_SUBSCRIPTIONS | unwritten | input_bits(publication.input) << INPUT);
             } else {
                 self.subscriptions.shares.append_ways(&mut batch.bytes, shard, way, self.handoff);
             }
@@ -449,6 +455,16 @@ pub(crate) fn add_forward(forwards: &mut Vec<Forward>, plan: &Plan, found: &Matc
     true
 }
 
+/// How urgent a publication is for an input: 0 if it is for none, else 1 to 10, and 11 for the default.
+fn input_bits(input: Option<Priority>) -> u8 {
+    input.map_or(0, |priority| priority.get().min(10) as u8 + 1)
+}
+
+fn input_of_bits(bits: u8) -> Option<Priority> {
+    let number = bits.checked_sub(1)?;
+    Some(Priority::new(i64::from(number)).unwrap_or(Priority::DEFAULT))
+}
+
 /// The numbers of the bits that are set.
 fn bits(mut set: u64) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
@@ -519,6 +535,7 @@ fn next_handed_over(bytes: &[u8], now: Now) -> Option<(Publication<'_>, &[u8])> 
         now,
         hub: None,
         is_written: true,
+        input: None,
     };
     Some((publication, rest))
 }

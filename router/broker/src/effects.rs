@@ -2,7 +2,7 @@
 //!
 //! The broker puts things on; the edge takes everything off at the end of the turn. Nothing here is a callback.
 
-use model::{ConnId, LaneId, RouteId, Seq, ShardId, SpillTicket, Ticket, Timestamp};
+use model::{ConnId, LaneId, Priority, RouteId, Seq, ShardId, SpillTicket, Ticket, Timestamp};
 
 use crate::heads::iothub::HubRequest;
 use crate::subscriptions::SessionKey;
@@ -338,7 +338,7 @@ pub enum Control {
 /// Questions to the store, answered by an [`crate::Event`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Make or find the lane of a stored session; answered by `LaneOpened`.
+    /// Make or find a lane of a stored session; answered by `LaneOpened`.
     OpenLane {
         /// Whose.
         session: SessionKey,
@@ -346,6 +346,8 @@ pub enum Request {
         generation: u32,
         /// Names the lane.
         client_id: Box<str>,
+        /// Of a module: the input whose lane it is, and how urgent that is.
+        input: Option<(Box<str>, Priority)>,
     },
     /// Read on; answered by `LaneRead`.
     ReadLane {

@@ -44,7 +44,7 @@ pub use effects::{
     StateSpace, Write,
 };
 pub use envelope::{Envelope, InvalidEnvelope};
-pub use heads::iothub::{HubAnswer, HubRequest, HubSetup, Unanswered};
+pub use heads::iothub::{HubAnswer, HubRequest, HubSetup, Unanswered, input_lane_name, read_input_lane_name};
 pub use offers::{Offers, Redirect};
 pub use plan::{Durability, Plan, SinkPlan};
 pub use retained::RetainedNumbers;

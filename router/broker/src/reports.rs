@@ -33,7 +33,8 @@ impl Broker {
             properties: &[],
             payload: part,
         };
-        let publication = Publication { envelope, user: "", expires: None, now, hub: None, is_written: true };
+        let publication =
+            Publication { envelope, user: "", expires: None, now, hub: None, is_written: true, input: None };
         if self.is_careful {
             let needs = self.needs_of(&publication);
             if needs.refused || needs.dropped || !self.levels.takes_writes {

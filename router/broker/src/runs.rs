@@ -43,7 +43,15 @@ impl<'t> Running<'t> {
             properties: &[],
             payload,
         };
-        Publication { envelope, user: self.user, expires: None, now: self.now, hub: None, is_written: true }
+        Publication {
+            envelope,
+            user: self.user,
+            expires: None,
+            now: self.now,
+            hub: None,
+            is_written: true,
+            input: None,
+        }
     }
 }
 

@@ -272,7 +272,7 @@ impl Broker {
         }
         self.share_again(
             head.share,
-            &Publication { envelope, user: "", expires, now, hub: None, is_written: true },
+            &Publication { envelope, user: "", expires, now, hub: None, is_written: true, input: None },
             promise,
             effects,
         );
@@ -370,7 +370,7 @@ impl Broker {
         match (again, generation.map(|session| session.generation)) {
             (Some(key), Some(generation)) => {
                 let client_id = (*session.client_id).into();
-                effects.requests.push(Request::OpenLane { session: key, generation, client_id });
+                effects.requests.push(Request::OpenLane { session: key, generation, client_id, input: None });
             }
             _ => effects.requests.push(Request::RemoveLane { lane: stored.lane }),
         }
@@ -387,7 +387,7 @@ impl Broker {
             return;
         }
         let (generation, client_id) = (session.generation, (*session.client_id).into());
-        effects.requests.push(Request::OpenLane { session: key, generation, client_id });
+        effects.requests.push(Request::OpenLane { session: key, generation, client_id, input: None });
     }
 
     /// Whether `conn` must wait until its client's last session is passed on; it is told then.

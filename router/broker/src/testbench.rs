@@ -114,7 +114,7 @@ const ANSWERS: usize = 3;
 /// Everything.
 pub(crate) struct Bench {
     pub(crate) brokers: Vec<Broker>,
-    effects: Vec<Effects>,
+    pub(crate) effects: Vec<Effects>,
     pub(crate) disk: Disk,
     /// Mail for a shard, by sender: the shards, and behind them what the disk has synced, lanes it opened, and lanes
     /// that were read. In order per sender only.
@@ -230,6 +230,13 @@ impl Bench {
                 if broker.home(&client_id).0 as usize == shard {
                     let (head, next) = (self.disk.heads[&session.lane()], self.disk.next(session.lane()));
                     broker.restore(&client_id, session, head, next, self.now, &mut effects);
+                }
+            }
+            for (name, lane) in &self.disk.names {
+                let Some((client_id, input, priority)) = crate::read_input_lane_name(name) else { continue };
+                if broker.home(client_id).0 as usize == shard {
+                    let places = (*lane, self.disk.heads[lane], self.disk.next(*lane));
+                    assert!(broker.restore_input(client_id, (input, priority), places), "{name}");
                 }
             }
             for (topic, value) in &self.disk.retained {
@@ -800,8 +807,11 @@ impl Bench {
 
     fn ask(&mut self, shard: usize, request: Request) {
         match request {
-            Request::OpenLane { session, generation, client_id } => {
-                let lane = self.disk.lane(&format!("s/{client_id}"));
+            Request::OpenLane { session, generation, client_id, input } => {
+                let lane = self.disk.lane(&match input {
+                    Some((input, priority)) => crate::input_lane_name(&client_id, &input, priority),
+                    None => format!("s/{client_id}"),
+                });
                 let (head, next) = (self.disk.heads[&lane], self.disk.next(lane));
                 self.answer(shard, Event::LaneOpened { session, generation, lane, head, next });
             }

@@ -39,7 +39,7 @@ impl Broker {
         if !is_next || !has_room(connection, session, None, limits) {
             return false;
         }
-        let packet_id = session.unwritten.free_id(&session.inflight);
+        let packet_id = session.unwritten.free_id(&session.inflight, session.inputs.as_deref());
         if send(connection, publication, terms, Some(packet_id), &mut self.scratch.frames, effects) {
             connection.count_outbox(&mut self.waiting_bytes);
             let (record, expires) = (session_record(publication, terms), publication.expires);
@@ -87,6 +87,10 @@ impl Broker {
                 let (len, enqueued) = (record.len() as u32, now.timestamp);
                 Write::Record { lane, len, enqueued, expires, spill: SpillTicket(0) }
             });
+        }
+        let Some(session) = self.sessions.get_mut(key.0 as usize) else { return };
+        if let (Some(stored), Some(inputs)) = (session.stored().copied(), &mut session.inputs) {
+            inputs.wait_for(stored.next);
         }
     }
 }

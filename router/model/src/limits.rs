@@ -56,6 +56,9 @@ pub struct Limits {
     pub session_queue_bytes_max: u32,
     /// Messages that wait on disk for one session.
     pub session_stored_messages_max: u64,
+    /// Lanes of the inputs of one module, one for each input and priority; what goes to further ones is in the lane of its
+    /// session.
+    pub module_lanes_max: u16,
     /// Longest session expiry we grant, in seconds (MQTT 5.0 §3.1.2.11.2).
     pub session_expiry_secs_max: u32,
     /// Topics with a retained message.
@@ -151,6 +154,7 @@ impl Limits {
         session_queue_messages_max: 100_000,
         session_queue_bytes_max: 16 << 20,
         session_stored_messages_max: 1_000_000,
+        module_lanes_max: 64,
         session_expiry_secs_max: 30 * 24 * 3600,
         retained_messages_max: 200_000,
         retained_bytes_max: 64 << 20,

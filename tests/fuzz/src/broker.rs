@@ -558,8 +558,11 @@ impl World {
 
     fn ask(&mut self, shard: usize, request: Request) {
         match request {
-            Request::OpenLane { session, generation, client_id } => {
-                let lane = self.disk.lane(&format!("s/{client_id}"));
+            Request::OpenLane { session, generation, client_id, input } => {
+                let lane = self.disk.lane(&match input {
+                    Some((input, priority)) => broker::input_lane_name(&client_id, &input, priority),
+                    None => format!("s/{client_id}"),
+                });
                 let (head, next) = (self.disk.heads[&lane], self.disk.next(lane));
                 self.mail[shard].push_back(Event::LaneOpened { session, generation, lane, head, next });
             }

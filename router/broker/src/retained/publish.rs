@@ -51,7 +51,8 @@ impl Broker {
             properties: &[],
             payload: payload.as_bytes(),
         };
-        let publication = Publication { envelope, user: "", expires: None, now, hub: None, is_written: true };
+        let publication =
+            Publication { envelope, user: "", expires: None, now, hub: None, is_written: true, input: None };
         self.publish(&publication, &mut Promise::default(), effects);
     }
 

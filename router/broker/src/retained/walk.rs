@@ -325,7 +325,15 @@ impl Broker {
         let terms = Terms { qos, retain: true, subscription_ids, share: "" }; // [MQTT3-3.3.1-8]
         self.deliver_alone(
             key,
-            &Publication { envelope, user: "", expires: state.expires, now, hub: None, is_written: true },
+            &Publication {
+                envelope,
+                user: "",
+                expires: state.expires,
+                now,
+                hub: None,
+                is_written: true,
+                input: None,
+            },
             terms,
             effects,
         );

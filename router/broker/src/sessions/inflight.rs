@@ -167,7 +167,7 @@ impl Inflight {
     }
 
     /// Whether an entry stands there in the ring.
-    pub(super) fn covers(&self, place: u32) -> bool {
+    pub(crate) fn covers(&self, place: u32) -> bool {
         ((place + RING - self.first) % RING) < self.entries.len() as u32
     }
 
@@ -179,8 +179,7 @@ impl Inflight {
 
     /// Whether what stands at this place waits for PUBACK.
     pub(crate) fn is_sent(&self, seq: Seq) -> bool {
-        let packet_id = NonZeroU16::new(((seq.get() - 1) % u64::from(RING)) as u16 + 1);
-        packet_id.is_some_and(|packet_id| self.sent_as(packet_id) == Some(Some(seq)))
+        self.sent_as(packet_id_of(seq)) == Some(Some(seq))
     }
 
     /// The identifier of the last message, if it waits for PUBACK.
@@ -298,6 +297,11 @@ impl Inflight {
             assert_eq!(own, place, "an identifier follows from the place in the lane");
         }
     }
+}
+
+/// The identifier that follows from a place in the lane of a session.
+pub(super) fn packet_id_of(seq: Seq) -> NonZeroU16 {
+    NonZeroU16::new(((seq.get() - 1) % u64::from(RING)) as u16 + 1).expect("1 to 65535")
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! Invariant of a stored session: `head <= read_to <= next`; what is in flight or queued lies in `head..read_to`.
 
 mod inflight;
+mod inputs;
 mod received;
 pub(crate) mod record;
 pub(crate) mod restoring;
@@ -20,6 +21,7 @@ use std::rc::Rc;
 use model::{ConnId, Instant, LaneId, Now, Qos, Seq, Ticket, Timestamp};
 
 pub(crate) use self::inflight::{Acked, Inflight, Mark, Received};
+pub(crate) use self::inputs::{Inputs, Kept};
 pub(crate) use self::received::Exchanges;
 pub(crate) use self::unwritten::{Sent, Unwritten};
 use crate::connections::Will;
@@ -192,6 +194,8 @@ pub(crate) struct Session {
     pub(crate) lent_bytes: usize,
     /// Messages of the cloud that it has and its client has not acknowledged, in the IoT Hub dialect.
     pub(crate) posts: Vec<Post>,
+    /// The lanes of its inputs, if it is that of a module of this edge device.
+    pub(crate) inputs: Option<Box<Inputs>>,
 }
 
 impl Session {
@@ -221,6 +225,7 @@ impl Session {
             lent: VecDeque::new(),
             lent_bytes: 0,
             posts: Vec::new(),
+            inputs: None,
         }
     }
 
@@ -248,6 +253,19 @@ impl Session {
             Keeping::Stored(stored) => Some(stored),
             Keeping::Clean | Keeping::Opening => None,
         }
+    }
+
+    /// Memory that its messages take.
+    pub(crate) fn bytes(&self) -> usize {
+        let inputs = self.inputs.as_ref().map_or(0, |inputs| inputs.bytes());
+        self.queue_bytes + self.lent_bytes + self.unwritten.bytes() + inputs
+    }
+
+    /// How far its own lane was sent, and the place that its next record will get.
+    pub(crate) fn sent_to(&self) -> Option<(Seq, Seq)> {
+        let stored = self.stored()?;
+        let unsent = self.queue.front().and_then(|queued| queued.seq);
+        Some((unsent.unwrap_or(stored.read_to), stored.next))
     }
 
     /// The shared ones of its filters.
@@ -295,6 +313,9 @@ impl Session {
         let inflight = std::mem::take(&mut self.inflight);
         self.marks.extend(inflight.marks());
         self.received.carry();
+        if let Some(inputs) = &mut self.inputs {
+            inputs.disconnect();
+        }
         if let Keeping::Stored(stored) = &mut self.keeping {
             stored.sent_before = stored.sent_before.max(unsent.unwrap_or(stored.read_to));
             stored.read_to = stored.head;
@@ -316,6 +337,9 @@ impl Session {
         self.inflight.invariants();
         self.unwritten.invariants(&self.inflight);
         self.received.invariants();
+        if let Some(inputs) = &self.inputs {
+            inputs.invariants(self.conn.is_some());
+        }
         if let Keeping::Stored(stored) = &self.keeping {
             assert!(stored.head <= stored.read_to && stored.read_to <= stored.next, "{stored:?}");
             let in_memory = self.inflight.len() as u64 + self.queue.len() as u64;

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use model::{Seq, Timestamp};
 
 use super::inflight::{Inflight, RING};
+use super::inputs::Inputs;
 
 /// One of them.
 #[derive(Clone, Debug)]
@@ -53,13 +54,16 @@ impl Unwritten {
         self.sent.is_empty() || seq.is_none_or(|seq| !self.has(id_of((seq.get() - 1) % u64::from(RING))))
     }
 
-    /// An identifier for the next one.
-    pub(crate) fn free_id(&self, inflight: &Inflight) -> NonZeroU16 {
+    /// An identifier for the next one; `inputs` are those of the same session.
+    pub(crate) fn free_id(&self, inflight: &Inflight, inputs: Option<&Inputs>) -> NonZeroU16 {
         let after = self.last.map(|last| u64::from(last.get()));
         let mut place =
             after.unwrap_or_else(|| u64::from(inflight.first_place() + RING / 2)) % u64::from(RING);
         // There are far more identifiers than a window has.
-        while self.has(id_of(place)) || inflight.covers(place as u32) {
+        while self.has(id_of(place))
+            || inflight.covers(place as u32)
+            || inputs.is_some_and(|inputs| inputs.has(id_of(place)))
+        {
             place = (place + 1) % u64::from(RING);
         }
         id_of(place)

@@ -1,8 +1,8 @@
 //! Messages that routes send to inputs of modules: `BrokeredEndpoint("/modules/m/inputs/i")`.
 //!
 //! In: a match of a route; modules that come and go. Out: a publication to the module's own topic.
-//! The queue of a module is the lane of its session, so that what is in it outlives everything, goes out in order, and as
-//! many at a time as its window takes. For that the session of a module of this edge device is always a stored one and
+//! The queues of a module are lanes of its session (see `lanes`), so that what is in them outlives everything, goes out in
+//! order, and as many at a time as its window takes. For that the session of a module of this edge device is always a stored one and
 //! has a subscription of its own, `devices/E/modules/M/inputs/+/#`, whether or not the module has come (decision 0036).
 //! Always: a module gets nothing from its inputs before it has subscribed to them: it is *parked*.
 
@@ -119,7 +119,8 @@ impl Broker {
         let envelope =
             Envelope { topic, qos: Qos::AtLeastOnce, retain: false, properties: &[], ..selected.envelope };
         let is_written = plan.durability(found.route) != Durability::Memory;
-        let publication = Publication { envelope, expires, hub: None, is_written, ..*selected };
+        let input = Some(found.priority);
+        let publication = Publication { envelope, expires, hub: None, is_written, input, ..*selected };
         // The queue of a module is on the disk, so that `spill` is as `disk`: there is no front. What is in memory alone is
         // on its way to the module, and nobody waits for it.
         let is_sent = match is_written {
@@ -140,14 +141,19 @@ impl Broker {
         if !std::mem::take(&mut self.inputs_unkept) {
             return;
         }
-        let Some(setup) = self.hub.clone().filter(|setup| setup.keep_for_unknown) else { return };
+        let Some(setup) = self.hub.clone() else { return };
         let plan = std::rc::Rc::clone(&self.plan);
+        let mut known = Vec::new();
         for sink in plan.table.sinks() {
             let routes::Sink::Input { module, .. } = sink else { continue };
             let client_id = format!("{}/{module}", setup.edge_device);
-            if hub::HubId::parse(&client_id).is_err()
+            if let Some(key) = self.by_client.get(client_id.as_str()) {
+                known.push(*key);
+                continue;
+            }
+            if !setup.keep_for_unknown
+                || hub::HubId::parse(&client_id).is_err()
                 || self.home(&client_id) != self.setup.shard
-                || self.by_client.contains_key(client_id.as_str())
             {
                 continue;
             }
@@ -162,6 +168,11 @@ impl Broker {
             let key = self.adopt(session);
             self.inputs_opening += 1;
             self.open_lane(key, effects);
+        }
+        known.sort_unstable();
+        known.dedup();
+        for key in known {
+            self.open_input_lanes(key, effects);
         }
         self.wait_for_inputs();
     }
@@ -179,6 +190,8 @@ impl Broker {
     /// The lane of a module's session is open: from now on there is a queue for its inputs.
     pub(crate) fn open_inputs(&mut self, key: SessionKey, effects: &mut Effects) {
         self.subscribe_inputs(key, effects);
+        self.open_input_lanes(key, effects);
+        self.wait_for_inputs();
         let session = self.sessions.get_mut(key.0 as usize);
         if session.is_some_and(|session| std::mem::take(&mut session.awaited)) {
             self.inputs_are_open(effects);

@@ -1,6 +1,6 @@
 //! The IoT Hub dialect of MQTT: what packets of an authenticated device or module mean (`reference/edgehub.md` §2).
 //!
-//! `publish`: telemetry and requests. `inputs`: what routes send to modules. `requests`: the trays to and from the
+//! `publish`: telemetry and requests. `inputs`: what routes send to modules, `lanes`: on which ways. `requests`: the trays to and from the
 //! services that know twins and methods. `posts`: messages of the cloud. `twin_changes`: what
 //! clients report, as messages for routes.
 //! Knows: `hub`'s vocabulary. Never: tokens, twins, the cloud: who comes in is decided before, what is asked goes on a tray.
@@ -9,6 +9,7 @@
 //! `compat.allow_sender_mismatch` says otherwise. Topics of the dialect belong to it: no other client publishes there.
 
 mod inputs;
+mod lanes;
 mod posts;
 mod publish;
 mod requests;
@@ -21,6 +22,7 @@ use hub::topics::{self, Filter};
 use model::{ConnId, TopicFilter};
 use wire::Connect;
 
+pub use self::lanes::{input_lane_name, read_input_lane_name};
 pub(crate) use self::posts::Post;
 pub use self::requests::{HubAnswer, HubRequest, Unanswered};
 use crate::broker::Broker;

@@ -50,6 +50,9 @@ enum Place {
     Sent(NonZeroU16),
 }
 
+/// What a session had on its way before a message came for it.
+type Before = (SessionKey, (usize, usize, u64));
+
 impl Broker {
     /// Puts a message of the cloud into the session of a client.
     pub(super) fn post(
@@ -88,7 +91,8 @@ impl Broker {
             properties: &[],
             payload,
         };
-        let publication = Publication { envelope, user: "", expires: None, now, hub: None, is_written: true };
+        let publication =
+            Publication { envelope, user: "", expires: None, now, hub: None, is_written: true, input: None };
         self.publish(&publication, &mut Promise::default(), effects);
         if qos == Qos::AtMostOnce {
             let is_sent = self.connections.get(conn).is_some_and(|it| it.outbox.len() > written);
@@ -126,15 +130,14 @@ impl Broker {
 
     /// A message is about to go to an input of a module of this shard: what its session has on its way now. `None`: another
     /// one is measured already, or nobody is there.
-    pub(super) fn before_input(&self, client_id: &str) -> Option<(SessionKey, (usize, usize))> {
+    pub(super) fn before_input(&self, client_id: &str) -> Option<Before> {
         let key = *self.by_client.get(client_id)?;
         let session = self.sessions.get(key.0 as usize)?;
-        (session.posts.is_empty() && session.conn.is_some())
-            .then(|| (key, (session.inflight.len(), session.unwritten.len())))
+        (session.posts.is_empty() && session.conn.is_some()).then(|| (key, session.sent_so_far()))
     }
 
     /// The same for a message that another shard hands over, if it is for an input.
-    pub(crate) fn before_handed_over(&self, topic: &str) -> Option<(SessionKey, (usize, usize))> {
+    pub(crate) fn before_handed_over(&self, topic: &str) -> Option<Before> {
         let setup = self.hub.as_ref()?;
         match topics::outbound(topic)? {
             Outbound::Input { device, module, .. } if *device == *setup.edge_device => {
@@ -145,12 +148,7 @@ impl Broker {
     }
 
     /// What its topic does not say, the output and the priority, stays empty.
-    pub(crate) fn measure_handed_over(
-        &mut self,
-        before: (SessionKey, (usize, usize)),
-        topic: &str,
-        now: Now,
-    ) {
+    pub(crate) fn measure_handed_over(&mut self, before: Before, topic: &str, now: Now) {
         let Some(Outbound::Input { module, input, bag, .. }) = topics::outbound(topic) else { return };
         let properties_max = self.hub.as_ref().map_or(0, |setup| setup.properties_max);
         // With what was added to it on the way here.
@@ -166,12 +164,15 @@ impl Broker {
     /// If it is on its way to the module, it is measured.
     pub(super) fn measure_input(
         &mut self,
-        (key, (inflight, unwritten)): (SessionKey, (usize, usize)),
+        (key, (inflight, unwritten, of_inputs)): Before,
         labels: &[&str],
         now: Now,
     ) {
         let Some(session) = self.sessions.get_mut(key.0 as usize) else { return };
-        let packet_id = if session.unwritten.len() > unwritten {
+        let (sends, last) = session.inputs.as_ref().map_or((0, None), |inputs| inputs.sends());
+        let packet_id = if sends > of_inputs {
+            last
+        } else if session.unwritten.len() > unwritten {
             session.unwritten.last_id()
         } else if session.inflight.len() > inflight {
             session.inflight.last_sent()
@@ -264,6 +265,12 @@ impl Session {
         }
     }
 
+    /// Messages on their way: in its own lane, in none, and ever sent to its inputs.
+    fn sent_so_far(&self) -> (usize, usize, u64) {
+        let inputs = self.inputs.as_ref().map_or(0, |inputs| inputs.sends().0);
+        (self.inflight.len(), self.unwritten.len(), inputs)
+    }
+
     /// Whether an acknowledgement of what stands there may still come.
     fn may_deliver(&self, place: &Place) -> bool {
         match place {
@@ -275,7 +282,9 @@ impl Session {
             }
             Place::Queue(record) => self.queue.iter().any(|queued| Rc::ptr_eq(&queued.record, record)),
             Place::Sent(packet_id) => {
-                self.inflight.sent_as(*packet_id).is_some() || self.unwritten.has(*packet_id)
+                self.inflight.sent_as(*packet_id).is_some()
+                    || self.unwritten.has(*packet_id)
+                    || self.inputs.as_ref().is_some_and(|inputs| inputs.has(*packet_id))
             }
         }
     }

@@ -117,6 +117,7 @@ impl Broker {
             now,
             hub: Some(&properties),
             is_written: true,
+            input: None,
         };
         let (promise, matched) = self.dispatch(&publication, effects);
         let output = properties.system("outputName").unwrap_or_default();
@@ -169,6 +170,7 @@ impl Broker {
             now,
             hub: Some(&properties),
             is_written: true,
+            input: None,
         }))
     }
 

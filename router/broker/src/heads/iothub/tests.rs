@@ -1,5 +1,6 @@
 //! The IoT Hub dialect: topics byte for byte, senders, refusals, inputs of modules, requests on the tray.
 
+mod lanes;
 mod posts;
 mod unwritten;
 

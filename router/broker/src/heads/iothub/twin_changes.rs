@@ -68,6 +68,7 @@ impl Broker {
             now,
             hub: Some(&properties),
             is_written: true,
+            input: None,
         };
         if self.is_careful {
             let needs = self.needs_of(&publication);

@@ -155,6 +155,9 @@ impl Broker {
     ) {
         let opened = self.sessions.get_mut(key.0 as usize).filter(|session| session.generation == generation);
         let Some(session) = opened.filter(|session| session.keeping == Keeping::Opening) else {
+            if self.has_hub && self.on_input_opened(key, generation, (lane, head, next), effects) {
+                return;
+            }
             self.on_lane_unwanted(generation, lane, effects);
             return;
         };

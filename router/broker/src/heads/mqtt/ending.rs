@@ -78,7 +78,8 @@ impl Broker {
         };
         let expires = will.expiry_secs.map(|secs| now.timestamp.plus_millis(u64::from(secs) * 1_000));
         let user = user.unwrap_or_default();
-        let publication = Publication { envelope, user, expires, now, hub: None, is_written: true };
+        let publication =
+            Publication { envelope, user, expires, now, hub: None, is_written: true, input: None };
         self.publishes_will = true;
         let by_hub = if self.has_hub { self.publish_hub_will(&publication, effects) } else { None };
         let promise = by_hub.unwrap_or_else(|| self.dispatch(&publication, effects).0);
@@ -141,8 +142,13 @@ impl Broker {
         let ends = session.expiry_secs == 0;
         let lent = if ends { self.take_lent(key) } else { VecDeque::new() };
         let Some(session) = self.sessions.get_mut(key.0 as usize) else { return false };
-        self.waiting_bytes -= session.queue_bytes + session.lent_bytes;
+        let inputs = session.inputs.as_ref().map_or(0, |inputs| inputs.bytes());
+        self.waiting_bytes -= session.queue_bytes + session.lent_bytes + inputs;
         session.disconnect();
+        if session.inputs.is_some() {
+            self.write_left(key, now, effects);
+        }
+        let Some(session) = self.sessions.get(key.0 as usize) else { return false };
         if !session.unwritten.is_empty() {
             self.write_unwritten(key, now, effects);
         }

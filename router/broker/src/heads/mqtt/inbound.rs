@@ -265,6 +265,7 @@ impl Broker {
             now,
             hub: None,
             is_written: true,
+            input: None,
         };
         let dispatched = self.dispatch(&publication, effects);
         self.acknowledge_publish(conn, key, publish, dispatched, effects);

@@ -133,7 +133,15 @@ impl Broker {
                 None => return Gate::Open,
             }
         } else {
-            self.needs_of(&Publication { envelope, user, expires: None, now, hub: None, is_written: true })
+            self.needs_of(&Publication {
+                envelope,
+                user,
+                expires: None,
+                now,
+                hub: None,
+                is_written: true,
+                input: None,
+            })
         };
         if needs.refused && publish.qos != Qos::AtMostOnce {
             // 3.1.1 has no word for it.
