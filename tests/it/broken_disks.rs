@@ -175,7 +175,7 @@ fn lanes_of_a_pool_that_cannot_be_read_are_said_once_and_wait() {
         .set("store.memtable_bytes", 1 << 20)
         .set("limits.packet_bytes_max", 65_536)
         // What was looked at while the hub was away may be in memory; most is not.
-        .set("limits.uplink_look_ahead_max", 16)
+        .set("limits.uplink_held_messages_max", 16)
         .store(&disk.path().join("store"))
         .start();
     let payloads = (0..SENT).map(|number| format!("{number} {}", letters(number, 1_000)));
