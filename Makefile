@@ -81,6 +81,7 @@ bench: setup-test build peers ## The comparison with mosquitto and rumqttd, dura
 	$(CARGO_TARGET_DIR)/release/bench restart --rounds 3
 	$(CARGO_TARGET_DIR)/release/bench drain --rounds 3
 	$(CARGO_TARGET_DIR)/release/bench wear --rounds 1 --seconds 20
+	$(CARGO_TARGET_DIR)/release/bench dialect
 	MILLRACE_BLESS=1 cargo test --locked --release -q -p millrace-tests --test tidy performance
 	cargo bench --locked -p millrace-bench
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, bail};
 use model::{Message, Priority, Qos, Timestamp};
@@ -192,6 +192,31 @@ pub(crate) fn judge(step: &Step, found: f64, baseline: &Baseline) -> (String, bo
             )
         }
     }
+}
+
+/// Counts every step and judges it by the stored counts, or stores what is found: exit code 1 if one takes more.
+pub(crate) fn run(file: &Path, bless: bool) -> anyhow::Result<ExitCode> {
+    let baseline = if bless { Baseline::new() } else { load(file)? };
+    let folder = tempfile::tempdir()?;
+    let program = stripped(folder.path())?;
+    let (mut found, mut more) = (Baseline::new(), false);
+    for step in STEPS {
+        let count = count(&program, step)?;
+        let (line, is_more) = judge(step, count, &baseline);
+        println!("{line}");
+        more |= is_more;
+        found.insert(step.name.to_owned(), count);
+    }
+    if bless {
+        std::fs::write(file, serde_json::to_string_pretty(&found)? + "\n")?;
+    }
+    if more && !is_comparable(&found, &baseline) {
+        println!(
+            "not judged: the yardstick has another length here, so the machine, the C library or the compiler differ"
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
+    Ok(if more { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 
 #[cfg(test)]

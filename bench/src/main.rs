@@ -3,7 +3,7 @@
 //! Knows: arguments, where results go, exit codes. May use: every other file. Never: figures of its own.
 //! Exit codes: 0 measured, all promises kept · 1 a promise of MQTT was broken · 2 it could not be measured.
 //! Reading order: `rows` (the questions), `compare`, `guard`, `instructions`, `decisions`, `durable`, `idle`, `retained`, `forward`,
-//! `uplink`, `backlog`, `restart`, `drain`, `wear`, `soak`,
+//! `uplink`, `dialect`, `backlog`, `restart`, `drain`, `wear`, `soak`,
 //! `contestants`, `peers`, `load`, `relay`, `stats`,
 //! `machine`, `child`, `page`.
 
@@ -12,6 +12,7 @@ mod child;
 mod compare;
 mod contestants;
 mod decisions;
+mod dialect;
 mod drain;
 mod durable;
 mod fleet;
@@ -34,7 +35,7 @@ mod uplink;
 mod wear;
 
 use std::cell::Cell;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
@@ -159,6 +160,11 @@ enum Command {
         #[command(flatten)]
         common: Common,
     },
+    /// From an output of a module to an input, and connects with tokens over TLS; writes dialect.md and dialect.json.
+    Dialect {
+        #[command(flatten)]
+        common: Common,
+    },
     /// Memory under overload: exit code 1 if it is not flat; writes soak.md and soak.json.
     Soak {
         #[command(flatten)]
@@ -251,7 +257,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             relay::run(threads, &ready_file).map(|()| ExitCode::SUCCESS)
         }
         Command::Work { name, times } => instructions::work(&name, times).map(|()| ExitCode::SUCCESS),
-        Command::Instructions { baseline, bless } => count_instructions(&baseline, bless),
+        Command::Instructions { baseline, bless } => instructions::run(&baseline, bless),
         Command::List => {
             ROWS.iter().for_each(|row| println!("{}\n    {}", row.name, row.question));
             Ok(ExitCode::SUCCESS)
@@ -321,6 +327,14 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 common.finish_table(&binaries, table)
             })
         }
+        Command::Dialect { common } => {
+            let binaries = common.binaries(None)?;
+            with_interrupt(|interrupted| async move {
+                let (rounds, seconds) = (common.rounds, common.seconds);
+                let table = dialect::run(&binaries, rounds, seconds, || interrupted.get()).await?;
+                common.finish_table(&binaries, table)
+            })
+        }
         Command::Soak { common, minutes } => {
             let binaries = common.binaries(None)?;
             if !(0.1..=100_000.0).contains(&minutes) {
@@ -338,30 +352,6 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             with_interrupt(|interrupted| retained(common, topics, binaries, interrupted))
         }
     }
-}
-
-fn count_instructions(file: &Path, bless: bool) -> anyhow::Result<ExitCode> {
-    let baseline = if bless { instructions::Baseline::new() } else { instructions::load(file)? };
-    let folder = tempfile::tempdir()?;
-    let program = instructions::stripped(folder.path())?;
-    let (mut found, mut more) = (instructions::Baseline::new(), false);
-    for step in instructions::STEPS {
-        let count = instructions::count(&program, step)?;
-        let (line, is_more) = instructions::judge(step, count, &baseline);
-        println!("{line}");
-        more |= is_more;
-        found.insert(step.name.to_owned(), count);
-    }
-    if bless {
-        std::fs::write(file, serde_json::to_string_pretty(&found)? + "\n")?;
-    }
-    if more && !instructions::is_comparable(&found, &baseline) {
-        println!(
-            "not judged: the yardstick has another length here, so the machine, the C library or the compiler differ"
-        );
-        return Ok(ExitCode::SUCCESS);
-    }
-    Ok(if more { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 
 fn chosen(only: &[String], hot: bool) -> anyhow::Result<Vec<&'static Row>> {

@@ -104,7 +104,7 @@ impl Results<'_> {
         )?;
         writeln!(
             out,
-            "- Again: `make bench`, or `bench compare`, `bench durable`, `bench idle`, `bench retained`, `bench forward`, `bench restart`, `bench drain`, `bench wear`, `bench soak` (release build, `--help` says more)."
+            "- Again: `make bench`, or `bench compare`, `bench durable`, `bench idle`, `bench retained`, `bench forward`, `bench restart`, `bench drain`, `bench wear`, `bench dialect`, `bench soak` (release build, `--help` says more)."
         )?;
         if !self.compare.is_empty() {
             writeln!(

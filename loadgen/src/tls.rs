@@ -44,7 +44,7 @@ pub enum TlsError {
 
 impl TlsPlan {
     /// Reads the files.
-    pub(crate) fn connector(&self) -> Result<TlsConnector, TlsError> {
+    pub fn connector(&self) -> Result<TlsConnector, TlsError> {
         let ca = self.ca.as_ref().ok_or(TlsError::NoCa)?;
         let mut roots = RootCertStore::empty();
         for certificate in certificates("tls.ca", ca)? {

@@ -525,6 +525,7 @@ fn uplinks(
                 .filter(|_| uplink.hub.as_ref().is_some_and(|hub| hub.is_edge))
                 .and_then(EdgeNode::signer),
             line: None,
+            counts_sources: config.edge.is_some(),
         });
         for transport in &uplink.failover.transports {
             if let Some(tls) = &transport.tls {
@@ -697,7 +698,8 @@ fn disk_state(config: &Config, log: &mut store::Log) -> anyhow::Result<DiskState
     let is_configured = |name: &str| config.uplinks.iter().any(|uplink| uplink.name == name);
     let now = Clock::default().now().timestamp;
     let vanished = VanishedLanes::load(log, is_configured, config.store.keep_vanished_secs, now)?;
-    Ok(DiskState::new(ledger, vanished))
+    let series_bytes_max = config.edge.as_ref().map(|_| config.limits.series_bytes_max as usize);
+    Ok(DiskState::new(ledger, vanished, series_bytes_max))
 }
 
 /// What each uplink may have waiting.

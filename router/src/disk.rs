@@ -9,6 +9,7 @@
 //! goes on where it stopped; see `unconfirmed`.
 
 pub(crate) mod budget;
+mod expired;
 mod fronts;
 mod house;
 pub(crate) mod losses;
@@ -103,6 +104,8 @@ pub(crate) struct DiskState {
     pub records: AtomicU64,
     /// Messages that expired before they were delivered.
     pub expired: AtomicU64,
+    /// Whose they were, as far as that was looked at, where somebody asks; see `expired`.
+    pub expired_of: Option<Mutex<hub::series::Series>>,
     /// Messages given up because what is kept of them cannot be read.
     pub damaged: AtomicU64,
     /// Ranges that were found damaged since the start, set aside as far as there was room. Above 0 is an alarm.
@@ -120,9 +123,11 @@ pub(crate) struct DiskState {
 }
 
 impl DiskState {
-    /// Of a store with this ledger and these lanes that nobody leads to.
-    pub(crate) fn new(ledger: Ledger, vanished: VanishedLanes) -> DiskState {
-        DiskState { ledger, vanished, ..DiskState::default() }
+    /// Of a store with this ledger and these lanes that nobody leads to. `series_bytes_max`: whose messages expire is counted,
+    /// in so many bytes.
+    pub(crate) fn new(ledger: Ledger, vanished: VanishedLanes, series_bytes_max: Option<usize>) -> DiskState {
+        let expired_of = series_bytes_max.map(|bytes_max| Mutex::new(hub::series::Series::within(bytes_max)));
+        DiskState { ledger, vanished, expired_of, ..DiskState::default() }
     }
 
     /// The routes were replaced.

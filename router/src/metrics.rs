@@ -13,7 +13,7 @@ use prometheus_client::registry::Registry;
 
 use crate::clock::Clock;
 use crate::http::{EdgeNumbers, Overview};
-use crate::iotedge::{Queue, Upstream, encode_numbers, encode_series, encode_services};
+use crate::iotedge::{Queue, encode_numbers, encode_series, encode_services};
 use crate::net::{CertificateInfo, Refusal};
 use crate::telemetry::total;
 use crate::upstream::LinkStatus;
@@ -57,24 +57,18 @@ pub(crate) fn encode(overview: &Overview) -> Result<String, std::fmt::Error> {
         let known = services.lock().unwrap_or_else(PoisonError::into_inner);
         let mut series = known.series.clone();
         overview.shards.iter().for_each(|report| report.add_series(&mut series));
-        own += &encode_series(common, &series, upstream(overview), Clock::default().now().timestamp);
+        for (_, status) in &overview.uplinks {
+            series.merge(&status.sources.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        if let Some(expired) = &overview.disk.expired_of {
+            series.merge(&expired.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        own += &encode_series(common, &series, Clock::default().now().timestamp);
         own += &encode_services(common, &known.numbers, &known.web.each());
         drop(known);
         text.insert_str(end, &own);
     }
     Ok(text)
-}
-
-/// All uplinks together: edgeHub has one.
-fn upstream(overview: &Overview) -> Upstream {
-    let mut sum = Upstream { expired: overview.disk.expired.load(Ordering::Relaxed), ..Upstream::default() };
-    for (_, status) in &overview.uplinks {
-        let forwarded = status.forwarded.load(Ordering::Relaxed);
-        let done = forwarded + status.inflight.load(Ordering::Relaxed);
-        sum.forwarded += forwarded;
-        sum.repeated += status.sent.load(Ordering::Relaxed).saturating_sub(done);
-    }
-    sum
 }
 
 /// The lanes of uplinks and of modules of this gateway, as edgeHub calls them.

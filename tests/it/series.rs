@@ -38,6 +38,9 @@ fn every_series_of_edgehub_counts_what_has_happened() {
         .set("uplink.upstream.backoff_min_ms", 20)
         .set("uplink.upstream.backoff_max_ms", 200)
         .set("routes.up", "FROM /messages/* WHERE NOT IS_DEFINED(local) INTO $upstream")
+        .set("routes.short.route", "FROM /messages/* WHERE local = 'short' INTO $upstream")
+        .set("routes.short.priority", 1)
+        .set("routes.short.ttl", 1)
         .set(
             "routes.in",
             r#"FROM /messages/* WHERE NOT IS_DEFINED($connectionModuleId) AND NOT IS_DEFINED(nowhere) INTO BrokeredEndpoint("/modules/filter/inputs/in1")"#,
@@ -81,10 +84,12 @@ fn every_series_of_edgehub_counts_what_has_happened() {
     cloud.hub.set_offline(true);
     until("the cloud to be away", || (router.status()["uplinks"][0]["state"] != "up").then_some(()));
     device.publish(&format!("devices/{DEVICE}/messages/events/a=2"), "waits", QOS_1);
+    device.publish(&format!("devices/{DEVICE}/messages/events/local=short&nowhere"), "expires", QOS_1);
     let hub = format!("id=\"{GATEWAY}/$edgeHub\"");
     let (of_device, of_module) = (format!("id=\"{DEVICE}\""), format!("id=\"{module}\""));
     let (from, to) = (format!("from=\"{DEVICE}\""), format!("to=\"{module}\""));
     expect(&router, "edgehub_queue_length", &["endpoint=\"iothub\"", "priority=\"2000000000\""]);
+    expect(&router, "edgehub_messages_dropped_total", &["reason=\"ttl_expiry\"", &from]);
     cloud.hub.set_offline(false);
     until("the cloud to be back", || (router.status()["uplinks"][0]["state"] == "up").then_some(()));
     drop(device);
@@ -92,7 +97,9 @@ fn every_series_of_edgehub_counts_what_has_happened() {
     for (name, labels) in [
         ("messages_received_total", &[of_device.as_str(), "route_output=\"\""][..]),
         ("messages_sent_total", &[&from, &to, "to_route_input=\"in1\"", "priority=\"2000000000\""]),
-        ("messages_sent_total", &["to=\"upstream\""]),
+        ("messages_sent_total", &["to=\"upstream\"", &from, "priority=\"2000000000\""]),
+        ("message_send_duration_seconds", &["to=\"upstream\"", &from, "quantile=\"0.5\""]),
+        ("message_process_duration_seconds_count", &["to=\"upstream\"", &from]),
         ("messages_dropped_total", &["reason=\"no_route\"", &from]),
         ("message_size_bytes", &[&of_device, "quantile=\"0.5\""]),
         ("message_size_bytes_sum", &[&of_device]),
@@ -162,8 +169,8 @@ fn repeats_and_what_is_not_taken_are_counted() {
 
     cloud.hub.set_faults(Some(DEVICE), iothub::Faults { withhold_acks: true, ..Default::default() });
     device.publish(&format!("{events}up=1"), "for the cloud", QOS_1);
-    let hub = format!("id=\"{GATEWAY}/$edgeHub\"");
-    expect(&router, "edgehub_operation_retry_total", &[&hub, "operation=\" SendMessageToCloud\""]);
+    let of_device = format!("id=\"{DEVICE}\"");
+    expect(&router, "edgehub_operation_retry_total", &[&of_device, "operation=\" SendMessageToCloud\""]);
     cloud.hub.clear_faults();
 
     cloud.hub.set_offline(true);

@@ -182,7 +182,7 @@ impl Broker {
                 let measured = if self.has_hub { self.before_handed_over(topic) } else { None };
                 self.deliver_all(&mut found, &publication, &mut promise, effects);
                 if let Some(before) = measured {
-                    self.measure_handed_over(before, topic, now);
+                    self.measure_handed_over(before, topic, publication.input, now);
                 }
             } else {
                 self.scratch.frames.clear();

@@ -19,6 +19,7 @@ mod envelope;
 mod exchanges;
 pub mod front;
 mod heads;
+mod labels;
 mod offers;
 mod outbox;
 mod plan;
@@ -45,6 +46,7 @@ pub use effects::{
 };
 pub use envelope::{Envelope, InvalidEnvelope};
 pub use heads::iothub::{HubAnswer, HubRequest, HubSetup, Unanswered, input_lane_name, read_input_lane_name};
+pub use labels::sender_of_record;
 pub use offers::{Offers, Redirect};
 pub use plan::{Durability, Plan, SinkPlan};
 pub use retained::RetainedNumbers;

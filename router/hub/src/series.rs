@@ -2,7 +2,7 @@
 //!
 //! In: what happened to a message, a twin, a call, and whose it was. Out: counts and summaries by name. Cost: one search, no
 //! allocation but for a name that is new. Bound: [`COUNTS_MAX`] names of counts and [`SUMMARIES_MAX`] of summaries, and the bytes
-//! of [`Series::within`]; further ones are counted together, and not measured. Labels are cut at [`LABEL_BYTES_MAX`].
+//! of [`Series::within`]; further ones are counted together by word, and not measured. Labels are cut at [`LABEL_BYTES_MAX`].
 
 use std::collections::BTreeMap;
 
@@ -19,6 +19,8 @@ const LABEL_BYTES_MAX: usize = 257;
 /// What a count takes beside its name, and a summary: some hundred boxes.
 const COUNT_BYTES: usize = 64;
 const SUMMARY_BYTES: usize = 4_096;
+/// The label of all that had no room for one of its own.
+pub const FURTHER: &str = "further";
 /// Between the parts of a name; no id has it.
 pub const SEPARATOR: char = '\0';
 
@@ -51,9 +53,10 @@ impl Series {
             *count += number;
             return;
         }
-        let is_full = self.counts.len() >= COUNTS_MAX || !self.takes(COUNT_BYTES);
-        let name = if is_full { "further" } else { self.name.as_str() };
-        *self.counts.entry(name.into()).or_default() += number;
+        if self.counts.len() >= COUNTS_MAX || !self.takes(COUNT_BYTES) {
+            self.spell(word, &[FURTHER]); // one for each word: there are a dozen
+        }
+        *self.counts.entry(self.name.as_str().into()).or_default() += number;
     }
 
     /// Something was measured.
@@ -124,11 +127,11 @@ mod tests {
         }
         series.count("received", &["0", "out"]);
         assert_eq!(series.counts().len(), COUNTS_MAX + 1);
-        assert_eq!((series.counts()["received\x000\x00out"], series.counts()["further"]), (2, 5));
+        assert_eq!((series.counts()["received\x000\x00out"], series.counts()["received\0further"]), (2, 5));
         assert_eq!(series.summaries().len(), SUMMARIES_MAX);
         let mut sum = series.clone();
         sum.merge(&series);
-        assert_eq!((sum.counts()["further"], sum.summaries()["size\x000"].count()), (10, 2));
+        assert_eq!((sum.counts()["received\0further"], sum.summaries()["size\x000"].count()), (10, 2));
     }
 
     /// Names of outputs are a client's choice.
@@ -145,6 +148,8 @@ mod tests {
         assert!((90_000..=100_500).contains(&held), "{held}");
         let counted: u64 = series.counts().values().sum();
         assert_eq!(counted, 1_000);
-        assert!(series.counts()["further"] > 500 && series.counts().keys().all(|name| name.len() < 300));
+        assert!(
+            series.counts()["received\0further"] > 500 && series.counts().keys().all(|name| name.len() < 300)
+        );
     }
 }

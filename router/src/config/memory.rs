@@ -87,8 +87,8 @@ impl Config {
             ),
             holder(
                 "edgeHub's series",
-                if self.edge.is_some() { 3 * (shards + 1) } else { 0 },
-                "(three for each shard and for the services) × limits.series_bytes_max",
+                if self.edge.is_some() { 3 * (shards + 2 + uplinks) } else { 0 },
+                "(three for each shard, each uplink, the services and the disk) × limits.series_bytes_max",
                 u64::from(limits.series_bytes_max),
             ),
             holder(

@@ -384,6 +384,7 @@ impl Disk {
 
     fn enter_expired(&mut self, lane: LaneId, messages: u64, bytes: u64) {
         self.state.expired.fetch_add(messages, Ordering::Relaxed);
+        self.note_expired_unknown(messages);
         let now = self.clock.now().timestamp.0;
         let name = self.lane_name(lane);
         self.enter_or_keep(Entry {

@@ -35,13 +35,16 @@ impl Disk {
         if let Some(error) = &expired.passed_by {
             warn!(%error, "a lane could not be looked at for what has expired");
         }
+        let mut fresh = Vec::new();
         for lost in &expired.lost {
             self.state.expired.fetch_add(lost.messages(), Ordering::Relaxed);
             info!(lane = %lost.lane, from = %lost.from, up_to = %lost.up_to, "messages expired undelivered");
             for part in self.log.not_noted(lost) {
                 self.enter_range(Reason::Expired, &part)?;
+                fresh.push(part);
             }
         }
+        self.note_expired_of(&fresh);
         // Damage that stood before what expired.
         self.enter_notes()?;
         self.remove_vanished(now)?;
@@ -130,6 +133,7 @@ impl Disk {
         for dropped in dropped {
             if dropped.reason == Reason::Expired {
                 self.state.expired.fetch_add(dropped.lost.messages(), Ordering::Relaxed);
+                self.note_expired_unknown(dropped.lost.messages());
             }
             self.enter_or_keep(Entry::dropped(&self.lane_name(dropped.lost.lane), dropped, now));
         }
@@ -154,6 +158,8 @@ impl Disk {
             );
             self.state.unnoted.fetch_add(forgotten, Ordering::Relaxed);
         }
+        let is_expired = |loss: &store::Loss| matches!(loss.kind, LossKind::Expired).then_some(loss.lost);
+        self.note_expired_of(&losses.iter().filter_map(is_expired).collect::<Vec<_>>());
         for loss in losses {
             let reason = match loss.kind {
                 LossKind::Expired => Reason::Expired,

@@ -31,7 +31,7 @@ pub(crate) use gatekeeper::{Gatekeeper, NotVouched};
 pub(crate) use judge::{Claim, EDGE_HUB, Proof};
 pub use node::StartError;
 pub(crate) use node::{EdgeNode, own_certificate};
-pub(crate) use numbers::{Common, Queue, Upstream, encode as encode_numbers, encode_series, encode_services};
+pub(crate) use numbers::{Common, Queue, encode as encode_numbers, encode_series, encode_services};
 #[cfg(test)]
 pub(crate) use vault::Keeper;
 pub(crate) use vault::Vault;

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use hub::series::{SEPARATOR, Series};
+use hub::series::{FURTHER, SEPARATOR, Series};
 use hub::summary::QUANTILES;
 use model::Timestamp;
 
@@ -90,35 +90,30 @@ pub(crate) fn encode(common: &Common, identities: &IdentityNumbers, queues: &[Qu
     out.text
 }
 
-/// What is known of uplinks, for the series of messages to them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Upstream {
-    /// Messages that it has acknowledged.
-    pub forwarded: u64,
-    /// Messages that were sent again.
-    pub repeated: u64,
-    /// Messages that expired before they were delivered, to it or to modules.
-    pub expired: u64,
-}
-
 /// Labels of one series, from the parts of its name; `None`: a name that is none.
 type LabelsOf = fn(&Common, &[&str]) -> Option<Vec<(&'static str, String)>>;
 
 /// One series: its name without `edgehub_`, what it is, the word it is counted or measured under, its labels.
 struct Row(&'static str, &'static str, &'static str, LabelsOf);
 
-const COUNTERS: [Row; 9] = [
+const COUNTERS: [Row; 12] = [
     Row("direct_methods_total", "Direct methods that were called", "methods", |_, it| {
         named(["from", "to"], it)
     }),
     Row("gettwin_total", "Twins given to clients", "gettwin", |_, it| named(["source", "id"], it)),
     Row("messages_dropped_total", "Messages that were dropped", "no_route", |_, it| reason("no_route", it)),
+    Row("messages_dropped_total", "Messages that were dropped", "expired", |_, it| reason("ttl_expiry", it)),
     Row("messages_received_total", "Messages received from clients", "received", |_, it| {
         named(["id", "route_output"], it)
     }),
     Row("messages_sent_total", "Messages sent to modules and upstream", "sent", |common, it| {
         let [from, to, output, input, priority] = of_input(common, it)?;
         Some(vec![from, to, output, input, priority])
+    }),
+    Row("messages_sent_total", "Messages sent to modules and upstream", "forwarded", |_, it| {
+        let [from, output, priority] = it.try_into().ok()?;
+        let labels = named(["from", "from_route_output", "priority"], &[from, output, shown(priority)])?;
+        Some([labels, upstream()].concat())
     }),
     Row("messages_unack_total", "Messages that were not acknowledged", "unacknowledged", |_, it| {
         reason("storage_failure", it)
@@ -128,12 +123,16 @@ const COUNTERS: [Row; 9] = [
         let id = named(["id"], it)?.remove(0);
         Some(vec![id, ("operation", TO_MODULE.to_owned())])
     }),
+    Row("operation_retry_total", "Operations that were tried again", "repeated", |_, it| {
+        let id = named(["id"], it)?.remove(0);
+        Some(vec![id, ("operation", TO_CLOUD.to_owned())])
+    }),
     Row("reported_properties_total", "Reports of properties that were taken", "reported", |_, it| {
         named(["target", "id"], it)
     }),
 ];
 
-const SUMMARIES: [Row; 7] = [
+const SUMMARIES: [Row; 9] = [
     Row("direct_method_duration_seconds", "How long direct methods took", "methods", |_, it| {
         named(["from", "to"], it)
     }),
@@ -144,9 +143,17 @@ const SUMMARIES: [Row; 7] = [
         let [from, to, _, _, priority] = of_input(common, it)?;
         Some(vec![from, to, priority])
     }),
+    Row("message_process_duration_seconds", "From arrival to acknowledgement", "process", |_, it| {
+        let [from, priority] = it.try_into().ok()?;
+        let labels = named(["from", "priority"], &[from, shown(priority)])?;
+        Some([labels, vec![("to", UPSTREAM.to_owned())]].concat())
+    }),
     Row("message_send_duration_seconds", "From sending to acknowledgement", "taken", |common, it| {
         let [from, to, output, input, _] = of_input(common, it)?;
         Some(vec![from, to, output, input])
+    }),
+    Row("message_send_duration_seconds", "From sending to acknowledgement", "send", |_, it| {
+        Some([named(["from", "from_route_output"], it)?, upstream()].concat())
     }),
     Row("message_size_bytes", "Sizes of messages from clients", "size", |_, it| named(["id"], it)),
     Row("offline_duration_seconds", "How long the upstream was away", "offline", |_, it| named(["id"], it)),
@@ -158,6 +165,19 @@ const SUMMARIES: [Row; 7] = [
 /// edgeHub writes them with a blank in front.
 const TO_MODULE: &str = " SendMessageToModule";
 const TO_CLOUD: &str = " SendMessageToCloud";
+
+/// What edgeHub calls everything upstream where messages are sent.
+const UPSTREAM: &str = "upstream";
+
+/// Where messages go that no input gets.
+fn upstream() -> Vec<(&'static str, String)> {
+    vec![("to", UPSTREAM.to_owned()), ("to_route_input", String::new())]
+}
+
+/// A priority as edgeHub writes it.
+fn shown(priority: &str) -> &str {
+    if priority == "default" { DEFAULT_PRIORITY } else { priority }
+}
 
 fn named<const N: usize>(labels: [&'static str; N], parts: &[&str]) -> Option<Vec<(&'static str, String)>> {
     let values = <[&str; N]>::try_from(parts).ok()?;
@@ -173,51 +193,50 @@ fn reason(reason: &str, parts: &[&str]) -> Option<Vec<(&'static str, String)>> {
 /// Labels of a message to an input: from, to, output, input, priority.
 fn of_input(common: &Common, parts: &[&str]) -> Option<[(&'static str, String); 5]> {
     let [device, module, to, output, input, priority] = parts.try_into().ok()?;
-    let from = if module.is_empty() { device.to_owned() } else { format!("{device}/{module}") };
-    let priority = if priority == "default" { DEFAULT_PRIORITY } else { priority };
+    let from =
+        if module.is_empty() || device == FURTHER { device.to_owned() } else { format!("{device}/{module}") };
+    let to = if device == FURTHER { FURTHER.to_owned() } else { format!("{}/{to}", common.device) };
+    let priority = shown(priority);
     Some([
         ("from", from),
-        ("to", format!("{}/{to}", common.device)),
+        ("to", to),
         ("from_route_output", output.to_owned()),
         ("to_route_input", input.to_owned()),
         ("priority", priority.to_owned()),
     ])
 }
 
-/// Everything counted and measured by name, of shards and services.
-pub(crate) fn encode_series(common: &Common, series: &Series, upstream: Upstream, now: Timestamp) -> String {
+/// The labels of one count or summary; those that had no room for names of their own have the same value everywhere.
+fn labels_of(row: &Row, common: &Common, parts: &[&str]) -> Option<Vec<(&'static str, String)>> {
+    let Row(_, _, _, labels) = row;
+    match parts {
+        [FURTHER] => (1..=6).find_map(|count| labels(common, &[FURTHER; 6][..count])),
+        parts => labels(common, parts),
+    }
+}
+
+/// Everything counted and measured by name, of shards, uplinks and services.
+pub(crate) fn encode_series(common: &Common, series: &Series, now: Timestamp) -> String {
     let mut out = Text { text: String::new(), common };
-    for Row(name, help, word, labels) in COUNTERS {
-        let name = format!("edgehub_{name}");
-        out.head(&name, "counter", help);
+    let mut last = "";
+    for row @ Row(short, help, word, _) in &COUNTERS {
+        let name = format!("edgehub_{short}");
+        if std::mem::replace(&mut last, *short) != *short {
+            out.head(&name, "counter", help);
+        }
         for (parts, count) in of(series.counts(), word) {
-            if let Some(labels) = labels(common, &parts) {
+            if let Some(labels) = labels_of(row, common, &parts) {
                 out.line(&name, &borrowed(&labels), *count);
             }
         }
-        let hub = format!("{}/$edgeHub", common.device);
-        // Who sent them is not known any more when the upstream has acknowledged them, or time has passed them by.
-        match word {
-            "sent" => {
-                let labels =
-                    ["from", "from_route_output", "to_route_input", "priority"].map(|label| (label, ""));
-                out.line(&name, &[&[("to", "upstream")], &labels[..]].concat(), upstream.forwarded);
-            }
-            "no_route" => {
-                let labels = [("reason", "ttl_expiry"), ("from", ""), ("from_route_output", "")];
-                out.line(&name, &labels, upstream.expired);
-            }
-            "again" => {
-                out.line(&name, &[("id", &hub), ("operation", TO_CLOUD)], upstream.repeated);
-            }
-            _ => {}
-        }
     }
-    for Row(name, help, word, labels) in SUMMARIES {
-        let name = format!("edgehub_{name}");
-        out.head(&name, "summary", help);
+    for row @ Row(short, help, word, _) in &SUMMARIES {
+        let name = format!("edgehub_{short}");
+        if std::mem::replace(&mut last, *short) != *short {
+            out.head(&name, "summary", help);
+        }
         for (parts, summary) in of(series.summaries(), word) {
-            let Some(labels) = labels(common, &parts) else { continue };
+            let Some(labels) = labels_of(row, common, &parts) else { continue };
             let labels = borrowed(&labels);
             for quantile in QUANTILES {
                 let (value, quantile) = (summary.quantile(quantile, now), quantile.to_string());
@@ -327,7 +346,13 @@ mod tests {
         series.add("sent", &["d1", "", "ml", "", "in1", "0"], 4);
         series.observe("size", &["d1"], 100.0, at);
         series.observe("taken", &["gw1", "filter", "ml", "alert", "in1", "default"], 0.25, at);
-        series.add("further", &[], 9);
+        series.add("forwarded", &["gw1/filter", "alert", "0"], 7);
+        series.add("repeated", &["d1"], 2);
+        series.add("expired", &["d1", ""], 3);
+        series.observe("send", &["gw1/filter", "alert"], 0.5, at);
+        series.observe("process", &["gw1/filter", "default"], 0.5, at);
+        series.add("received", &[FURTHER], 9);
+        series.add("sent", &[FURTHER], 9);
         series
     }
 
@@ -341,9 +366,8 @@ mod tests {
             numbers.insert("d1".to_owned(), 1);
         }
         identities.denied.insert(("d1".to_owned(), "expired"), 1);
-        let upstream = Upstream { forwarded: 7, repeated: 2, expired: 3 };
         let mut text = encode(&common, &identities, &[queue]);
-        text += &encode_series(&common, &series(), upstream, Timestamp(1));
+        text += &encode_series(&common, &series(), Timestamp(1));
         for (name, labels) in [
             ("messages_received_total", "id route_output"),
             ("messages_sent_total", "from to from_route_output to_route_input priority"),
@@ -384,8 +408,7 @@ mod tests {
     #[test]
     fn messages_are_counted_under_edgehubs_names() {
         let common = Common { device: "gw1".to_owned(), ..Common::default() };
-        let upstream = Upstream { forwarded: 7, repeated: 2, expired: 3 };
-        let text = encode_series(&common, &series(), upstream, Timestamp(1));
+        let text = encode_series(&common, &series(), Timestamp(1));
         let labels = "iothub=\"\",edge_device=\"gw1\",instance_number=\"\"";
         for line in [
             format!("edgehub_messages_received_total{{{labels},id=\"d1\",route_output=\"\"}} 1"),
@@ -393,7 +416,7 @@ mod tests {
                 "edgehub_messages_dropped_total{{{labels},reason=\"no_route\",from=\"gw1/filter\",from_route_output=\"other\"}} 1"
             ),
             format!(
-                "edgehub_messages_dropped_total{{{labels},reason=\"ttl_expiry\",from=\"\",from_route_output=\"\"}} 3"
+                "edgehub_messages_dropped_total{{{labels},reason=\"ttl_expiry\",from=\"d1\",from_route_output=\"\"}} 3"
             ),
             format!(
                 "edgehub_messages_sent_total{{{labels},from=\"gw1/filter\",to=\"gw1/ml\",from_route_output=\"alert\",to_route_input=\"in1\",priority=\"2000000000\"}} 1"
@@ -402,10 +425,20 @@ mod tests {
                 "edgehub_messages_sent_total{{{labels},from=\"d1\",to=\"gw1/ml\",from_route_output=\"\",to_route_input=\"in1\",priority=\"0\"}} 4"
             ),
             format!(
-                "edgehub_messages_sent_total{{{labels},to=\"upstream\",from=\"\",from_route_output=\"\",to_route_input=\"\",priority=\"\"}} 7"
+                "edgehub_messages_sent_total{{{labels},from=\"gw1/filter\",from_route_output=\"alert\",priority=\"0\",to=\"upstream\",to_route_input=\"\"}} 7"
             ),
             format!(
                 "edgehub_operation_retry_total{{{labels},id=\"gw1/ml\",operation=\" SendMessageToModule\"}} 1"
+            ),
+            format!(
+                "edgehub_operation_retry_total{{{labels},id=\"d1\",operation=\" SendMessageToCloud\"}} 2"
+            ),
+            format!(
+                "edgehub_message_process_duration_seconds_sum{{{labels},from=\"gw1/filter\",priority=\"2000000000\",to=\"upstream\"}} 0.5"
+            ),
+            format!("edgehub_messages_received_total{{{labels},id=\"further\",route_output=\"further\"}} 9"),
+            format!(
+                "edgehub_messages_sent_total{{{labels},from=\"further\",to=\"further\",from_route_output=\"further\",to_route_input=\"further\",priority=\"further\"}} 9"
             ),
             format!("edgehub_message_size_bytes_sum{{{labels},id=\"d1\"}} 100"),
             format!("edgehub_message_size_bytes_count{{{labels},id=\"d1\"}} 1"),
@@ -413,7 +446,7 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\nis not in\n{text}");
         }
-        assert!(encode_series(&common, &series(), upstream, Timestamp(u64::MAX)).contains("} NaN"));
+        assert!(encode_series(&common, &series(), Timestamp(u64::MAX)).contains("} NaN"));
     }
 
     #[test]

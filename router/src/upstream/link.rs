@@ -2,8 +2,8 @@
 
 use std::io::ErrorKind;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use broker::uplink::{Backoff, Carrier, ClockWatch, LinkError, LocalError, TargetRules, Targets};
@@ -118,6 +118,8 @@ pub(super) struct Uplink {
     clocks: ClockWatch,
     faults: Faults,
     next_tick: model::Instant,
+    /// When it is shown next whose messages were taken.
+    sources_at: model::Instant,
     /// Outside its hours, with nothing to send, since then.
     useless_since: Option<model::Instant>,
     /// When the connection at hand, or the last one, came up; `None` if it has not.
@@ -146,6 +148,9 @@ impl Uplink {
             return_millis: failover.return_secs * 1_000,
         });
         let mut carrier = carrier(&setup.config, &gateway, &limits);
+        if setup.counts_sources {
+            carrier.count_sources(limits.series_bytes_max as usize);
+        }
         for (lane, priority) in &setup.lanes {
             match source.bounds(*lane) {
                 Ok((head, tail)) => carrier.add_lane(*lane, *priority, head, tail),
@@ -173,6 +178,7 @@ impl Uplink {
             clocks: ClockWatch::default(),
             faults: Faults::default(),
             next_tick: model::Instant::default(),
+            sources_at: model::Instant::default(),
             useless_since: None,
             up_since: None,
             gateway,
@@ -419,6 +425,17 @@ impl Uplink {
         }
         if self.carrier.is_up() || self.carrier.is_own_up() {
             status.set(if pressure.is_throttled { UplinkState::Throttled } else { UplinkState::Up }, None);
+        }
+    }
+
+    /// Once a second, since it takes a while where there are many.
+    fn show_sources(&mut self) {
+        let now = self.clock.now().instant;
+        if self.sources_at <= now
+            && let Some(series) = self.carrier.source_series()
+        {
+            self.sources_at = now.plus_millis(1_000);
+            *self.setup.status.sources.lock().unwrap_or_else(PoisonError::into_inner) = series;
         }
     }
 

@@ -67,6 +67,8 @@ pub(crate) struct UplinkSetup {
     pub signer: Option<Arc<dyn Signer>>,
     /// Services that speak over its links, for IoT Hub.
     pub line: Option<Line>,
+    /// Whether somebody wants to know from whom the messages were that it took.
+    pub counts_sources: bool,
 }
 
 impl UplinkSetup {

@@ -113,6 +113,8 @@ pub(crate) struct LinkStatus {
     target: Mutex<String>,
     /// What does not work although the uplink is up.
     warnings: Mutex<Warnings>,
+    /// Whose messages were taken, and how long that took: see [`broker::uplink::Carrier::source_series`].
+    pub sources: Mutex<hub::series::Series>,
 }
 
 /// Sentences about what does not work, each by whom or what it is about, which is also what ends it.

@@ -25,6 +25,7 @@ use super::proof::Proof;
 use super::quotas::Quotas;
 use super::schedule::{Turns, WEIGHTED_BATCH};
 use super::senders::{Sender, Senders};
+use super::sources::{Source, Sources};
 use super::suspicion::Suspicion;
 use super::window::{Pressure, Window};
 use super::{Dialect, LinkError, LinkSetup, LinkState, Schedule};
@@ -159,6 +160,8 @@ pub struct Carrier {
     answers: Vec<Answer>,
     asides: VecDeque<Aside>,
     counts: Counts,
+    /// Whose messages are taken, where somebody asks.
+    sources: Option<Box<Sources>>,
 }
 
 impl Carrier {
@@ -185,7 +188,25 @@ impl Carrier {
             answers: Vec::new(),
             asides: VecDeque::new(),
             counts: Counts::default(),
+            sources: None,
             rules,
+        }
+    }
+
+    /// From now on messages are counted by whom they are from, in so many bytes. Before the first lane.
+    pub fn count_sources(&mut self, bytes_max: usize) {
+        self.sources = Some(Box::new(Sources::within(bytes_max)));
+    }
+
+    /// What was counted and measured of them: see `sources`.
+    pub fn source_series(&self) -> Option<hub::series::Series> {
+        self.sources.as_ref().map(|sources| sources.series())
+    }
+
+    /// When a record was kept that was offered.
+    pub fn note_kept(&mut self, reading: &Reading, seq: Seq, kept: Timestamp) {
+        if let Some(sources) = &mut self.sources {
+            sources.note_kept(reading.index, seq, kept);
         }
     }
 
@@ -195,6 +216,7 @@ impl Carrier {
         let last = self.lanes.last().map(|lane| lane.priority);
         assert!(last.is_none_or(|last| last <= priority), "lanes are added from the most urgent one on");
         self.lanes.push(Lane::new(lane, priority, (head, tail), self.rules.retry_millis));
+        self.sources.iter_mut().for_each(|sources| sources.add_lane(priority));
         self.turns.add_lane();
     }
 
@@ -319,6 +341,7 @@ impl Carrier {
     pub fn lost(&mut self, by_peer: bool, error: Option<&LinkError>, now: Instant) {
         self.counts = self.counts();
         let Some(link) = self.link.take() else { return };
+        self.sources.iter_mut().for_each(|sources| sources.forget_measured());
         let said = match error {
             Some(LinkError::Disconnected(reason)) => Some(*reason),
             _ => None,
@@ -476,7 +499,8 @@ impl Carrier {
             return;
         }
         let Ok(envelope) = Envelope::decode(record) else {
-            let about = Sending { sender: Sender { lane: index, client: 0 }, seq };
+            let sender = Sender { lane: index, client: 0 };
+            let about = Sending { sender, seq, source: Source::default() };
             return self.move_aside(about, 0, Refusal::Unreadable, now.instant);
         };
         let sender = Sender { lane: index, client: hash(envelope.client_id) };
@@ -488,13 +512,17 @@ impl Carrier {
             self.counts.own += 1;
             return;
         }
+        let source = match &mut self.sources {
+            Some(sources) => sources.of(envelope.topic, envelope.client_id),
+            None => Source::default(),
+        };
         if self.pool.is_some() {
-            return self.offer_pooled(reading, &envelope, (index, seq), expires, now);
+            return self.offer_pooled(reading, &envelope, (index, seq, source), expires, now);
         }
         if self.senders.holds(sender, seq) {
             return self.lanes[index].stretch(seq).hold(seq);
         }
-        let about = Sending { sender, seq };
+        let about = Sending { sender, seq, source };
         let stretch = self.lanes[index].stretch(seq);
         let repeat = stretch.is_repeat(seq);
         let Some(link) = &mut self.link else { return };
@@ -503,7 +531,7 @@ impl Carrier {
         match link.send(about, &message, repeat, now, out) {
             Ok(sent) => {
                 let len = out.len() - before;
-                self.sent(reading, (index, seq), len, sent == Sent::Gone, now.instant);
+                self.sent(reading, (about, repeat), len, sent == Sent::Gone, now);
             }
             Err(why) => self.move_aside(about, 1, why, now.instant),
         }
@@ -513,11 +541,18 @@ impl Carrier {
     fn sent(
         &mut self,
         reading: &mut Reading,
-        (index, seq): (usize, Seq),
+        (Sending { sender, seq, source }, is_repeat): (Sending, bool),
         len: usize,
         gone: bool,
-        now: Instant,
+        now: Now,
     ) {
+        let index = sender.lane;
+        if let Some(sources) = &mut self.sources {
+            sources.sent(source, (index, seq), is_repeat, now);
+            if gone {
+                sources.taken(source, (index, seq), now.instant);
+            }
+        }
         let stretch = self.lanes[index].stretch(seq);
         stretch.sent(seq);
         if gone {
@@ -527,7 +562,7 @@ impl Carrier {
         reading.sent += 1;
         self.counts.sent += 1;
         if !gone && self.pool.is_none() {
-            self.window.sent(now);
+            self.window.sent(now.instant);
         }
         let [messages, bytes] = &mut self.paces;
         messages.iter_mut().for_each(|pace| pace.spent(1));
@@ -618,12 +653,15 @@ impl Carrier {
     }
 
     fn on_answer(&mut self, Answer { about, reason, .. }: Answer, now: Instant) {
-        let Sending { sender, seq } = about;
+        let Sending { sender, seq, source } = about;
         self.suspicion.answered();
         let verdict = poison::judge(reason);
         let lane = &mut self.lanes[sender.lane];
         if verdict == Verdict::Taken {
             self.counts.forwarded += 1;
+            if let Some(sources) = &mut self.sources {
+                sources.taken(source, (sender.lane, seq), now);
+            }
             self.quotas.other();
             lane.taken();
             lane.stretch(seq).settle(seq);
@@ -635,6 +673,7 @@ impl Carrier {
             return;
         }
         self.counts.refused += 1;
+        self.sources.iter_mut().for_each(|sources| sources.refused((sender.lane, seq)));
         if !poison::is_throttling(reason) {
             self.quotas.other();
         } else if self.quotas.refused(sender.client, now) && self.pool.is_none() {
@@ -660,9 +699,10 @@ impl Carrier {
     }
 
     fn move_aside(&mut self, about: Sending, attempts: u16, why: Refusal, now: Instant) {
-        let Sending { sender, seq } = about;
+        let Sending { sender, seq, .. } = about;
         let lane = &mut self.lanes[sender.lane];
         lane.stretch(seq).set_aside(seq);
+        self.sources.iter_mut().for_each(|sources| sources.forget_measured());
         let reason = match why {
             Refusal::Answered(reason) if poison::judge(reason) == Verdict::Perhaps => Some(reason),
             _ => None,

@@ -231,11 +231,12 @@ fn place(about: Sending) -> (usize, Seq) {
 #[cfg(test)]
 mod tests {
     use super::super::senders::Sender;
+    use super::super::sources::Source;
     use super::super::tests::seq;
     use super::*;
 
     fn about(number: u64) -> Sending {
-        Sending { sender: Sender { lane: 0, client: 7 }, seq: seq(number) }
+        Sending { sender: Sender { lane: 0, client: 7 }, seq: seq(number), source: Source::default() }
     }
 
     /// Identifier, whether it is a repeat, whether PUBREL goes first.

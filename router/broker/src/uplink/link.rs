@@ -17,6 +17,7 @@ use super::exactly::{Begun, Ended, Exchanges};
 use super::inbound::{Inbound, InboundCounts, InboundRules, LocalError};
 use super::poison::Refusal;
 use super::senders::Sender;
+use super::sources::Source;
 
 /// Packet identifiers of publications of QoS 1; those above are for QoS 2, and the last are for UNSUBSCRIBE and SUBSCRIBE.
 const RING: u32 = 32_767;
@@ -135,6 +136,8 @@ pub(super) struct Sending {
     pub(super) sender: Sender,
     /// Its place there.
     pub(super) seq: Seq,
+    /// From whom and which output, where that is counted.
+    pub(super) source: Source,
 }
 
 /// What the upstream said about a publication.

@@ -23,6 +23,7 @@ mod proof;
 mod quotas;
 mod schedule;
 mod senders;
+mod sources;
 mod stretch;
 mod suspicion;
 mod targets;

@@ -30,6 +30,7 @@ impl Uplink {
         status.inflight.store(self.carrier.inflight() as u64, Ordering::Relaxed);
         status.waiting_senders.store(self.carrier.senders_waiting() as u64, Ordering::Relaxed);
         status.set_counts(&self.carrier.counts());
+        self.show_sources();
         self.keep_positions();
         sent
     }
@@ -56,9 +57,10 @@ impl Uplink {
         let mut records = std::mem::take(&mut self.records);
         let read = self.source.read_lane(reading.lane, reading.from, limits, now.timestamp, &mut records);
         for record in records.records() {
-            let (seq, bytes, expires) = (record.seq, record.bytes, record.expires);
+            let (seq, bytes, expires, kept) = (record.seq, record.bytes, record.expires, record.enqueued);
             let bytes = self.packer.as_mut().map_or(bytes, |packer| packer.pack(bytes));
             self.carrier.offer(&mut reading, seq, bytes, expires, now, &mut self.out);
+            self.carrier.note_kept(&reading, seq, kept);
         }
         let mut next = records.next();
         let is_stuck = records.is_empty() && next == reading.from;

@@ -282,6 +282,9 @@ impl Broker {
             is_moved = true;
             if queued.expires.is_some_and(|expires| expires <= now.timestamp) {
                 self.counters.dropped_expired += 1;
+                if let Some((from, output)) = crate::labels::sender_of_record("m/", &queued.record) {
+                    self.hub_series.count("expired", &[&from, &output]);
+                }
                 continue;
             }
             let is_resent = queued.seq.is_some_and(|seq| seq < stored.sent_before);

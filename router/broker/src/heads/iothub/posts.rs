@@ -11,7 +11,7 @@ use std::num::NonZeroU16;
 use std::rc::Rc;
 
 use hub::topics::{self, Feature, Outbound};
-use model::{ConnId, Instant, Now, Qos, Seq};
+use model::{ConnId, Instant, Now, Priority, Qos, Seq};
 
 use super::{HubRequest, Unanswered};
 use crate::acks::Promise;
@@ -147,8 +147,15 @@ impl Broker {
         }
     }
 
-    /// What its topic does not say, the output and the priority, stays empty.
-    pub(crate) fn measure_handed_over(&mut self, before: Before, topic: &str, now: Now) {
+    /// What its topic does not say, the output, stays empty.
+    pub(crate) fn measure_handed_over(
+        &mut self,
+        before: Before,
+        topic: &str,
+        priority: Option<Priority>,
+        now: Now,
+    ) {
+        let priority = priority.map_or_else(String::new, |priority| priority.to_string());
         let Some(Outbound::Input { module, input, bag, .. }) = topics::outbound(topic) else { return };
         let properties_max = self.hub.as_ref().map_or(0, |setup| setup.properties_max);
         // With what was added to it on the way here.
@@ -158,7 +165,7 @@ impl Broker {
             let found = entries.iter().find(|entry| entry.name == name);
             found.and_then(|entry| entry.value.as_deref()).unwrap_or_default()
         };
-        self.measure_input(before, &[of("$.cdid"), of("$.cmid"), module, "", input, ""], now);
+        self.measure_input(before, &[of("$.cdid"), of("$.cmid"), module, "", input, &priority], now);
     }
 
     /// If it is on its way to the module, it is measured.

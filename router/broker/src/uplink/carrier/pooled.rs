@@ -15,6 +15,7 @@ use super::super::link::{Heard, LinkError, LinkSetup, Sending, Sent};
 use super::super::poison::{Refusal, Unfit};
 use super::super::pool::{Pool, PoolRules, Room};
 use super::super::senders::Sender;
+use super::super::sources::Source;
 use super::{Carrier, HISTORY_BATCH, Reading, Rules, goes, hash};
 use crate::envelope::Envelope;
 
@@ -207,11 +208,12 @@ impl Carrier {
         now: Instant,
     ) {
         let Some(pool) = &mut self.pool else { return };
+        self.sources.iter_mut().for_each(|sources| sources.forget_measured());
         let id = hash(identity);
         let left = pool.lost(id, failed, by_peer, error, self.rules.attempts_max, now);
         self.blocked.clear();
         self.counts.poorer += left.poorer;
-        for Sending { sender, seq } in left.inflight {
+        for Sending { sender, seq, .. } in left.inflight {
             self.lanes[sender.lane].stretch(seq).hold(seq);
             self.senders.park(sender, seq, true);
         }
@@ -295,21 +297,21 @@ impl Carrier {
         &mut self,
         reading: &mut Reading,
         envelope: &Envelope<'_>,
-        about: (usize, model::Seq),
+        about: (usize, model::Seq, Source),
         expires: Option<Timestamp>,
         now: Now,
     ) {
-        let (index, seq) = about;
+        let (index, seq, source) = about;
         let Some(dialect) = &self.dialect else { return };
         let identity = match dialect.identity(envelope) {
             Ok(identity) => identity,
             Err(why) => {
                 let sender = Sender { lane: index, client: 0 };
-                return self.move_aside(Sending { sender, seq }, 1, why, now.instant);
+                return self.move_aside(Sending { sender, seq, source }, 1, why, now.instant);
             }
         };
         let id = hash(&identity);
-        let about = Sending { sender: Sender { lane: index, client: id }, seq };
+        let about = Sending { sender: Sender { lane: index, client: id }, seq, source };
         if self.senders.holds(about.sender, seq) {
             return self.lanes[index].stretch(seq).hold(seq);
         }
@@ -336,7 +338,7 @@ impl Carrier {
         let message = Outgoing { envelope, lane: reading.lane, seq, expires };
         let repeat = self.lanes[index].stretch(seq).is_repeat(seq);
         match pool.send(id, about, &message, repeat, now) {
-            Ok((sent, len)) => self.sent(reading, (index, seq), len, sent == Sent::Gone, now.instant),
+            Ok((sent, len)) => self.sent(reading, (about, repeat), len, sent == Sent::Gone, now),
             Err(why) => self.move_aside(about, 1, why, now.instant),
         }
     }
