@@ -263,7 +263,7 @@ impl Site {
             hellos.push(match is_identity {
                 true => self.hello(&name_of(number))?,
                 false => {
-                    let mut connect = Connect::new(Version::V3, &name_of(number));
+                    let mut connect = Connect::new(Version::V3, name_of(number));
                     connect.keep_alive_secs = 0;
                     let mut bytes = Vec::new();
                     wire::encode_connect(&mut bytes, &connect)?;
