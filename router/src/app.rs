@@ -34,7 +34,7 @@ use crate::disk::losses::Ledger;
 use crate::disk::reports;
 use crate::disk::space::{SpaceWatch, UplinkLane};
 use crate::disk::vanished::VanishedLanes;
-use crate::disk::{Disk, DiskState, Job, ReadJob, run_lane_reader, run_merger, space_of};
+use crate::disk::{Disk, DiskState, Job, ReadJob, RouteNames, run_lane_reader, run_merger, space_of};
 use crate::fronts::{FrontBoard, LaneFront};
 use crate::http::{EdgeNumbers, Overview};
 use crate::iotedge::{Common, EdgeNode, Gatekeeper};
@@ -380,7 +380,7 @@ impl Router {
         for mailbox in &self.mailboxes {
             send(mailbox, Mail::Plan(Arc::clone(&plan)));
         }
-        self.overview.set_routes(promises(&config));
+        self.overview.set_routes(promises(&config), route_names(&config));
         self.overview.disk.room.set_limit(config.store_limit_bytes);
         self.config = config;
     }
@@ -672,7 +672,7 @@ fn overview(
     started: Instant,
 ) -> Arc<Overview> {
     disk.room.set_limit(config.store_limit_bytes);
-    disk.set_route_names(config.routes.iter().map(|route| route.spec.name.clone()));
+    disk.set_routes(route_names(config));
     Arc::new(Overview {
         started,
         ready: AtomicBool::new(false),
@@ -690,6 +690,16 @@ fn overview(
         routes: Mutex::new(promises(config)),
         reload_error: Mutex::new(None),
     })
+}
+
+/// What routes are called, and which lanes they lead to.
+fn route_names(config: &Config) -> RouteNames {
+    let mut names = RouteNames::default();
+    for (index, route) in config.routes.iter().enumerate() {
+        let uplinks = config.sinks(index).filter_map(|sink| config.uplink(sink));
+        names.add(&route.spec.name, uplinks.map(|uplink| lane_name(&uplink.name, route.spec.priority)));
+    }
+    names
 }
 
 /// What the disk thread remembers from earlier runs.

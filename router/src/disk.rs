@@ -19,14 +19,16 @@ pub(crate) mod space;
 mod spaces;
 mod unconfirmed;
 pub(crate) mod vanished;
+mod whose;
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use broker::{AppendTray, Levels, Loss, Request, Write, input_lane_name};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
-use model::{LaneId, Seq, ShardId, SpillTicket, Ticket};
+use model::{LaneId, RouteId, Seq, ShardId, SpillTicket, Ticket};
 use store::{CommitLog, FaultKind, StoreError};
 use tracing::{error, info, warn};
 
@@ -118,8 +120,8 @@ pub(crate) struct DiskState {
     pub ledger: Ledger,
     /// Lanes that nobody leads to.
     pub vanished: VanishedLanes,
-    /// Names of the routes, by number.
-    route_names: Mutex<Arc<[String]>>,
+    /// What routes are called, and where they lead.
+    routes: Mutex<Arc<RouteNames>>,
 }
 
 impl DiskState {
@@ -131,12 +133,40 @@ impl DiskState {
     }
 
     /// The routes were replaced.
-    pub(crate) fn set_route_names(&self, names: impl Iterator<Item = String>) {
-        *self.route_names.lock().unwrap_or_else(PoisonError::into_inner) = names.collect();
+    pub(crate) fn set_routes(&self, routes: RouteNames) {
+        *self.routes.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(routes);
     }
 
-    fn route_names(&self) -> Arc<[String]> {
-        Arc::clone(&self.route_names.lock().unwrap_or_else(PoisonError::into_inner))
+    fn routes(&self) -> Arc<RouteNames> {
+        Arc::clone(&self.routes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The names of routes, for the loss ledger. Bound: `limits.routes_max` names, and a lane for each way of each.
+#[derive(Debug, Default)]
+pub(crate) struct RouteNames {
+    names: Vec<String>,
+    /// By name of a lane: the route that leads there, `None` if several do.
+    to_lane: HashMap<String, Option<String>>,
+}
+
+impl RouteNames {
+    /// Adds the next route, with the names of the lanes it leads to.
+    pub(crate) fn add(&mut self, name: &str, lanes: impl Iterator<Item = String>) {
+        self.names.push(name.to_owned());
+        for lane in lanes {
+            let only = self.to_lane.entry(lane).or_insert_with(|| Some(name.to_owned()));
+            only.take_if(|it| it.as_str() != name);
+        }
+    }
+
+    fn name(&self, route: RouteId) -> Option<&str> {
+        self.names.get(route.0 as usize).map(String::as_str)
+    }
+
+    /// The only route that leads to a lane.
+    fn to_lane(&self, lane: &str) -> Option<&str> {
+        self.to_lane.get(lane)?.as_deref()
     }
 }
 

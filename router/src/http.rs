@@ -14,9 +14,9 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use serde::Serialize;
 
-use crate::disk::DiskState;
 use crate::disk::losses::{Entry, Sum};
 use crate::disk::vanished::Vanished;
+use crate::disk::{DiskState, RouteNames};
 use crate::fronts::FrontBoard;
 use crate::iotedge::{Common, Gatekeeper};
 use crate::levels::{LevelBoard, word_of};
@@ -260,8 +260,8 @@ impl Overview {
     }
 
     /// The routes were replaced.
-    pub(crate) fn set_routes(&self, routes: Vec<RouteStatus>) {
-        self.disk.set_route_names(routes.iter().map(|route| route.name.clone()));
+    pub(crate) fn set_routes(&self, routes: Vec<RouteStatus>, names: RouteNames) {
+        self.disk.set_routes(names);
         *lock(&self.routes) = routes;
     }
 

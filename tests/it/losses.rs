@@ -57,6 +57,32 @@ fn what_is_lost_is_told_upstream_and_to_subscribers_also_across_a_crash() {
     });
 }
 
+/// Which route, and whose messages: each sender has an entry of its own.
+#[test]
+fn an_entry_says_which_route_and_whose_messages_are_lost() {
+    const DEVICES: u64 = 10;
+    let recorder = Recorder::start();
+    let (_proxy, setup) = cut_off(&recorder);
+    let router = setup.set("routes.all", r#"{ route = 'FROM "factory/#" INTO $upstream', ttl = 1 }"#).start();
+    for round in 0..3 {
+        for device in 0..DEVICES {
+            let texts = (0..5).map(|number| format!("{round} {number}"));
+            router.connect(&v5(&format!("dev{device}"))).publish_all("factory/a", texts);
+        }
+    }
+    until("them to expire", || (lost(&router.status(), "expired") == 15 * DEVICES).then_some(()));
+    let status = router.status();
+    let entries = status["losses"]["latest"].as_array().expect("a list");
+    let mut by_sender = BTreeMap::<&str, u64>::new();
+    for entry in entries {
+        assert_eq!((&entry["route"], &entry["lane"]), (&"all".into(), &"u/plant/default".into()), "{entry}");
+        *by_sender.entry(entry["sender"].as_str().expect("a name")).or_default() +=
+            entry["messages"].as_u64().expect("a count");
+    }
+    assert_eq!(by_sender.len() as u64, DEVICES, "{by_sender:?}");
+    assert!(by_sender.values().all(|messages| *messages == 15), "{by_sender:?}");
+}
+
 #[test]
 fn a_topic_for_losses_that_nobody_could_publish_to_is_refused() {
     for (topic, words) in [("$SYS/losses", "does not begin with $"), ("a/#", "without + and #")] {

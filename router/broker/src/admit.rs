@@ -11,13 +11,16 @@
 
 use std::num::NonZeroU64;
 
-use model::{ConnId, Match, Priority, Qos};
+use model::{ConnId, Match, Priority, Qos, RouteId};
 
 use crate::broker::Broker;
 use crate::dispatch::{Forward, MessageParts, Publication, add_forward};
 use crate::effects::{Effects, Loss, LossReason};
 use crate::plan::{Durability, Plan, SinkPlan};
 use crate::sessions::Keeping;
+
+/// Losses of one turn that are told apart by route and sender.
+const LOSSES_APART_MAX: usize = 64;
 
 /// How much more a store, or the lanes of an uplink, take.
 ///
@@ -295,17 +298,27 @@ impl Broker {
             return true;
         };
         let (bytes, at) = (publication.envelope.encoded_len() as u64, publication.now.timestamp);
-        match effects.losses.iter_mut().find(|it| it.lane == forward.lane && it.reason == reason) {
+        let (lane, route, sender) = (forward.lane, forward.best.route, publication.envelope.client_id);
+        let has = |it: &Loss, route: Option<RouteId>, sender: &str| {
+            (it.lane, it.reason, it.route, &*it.sender) == (lane, reason, route, sender)
+        };
+        // A turn with more kinds of losses than are told apart has the rest under nobody's name.
+        let is_rest = effects.losses.len() >= LOSSES_APART_MAX;
+        let known = match effects.losses.iter().rposition(|it| has(it, Some(route), sender)) {
+            None if is_rest => effects.losses.iter().rposition(|it| has(it, None, "")),
+            known => known,
+        };
+        match known.map(|at| &mut effects.losses[at]) {
             Some(loss) => {
                 loss.count += 1;
                 loss.bytes += bytes;
                 loss.up_to = at;
             }
             None => effects.losses.push(Loss {
-                lane: forward.lane,
+                lane,
                 reason,
-                route: forward.best.route,
-                sender: publication.envelope.client_id.into(),
+                route: (!is_rest).then_some(route),
+                sender: if is_rest { "" } else { sender }.into(),
                 count: 1,
                 bytes,
                 from: at,

@@ -144,9 +144,9 @@ pub struct Loss {
     pub lane: LaneId,
     /// Why.
     pub reason: LossReason,
-    /// The route that the first of them took.
-    pub route: RouteId,
-    /// Client identifier of the first one's publisher.
+    /// The route that they took; `None` where they are the rest of a turn that had too many to tell apart.
+    pub route: Option<RouteId>,
+    /// Client identifier of their publisher; empty in the same case.
     pub sender: Box<str>,
     /// How many.
     pub count: u64,

@@ -19,7 +19,8 @@ use store::{CommitLog as _, StoreError};
 use tracing::{error, warn};
 
 use super::Disk;
-use super::losses::{Entry, Reason, cut};
+use super::losses::Reason;
+use super::whose::Parts;
 use crate::fronts::{FrontBoard, LaneFront};
 
 /// What the disk thread knows of fronts.
@@ -359,13 +360,18 @@ impl Disk {
     fn leave(&mut self, index: usize, head: Seq) {
         let board = Arc::clone(&self.fronts.board);
         let lane = &board.lanes()[index];
+        let mut expired = Parts::default();
+        lane.front().expired_before(head).for_each(|held| expired.add_unplaced(&held.bytes));
         let safe = &mut self.fronts.safe;
         let left = lane.front().delivered(head, |(shard, ticket)| safe[usize::from(shard.0)].is_safe(ticket));
         self.fronts.lanes[index].seen = head;
         self.fronts.count_bytes(index);
         board.unwritten.fetch_add(left.messages - left.expired, Ordering::Relaxed);
         if left.expired > 0 {
-            self.enter_expired(lane.lane, left.expired, left.expired_bytes);
+            // A place without a record may be given again after a crash: they are entered without.
+            self.state.expired.fetch_add(left.expired, Ordering::Relaxed);
+            self.note_expired_unknown(left.expired);
+            self.enter_unplaced(lane.lane, expired);
         }
         if self.is_poisoned() {
             return;
@@ -382,23 +388,14 @@ impl Disk {
         }
     }
 
-    fn enter_expired(&mut self, lane: LaneId, messages: u64, bytes: u64) {
-        self.state.expired.fetch_add(messages, Ordering::Relaxed);
-        self.note_expired_unknown(messages);
-        let now = self.clock.now().timestamp.0;
+    /// While the store is poisoned the entries wait in memory, like everything else.
+    fn enter_unplaced(&mut self, lane: LaneId, expired: Parts) {
         let name = self.lane_name(lane);
-        self.enter_or_keep(Entry {
-            lane: cut(&name),
-            route: None,
-            sender: None,
-            reason: Reason::Expired,
-            // A place without a record may be given again after a crash.
-            places: None,
-            messages,
-            bytes: bytes + messages * store::RECORD_OVERHEAD_BYTES as u64,
-            first_ms: now,
-            last_ms: now,
-        });
+        if let Err(error) = self.enter_parts(&name, Reason::Expired, expired)
+            && !matches!(error, StoreError::Poisoned(_))
+        {
+            warn!(%error, "an entry of the loss ledger was not written");
+        }
     }
 
     /// Before the oldest `bytes` of a lane are given up: they must be in the log, where they can be counted.

@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 
 use super::Disk;
 use super::losses::{Dropped, Entry, Reason, cut};
+use super::whose::{Parts, parts_of};
 
 impl Disk {
     /// Everything that is due.
@@ -108,10 +109,10 @@ impl Disk {
     pub(super) fn enter_losses(&mut self, losses: Vec<Loss>) {
         for loss in losses {
             let lane = self.lane_name(loss.lane);
-            let routes = self.state.route_names();
+            let routes = self.state.routes();
             let entry = Entry {
                 lane: cut(&lane),
-                route: routes.get(loss.route.0 as usize).map(|name| cut(name)),
+                route: loss.route.and_then(|route| routes.name(route)).map(cut),
                 sender: Some(cut(&loss.sender)).filter(|sender| !sender.is_empty()),
                 reason: match loss.reason {
                     LossReason::SinkFull => Reason::SinkFull,
@@ -187,9 +188,28 @@ impl Disk {
         }
     }
 
-    fn enter_range(&mut self, reason: Reason, lost: &store::Lost) -> Result<(), StoreError> {
+    /// A range of places, by sender where the records are still there. After an error all of it stands in memory.
+    pub(super) fn enter_range(&mut self, reason: Reason, lost: &store::Lost) -> Result<(), StoreError> {
         let lane = self.lane_name(lost.lane);
-        self.enter(Entry::range(&lane, reason, lost, self.clock.now().timestamp))
+        let parts = match reason {
+            Reason::Damaged => {
+                let mut parts = Parts::default();
+                parts.add(None, (lost.from.get(), lost.up_to.get()), lost.messages(), lost.bytes);
+                parts
+            }
+            _ => parts_of(&self.log.reader(), &lane, lost),
+        };
+        self.enter_parts(&lane, reason, parts)
+    }
+
+    pub(super) fn enter_parts(&mut self, lane: &str, reason: Reason, parts: Parts) -> Result<(), StoreError> {
+        let (now, routes) = (self.clock.now().timestamp, self.state.routes());
+        let mut entered = Ok(());
+        for part in parts.finish() {
+            let entry = Entry::part(lane, routes.to_lane(lane), reason, &part, now);
+            entered = entered.and(self.enter(entry));
+        }
+        entered
     }
 
     pub(super) fn enter(&mut self, entry: Entry) -> Result<(), StoreError> {

@@ -19,6 +19,7 @@ use store::{CommitLog, StoreError};
 use tracing::warn;
 
 use super::spaces::{LOSSES, space_of};
+use super::whose::Part;
 
 /// Most memory that one entry takes.
 pub(crate) const LOSS_BYTES_MAX: usize = 640;
@@ -26,6 +27,8 @@ pub(crate) const LOSS_BYTES_MAX: usize = 640;
 const NAME_BYTES_MAX: usize = 120;
 /// Losses of the same kind within this time of the last one are one entry.
 const MERGE_MILLIS: u64 = 60_000;
+/// Of so many entries: several senders that lose messages in turn have one each.
+const MERGE_ENTRIES_MAX: usize = 64;
 /// Sinks and reasons whose sums are kept apart; more than that are summed up as `other`.
 const SUMS_MAX: usize = 1_024;
 const VERSION: u8 = 1;
@@ -81,13 +84,13 @@ impl Reason {
 pub(crate) struct Entry {
     /// Name of the lane.
     pub lane: String,
-    /// Name of the route, where it is known.
+    /// Name of the route, where it is known: the one that was taken, or for places in a lane the only one that leads there now.
     pub route: Option<String>,
-    /// Client identifier of the sender, or of the first of several, where it is known.
+    /// Client identifier of the sender, where it is known and all of them are its.
     pub sender: Option<String>,
     /// Why.
     pub reason: Reason,
-    /// First and last place in the lane; `None` if they never had one.
+    /// First and last place in the lane; those of other senders may lie between. `None` if they never had one.
     pub places: Option<(u64, u64)>,
     /// How many messages.
     pub messages: u64,
@@ -130,6 +133,8 @@ pub(crate) struct Contents {
     pub forgotten: u64,
     /// Entries below this number are published, and grow no more.
     pub published: u64,
+    /// The first entry that is new or has grown since the last group that was written.
+    grown_from: Option<u64>,
     on_disk: OnDisk,
 }
 
@@ -168,6 +173,27 @@ impl Entry {
         }
     }
 
+    /// A part of such a range.
+    pub(super) fn part(
+        lane: &str,
+        route: Option<&str>,
+        reason: Reason,
+        part: &Part,
+        now: Timestamp,
+    ) -> Entry {
+        Entry {
+            lane: cut(lane),
+            route: route.map(cut),
+            sender: part.sender.as_deref().map(cut),
+            reason,
+            places: part.places,
+            messages: part.messages,
+            bytes: part.bytes,
+            first_ms: now.0,
+            last_ms: now.0,
+        }
+    }
+
     /// What left a poison lane for nowhere.
     pub(crate) fn dropped(lane: &str, dropped: &Dropped, now: Timestamp) -> Entry {
         let sender = dropped.sender.as_deref().map(cut);
@@ -182,6 +208,8 @@ impl Entry {
     /// Whether `next` may become part of this entry.
     fn takes(&self, next: &Entry) -> bool {
         let touches = match (self.places, next.places) {
+            // Between places of one sender may lie those of others.
+            (Some((_, last)), Some((first, _))) if self.sender.is_some() => first > last,
             (Some((_, last)), Some((first, _))) => Seq::new(last).map(Seq::next).map(Seq::get) == Some(first),
             (None, None) => true,
             _ => false,
@@ -270,19 +298,22 @@ impl Ledger {
         sum.bytes += entry.bytes;
         let sum = sum.encode();
         let published = contents.published;
-        let (number, encoded) = match contents.entries.back_mut() {
-            Some((number, last)) if *number >= published && last.takes(&entry) => {
+        let latest = contents.entries.iter_mut().rev().take(MERGE_ENTRIES_MAX);
+        let mut unpublished = latest.take_while(|(number, _)| *number >= published);
+        let (number, encoded) = match unpublished.find(|(_, last)| last.takes(&entry)) {
+            Some((number, last)) => {
                 last.absorb(&entry);
                 (*number, last.encode())
             }
-            last => {
+            None => {
                 // Not only behind the last one: if that could not be read, its number is published all the same.
-                let number = last.map_or(0, |(number, _)| *number + 1).max(published);
+                let number = contents.next_number().max(published);
                 let encoded = entry.encode();
                 contents.entries.push_back((number, entry));
                 (number, encoded)
             }
         };
+        contents.grown_from = Some(contents.grown_from.map_or(number, |from| from.min(number)));
         contents.make_room(self.entries_max);
         log.state_put(LOSSES, &sum_at, &sum)?;
         log.state_put(LOSSES, &entry_key(number), &encoded)?;
@@ -294,6 +325,7 @@ impl Ledger {
     pub(crate) fn stage_again(&self, log: &mut impl CommitLog, since: u64) -> Result<(), StoreError> {
         let mut contents = self.lock();
         contents.on_disk.staged_to = contents.on_disk.gone_to;
+        let since = contents.grown_from.map_or(since, |from| from.min(since));
         for (number, entry) in contents.entries.iter().rev().take_while(|(number, _)| *number >= since) {
             log.state_put(LOSSES, &entry_key(*number), &entry.encode())?;
         }
@@ -306,8 +338,9 @@ impl Ledger {
 
     /// What was put into the group is on the disk.
     pub(crate) fn written(&self) {
-        let on_disk = &mut self.lock().on_disk;
-        on_disk.gone_to = on_disk.staged_to;
+        let mut contents = self.lock();
+        contents.grown_from = None;
+        contents.on_disk.gone_to = contents.on_disk.staged_to;
     }
 
     /// The number of the newest entry.
@@ -555,6 +588,36 @@ mod tests {
         assert_eq!(messages, 4_000, "the sums stand elsewhere");
         read.add(&mut log, entry(9_999, 9_999, 0)).expect("the disk takes it");
         log.commit().expect("the disk takes it");
+    }
+
+    /// Several senders that lose messages in turn have one entry each, also if the first of them grows in a group that fails.
+    #[test]
+    fn losses_of_senders_in_turn_are_one_entry_each() {
+        let mut log = store::MemoryLog::new(1 << 20);
+        let ledger = Ledger { entries_max: 100, ..Ledger::default() };
+        let of = |sender: &str, place| Entry { sender: Some(sender.to_owned()), ..entry(place, place, 0) };
+        for place in [1, 4] {
+            for (at, sender) in ["a", "b", "c"].into_iter().enumerate() {
+                ledger.add(&mut log, of(sender, place + at as u64)).expect("the disk takes it");
+            }
+            log.commit().expect("the disk takes it");
+            ledger.written();
+        }
+        assert_eq!(kept(&ledger), [(1, 4), (2, 5), (3, 6)]);
+        ledger.add(&mut log, of("a", 7)).expect("the disk takes it");
+        log.fail_writes(true);
+        log.commit().expect_err("the disk is full");
+        log.fail_writes(false);
+        log.crash();
+        ledger.stage_again(&mut log, ledger.newest()).expect("the disk takes it");
+        log.commit().expect("the disk takes it");
+        let mut first = None;
+        let mut visit = |_: &[u8], value: &[u8]| {
+            first = Entry::decode(value);
+            ControlFlow::Break(())
+        };
+        log.state_scan(LOSSES, b"e", &mut visit).expect("readable");
+        assert_eq!(first.and_then(|entry| entry.places), Some((1, 7)));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use store::{CommitLog, StoreError};
 use tracing::{info, warn};
 
 use super::Disk;
-use super::losses::{Entry, Reason};
+use super::losses::Reason;
 use super::spaces::VANISHED;
 
 /// One lane that nobody leads to.
@@ -98,7 +98,7 @@ impl Disk {
         {
             warn!(lane = %gone.lane, messages = state.messages(), "nobody configured its uplink again: the lane is removed");
             let lost = store::Lost { lane: gone.id, from: state.head, up_to: last, bytes: state.bytes };
-            self.enter(Entry::range(&gone.lane, Reason::Vanished, &lost, now))?;
+            self.enter_range(Reason::Vanished, &lost)?;
         }
         self.log.remove_lane(gone.id)?;
         self.log.state_delete(VANISHED, gone.lane.as_bytes())?;

@@ -149,6 +149,8 @@ pub struct Front {
     /// The place behind the last record, or the least one that the next record may have.
     end: Seq,
     bytes: u64,
+    /// So many of them have expired, and a reader passed over them.
+    expired: usize,
     /// When those came that somebody waits for, in order.
     waited_since: VecDeque<Instant>,
     /// So many of the first records are in the group that is being collected.
@@ -167,6 +169,7 @@ impl Front {
             records: VecDeque::new(),
             end: log_end,
             bytes: 0,
+            expired: 0,
             waited_since: VecDeque::new(),
             staged: 0,
             mode: Mode::Closed { until: log_end },
@@ -322,6 +325,12 @@ impl Front {
         self.staged = 0;
     }
 
+    /// Records before `head` that a reader passed over because they have expired. Costs nothing while there is none at all.
+    pub fn expired_before(&self, head: Seq) -> impl Iterator<Item = &Held> {
+        let count = if self.expired == 0 { 0 } else { head.get().saturating_sub(self.first().get()) };
+        self.records.iter().take(count as usize).filter(|held| held.expired)
+    }
+
     /// Everything before `head` is delivered: it leaves, and each owner goes to `done`.
     pub fn delivered(&mut self, head: Seq, mut done: impl FnMut((ShardId, SpillTicket))) -> Left {
         assert!(self.staged == 0, "places are not given twice");
@@ -357,6 +366,7 @@ impl Front {
         for held in self.records.iter_mut().skip(skip) {
             if held.expires.is_some_and(|at| at <= now) {
                 expired += u64::from(!held.expired);
+                self.expired += usize::from(!held.expired);
                 held.expired = true;
             } else {
                 bytes += held.bytes.len();
@@ -374,6 +384,7 @@ impl Front {
     fn take_first(&mut self) -> Held {
         let held = self.records.pop_front().expect("the caller has looked");
         self.bytes -= held.weight();
+        self.expired -= usize::from(held.expired);
         if held.is_waited_for() {
             self.waited_since.pop_front();
         }
@@ -389,6 +400,7 @@ impl Front {
         assert!(self.staged <= self.records.len());
         assert_eq!(self.waited_since.len(), self.records.iter().filter(|it| it.is_waited_for()).count());
         assert_eq!(self.bytes, self.records.iter().map(Held::weight).sum::<u64>());
+        assert_eq!(self.expired, self.records.iter().filter(|it| it.expired).count());
         assert!(self.end.get() > self.records.len() as u64);
         assert!(self.staged == 0 || self.is_closed());
     }

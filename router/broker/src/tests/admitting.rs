@@ -264,8 +264,35 @@ fn qos_0_goes_everywhere_but_to_the_full_sink_and_the_loss_is_noted_once() {
             (DEFAULT, LossReason::SinkFull, 3, sender)
         );
         let routes = bench.plan.table.routes();
-        assert_eq!(routes[loss.route.0 as usize].text(), "FROM \"up/#\" INTO $upstream");
+        let route = loss.route.expect("all of them took it");
+        assert_eq!(routes[route.0 as usize].text(), "FROM \"up/#\" INTO $upstream");
     }
+}
+
+/// Who loses messages in the same turn is not called by the name of the first.
+#[test]
+fn losses_of_several_senders_in_one_turn_are_told_apart_up_to_a_bound() {
+    let (mut bench, first, _) = bench(Version::V5);
+    bench.set_levels(uplink(Level::FullForOrdinary));
+    let mut publishers = vec![first];
+    for number in 1..80 {
+        let publisher = bench.client(&format!("dev{number}-"), Version::V5, 0);
+        bench.connect(publisher);
+        publishers.push(publisher);
+    }
+    let mut bytes = Vec::new();
+    let publish = wire::OutgoingPublish { topic: "up/a", payload: b"x", ..Default::default() };
+    wire::encode_publish(&mut bytes, Version::V5, &publish).unwrap();
+    publishers.iter().for_each(|publisher| bench.send(*publisher, &bytes));
+    bench.settle();
+    let told: Vec<_> = bench.losses.iter().filter(|loss| loss.route.is_some()).collect();
+    assert!(told.iter().all(|loss| loss.count == 1 && !loss.sender.is_empty()), "{told:?}");
+    let senders: std::collections::BTreeSet<_> = told.iter().map(|loss| &loss.sender).collect();
+    assert_eq!(senders.len(), told.len());
+    assert!(told.len() >= 2, "several in a turn: {told:?}");
+    let rest: Vec<_> = bench.losses.iter().filter(|loss| loss.route.is_none()).collect();
+    assert!(rest.iter().all(|loss| loss.sender.is_empty()), "{rest:?}");
+    assert_eq!(bench.losses.iter().map(|loss| loss.count).sum::<u64>(), 80);
 }
 
 #[test]
