@@ -129,16 +129,34 @@ impl Engine {
     ///
     /// `dropped_too` leaves out the work of hiding dropped ranges, which grows with their number: for readers, who never
     /// look before the head (everything dropped is before the head), and for whoever does not mind.
+    pub(crate) fn range(&self, family: &str, from: &[u8], to: &[u8], dropped_too: bool) -> DBRawIterator<'_> {
+        let mut read = Engine::reading(dropped_too);
+        read.set_iterate_lower_bound(from);
+        read.set_iterate_upper_bound(to);
+        self.db.raw_iterator_cf_opt(self.family(family), read)
+    }
+
+    /// The value of a key, from the files whose keys reach around it: an iterator that follows new data leaves out the others, but
+    /// not in a database that is opened for reading alone. Also finds what was dropped.
+    pub(crate) fn get_between_bounds(&self, family: &str, key: &[u8]) -> Option<Vec<u8>> {
+        let mut read = Engine::reading(true);
+        read.set_tailing(true);
+        read.set_iterate_upper_bound([key, &[0]].concat());
+        let mut entries = self.db.raw_iterator_cf_opt(self.family(family), read);
+        entries.seek(key);
+        let found = entries.item().filter(|(found, _)| *found == key);
+        found.map(|(_, value)| value.to_vec())
+    }
+
+    /// How blocks are read; `dropped_too` as in [`Engine::range`].
     #[expect(
         deprecated,
         reason = "RocksDB calls it needless without range tombstones; we write them, see retention"
     )]
-    pub(crate) fn range(&self, family: &str, from: &[u8], to: &[u8], dropped_too: bool) -> DBRawIterator<'_> {
+    pub(crate) fn reading(dropped_too: bool) -> ReadOptions {
         let mut read = ReadOptions::default();
-        read.set_iterate_lower_bound(from);
-        read.set_iterate_upper_bound(to);
         read.set_ignore_range_deletions(dropped_too);
-        self.db.raw_iterator_cf_opt(self.family(family), read)
+        read
     }
 
     /// A number that RocksDB knows about one family; 0 where it does not.

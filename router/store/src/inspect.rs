@@ -5,12 +5,13 @@
 //! Invariant: memory is bounded by the number of lanes and [`PROBLEMS_MAX`], whatever the size of the store.
 
 use crate::block::Block;
+use crate::cursor::Blocks;
 use crate::engine::Engine;
 use crate::error::{OpenError, StoreError};
 use crate::home::Home;
 use crate::keys::{self, FAMILY_LOG};
 use crate::options::Options;
-use crate::read::{Reader, Shared, readable_from};
+use crate::read::{Reader, Shared, is_damage, readable_from};
 use crate::record::seq;
 use crate::recovery;
 use model::{LaneId, Seq};
@@ -145,21 +146,31 @@ fn verify_lane(
     report: &mut VerifyReport,
 ) -> Result<Walked, StoreError> {
     let mut walked = Walked::default();
-    let mut blocks = engine.range(FAMILY_LOG, &keys::lane_start(lane), &keys::lane_end(lane), false);
-    blocks.seek_to_first();
+    let mut blocks = Blocks::from(engine, lane, 1, false);
     // The place the walk has come to, and the first undelivered one that is not seen yet.
     let (mut at, mut next) = (1, head);
     loop {
         let Some((key, value)) = blocks.item() else {
             let Err(error) = blocks.status() else { break };
+            if at >= tail {
+                break; // in whatever is behind this lane
+            }
             let text = error.to_string();
-            let good = readable_from(engine, lane, at, tail.max(at + 1), error)?;
+            if at < head {
+                // What is delivered may be gone already: what waits is not to be searched for from there.
+                report
+                    .problem(format!("lane {lane}: places from {at} to {} cannot be read: {text}", head - 1));
+                at = head;
+                blocks.seek(at);
+                continue;
+            }
+            let good = readable_from(engine, lane, at, tail, error)?;
             report.problem(format!("lane {lane}: places {at} to {} cannot be read: {text}", good - 1));
             (at, next) = (good, next.max(good));
             if good >= tail {
                 break;
             }
-            blocks.seek(keys::block(lane, seq(good)));
+            blocks.seek(good);
             continue;
         };
         let last = keys::parse_block(key).map_or(0, |(_, last)| last.get());
@@ -180,7 +191,7 @@ fn verify_lane(
         walked.blocks += 1;
         next = next.max(last + 1);
         at = last + 1;
-        blocks.next();
+        blocks.next(at);
     }
     if next < tail {
         report.problem(format!("lane {lane}: places {next} to {} are missing", tail - 1));
@@ -206,20 +217,31 @@ fn verify_block(block: &Block<'_>, head: u64, walked: &mut Walked, report: &mut 
     }
 }
 
-/// Blocks between the known lanes.
+/// Blocks between the known lanes, as far as they can be read: damage there is nobody's loss.
 fn count_orphans(engine: &Engine, known: &BTreeMap<LaneId, (u64, u64)>) -> Result<u64, StoreError> {
     let mut count = 0;
     let mut blocks = engine.db.raw_iterator_cf(engine.family(FAMILY_LOG));
     blocks.seek_to_first();
-    while let Some(key) = blocks.key() {
-        match keys::parse_block(key) {
-            Some((lane, _)) if known.contains_key(&lane) => blocks.seek(keys::lane_end(lane)),
-            _ => {
-                count += 1;
-                blocks.next();
+    let mut behind = None;
+    loop {
+        while let Some(key) = blocks.key() {
+            match keys::parse_block(key) {
+                Some((lane, _)) if known.contains_key(&lane) => {
+                    behind = Some(lane);
+                    blocks.seek(keys::lane_end(lane));
+                }
+                _ => {
+                    count += 1;
+                    blocks.next();
+                }
             }
         }
+        let Err(error) = blocks.status() else { return Ok(count) };
+        is_damage(error)?;
+        let Some(&lane) = known.keys().find(|lane| behind.is_none_or(|behind| **lane > behind)) else {
+            return Ok(count);
+        };
+        behind = Some(lane);
+        blocks.seek(keys::lane_end(lane));
     }
-    blocks.status().map_err(StoreError::unreadable)?;
-    Ok(count)
 }

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod block;
+mod cursor;
 mod engine;
 mod error;
 mod face;

@@ -1,11 +1,13 @@
 //! Reading forward, from any thread: lanes by cursor, state by key.
 //!
-//! Knows: how to walk blocks and what to do about expired and damaged records. May use: `block`, `lanes`, `engine`.
+//! Knows: how to walk blocks and what to do about expired and damaged records. May use: `block`, `lanes`,
+//! `engine`, `cursor`.
 //! Never: writes to the disk. (A reader may move a cursor: that is a number in memory.)
 //! In:  a lane and a place. Out: records copied once, into a buffer the caller owns and reuses.
 //! Invariant: never past the durable tail, never before the head; places in `out` ascend.
 
 use crate::block::Block;
+use crate::cursor::{self, Blocks};
 use crate::engine::Engine;
 use crate::error::{Fault, FaultKind, StoreError};
 use crate::face::{LossKind, Space, StateVisitor};
@@ -15,7 +17,6 @@ use crate::notes::Notes;
 use crate::record::{self, RECORD_OVERHEAD_BYTES};
 use crate::stats::{Counters, Stats};
 use model::{LaneId, Seq, Timestamp};
-use rocksdb::DBRawIterator;
 use std::ops::ControlFlow;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
@@ -383,9 +384,7 @@ pub(crate) fn front_of(engine: &Engine, lane: &Lane) -> Result<Option<Front>, St
     if let Some(front) = known.filter(|front| front.head == head) {
         return Ok(Some(front));
     }
-    let mut blocks =
-        engine.range(FAMILY_LOG, &keys::block(lane.id, record::seq(head)), &keys::lane_end(lane.id), true);
-    blocks.seek_to_first();
+    let mut blocks = Blocks::from(engine, lane.id, head, true);
     let readable = sound_from(engine, &mut blocks, lane.id, head, tail)?;
     let block = blocks.item().and_then(|(key, value)| Block::parse(key, value));
     let front = block.filter(|_| readable < tail).map(|block| {
@@ -405,10 +404,11 @@ pub(crate) fn front_of(engine: &Engine, lane: &Lane) -> Result<Option<Front>, St
 /// `from` should be, and is left at the one that holds the place which is given. What is before that place is damaged or
 /// missing, in a database that cannot be read or in our own headers.
 ///
-/// Cost: nothing where nothing is damaged; else a seek for each of up to [`DAMAGED_BLOCKS_MAX`] blocks, and some sixty more.
+/// Cost: nothing where nothing is damaged; else a seek for each of up to [`DAMAGED_BLOCKS_MAX`] blocks, and what
+/// [`readable_from`] takes.
 pub(crate) fn sound_from(
     engine: &Engine,
-    blocks: &mut DBRawIterator<'_>,
+    blocks: &mut Blocks<'_>,
     lane: LaneId,
     from: u64,
     tail: u64,
@@ -427,7 +427,7 @@ pub(crate) fn sound_from(
             },
         };
         damaged_blocks += 1;
-        blocks.seek(keys::block(lane, record::seq(next)));
+        blocks.seek(next);
     }
     Ok(tail)
 }
@@ -457,9 +457,7 @@ fn walk(
     now: Timestamp,
     out: &mut ReadOut,
 ) -> Result<(), StoreError> {
-    let mut blocks =
-        engine.range(FAMILY_LOG, &keys::block(lane.id, record::seq(from)), &keys::lane_end(lane.id), true);
-    blocks.seek_to_first();
+    let mut blocks = Blocks::from(engine, lane.id, from, true);
     let mut next = from;
     let mut expired_blocks = 0;
     while next < tail {
@@ -487,7 +485,7 @@ fn walk(
             return Ok(());
         }
         next = block.last + 1;
-        blocks.next();
+        blocks.next(next);
     }
     Ok(())
 }
@@ -525,7 +523,7 @@ fn copy(
 }
 
 /// The disk gives no block at `from`: finds the first place from which on it does again, at most `tail`.
-/// Fails with `error` where the fault is not the disk's. Cost: some sixty seeks at most.
+/// Fails with `error` where the fault is not the disk's. Cost: some sixty seeks and the point reads of `cursor`.
 pub(crate) fn readable_from(
     engine: &Engine,
     lane: LaneId,
@@ -534,7 +532,8 @@ pub(crate) fn readable_from(
     error: rocksdb::Error,
 ) -> Result<u64, StoreError> {
     is_damage(error)?;
-    Ok(search_readable(engine, lane, from, tail))
+    let good = search_readable(engine, lane, from, tail);
+    Ok(cursor::search_points(engine, lane, from, good))
 }
 
 /// Whether a read that failed did so because of the disk; any other fault is given back.
@@ -546,7 +545,7 @@ pub(crate) fn is_damage(error: rocksdb::Error) -> Result<(), StoreError> {
     }
 }
 
-/// As [`readable_from`], whatever the fault.
+/// As [`readable_from`], whatever the fault, by seeks alone.
 fn search_readable(engine: &Engine, lane: LaneId, from: u64, tail: u64) -> u64 {
     let is_readable = |place: u64| {
         let from = keys::block(lane, record::seq(place));
@@ -554,16 +553,7 @@ fn search_readable(engine: &Engine, lane: LaneId, from: u64, tail: u64) -> u64 {
         blocks.seek_to_first();
         blocks.item().is_some_and(|(key, value)| Block::parse(key, value).is_some())
     };
-    let (mut bad, mut good) = (from, from.saturating_add(1));
-    while good < tail && !is_readable(good) {
-        (bad, good) = (good, good.saturating_add(2 * (good - from)));
-    }
-    good = good.min(tail);
-    while good - bad > 1 {
-        let middle = bad + (good - bad) / 2;
-        if is_readable(middle) { good = middle } else { bad = middle }
-    }
-    good
+    cursor::search(from, tail, is_readable)
 }
 
 /// There should be something at `from`, and there is not.

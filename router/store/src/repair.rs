@@ -11,6 +11,7 @@
 //! families that have no file yet.
 
 use crate::block::Block;
+use crate::cursor::Blocks;
 use crate::engine::Engine;
 use crate::error::OpenError;
 use crate::face::Lost;
@@ -353,9 +354,7 @@ impl Copy<'_> {
         let family = self.new.family(FAMILY_LOG);
         let (mut next, mut last_kept) = (head, 0);
         loop {
-            let from = keys::block(lane, seq(next));
-            let mut blocks = self.old.range(FAMILY_LOG, &from, &keys::lane_end(lane), true);
-            blocks.seek_to_first();
+            let mut blocks = Blocks::from(self.old, lane, next, true);
             while let Some((key, value)) = blocks.item() {
                 let last = keys::parse_block(key).map_or(next, |(_, last)| last.get());
                 match Block::parse(key, value) {
@@ -371,7 +370,7 @@ impl Copy<'_> {
                 }
                 next = last + 1;
                 self.write_if_large(&mut batch, BATCH_BYTES)?;
-                blocks.next();
+                blocks.next(next);
             }
             let Err(error) = blocks.status() else { break };
             // Whether anything readable follows is found by looking: the end is known only where a file ends.

@@ -9,6 +9,7 @@
 //! compaction needed). Tombstones cost readers nothing: a reader starts at the head and never looks at what is hidden.
 
 use crate::block::Block;
+use crate::cursor::Blocks;
 use crate::engine::Engine;
 use crate::error::StoreError;
 use crate::face::{Expired, LossKind, Lost};
@@ -401,9 +402,7 @@ fn lose_blocks(
 ) -> Result<LostBlocks, StoreError> {
     let (head, tail) = (lane.head(), lane.tail());
     let mut lost = LostBlocks::default();
-    let mut blocks =
-        engine.range(FAMILY_LOG, &keys::block(lane.id, record::seq(head)), &keys::lane_end(lane.id), true);
-    blocks.seek_to_first();
+    let mut blocks = Blocks::from(engine, lane.id, head, true);
     let mut next = head;
     for _ in 0..blocks_max {
         let readable = sound_from(engine, &mut blocks, lane.id, next, tail)?;
@@ -418,7 +417,7 @@ fn lose_blocks(
         }
         lost.take(lane.id, (readable, block.last), bytes);
         next = block.last + 1;
-        blocks.next();
+        blocks.next(next);
     }
     Ok(lost)
 }
