@@ -12,7 +12,7 @@
 //! Held against each run, after every step: what is acknowledged is on the disk as far as that says, with the upstream,
 //! expired, or safe in the poison lane (or of a `memory` route), and so is every place that counts as delivered; positions
 //! never go back; no more is read than the window has room for, nor is more in flight than both sides agreed on; fronts
-//! keep to their memory; paces hold by the steady clock; throttling is noticed, narrows the window, and is nobody's fault; only
+//! keep to their memory, and stay closed until what was written past them is delivered; paces hold by the steady clock; throttling is noticed, narrows the window, and is nobody's fault; only
 //! what the upstream refused goes aside; a sender's messages reach the upstream in order once repeats are removed (live
 //! first: between two connections); a crash leaves no hole behind the head. In the end, with a well-meaning upstream,
 //! nothing is left, and everything acknowledged has arrived, has expired, or is in the poison lane; but for what a lying
@@ -32,6 +32,7 @@ use super::drawn::{Kind, serial};
 use super::{Written, at, connack, puback, rules, seq, setup, take_written};
 use crate::random::Random;
 use crate::tests::seeds::replay;
+use crate::uplink::poison::Refusal;
 use crate::uplink::{Aside, Carrier, LinkError, LinkSetup, Reading, Rules, Schedule};
 
 const SEEDS: u64 = 2_000;
@@ -52,6 +53,11 @@ const THROTTLING: [ReasonCode; 4] = [
     ReasonCode::CONNECTION_RATE_EXCEEDED,
     ReasonCode::MESSAGE_RATE_TOO_HIGH,
 ];
+
+/// Refusals that may pass, so that each sender's first message is tried again and again.
+const MAY_PASS: [ReasonCode; 2] = [ReasonCode::UNSPECIFIED_ERROR, ReasonCode::NOT_AUTHORIZED];
+/// More readings than one look for work can be good for.
+const READINGS_MAX: usize = 1_000;
 
 struct Message {
     lane: usize,
@@ -103,6 +109,8 @@ struct World {
     /// Senders that were ever refused with a reason that may end in the poison lane.
     suspects: BTreeSet<usize>,
     asides: Vec<Aside>,
+    /// Lanes and senders something of which went aside since this router started.
+    convicted: BTreeSet<(usize, usize)>,
 }
 
 impl World {
@@ -113,8 +121,8 @@ impl World {
             schedule: [Schedule::Strict, Schedule::Weighted][below(2) as usize],
             live_first: below(2) == 0,
             history_share_percent: 1 + below(99) as u8,
-            messages_per_sec: [0, 0, 50][below(3) as usize],
-            bytes_per_sec: [0, 0, 5_000][below(3) as usize],
+            messages_per_sec: [0, 0, 20][below(3) as usize],
+            bytes_per_sec: [0, 0, 500][below(3) as usize],
             drain_jitter_millis: [0, 500][below(2) as usize],
             look_ahead_max: 1 + below(40) as usize,
             held_max: 1 + below(40) as usize,
@@ -159,6 +167,7 @@ impl World {
             narrowed: 0,
             suspects: BTreeSet::new(),
             asides: Vec::new(),
+            convicted: BTreeSet::new(),
         };
         world.start();
         world
@@ -254,7 +263,10 @@ impl World {
             return self.connect();
         }
         let now = self.at();
+        let mut readings = 0;
         while let Some(mut reading) = self.carrier.next_reading(self.out.len(), now.instant) {
+            readings += 1;
+            assert!(readings <= READINGS_MAX, "{reading:?}, and no end of it");
             let wanted = self.carrier.inflight() + reading.messages_max;
             assert!(wanted <= self.carrier.pressure().window, "{reading:?} is more than there is room for");
             let index = LANES.iter().position(|lane| *lane == reading.lane).expect("one of them");
@@ -329,10 +341,10 @@ impl World {
         if !self.linked {
             return;
         }
-        let written = take_written(&mut self.out);
         let (since, messages, bytes) = &mut self.started;
+        *bytes += self.out.len() as u64;
+        let written = take_written(&mut self.out);
         *messages += written.len() as u64;
-        *bytes += written.iter().map(|it| it.payload.len() as u64).sum::<u64>();
         let Rules { messages_per_sec, bytes_per_sec, .. } = self.rules;
         // A tenth of a second may come at once, and one message makes a debt.
         let most = |per_sec: u64, one: u64| per_sec * (self.now - *since + 200) / 1_000 + one;
@@ -484,7 +496,12 @@ impl World {
         );
         while let Some(aside) = self.carrier.next_aside() {
             let lane = LANES.iter().position(|lane| *lane == aside.lane).expect("one of them");
-            self.left.insert(self.lanes[lane].places[aside.seq.get() as usize - 1]);
+            let number = self.lanes[lane].places[aside.seq.get() as usize - 1];
+            let is_first = self.convicted.insert((lane, self.messages[number].sender));
+            let may_pass = matches!(aside.why, Refusal::Answered(reason) if MAY_PASS.contains(&reason));
+            let enough = aside.attempts >= self.rules.attempts_max;
+            assert!(enough || !(is_first && may_pass), "{aside:?} was not tried often enough");
+            self.left.insert(number);
             self.asides.push(aside);
         }
         let mut delivered = Vec::new();

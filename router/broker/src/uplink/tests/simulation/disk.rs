@@ -24,6 +24,8 @@ pub(super) struct LaneWorld {
     /// By place: which message stands there, in the log, in the front, or no more.
     pub(super) places: Vec<usize>,
     pub(super) front: Front,
+    /// Closed until the places before this one are delivered; 0 once a record of a `memory` route has opened it.
+    closed_until: u64,
     /// The place that the log gives next, and the head as the log in memory has it.
     pub(super) log_end: u64,
     /// The places that have a record on the disk, the last of them, and the head as the disk has it.
@@ -46,6 +48,7 @@ impl LaneWorld {
         LaneWorld {
             places: Vec::new(),
             front: Front::new(Seq::FIRST, after_millis),
+            closed_until: 1,
             log_end: 1,
             records: BTreeSet::new(),
             last_record: 0,
@@ -56,6 +59,11 @@ impl LaneWorld {
             known: 1,
             read_to: 1,
         }
+    }
+
+    fn close(&mut self) {
+        self.front.close();
+        self.closed_until = self.front.end().get();
     }
 
     /// The end of what can be read.
@@ -188,7 +196,7 @@ impl World {
             self.look();
         }
         self.look_at_delivered();
-        self.lanes.iter_mut().for_each(|lane| lane.front.close());
+        self.lanes.iter_mut().for_each(LaneWorld::close);
         self.collect();
         self.commit();
         self.tell_of_group();
@@ -214,6 +222,7 @@ impl World {
             let is_whole = (lane.disk_head..=lane.last_record).all(|place| lane.records.contains(&place));
             assert!(is_whole, "a hole behind the head");
             lane.front = Front::new(seq(tail), self.disk.after_millis);
+            lane.closed_until = tail;
             // Places that only memory knew are given again.
             lane.places.truncate(tail as usize - 1);
             lane.staged.clear();
@@ -286,10 +295,17 @@ impl World {
             SpillTicket::NOBODY => world.front.admits_for_nobody(&progress),
             _ => world.front.admits(&progress),
         };
+        if !self.linked && ticket != SpillTicket::NOBODY {
+            world.closed_until = world.front.end().get().max(world.log_end);
+        }
         if admitted.is_err() || !self.has_memory(self.messages[number].bytes.len() as u64) {
             return false;
         }
         let (message, world) = (&self.messages[number], &mut self.lanes[lane]);
+        if ticket == SpillTicket::NOBODY {
+            world.closed_until = 0;
+        }
+        assert!(world.delivered + 1 >= world.closed_until, "a front is open behind what was written past it");
         let came = (Timestamp(self.wall), message.expires.map(Timestamp));
         let since = Instant(self.now * 1_000);
         let held = Held::new(message.bytes[..].into(), came, since, (ShardId(0), ticket));
@@ -304,7 +320,7 @@ impl World {
         let has = self.front_bytes() + bytes + HELD_OVERHEAD_BYTES <= self.disk.front_bytes_max;
         let largest = self.lanes.iter_mut().max_by_key(|lane| lane.front.bytes()).expect("there are some");
         if !has && !largest.front.is_closed() {
-            largest.front.close();
+            largest.close();
         }
         has
     }
@@ -318,18 +334,18 @@ impl World {
         for at in self.disk.in_group..self.disk.trays.len().min(GROUP) {
             let number = self.disk.trays[at];
             let Message { lane, spill, .. } = self.messages[number];
-            let front = &mut self.lanes[lane].front;
-            if !front.is_closed() && !front.is_empty() {
-                front.close();
+            let world = &mut self.lanes[lane];
+            if !world.front.is_closed() && !world.front.is_empty() {
+                world.close();
             }
             self.stage_front(lane);
             self.stage(number, lane, spill.is_some());
         }
         for lane in 0..LANES.len() {
             let now = Instant(self.now * 1_000);
-            let front = &mut self.lanes[lane].front;
-            if front.is_due(self.linked, now).is_some() {
-                front.close();
+            let world = &mut self.lanes[lane];
+            if world.front.is_due(self.linked, now).is_some() {
+                world.close();
             }
             self.stage_front(lane);
         }
@@ -354,6 +370,7 @@ impl World {
         let place = world.log_end + world.staged.len() as u64;
         if !spill {
             world.front.passed_by(seq(place));
+            world.closed_until = place + 1;
         }
         assert!(place >= world.front.end().get(), "no place is given twice");
         world.places.truncate(place as usize - 1); // it may come a second time
