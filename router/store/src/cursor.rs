@@ -88,7 +88,9 @@ impl<'e> Blocks<'e> {
 
     #[inline]
     fn fall_back(&mut self, place: u64) {
-        if !self.iterator.valid() && self.iterator.status().is_err_and(|error| is_damage(error).is_ok()) {
+        if !self.iterator.valid()
+            && self.iterator.status().is_err_and(|error| is_damage(self.engine, error).is_ok())
+        {
             self.point = self.holding(place);
         }
     }

@@ -13,6 +13,8 @@ use rocksdb::{
     DBRecoveryMode, LogLevel, ReadOptions, WriteOptions,
     statistics::{StatsLevel, Ticker},
 };
+use std::fs;
+use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 
 /// Bytes of one data block in a sorted file of the log: a full block of records, so that reading one costs one read.
@@ -157,6 +159,24 @@ impl Engine {
         let mut read = ReadOptions::default();
         read.set_ignore_range_deletions(dropped_too);
         read
+    }
+
+    /// Whether the file system still takes and syncs a file, or is only full. With a bad sector it does; a disk that is away does
+    /// not, and then nothing is damaged because it cannot be read now. Not asked of one that is opened for reading alone.
+    pub(crate) fn disk_answers(&self) -> bool {
+        if self.counting.is_none() {
+            return true;
+        }
+        let path = self.db.path().with_extension("probe");
+        let asked = fs::File::create(&path).and_then(|mut file| {
+            file.write_all(&[0])?;
+            file.sync_all()
+        });
+        drop(fs::remove_file(&path)); // if it stays, the next one writes over it
+        match asked {
+            Ok(()) => true,
+            Err(error) => matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded),
+        }
     }
 
     /// A number that RocksDB knows about one family; 0 where it does not.

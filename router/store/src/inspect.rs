@@ -237,7 +237,7 @@ fn count_orphans(engine: &Engine, known: &BTreeMap<LaneId, (u64, u64)>) -> Resul
             }
         }
         let Err(error) = blocks.status() else { return Ok(count) };
-        is_damage(error)?;
+        is_damage(engine, error)?;
         let Some(&lane) = known.keys().find(|lane| behind.is_none_or(|behind| **lane > behind)) else {
             return Ok(count);
         };

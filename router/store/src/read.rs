@@ -531,16 +531,18 @@ pub(crate) fn readable_from(
     tail: u64,
     error: rocksdb::Error,
 ) -> Result<u64, StoreError> {
-    is_damage(error)?;
+    is_damage(engine, error)?;
     let good = search_readable(engine, lane, from, tail);
     Ok(cursor::search_points(engine, lane, from, good))
 }
 
-/// Whether a read that failed did so because of the disk; any other fault is given back.
-pub(crate) fn is_damage(error: rocksdb::Error) -> Result<(), StoreError> {
+/// Whether a read that failed did so because what stands on the disk is damaged; any other fault is given back, also that
+/// the whole disk is away: what cannot be read then is only late.
+pub(crate) fn is_damage(engine: &Engine, error: rocksdb::Error) -> Result<(), StoreError> {
     let fault = Fault::from(error);
     match fault.kind {
-        FaultKind::Corrupt | FaultKind::Io => Ok(()),
+        FaultKind::Corrupt => Ok(()),
+        FaultKind::Io if engine.disk_answers() => Ok(()),
         _ => Err(StoreError::Unreadable(fault)),
     }
 }

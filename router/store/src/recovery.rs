@@ -127,7 +127,7 @@ fn load_ends(
         ends.insert(lane, End { last, appended_bytes });
         blocks.seek_for_prev(keys::lane_start(lane));
         let Err(error) = blocks.status() else { continue };
-        is_damage(error.clone()).map_err(|_| OpenError::from_engine(root, error))?;
+        is_damage(engine, error.clone()).map_err(|_| OpenError::from_engine(root, error))?;
         let mut before = known.range(..lane).rev().map(|(lane, _)| *lane);
         let Some(lane) = before.find(|lane| may_have_blocks(engine, *lane)) else { return Ok(ends) };
         // If even its last block cannot be read, nobody knows which places are used: that is the status below.

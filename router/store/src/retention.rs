@@ -438,7 +438,7 @@ fn keys_between(engine: &Engine, from: &[u8], to: &[u8]) -> Result<(Vec<Vec<u8>>
             Ok((found, more))
         }
         // What is damaged is dropped like the rest; a reader has told of it.
-        Err(error) => is_damage(error).map(|()| (found, true)),
+        Err(error) => is_damage(engine, error).map(|()| (found, true)),
     }
 }
 
