@@ -531,9 +531,11 @@ pub(crate) fn readable_from(
     tail: u64,
     error: rocksdb::Error,
 ) -> Result<u64, StoreError> {
-    is_damage(engine, error)?;
+    is_damage(engine, error.clone())?;
     let good = search_readable(engine, lane, from, tail);
-    Ok(cursor::search_points(engine, lane, from, good))
+    let good = cursor::search_points(engine, lane, from, good);
+    // A disk that went away meanwhile hid what is sound from the search.
+    if engine.disk_answers() { Ok(good) } else { Err(StoreError::unreadable(error)) }
 }
 
 /// Whether a read that failed did so because what stands on the disk is damaged; any other fault is given back, also that
