@@ -291,6 +291,7 @@ impl World {
             log_end: seq(world.log_end),
             writing,
         };
+        let is_on_its_way = world.front.is_closed() && !world.front.is_empty();
         let admitted = match ticket {
             SpillTicket::NOBODY => world.front.admits_for_nobody(&progress),
             _ => world.front.admits(&progress),
@@ -302,6 +303,7 @@ impl World {
             return false;
         }
         let (message, world) = (&self.messages[number], &mut self.lanes[lane]);
+        assert!(!is_on_its_way, "a front is open before what closed it is written");
         if ticket == SpillTicket::NOBODY {
             world.closed_until = 0;
         }
