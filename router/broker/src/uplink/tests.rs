@@ -475,6 +475,26 @@ fn with_more_refused_senders_than_may_wait_everything_rests() {
 }
 
 #[test]
+fn a_lane_reads_no_further_than_the_look_ahead_while_the_poison_lane_is_slow() {
+    let mut bench = Bench::up(Rules { look_ahead_max: 5, ..rules() }, 2);
+    (0..10).for_each(|_| bench.publish(LANE, "a"));
+    let mut count = 0;
+    loop {
+        let sent = bench.sent();
+        if sent.is_empty() {
+            break;
+        }
+        count += sent.len();
+        sent.iter().for_each(|payload| bench.answer(payload, ReasonCode::TOPIC_NAME_INVALID));
+    }
+    assert_eq!(count, 5);
+    let aside = bench.carrier.next_aside().expect("refused");
+    assert!(bench.sent().is_empty(), "it is not safe yet");
+    bench.carrier.is_aside(aside.lane, aside.seq);
+    assert_eq!(bench.sent(), ["a6"]);
+}
+
+#[test]
 fn a_refused_sender_reads_no_further_than_the_look_ahead() {
     let mut bench = Bench::up(rules(), 10);
     (0..200).for_each(|_| bench.publish(LANE, "a"));

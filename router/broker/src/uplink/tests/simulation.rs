@@ -501,6 +501,8 @@ impl World {
             let may_pass = matches!(aside.why, Refusal::Answered(reason) if MAY_PASS.contains(&reason));
             let enough = aside.attempts >= self.rules.attempts_max;
             assert!(enough || !(is_first && may_pass), "{aside:?} was not tried often enough");
+            let is_blamed = matches!(aside.why, Refusal::EndsLink(Some(_)));
+            assert!(!is_blamed, "{aside:?}: no end with a reason was about a message");
             self.left.insert(number);
             self.asides.push(aside);
         }

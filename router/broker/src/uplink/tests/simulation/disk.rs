@@ -291,6 +291,7 @@ impl World {
             log_end: seq(world.log_end),
             writing,
         };
+        let is_on_its_way = world.front.is_closed() && !world.front.is_empty();
         let admitted = match ticket {
             SpillTicket::NOBODY => world.front.admits_for_nobody(&progress),
             _ => world.front.admits(&progress),
@@ -298,13 +299,14 @@ impl World {
         if !self.linked && ticket != SpillTicket::NOBODY {
             world.closed_until = world.front.end().get().max(world.log_end);
         }
+        if admitted.is_ok() && ticket == SpillTicket::NOBODY {
+            world.closed_until = 0; // whether there is memory for it or not
+        }
         if admitted.is_err() || !self.has_memory(self.messages[number].bytes.len() as u64) {
             return false;
         }
         let (message, world) = (&self.messages[number], &mut self.lanes[lane]);
-        if ticket == SpillTicket::NOBODY {
-            world.closed_until = 0;
-        }
+        assert!(!is_on_its_way, "a front is open before what closed it is written");
         assert!(world.delivered + 1 >= world.closed_until, "a front is open behind what was written past it");
         let came = (Timestamp(self.wall), message.expires.map(Timestamp));
         let since = Instant(self.now * 1_000);
