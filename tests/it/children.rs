@@ -261,6 +261,25 @@ fn numbers_are_at_443_too() {
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("# TYPE edgehub_connected_clients gauge"));
 }
 
+/// Its modules, and those that were below it, as soon as the cloud names them.
+#[test]
+fn who_stood_below_a_gateway_that_is_gone_is_let_in_no_more() {
+    let cloud = cloud();
+    cloud.hub.patch_desired("gw1/$edgeHub", &desired("FROM /messages/* INTO $upstream")).expect("a patch");
+    let router = led_by_twin(&cloud).set("edge.scope_refresh_secs", 3_600).start();
+    let sealed = router.store().join("edge/identities.sealed");
+    until("the scope to be known", || sealed.exists().then_some(()));
+    let mut guests = ["d1", "d7", "gw2/filter"].map(|id| connect(&cloud, &router, id));
+    assert!(cloud.hub.remove("gw2"));
+    let (ids, patience) = (json!({"deviceIds": ["gw2", "d7"]}), Duration::from_secs(10));
+    let refresh = "RefreshDeviceScopeIdentityCache";
+    let answer = cloud.hub.call_method("gw1/$edgeHub", refresh, &ids, patience, patience);
+    assert!(matches!(answer, Ok((200, _))));
+    guests[1].ending();
+    guests[2].ending();
+    guests[0].ping();
+}
+
 /// Whoever has no proof may make up a chain, and the gateway asks upstream: what is answered then says nothing about the one it
 /// claims to be.
 #[test]

@@ -125,9 +125,13 @@ impl Tree {
         Ok(true)
     }
 
-    /// Removes an identity; whether it was there.
+    /// Removes an identity, a device with its modules; whether it was there.
     pub fn remove(&mut self, id: &HubId) -> bool {
         self.forget_scope(id);
+        if id.module_id().is_none() {
+            self.identities
+                .retain(|known, _| known.module_id().is_none() || known.device_id() != id.device_id());
+        }
         self.identities.remove(id).is_some()
     }
 

@@ -313,7 +313,9 @@ impl Directory {
         if let Some(known) = tree.chain_of(id) {
             return Question { chain: known.to_string(), is_ours: true };
         }
-        Question { chain: self.presumed_chain(&tree, id, chain), is_ours: false }
+        // One that stands nowhere any more, because what it stood below has gone, is asked for as we take it to be.
+        let is_ours = tree.find(id).is_some();
+        Question { chain: self.presumed_chain(&tree, id, chain.filter(|_| !is_ours)), is_ours }
     }
 
     /// The links from somebody unknown up to us: over its device, or over the edge device that stands in for it, if one does.

@@ -22,9 +22,9 @@ mod visitors;
 mod workload;
 
 pub(crate) use cards::Cards;
-pub(crate) use directory::Directory;
 #[cfg(test)]
 pub(crate) use directory::Source;
+pub(crate) use directory::{Directory, Lookup};
 #[cfg(test)]
 pub(crate) use gatekeeper::GatekeeperSetup;
 pub(crate) use gatekeeper::{Gatekeeper, NotVouched};

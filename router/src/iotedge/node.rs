@@ -358,7 +358,10 @@ async fn keep_certificate(
                     // What is left may be less than the usual pause.
                     let end = certificate.borrow().as_ref().and_then(|now| end_of(&now.chain));
                     let left = end.map_or(0, |end| (end - now_secs() as i64).max(0) as u64);
-                    let again = Duration::from_secs((left / 5).max(1)).min(RENEW_AGAIN);
+                    let again = match left {
+                        0 => RENEW_AGAIN,
+                        _ => Duration::from_secs((left / 5).max(1)).min(RENEW_AGAIN),
+                    };
                     tokio::time::sleep(again).await;
                 }
             }

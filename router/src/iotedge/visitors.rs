@@ -149,7 +149,7 @@ impl Visitors {
     pub(super) async fn ask_again(&self, claim: &Claim) -> Word {
         // Whatever comes of it, the others are asked about first.
         self.put_off(claim, AGAIN.min(self.period));
-        let word = self.ask(claim).await;
+        let word = self.ask_about(claim, true).await;
         let Proof::Token(token) = &claim.proof else { return word };
         if word == Word::Out
             && let Some(visitor) =
@@ -169,6 +169,10 @@ impl Visitors {
 
     /// Asks IoT Hub about a client that nobody here knows.
     pub(super) async fn ask(&self, claim: &Claim) -> Word {
+        self.ask_about(claim, false).await
+    }
+
+    async fn ask_about(&self, claim: &Claim, is_here: bool) -> Word {
         let Proof::Token(text) = &claim.proof else { return Word::Out };
         let until = match Token::parse(text) {
             Ok(token) if token.expires() > now_secs() => token.expires(),
@@ -181,6 +185,10 @@ impl Visitors {
         match tokio::time::timeout(PATIENCE, self.connect(&claim.name, text)).await {
             Ok(Ok(ReasonCode::SUCCESS)) => {
                 let mut known = self.lock();
+                // Meanwhile it may have come again, with a newer token.
+                if is_here && known.get(id).is_none_or(|visitor| visitor.token != *text) {
+                    return Word::In(Until(until));
+                }
                 if known.len() >= self.visitors_max {
                     known.retain(|_, visitor| visitor.until > now_secs());
                 }

@@ -56,6 +56,15 @@ fn chains_lead_to_this_edge_device() {
 }
 
 #[test]
+fn a_device_goes_with_its_modules() {
+    let mut tree = plant();
+    assert!(tree.remove(&id("edge3")));
+    assert!(tree.find(&id("edge3/m")).is_none());
+    assert!(tree.find(&id("gw1/m")).is_some() && tree.find(&id("d3")).is_some());
+    assert!(!tree.remove(&id("edge3")));
+}
+
+#[test]
 fn who_leaves_its_parent_is_out_of_scope() {
     let mut tree = plant();
     assert!(tree.remove(&id("edge2")) && !tree.remove(&id("edge2")));

@@ -43,8 +43,10 @@ impl Core {
         }
         let loaded = self.clients.values().filter(|entry| entry.at.is_none() && !entry.is_own).count();
         let room = ABSENT_MAX.saturating_sub(loaded).min(LOADS_MAX);
-        let due = self.absent.by_id.iter().filter(|(_, at)| **at <= now).take(room);
-        due.map(|(id, _)| id.clone()).collect()
+        let mut due: Vec<_> = self.absent.by_id.iter().filter(|(_, at)| **at <= now).collect();
+        // Whoever has waited longest first: one whose link never comes up has its turn, and no more.
+        due.sort_by_key(|(_, at)| **at);
+        due.into_iter().take(room).map(|(id, _)| id.clone()).collect()
     }
 
     /// The twin of one that is not here; `None`: nothing of it goes up any more, as far as we are concerned.

@@ -114,6 +114,11 @@ impl Core {
             self.report_own(&Report { version: None, desired: Some((version, result)) }.to_patch());
         } else if result.is_ok() {
             tracing::warn!(version, "the twin's desired properties of an earlier version are in effect");
+        } else {
+            tracing::error!(
+                version,
+                "desired properties of an earlier version are of no use either; nobody is let in until the twin, or the configuration, is mended"
+            );
         }
     }
 

@@ -13,7 +13,7 @@ use hub::tree::AuthChain;
 use serde_json::{Value, json};
 
 use super::{Origin, Refused, Reply, Web, decoded, unauthorized};
-use crate::iotedge::EDGE_HUB;
+use crate::iotedge::{EDGE_HUB, Lookup};
 
 /// Identities of one page.
 const PAGE_MAX: usize = 100;
@@ -232,11 +232,18 @@ impl Web {
         if id != *chain.target() {
             return Err(bad(format!("authChain does not begin with {id}")));
         }
-        self.directory.look_up(&id, Some(chain)).await;
+        let looked_up = self.directory.look_up(&id, Some(chain)).await;
         let tree = self.directory.tree();
         // Where it stands may be known only now.
         let Some(found) = tree.find(&id).filter(|_| tree.is_below(&id, actor)) else {
-            return Err((StatusCode::NOT_FOUND, format!("{id} is not in the scope")));
+            return Err(match looked_up {
+                Lookup::Unreachable => {
+                    (StatusCode::SERVICE_UNAVAILABLE, format!("{id} cannot be looked up now"))
+                }
+                Lookup::Done | Lookup::TooSoon => {
+                    (StatusCode::NOT_FOUND, format!("{id} is not in the scope"))
+                }
+            });
         };
         let device = id.module_id().and_then(|_| tree.find(&HubId::device(id.device_id()).ok()?));
         described(device.into_iter().chain([found]), None)
