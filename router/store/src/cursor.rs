@@ -13,7 +13,7 @@
 use crate::block::{BLOCK_RECORDS_MAX, Block};
 use crate::engine::Engine;
 use crate::keys::{self, BLOCK_KEY_BYTES, FAMILY_LOG};
-use crate::read::is_damage;
+use crate::read::is_of_disk;
 use crate::record;
 use model::LaneId;
 use rocksdb::DBRawIterator;
@@ -88,9 +88,8 @@ impl<'e> Blocks<'e> {
 
     #[inline]
     fn fall_back(&mut self, place: u64) {
-        if !self.iterator.valid()
-            && self.iterator.status().is_err_and(|error| is_damage(self.engine, error).is_ok())
-        {
+        // Not asked here whether the disk is there at all: where it is not, point reads find nothing either.
+        if !self.iterator.valid() && self.iterator.status().is_err_and(is_of_disk) {
             self.point = self.holding(place);
         }
     }

@@ -52,6 +52,8 @@ pub(crate) struct Lane {
     /// Whether `head` has moved since it was last handed to the writer.
     moved: AtomicBool,
     front: Mutex<Option<Front>>,
+    /// Head and tail between which nothing could be read; zeros for none.
+    unreadable: Mutex<(u64, u64)>,
 }
 
 /// What is known about the block that holds `head`. Kept so that asking again costs no seek.
@@ -79,7 +81,18 @@ impl Lane {
             unmerged_bytes: 0.into(),
             moved: false.into(),
             front: Mutex::new(None),
+            unreadable: Mutex::new((0, 0)),
         }
+    }
+
+    /// Whether it is known that nothing between head and tail can be read.
+    pub(crate) fn is_known_unreadable(&self, range: (u64, u64)) -> bool {
+        *self.unreadable.lock().unwrap_or_else(PoisonError::into_inner) == range
+    }
+
+    /// See [`Lane::is_known_unreadable`].
+    pub(crate) fn note_unreadable(&self, range: (u64, u64)) {
+        *self.unreadable.lock().unwrap_or_else(PoisonError::into_inner) = range;
     }
 
     pub(crate) fn head(&self) -> u64 {
@@ -122,6 +135,7 @@ impl Lane {
         // A tail that the disk has lost cannot come back below the head: those places are gone, not free.
         self.tail.store(tail.max(self.head()), Ordering::Release);
         *self.front() = None;
+        self.note_unreadable((0, 0));
     }
 
     /// Moves head and tail behind a place that never gets a record; says whether the head moved.

@@ -2,7 +2,8 @@
 //!
 //! Knows: how to walk blocks and what to do about expired and damaged records. May use: `block`, `lanes`,
 //! `engine`, `cursor`.
-//! Never: writes to the disk. (A reader may move a cursor: that is a number in memory.)
+//! Never: writes records. (A reader may move a cursor: that is a number in memory. After a fault it asks the disk whether it is
+//! there, by a file of one byte.)
 //! In:  a lane and a place. Out: records copied once, into a buffer the caller owns and reuses.
 //! Invariant: never past the durable tail, never before the head; places in `out` ascend.
 
@@ -384,6 +385,9 @@ pub(crate) fn front_of(engine: &Engine, lane: &Lane) -> Result<Option<Front>, St
     if let Some(front) = known.filter(|front| front.head == head) {
         return Ok(Some(front));
     }
+    if lane.is_known_unreadable((head, tail)) {
+        return Ok(None);
+    }
     let mut blocks = Blocks::from(engine, lane.id, head, true);
     let readable = sound_from(engine, &mut blocks, lane.id, head, tail)?;
     let block = blocks.item().and_then(|(key, value)| Block::parse(key, value));
@@ -397,6 +401,10 @@ pub(crate) fn front_of(engine: &Engine, lane: &Lane) -> Result<Option<Front>, St
         }
     });
     *known = front;
+    if front.is_none() {
+        // To be found out once: the search is long.
+        lane.note_unreadable((head, tail));
+    }
     Ok(front)
 }
 
@@ -547,6 +555,11 @@ pub(crate) fn is_damage(engine: &Engine, error: rocksdb::Error) -> Result<(), St
         FaultKind::Io if engine.disk_answers() => Ok(()),
         _ => Err(StoreError::Unreadable(fault)),
     }
+}
+
+/// Whether a read failed because of the disk, be it damaged or away.
+pub(crate) fn is_of_disk(error: rocksdb::Error) -> bool {
+    matches!(Fault::from(error).kind, FaultKind::Corrupt | FaultKind::Io)
 }
 
 /// As [`readable_from`], whatever the fault, by seeks alone.
