@@ -93,6 +93,8 @@ pub struct Reading {
     sent: usize,
     /// With a pool: from here on nothing was taken, and the lane waits.
     blocked: Option<Seq>,
+    /// The first place that the lane gave.
+    given: Option<Seq>,
 }
 
 /// A place to move into the poison lane. It stays undelivered until [`Carrier::is_aside`].
@@ -492,6 +494,7 @@ impl Carrier {
         out: &mut Vec<u8>,
     ) {
         let index = reading.index;
+        reading.given = reading.given.or(Some(seq));
         if reading.blocked.is_some() {
             return;
         }
@@ -575,8 +578,9 @@ impl Carrier {
         let next = reading.blocked.map_or(next, |blocked| next.min(blocked));
         match reading.trying {
             Some(sender) if lane.stretch(reading.from).waits(reading.from) => {
-                lane.stretch(reading.from).settle(reading.from);
-                self.senders.vanished(sender, reading.from);
+                // With it all that was held before the first place that is there.
+                let gone = self.senders.vanished(sender, reading.from, reading.given.unwrap_or(next));
+                lane.settle_all(&gone);
             }
             Some(_) => {}
             None => lane.passed(reading.from, next),
@@ -637,7 +641,18 @@ impl Carrier {
         let messages_max = wanted.count.min(room);
         let lane = self.lanes[index].id;
         let from = wanted.from;
-        Reading { lane, from, messages_max, bytes_max, index, wanted, trying, sent: 0, blocked: None }
+        Reading {
+            lane,
+            from,
+            messages_max,
+            bytes_max,
+            index,
+            wanted,
+            trying,
+            sent: 0,
+            blocked: None,
+            given: None,
+        }
     }
 
     /// A refused sender whose time has come; its oldest place waits to be sent then.

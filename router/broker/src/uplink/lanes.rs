@@ -144,6 +144,11 @@ impl Lane {
         }
     }
 
+    /// These need nothing any more.
+    pub(super) fn settle_all(&mut self, places: &Places) {
+        self.stretches.iter_mut().for_each(|stretch| stretch.settle_all(places));
+    }
+
     /// Whether something that waited is passed by what comes.
     pub(super) fn has_history(&self) -> bool {
         self.stretches.len() > 1

@@ -5,7 +5,7 @@
 //! Always: a message goes over the link of its identity, in order; a link that is down or does not answer holds back the
 //! messages of its own identity alone; one that is full makes its lane wait for a moment, so that little is read twice.
 //! Bounds: `links_max` links, opened at most `opens_per_sec` a second with jitter, and as many refused identities that are
-//! remembered without one; what is held back is bounded by the lane's look-ahead and by `senders_max`.
+//! remembered without one; what is held back is bounded by the lane's `held_max` and by `senders_max`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;

@@ -3,7 +3,7 @@
 //! A sender is a client identifier within one lane. In: refusals, acceptances, time. Out: the one place to try next.
 //! Always: while a sender waits, at most one of its messages is tried, its oldest; so what had not been sent when it was
 //! refused keeps its order. Bound: `senders_max` senders, beside those who were in flight when their link was lost; and places
-//! only of what its lane holds open, so that no more senders wait than places are looked ahead.
+//! only of what its lane holds open, so that no more senders wait than places are underway or held.
 
 use std::collections::BTreeMap;
 
@@ -226,16 +226,23 @@ impl Senders {
         }
     }
 
-    /// The place that was to be tried is not there any more: the next one is tried at once.
-    pub(super) fn vanished(&mut self, sender: Sender, seq: Seq) {
-        let Some(waiting) = self.waiting.get_mut(&sender) else { return };
-        waiting.held.remove(seq);
-        if waiting.trying == Some(seq) {
-            waiting.trying = None;
+    /// The place that was to be tried is not there any more, nor is anything of its sender before `to`: the next one is tried
+    /// at once. All places that are gone.
+    pub(super) fn vanished(&mut self, sender: Sender, seq: Seq, to: Seq) -> Places {
+        let mut range = Places::default();
+        range.insert_range(seq, to.max(seq.next()));
+        let mut gone = Places::default();
+        if let Some(waiting) = self.waiting.get_mut(&sender) {
+            gone = waiting.held.take(&range);
+            if waiting.trying == Some(seq) {
+                waiting.trying = None;
+            }
+            if waiting.held.is_empty() && waiting.trying.is_none() {
+                self.waiting.remove(&sender);
+            }
         }
-        if waiting.held.is_empty() && waiting.trying.is_none() {
-            self.waiting.remove(&sender);
-        }
+        gone.insert(seq);
+        gone
     }
 
     /// The link is lost: nothing is being tried. What was, is held again.

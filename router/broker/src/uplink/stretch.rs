@@ -261,6 +261,18 @@ impl Stretch {
         }
     }
 
+    /// As [`Stretch::settle`], for all of these that wait here; what is in flight is answered some day.
+    pub(super) fn settle_all(&mut self, places: &Places) {
+        self.held.take(places);
+        self.freed.take(places);
+        let waits =
+            |place: &&Place| matches!(place.state, State::Held | State::Again) && places.contains(place.seq);
+        let gone: Vec<Seq> = self.open.iter().filter(waits).map(|place| place.seq).collect();
+        for seq in gone {
+            self.settle(seq);
+        }
+    }
+
     /// The link is lost: what was in flight is sent again.
     pub(super) fn rewind(&mut self) {
         for place in self.open.iter_mut().filter(|place| place.state == State::InFlight) {

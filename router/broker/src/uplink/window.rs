@@ -332,7 +332,8 @@ impl Window {
         let burst = self.bursts.iter().copied().fold(0.0, f64::max);
         // Answers that wait for repeats all the time would show a longer way than there is.
         let delay = match self.risen.1 {
-            _ if now < self.lossy_until => REPAIRS * self.delay().min(self.way_delay),
+            // Where the upstream takes its time, repeats of the way are the smaller part.
+            _ if now < self.lossy_until => (REPAIRS * self.delay().min(self.way_delay)).max(self.delay()),
             ..FULL_ROUNDS => START * self.delay(),
             _ => self.delay(),
         };

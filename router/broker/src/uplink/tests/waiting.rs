@@ -55,6 +55,39 @@ fn a_sender_that_is_refused_for_long_holds_up_nobody_and_keeps_its_order() {
     assert_eq!(bench.carrier.backlog(), 0);
 }
 
+/// All of it expires, or an uplink without room drops the oldest: what is gone is passed at once, not place by place.
+#[test]
+fn what_waited_and_is_gone_is_passed_in_one_reading() {
+    let mut bench = Bench::up(patient(), 20);
+    bench.publish(LANE, "a");
+    assert_eq!(bench.sent(), ["a1"]);
+    bench.answer("a1", ReasonCode::QUOTA_EXCEEDED);
+    (0..1_000).for_each(|_| bench.publish(LANE, "a"));
+    assert_eq!(bench.sent(), [""; 0]);
+    bench.publish(LANE, "a");
+    bench.pass(200);
+    let now = at(bench.now);
+    let mut readings = 0;
+    while let Some(mut reading) = bench.carrier.next_reading(0, now.instant) {
+        readings += 1;
+        assert!(readings < 5, "{reading:?}");
+        // Only the last one is still there.
+        if reading.from <= seq(1_002) {
+            let payload = record("a", b"a1002");
+            bench.carrier.offer(&mut reading, seq(1_002), &payload, None, now, &mut bench.out);
+        }
+        bench.carrier.passed(&reading, seq(1_003));
+        bench.carrier.invariants();
+    }
+    let written = take_written(&mut bench.out);
+    assert_eq!(written.len(), 1);
+    assert_eq!(written[0].payload, b"a1002");
+    bench.open.extend(written);
+    bench.take(&["a1002"]);
+    assert_eq!(bench.delivered(), [(LANE, 1_002)]);
+    assert_eq!((bench.carrier.backlog(), bench.carrier.senders_waiting()), (0, 0));
+}
+
 #[test]
 fn a_refused_sender_that_goes_on_being_refused_is_tried_with_its_oldest_alone() {
     let mut bench = Bench::up(patient(), 20);

@@ -296,3 +296,18 @@ fn a_new_link_keeps_the_ceiling_and_nothing_else() {
     assert_eq!((world.window.size(), world.window.pressure().delay_micros), (ceiling.min(INITIAL), 0));
     assert!(world.window.is_throttled());
 }
+
+/// An upstream that syncs before it answers: what TCP repeats on the short way to it is the smaller part of the wait.
+#[test]
+fn repeats_on_a_short_way_do_not_narrow_the_window_of_a_slow_upstream() {
+    let slow = Way { delay: 80_000, ..SMOOTH };
+    let mut world = World::new(slow, 4, MAX);
+    world.run(3_000);
+    for _ in 0..40 {
+        world.window.repaired(1_000, Instant(world.now));
+        world.run(250);
+    }
+    let answered = world.run(2_000).0;
+    assert!(answered >= 0.95 * slow.per_sec, "{answered} answers a second");
+    assert!(world.window.size() as f64 >= slow.per_sec * 0.16, "{}", world.window.size());
+}
