@@ -475,7 +475,7 @@ impl Disk {
 
     fn answer(&mut self, shard: ShardId, request: Request) {
         if self.is_poisoned() && !matches!(request, Request::ReadLane { .. }) {
-            return self.after_commit.push((shard, request)); // bounded by `limits.sessions_max`
+            return self.after_commit.push((shard, request)); // bounded by `limits.sessions_max`, and lanes of inputs
         }
         match request {
             Request::OpenLane { session, generation, client_id, input } => {

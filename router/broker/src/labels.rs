@@ -10,13 +10,22 @@ use crate::sessions::record::decode_head;
 
 /// Whom a record of this lane is from, and by which output; `None` if it is no message, or cannot be read.
 pub fn sender_of_record(lane: &str, record: &[u8]) -> Option<(String, String)> {
+    let envelope = envelope_in(lane, record)?;
+    Some(sender_of(envelope.topic, envelope.client_id))
+}
+
+/// The client that has published a record of a lane of this name; `None` if no record of such a lane has one, or this one has not.
+pub fn publisher_of_record<'r>(lane: &str, record: &'r [u8]) -> Option<&'r str> {
+    envelope_in(lane, record).map(|envelope| envelope.client_id).filter(|client| !client.is_empty())
+}
+
+fn envelope_in<'r>(lane: &str, record: &'r [u8]) -> Option<Envelope<'r>> {
     let envelope = match lane.split_once('/')?.0 {
         "u" => record,
         "s" | "m" => decode_head(record).ok()?.envelope,
         _ => return None,
     };
-    let envelope = Envelope::decode(envelope).ok()?;
-    Some(sender_of(envelope.topic, envelope.client_id))
+    Envelope::decode(envelope).ok()
 }
 
 /// The same of a message with this topic, which this client has sent.

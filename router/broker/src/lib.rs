@@ -46,7 +46,7 @@ pub use effects::{
 };
 pub use envelope::{Envelope, InvalidEnvelope};
 pub use heads::iothub::{HubAnswer, HubRequest, HubSetup, Unanswered, input_lane_name, read_input_lane_name};
-pub use labels::sender_of_record;
+pub use labels::{publisher_of_record, sender_of_record};
 pub use offers::{Offers, Redirect};
 pub use plan::{Durability, Plan, SinkPlan};
 pub use retained::RetainedNumbers;

@@ -792,7 +792,7 @@ limits! {
     session_queue_messages_max: u32 = 1..=100_000_000,
         "Messages that wait in memory for one connected session beyond those in flight.";
     session_queue_bytes_max: u32 = 1_024..=4_294_967_295, "The same, in bytes.";
-    session_stored_messages_max: u64 = 0..=1_000_000_000_000, "Messages that wait on disk for one session.";
+    session_stored_messages_max: u64 = 0..=1_000_000_000_000, "Messages that wait on disk for one session, and in each lane of a module's inputs.";
     module_lanes_max: u16 = 0..=1_024,
         "Lanes of the inputs of one module, one for each input and priority; what goes to further ones shares the lane of its session.";
     session_expiry_secs_max: u32 = 0..=4_294_967_295, "Longest session expiry granted.";

@@ -464,7 +464,7 @@ pub(crate) fn published(reader: &store::Reader) -> Result<u64, StoreError> {
 pub(crate) fn sink_of(lane: &str) -> String {
     match lane.split_once('/') {
         Some(("u" | "p", rest)) => rest.split('/').next().unwrap_or(rest).to_owned(),
-        Some(("s", _)) => "sessions".to_owned(),
+        Some(("s" | "m", _)) => "sessions".to_owned(),
         _ => "other".to_owned(),
     }
 }

@@ -4,7 +4,6 @@
 //! Bound: [`SENDERS_MAX`] senders and [`RECORDS_MAX`] records of one loss are told apart; the rest is one part without a name.
 //! Never: names a sender for messages that are not all its own.
 
-use broker::Envelope;
 use broker::uplink::Poison;
 use store::{Lost, RECORD_OVERHEAD_BYTES, ReadLimits, ReadOut, Reader};
 
@@ -47,9 +46,9 @@ impl Parts {
         self.part_of(sender).add(places, messages, bytes);
     }
 
-    /// A record that never had a place.
+    /// A record for an uplink that never had a place.
     pub(super) fn add_unplaced(&mut self, record: &[u8]) {
-        let part = self.part_of(sender_of(record));
+        let part = self.part_of(sender_in("u/", record));
         part.messages += 1;
         part.bytes += (record.len() + RECORD_OVERHEAD_BYTES) as u64;
     }
@@ -105,18 +104,16 @@ pub(super) fn parts_of(reader: &Reader, lane: &str, lost: &Lost) -> Parts {
 /// The publisher of a record of this lane.
 fn sender_in<'r>(lane: &str, record: &'r [u8]) -> Option<&'r str> {
     match lane.starts_with("p/") {
-        true => sender_of(Poison::decode(record).ok()?.record),
-        false => sender_of(record),
+        // What is aside has come from the lane of an uplink.
+        true => broker::publisher_of_record("u/", Poison::decode(record).ok()?.record),
+        false => broker::publisher_of_record(lane, record),
     }
-}
-
-fn sender_of(record: &[u8]) -> Option<&str> {
-    Envelope::decode(record).ok().map(|envelope| envelope.client_id).filter(|it| !it.is_empty())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use broker::Envelope;
     use model::{LaneId, Qos, Timestamp};
     use store::CommitLog as _;
 
@@ -134,6 +131,27 @@ mod tests {
         }
         .encode(&mut bytes);
         bytes
+    }
+
+    /// Before its envelope such a record says how it is to be delivered, and that may look like the beginning of one.
+    #[test]
+    fn what_a_session_has_waiting_is_not_taken_for_a_bare_message() {
+        let payload = [b'x'; 300];
+        let mut bytes = vec![1, 0];
+        Envelope {
+            topic: "a",
+            client_id: "c",
+            user: "",
+            qos: Qos::AtLeastOnce,
+            retain: false,
+            properties: &[],
+            payload: &payload,
+        }
+        .encode(&mut bytes);
+        let named = |lane: &str| sender_in(lane, &bytes).map(str::to_owned);
+        assert_eq!(named("s/d1").as_deref(), Some("c"));
+        assert_eq!(named("found/7"), None);
+        assert_eq!(sender_in("u/plant/5", &record("c")), Some("c"));
     }
 
     /// A lane with a record of each of them.

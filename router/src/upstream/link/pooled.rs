@@ -229,6 +229,9 @@ impl Shared {
     /// The first address takes connections again: links go there one by one, as if their tokens were to be renewed.
     fn go_back(&self) {
         let mut core = self.core.borrow_mut();
+        if core.targets.current() == 0 {
+            return; // it has failed over meanwhile
+        }
         core.targets.go_back();
         core.setup.status.failovers.store(core.targets.changes(), Ordering::Relaxed);
         info!(uplink = %core.name, target = %core.target(), "the first address takes connections again; going back");

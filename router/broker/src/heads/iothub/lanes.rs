@@ -259,12 +259,18 @@ impl Broker {
             inputs.rotate();
             let lanes = inputs.len();
             for turn in 0..lanes {
-                self.pump_input(key, turn, now, effects);
+                self.pump_input(key, (turn, lanes), now, effects);
             }
         }
     }
 
-    fn pump_input(&mut self, key: SessionKey, turn: usize, now: Now, effects: &mut Effects) {
+    fn pump_input(
+        &mut self,
+        key: SessionKey,
+        (turn, lanes): (usize, usize),
+        now: Now,
+        effects: &mut Effects,
+    ) {
         let full = self.is_memory_full();
         let limits = &self.setup.limits;
         let Some(session) = self.sessions.get_mut(key.0 as usize) else { return };
@@ -318,7 +324,9 @@ impl Broker {
                 generation: self.reads,
                 lane: stored.lane,
                 from: stored.read_to,
-                bytes_max: limits.session_queue_bytes_max / 4,
+                // All lanes may be read at once.
+                bytes_max: (limits.session_queue_bytes_max / 4 / u32::try_from(lanes).unwrap_or(u32::MAX))
+                    .max(1),
                 expired_too: false,
             });
         }
