@@ -531,7 +531,7 @@ fn copy(
 }
 
 /// The disk gives no block at `from`: finds the first place from which on it does again, at most `tail`.
-/// Fails with `error` where the fault is not the disk's. Cost: some sixty seeks and the point reads of `cursor`.
+/// Fails with `error` where the fault is not the disk's, or is over. Cost: some sixty seeks and the point reads of `cursor`, twice.
 pub(crate) fn readable_from(
     engine: &Engine,
     lane: LaneId,
@@ -540,10 +540,20 @@ pub(crate) fn readable_from(
     error: rocksdb::Error,
 ) -> Result<u64, StoreError> {
     is_damage(engine, error.clone())?;
-    let good = search_readable(engine, lane, from, tail);
-    let good = cursor::search_points(engine, lane, from, good);
-    // A disk that went away meanwhile hid what is sound from the search.
-    if engine.disk_answers() { Ok(good) } else { Err(StoreError::unreadable(error)) }
+    let search = || cursor::search_points(engine, lane, from, search_readable(engine, lane, from, tail));
+    let good = search();
+    // A disk that was away meanwhile, for however short a time, hid what is sound: it is asked and searched once more.
+    if !engine.disk_answers() || holds(engine, lane, from) {
+        return Err(StoreError::unreadable(error));
+    }
+    Ok(good.min(search()))
+}
+
+/// Whether this very place can be read.
+fn holds(engine: &Engine, lane: LaneId, place: u64) -> bool {
+    let blocks = Blocks::from(engine, lane, place, true);
+    let block = blocks.item().and_then(|(key, value)| Block::parse(key, value));
+    block.is_some_and(|block| (block.first..=block.last).contains(&place))
 }
 
 /// Whether a read that failed did so because what stands on the disk is damaged; any other fault is given back, also that
