@@ -170,13 +170,9 @@ fn everybody_is_who_it_says_with_the_cloud_and_without() {
     });
 }
 
-#[test]
-fn iot_hub_is_asked_about_clients_that_the_scope_does_not_know_where_that_is_wanted() {
-    let cloud = Cloud::start();
-    for id in ["visitor", "stranger"] {
-        cloud.hub.put(Identity::device(id)).expect("an identity"); // of no gateway
-    }
-    let router = setup(&cloud)
+/// A gateway that knows its scope, and asks IoT Hub about everybody else.
+fn hospitable(cloud: &Cloud) -> Router {
+    let router = setup(cloud)
         .env("AuthenticationMode", "CloudAndScope")
         .set("auth.failures_free", 1_000)
         .set("uplink.upstream.kind", "iothub")
@@ -184,10 +180,20 @@ fn iot_hub_is_asked_about_clients_that_the_scope_does_not_know_where_that_is_wan
         .set("uplink.upstream.backoff_max_ms", 500)
         .set("routes.up", "FROM /messages/* INTO $upstream")
         .start();
-    let proof = |key: &'static str| Proof::Token("visitor", key, 3_600);
     until("the scope to be known", || {
-        (reason(&cloud, &router, DEVICE, &Proof::Token(DEVICE, DEVICE, 3_600)) == IN).then_some(())
+        (reason(cloud, &router, DEVICE, &Proof::Token(DEVICE, DEVICE, 3_600)) == IN).then_some(())
     });
+    router
+}
+
+#[test]
+fn iot_hub_is_asked_about_clients_that_the_scope_does_not_know_where_that_is_wanted() {
+    let cloud = Cloud::start();
+    for id in ["visitor", "stranger"] {
+        cloud.hub.put(Identity::device(id)).expect("an identity"); // of no gateway
+    }
+    let router = hospitable(&cloud);
+    let proof = |key: &'static str| Proof::Token("visitor", key, 3_600);
     assert_eq!(reason(&cloud, &router, "visitor", &proof("stranger")), OUT, "another's key");
     let mut visitor = connect(&cloud, &router, "visitor");
     visitor.publish("devices/visitor/messages/events/", "by its own token", harness::QOS_1);
@@ -213,17 +219,7 @@ fn a_client_that_iot_hub_alone_knows_goes_when_it_is_disabled_there() {
     for id in ["talker", "quiet", "stays"] {
         cloud.hub.put(Identity::device(id)).expect("an identity"); // of no gateway
     }
-    let router = setup(&cloud)
-        .env("AuthenticationMode", "CloudAndScope")
-        .set("auth.failures_free", 1_000)
-        .set("uplink.upstream.kind", "iothub")
-        .set("uplink.upstream.backoff_min_ms", 20)
-        .set("uplink.upstream.backoff_max_ms", 500)
-        .set("routes.up", "FROM /messages/* INTO $upstream")
-        .start();
-    until("the scope to be known", || {
-        (reason(&cloud, &router, DEVICE, &Proof::Token(DEVICE, DEVICE, 3_600)) == IN).then_some(())
-    });
+    let router = hospitable(&cloud);
     let mut talker = connect(&cloud, &router, "talker");
     let (mut quiet, mut stays) = (connect(&cloud, &router, "quiet"), connect(&cloud, &router, "stays"));
     talker.publish("devices/talker/messages/events/", "it has a link", harness::QOS_1);

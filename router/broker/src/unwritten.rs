@@ -7,7 +7,7 @@
 
 use std::num::NonZeroU16;
 
-use model::{Now, Qos, SpillTicket};
+use model::{LaneId, Now, Qos, SpillTicket, Timestamp};
 
 use crate::broker::{Broker, append};
 use crate::delivery::{Terms, has_room, send, session_record};
@@ -74,23 +74,35 @@ impl Broker {
         let Some(session) = self.sessions.get_mut(key.0 as usize) else { return };
         self.waiting_bytes -= session.unwritten.bytes();
         for Sent { record, expires, .. } in session.unwritten.take() {
-            let Some(stored) = session.stored_mut() else { return };
-            if stored.backlog() >= self.setup.limits.session_stored_messages_max {
-                self.counters.dropped_session_full += 1;
-                continue;
-            }
-            let lane = stored.lane;
-            stored.next = stored.next.next();
-            self.counters.appended += 1;
-            append(&mut self.appended_bytes, effects, |bytes| {
-                bytes.extend_from_slice(&record);
-                let (len, enqueued) = (record.len() as u32, now.timestamp);
-                Write::Record { lane, len, enqueued, expires, spill: SpillTicket(0) }
-            });
+            let session = self.sessions.get_mut(key.0 as usize);
+            let Some(stored) = session.and_then(|session| session.stored_mut()) else { return };
+            let lane = stored.take_place(self.setup.limits.session_stored_messages_max);
+            self.write_left_over(lane, &record, expires, now, effects);
         }
         let Some(session) = self.sessions.get_mut(key.0 as usize) else { return };
         if let (Some(stored), Some(inputs)) = (session.stored().copied(), &mut session.inputs) {
             inputs.wait_for(stored.next);
         }
+    }
+
+    /// Writes what a connection has left unacknowledged into a lane where it has a place; `None`: there is none.
+    pub(crate) fn write_left_over(
+        &mut self,
+        lane: Option<LaneId>,
+        record: &[u8],
+        expires: Option<Timestamp>,
+        now: Now,
+        effects: &mut Effects,
+    ) {
+        let Some(lane) = lane else {
+            self.counters.dropped_session_full += 1;
+            return;
+        };
+        self.counters.appended += 1;
+        append(&mut self.appended_bytes, effects, |bytes| {
+            bytes.extend_from_slice(record);
+            let (len, enqueued) = (record.len() as u32, now.timestamp);
+            Write::Record { lane, len, enqueued, expires, spill: SpillTicket(0) }
+        });
     }
 }

@@ -120,6 +120,13 @@ impl Stored {
     pub(crate) fn backlog(&self) -> u64 {
         self.next.get() - self.head.get()
     }
+
+    /// Takes the place of one more record in its lane, if no more than `max` wait with it.
+    pub(crate) fn take_place(&mut self, max: u64) -> Option<LaneId> {
+        let has_room = self.backlog() < max;
+        self.next = if has_room { self.next.next() } else { self.next };
+        has_room.then_some(self.lane)
+    }
 }
 
 /// Where the messages of a session are kept.

@@ -378,18 +378,8 @@ impl Broker {
             let limit = self.setup.limits.session_stored_messages_max;
             let Some(inputs) = self.inputs_of(key) else { return };
             let Some(stored) = &mut inputs.lane_mut(usize::from(at)).stored else { continue };
-            if stored.backlog() >= limit {
-                self.counters.dropped_session_full += 1;
-                continue;
-            }
-            let lane = stored.lane;
-            stored.next = stored.next.next();
-            self.counters.appended += 1;
-            append(&mut self.appended_bytes, effects, |bytes| {
-                bytes.extend_from_slice(&record);
-                let (len, enqueued) = (record.len() as u32, now.timestamp);
-                Write::Record { lane, len, enqueued, expires, spill: SpillTicket(0) }
-            });
+            let lane = stored.take_place(limit);
+            self.write_left_over(lane, &record, expires, now, effects);
         }
     }
 

@@ -28,6 +28,22 @@ fn send(bench: &mut Bench, leaf: usize, input: &str, numbers: std::ops::Range<u3
     }
 }
 
+/// Takes and acknowledges what there is for a module, until nothing comes any more.
+fn take_all(bench: &mut Bench, module: usize) -> Vec<Got> {
+    let mut all = Vec::new();
+    loop {
+        let got = bench.got(module);
+        if got.is_empty() {
+            return all;
+        }
+        for message in &got {
+            bench.ack(module, message.id);
+            bench.settle();
+        }
+        all.extend(got);
+    }
+}
+
 fn is_of(input: &str) -> impl Fn(&Got) -> bool {
     let level = format!("/inputs/{input}/");
     move |got| got.topic.contains(&level)
@@ -54,18 +70,9 @@ fn an_input_that_is_not_acknowledged_holds_up_no_other() {
         let mut texts = Vec::new();
         for round in 0..20 {
             send(&mut bench, leaf, "b", round * 10..round * 10 + 10);
-            loop {
-                let got = bench.got(ml);
-                if got.is_empty() {
-                    break;
-                }
-                for message in got {
-                    assert!(is_of("b")(&message), "{message:?}");
-                    texts.push(message.text());
-                    bench.ack(ml, message.id);
-                    bench.settle();
-                }
-            }
+            let got = take_all(&mut bench, ml);
+            assert!(got.iter().all(is_of("b")), "{got:?}");
+            texts.extend(got.iter().map(Got::text));
         }
         assert_eq!(texts, texts_to("b", 0..200));
         // And when it is acknowledged, it goes on where it was.
@@ -74,17 +81,7 @@ fn an_input_that_is_not_acknowledged_holds_up_no_other() {
             bench.ack(ml, message.id);
         }
         bench.settle();
-        loop {
-            let got = bench.got(ml);
-            if got.is_empty() {
-                break;
-            }
-            for message in got {
-                texts.push(message.text());
-                bench.ack(ml, message.id);
-                bench.settle();
-            }
-        }
+        texts.extend(take_all(&mut bench, ml).iter().map(Got::text));
         assert_eq!(texts, texts_to("a", 0..200));
         assert_eq!(bench.counters().unexpected_acks, 0);
     }
@@ -139,17 +136,7 @@ fn what_an_older_store_has_goes_first_and_nothing_is_lost() {
         bench.ack(ml, id);
     }
     bench.settle();
-    loop {
-        let got = bench.got(ml);
-        if got.is_empty() {
-            break;
-        }
-        for message in got {
-            texts.push(message.text());
-            bench.ack(ml, message.id);
-            bench.settle();
-        }
-    }
+    texts.extend(take_all(&mut bench, ml).iter().map(Got::text));
     for (input, count) in [("a", 6), ("b", 5)] {
         let of: Vec<_> = texts.iter().filter(|text| text.starts_with(input)).cloned().collect();
         assert_eq!(of, texts_to(input, 0..count));
