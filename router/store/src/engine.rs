@@ -14,7 +14,8 @@ use rocksdb::{
     statistics::{StatsLevel, Ticker},
 };
 use std::fs;
-use std::io::{ErrorKind, Write as _};
+use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 /// Bytes of one data block in a sorted file of the log: a full block of records, so that reading one costs one read.
@@ -33,6 +34,8 @@ pub(crate) struct Engine {
     pub(crate) db: DB,
     /// Kept for what RocksDB counts.
     counting: Option<rocksdb::Options>,
+    /// The directory when it was opened, as device and inode: by now another file system may be mounted over it.
+    place: Option<(u64, u64)>,
 }
 
 impl Engine {
@@ -45,7 +48,7 @@ impl Engine {
         db_options.create_missing_column_families(fresh);
         let db = DB::open_cf_descriptors(&db_options, path, families(options))
             .map_err(|e| OpenError::from_engine(&options.path, e))?;
-        let engine = Engine { db, counting: Some(db_options) };
+        let engine = Engine { db, counting: Some(db_options), place: place_of(path).ok() };
         if fresh {
             let mut durable = WriteOptions::default();
             durable.set_sync(true);
@@ -64,7 +67,7 @@ impl Engine {
         let db =
             DB::open_cf_descriptors_read_only(&database_options(options), path, families(options), false)
                 .map_err(|e| OpenError::from_engine(&options.path, e))?;
-        let engine = Engine { db, counting: None };
+        let engine = Engine { db, counting: None, place: None };
         engine.check_format(&options.path)?;
         Ok(engine)
     }
@@ -81,7 +84,7 @@ impl Engine {
         tolerant.set_paranoid_checks(false);
         let db = DB::open_cf_descriptors_read_only(&tolerant, path, families(options), false)
             .map_err(|e| OpenError::from_engine(&options.path, e))?;
-        let engine = Engine { db, counting: None };
+        let engine = Engine { db, counting: None, place: None };
         engine.check_format(&options.path)?;
         Ok(engine)
     }
@@ -96,7 +99,7 @@ impl Engine {
         tolerant.set_wal_recovery_mode(DBRecoveryMode::SkipAnyCorruptedRecord);
         let db = DB::open_cf_descriptors(&tolerant, path, families(options))
             .map_err(|e| OpenError::from_engine(&options.path, e))?;
-        let engine = Engine { db, counting: None };
+        let engine = Engine { db, counting: None, place: None };
         let format = engine.db.get_cf(engine.family(FAMILY_META), KEY_FORMAT);
         let has_format = format.map_err(|e| OpenError::from_engine(&options.path, e))?.is_some();
         if has_format {
@@ -116,9 +119,9 @@ impl Engine {
             found.iter().map(|name| ColumnFamilyDescriptor::new(name, rocksdb::Options::default()));
         let db = DB::open_cf_descriptors_read_only(&how, path, families, false)?;
         match db.cf_handle(FAMILY_LOG) {
-            Some(_) => Ok(Engine { db, counting: None }),
+            Some(_) => Ok(Engine { db, counting: None, place: None }),
             None => DB::open_cf_descriptors_read_only(&how, path, self::families(options), false)
-                .map(|db| Engine { db, counting: None }),
+                .map(|db| Engine { db, counting: None, place: None }),
         }
     }
 
@@ -162,7 +165,9 @@ impl Engine {
     }
 
     /// Whether the file system still takes and syncs a file, or is only full. With a bad sector it does; a disk that is away does
-    /// not, and then nothing is damaged because it cannot be read now. Not asked of one that is opened for reading alone.
+    /// not, and then nothing is damaged because it cannot be read now. One that came back under the same path answers, but not to
+    /// us: our open files stay with the one that is away until the database is opened anew. Not asked of one that is opened for
+    /// reading alone.
     pub(crate) fn disk_answers(&self) -> bool {
         if self.counting.is_none() {
             return true;
@@ -174,7 +179,8 @@ impl Engine {
         });
         drop(fs::remove_file(&path)); // if it stays, the next one writes over it
         match asked {
-            Ok(()) => true,
+            // No other directory can have the numbers of ours: RocksDB holds files in it.
+            Ok(()) => place_of(self.db.path()).is_ok_and(|place| self.place == Some(place)),
             Err(error) => matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded),
         }
     }
@@ -209,6 +215,10 @@ impl Engine {
             }
         }
     }
+}
+
+fn place_of(directory: &Path) -> io::Result<(u64, u64)> {
+    fs::metadata(directory).map(|about| (about.dev(), about.ino()))
 }
 
 fn database_options(options: &Options) -> rocksdb::Options {

@@ -557,12 +557,11 @@ fn holds(engine: &Engine, lane: LaneId, place: u64) -> bool {
 }
 
 /// Whether a read that failed did so because what stands on the disk is damaged; any other fault is given back, also that
-/// the whole disk is away: what cannot be read then is only late.
+/// the whole disk is away, or that it is back and the database not opened anew yet: what cannot be read then is only late.
 pub(crate) fn is_damage(engine: &Engine, error: rocksdb::Error) -> Result<(), StoreError> {
     let fault = Fault::from(error);
     match fault.kind {
-        FaultKind::Corrupt => Ok(()),
-        FaultKind::Io if engine.disk_answers() => Ok(()),
+        FaultKind::Corrupt | FaultKind::Io if engine.disk_answers() => Ok(()),
         _ => Err(StoreError::Unreadable(fault)),
     }
 }

@@ -359,6 +359,36 @@ fn flip(directory: &tempfile::TempDir, lane: LaneId, place: u64) {
     assert!(flipped, "place {place} of lane {lane} lies in a sorted file as it is");
 }
 
+/// A disk that is taken away and given back is there under its path before the database is opened anew; what our files cannot
+/// give meanwhile is not damage.
+#[test]
+fn nothing_is_damaged_while_another_file_system_stands_at_the_path() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = Log::open(&uncached(&directory)).unwrap();
+    let lane = log.lane("a").unwrap();
+    fill(&mut log, lane, 1..=2_000);
+    drop(log);
+    drop(Log::open(&uncached(&directory)).unwrap()); // what was in memory is in sorted files now
+    flip(&directory, lane, 1);
+    let log = Log::open(&uncached(&directory)).unwrap();
+    let limits = ReadLimits { messages_max: 10, bytes_max: 1 << 20 };
+    let read = || log.read_lane(lane, seq(1), limits, NOW, &mut ReadOut::new());
+    let is_damaged = || matches!(read(), Err(StoreError::Damaged { from, .. }) if from == seq(1));
+    assert!(is_damaged());
+
+    let (ours, away) = (options(&directory).path.join("rocksdb"), directory.path().join("away"));
+    std::fs::rename(&ours, &away).unwrap();
+    std::fs::create_dir(&ours).unwrap();
+    for entry in std::fs::read_dir(&away).unwrap().map(Result::unwrap) {
+        std::fs::copy(entry.path(), ours.join(entry.file_name())).unwrap();
+    }
+    assert!(matches!(read(), Err(StoreError::Unreadable(_))), "{:?}", read());
+    std::fs::remove_dir_all(&ours).unwrap();
+    assert!(matches!(read(), Err(StoreError::Unreadable(_))), "{:?}", read());
+    std::fs::rename(&away, &ours).unwrap();
+    assert!(is_damaged());
+}
+
 /// RocksDB's iterator gives nothing before the bad block: not in the first file, not in another lane. The block costs what is in it
 /// all the same, for readers, for whoever gives up what is oldest, for the report, and for a repair.
 #[test]
