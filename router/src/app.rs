@@ -27,13 +27,11 @@ use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 use crate::access::{Verifier, VerifierSetup};
-use crate::clock::{Clock, entropy};
+use crate::clock::entropy;
 use crate::config::{Config, ConfigErrors, Durability, Uplink, WhenFull};
 use crate::disk::budget::{Allowance, UplinkAllowance, part};
-use crate::disk::losses::Ledger;
 use crate::disk::reports;
 use crate::disk::space::{SpaceWatch, UplinkLane};
-use crate::disk::vanished::VanishedLanes;
 use crate::disk::{Disk, DiskState, Job, ReadJob, RouteNames, run_lane_reader, run_merger, space_of};
 use crate::fronts::{FrontBoard, LaneFront};
 use crate::http::{EdgeNumbers, Overview};
@@ -45,11 +43,14 @@ use crate::promises::promises;
 use crate::services::Desk;
 use crate::shard::{InputAtStart, SessionAtStart, ShardSetup};
 use crate::telemetry::{ShardReport, start_logging};
-use crate::upstream::poison::{Command, DiskAccess, poison_lane_name};
-use crate::upstream::{Bell, Gateway, LinkStatus, LocalDoor, Source, Tails, UplinkSetup};
+use crate::upstream::poison::{Command, DiskAccess};
+use crate::upstream::{Gateway, LocalDoor, Source, Tails, UplinkSetup};
 use crate::{control, http, net, shard, system, upstream};
 
+mod begin;
 mod hub;
+
+use self::begin::{Begun, begin, lane_name};
 
 pub use crate::iotedge::StartError;
 pub use crate::net::OpenError;
@@ -201,19 +202,14 @@ impl Router {
     async fn start(config: Config, ready_file: Option<&Path>) -> anyhow::Result<Router> {
         let started = Instant::now();
         let mut log = open_store(&config)?;
-        let mut tails = Tails::default();
         let mailboxes: Vec<_> = (0..config.shards)
             .map(|_| Arc::new(Mailbox::new(config.limits.handoff_batches_max as usize * config.shards)))
             .collect();
         // Before the uplinks, which trust what it trusts and have it sign.
         let edge = EdgeNode::start(&config, &mailboxes).await?;
-        let mut uplinks = uplinks(&config, &mut log, &mut tails, edge.as_ref())?;
+        let Begun { mut uplinks, tails, gateway, disk_state } = begin(&config, &mut log, edge.as_ref())?;
         let hub = hub::parts(&config, edge.as_ref(), &mut uplinks, &mailboxes)?;
-        let mut gateway = Gateway::new(&config.gateway, &mut log)?;
-        gateway.begin_life(uplinks.iter().flat_map(UplinkSetup::lanes), &mut log)?;
         let plan = Arc::new(plan(&config, &log.reader()));
-        let disk_state = disk_state(&config, &mut log)?;
-        log.commit().context("the lanes of the routes cannot be written")?;
         let sessions = stored_sessions(&config, &log)?;
         let retained = retained(&log)?;
 
@@ -488,54 +484,6 @@ fn open_store(config: &Config) -> anyhow::Result<store::Log> {
     Ok(store::Log::open(&config.store_options())?)
 }
 
-/// The lane of an uplink for one priority.
-fn lane_name(uplink: &str, priority: Priority) -> String {
-    format!("u/{uplink}/{priority}")
-}
-
-/// Every uplink with a lane for each priority, whether or not a route uses it now: a reload needs no new lanes, and what
-/// a route that is gone has left behind drains.
-fn uplinks(
-    config: &Config,
-    log: &mut store::Log,
-    tails: &mut Tails,
-    edge: Option<&EdgeNode>,
-) -> anyhow::Result<Vec<UplinkSetup>> {
-    let mut setups = Vec::new();
-    for uplink in &config.uplinks {
-        if let Some(tls) = &uplink.transport.tls {
-            upstream::client_config(&uplink.name, tls)?; // read anew for each connection; now, so that a mistake is told
-        }
-        let bell = Arc::new(Bell::default());
-        let mut lanes = Vec::new();
-        for priority in Priority::all() {
-            let lane = log.lane(&lane_name(&uplink.name, priority))?;
-            tails.add(lane, Arc::clone(&bell));
-            lanes.push((lane, priority));
-        }
-        let filters = uplink.topics.inbound.iter().map(|entry| entry.filter.as_str());
-        setups.push(UplinkSetup {
-            config: uplink.clone(),
-            gone: upstream::begin_subscriptions(&uplink.name, filters, log)?.into(),
-            lanes,
-            poison: log.lane(&poison_lane_name(&uplink.name))?,
-            bell,
-            status: Arc::new(LinkStatus::default()),
-            signer: edge
-                .filter(|_| uplink.hub.as_ref().is_some_and(|hub| hub.is_edge))
-                .and_then(EdgeNode::signer),
-            line: None,
-            counts_sources: config.edge.is_some(),
-        });
-        for transport in &uplink.failover.transports {
-            if let Some(tls) = &transport.tls {
-                upstream::client_config(&uplink.name, tls)?;
-            }
-        }
-    }
-    Ok(setups)
-}
-
 /// A front for each lane of an uplink: a reload may lead a `spill` route to any of them.
 fn fronts(uplinks: &[UplinkSetup], log: &store::Log, jobs: &Sender<Job>) -> anyhow::Result<Arc<FrontBoard>> {
     let mut lanes = Vec::new();
@@ -700,16 +648,6 @@ fn route_names(config: &Config) -> RouteNames {
         names.add(&route.spec.name, uplinks.map(|uplink| lane_name(&uplink.name, route.spec.priority)));
     }
     names
-}
-
-/// What the disk thread remembers from earlier runs.
-fn disk_state(config: &Config, log: &mut store::Log) -> anyhow::Result<DiskState> {
-    let ledger = Ledger::load(&log.reader(), config.limits.losses_max as usize)?;
-    let is_configured = |name: &str| config.uplinks.iter().any(|uplink| uplink.name == name);
-    let now = Clock::default().now().timestamp;
-    let vanished = VanishedLanes::load(log, is_configured, config.store.keep_vanished_secs, now)?;
-    let series_bytes_max = config.edge.as_ref().map(|_| config.limits.series_bytes_max as usize);
-    Ok(DiskState::new(ledger, vanished, series_bytes_max))
 }
 
 /// What each uplink may have waiting.

@@ -438,6 +438,40 @@ fn damage_at_the_head_of_a_lane_stops_neither_a_start_nor_a_paced_uplink() {
 }
 
 #[test]
+fn an_uplink_that_drops_the_oldest_goes_on_over_a_damaged_head() {
+    const COUNT: usize = 4_000;
+    let recorder = Recorder::start();
+    let (proxy, setup) = cut_off(&recorder);
+    let mut router =
+        setup.set("uplink.plant.bytes_max", 2_000_000).set("uplink.plant.when_full", "drop-oldest").start();
+    publish(&router, 0..COUNT);
+    let dropped = |router: &Router| lost(&router.status(), "drop_oldest") as usize;
+    until("the budget to hold", || {
+        (dropped(&router) as u64 + router.backlog() == COUNT as u64 && dropped(&router) > 0).then_some(())
+    });
+    router.terminate();
+    router.start_again();
+    let head = dropped(&router);
+    router.terminate();
+    flip(&router.store(), head);
+    router.start_again();
+    // Acknowledged, with the link still down; the cap holds.
+    publish(&router, COUNT..2 * COUNT);
+    let damaged = damaged(&router);
+    until("the budget to hold", || {
+        let lanes = router.status()["lanes"].as_array().cloned().unwrap_or_default();
+        let bytes: u64 = lanes.iter().filter_map(|lane| lane["backlog_bytes"].as_u64()).sum();
+        (bytes > 0 && bytes < 2_000_000).then_some(())
+    });
+    assert!(dropped(&router) > head);
+    assert_eq!((dropped(&router) + damaged) as u64 + router.backlog(), 2 * COUNT as u64);
+    proxy.mend();
+    let left = 2 * COUNT - dropped(&router) - damaged;
+    let arrived: Vec<_> = recorder.wait_for(left).iter().map(|it| number(it.text())).collect();
+    assert_eq!(arrived, (2 * COUNT - left..2 * COUNT).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_flipped_file_does_not_stop_a_running_router() {
     const COUNT: usize = 20_000;
     let recorder = Recorder::start();
