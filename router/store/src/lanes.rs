@@ -51,9 +51,7 @@ pub(crate) struct Lane {
     unmerged_bytes: AtomicU64,
     /// Whether `head` has moved since it was last handed to the writer.
     moved: AtomicBool,
-    front: Mutex<Option<Front>>,
-    /// Head and tail between which nothing could be read; zeros for none.
-    unreadable: Mutex<(u64, u64)>,
+    front: Mutex<Known>,
 }
 
 /// What is known about the block that holds `head`. Kept so that asking again costs no seek.
@@ -69,6 +67,17 @@ pub(crate) struct Front {
     pub(crate) expires_max: u64,
 }
 
+/// What was found out about a lane's front, at great cost or little.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Known {
+    /// Nothing yet.
+    Nothing,
+    /// It is this, for the head that it names.
+    Front(Front),
+    /// Nothing between these, head and tail, can be read.
+    Unreadable(u64, u64),
+}
+
 impl Lane {
     pub(crate) fn new(id: LaneId, name: Arc<str>, head: u64, tail: u64, appended_bytes: u64) -> Lane {
         assert!(1 <= head && head <= tail, "lane {id}: head {head} and tail {tail} are in order");
@@ -80,19 +89,8 @@ impl Lane {
             appended_bytes: appended_bytes.into(),
             unmerged_bytes: 0.into(),
             moved: false.into(),
-            front: Mutex::new(None),
-            unreadable: Mutex::new((0, 0)),
+            front: Mutex::new(Known::Nothing),
         }
-    }
-
-    /// Whether it is known that nothing between head and tail can be read.
-    pub(crate) fn is_known_unreadable(&self, range: (u64, u64)) -> bool {
-        *self.unreadable.lock().unwrap_or_else(PoisonError::into_inner) == range
-    }
-
-    /// See [`Lane::is_known_unreadable`].
-    pub(crate) fn note_unreadable(&self, range: (u64, u64)) {
-        *self.unreadable.lock().unwrap_or_else(PoisonError::into_inner) = range;
     }
 
     pub(crate) fn head(&self) -> u64 {
@@ -134,8 +132,7 @@ impl Lane {
         self.appended_bytes.store(appended_bytes, Ordering::Release);
         // A tail that the disk has lost cannot come back below the head: those places are gone, not free.
         self.tail.store(tail.max(self.head()), Ordering::Release);
-        *self.front() = None;
-        self.note_unreadable((0, 0));
+        *self.front() = Known::Nothing;
     }
 
     /// Moves head and tail behind a place that never gets a record; says whether the head moved.
@@ -151,7 +148,7 @@ impl Lane {
         self.head.fetch_max(head, Ordering::AcqRel) < head
     }
 
-    pub(crate) fn front(&self) -> std::sync::MutexGuard<'_, Option<Front>> {
+    pub(crate) fn front(&self) -> std::sync::MutexGuard<'_, Known> {
         self.front.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

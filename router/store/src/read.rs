@@ -13,7 +13,7 @@ use crate::engine::Engine;
 use crate::error::{Fault, FaultKind, StoreError};
 use crate::face::{LossKind, Space, StateVisitor};
 use crate::keys::{self, FAMILY_LOG, FAMILY_STATE};
-use crate::lanes::{Front, Lane, LaneState, LaneTable};
+use crate::lanes::{Front, Known, Lane, LaneState, LaneTable};
 use crate::notes::Notes;
 use crate::record::{self, RECORD_OVERHEAD_BYTES};
 use crate::stats::{Counters, Stats};
@@ -382,11 +382,10 @@ pub(crate) fn front_of(engine: &Engine, lane: &Lane) -> Result<Option<Front>, St
         return Ok(None);
     }
     let mut known = lane.front();
-    if let Some(front) = known.filter(|front| front.head == head) {
-        return Ok(Some(front));
-    }
-    if lane.is_known_unreadable((head, tail)) {
-        return Ok(None);
+    match *known {
+        Known::Front(front) if front.head == head => return Ok(Some(front)),
+        Known::Unreadable(from, to) if (from, to) == (head, tail) => return Ok(None),
+        _ => {}
     }
     let mut blocks = Blocks::from(engine, lane.id, head, true);
     let readable = sound_from(engine, &mut blocks, lane.id, head, tail)?;
@@ -400,11 +399,8 @@ pub(crate) fn front_of(engine: &Engine, lane: &Lane) -> Result<Option<Front>, St
             expires_max: block.expires_max(),
         }
     });
-    *known = front;
-    if front.is_none() {
-        // To be found out once: the search is long.
-        lane.note_unreadable((head, tail));
-    }
+    // To be found out once: the search is long.
+    *known = front.map_or(Known::Unreadable(head, tail), Known::Front);
     Ok(front)
 }
 
