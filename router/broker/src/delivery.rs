@@ -8,7 +8,7 @@
 use std::num::NonZeroU16;
 use std::rc::Rc;
 
-use model::{Limits, Now, Qos, Seq, SpillTicket, Ticket};
+use model::{Limits, Now, Qos, Seq, SpillTicket, Ticket, Timestamp};
 use wire::{OutgoingPublish, Placed, Version};
 
 use crate::Counters;
@@ -21,7 +21,7 @@ use crate::effects::{Effects, Request, Write};
 use crate::envelope::Envelope;
 use crate::exchanges::{catch_up, in_exchange};
 use crate::retained::WALK_QUEUED_LOW;
-use crate::sessions::record::{decode_head, encode_head};
+use crate::sessions::record::{MessageHead, decode_head, encode_head};
 use crate::sessions::{Acked, Keeping, Queued, Session, Stored};
 use crate::sharing::Lent;
 use crate::subscriptions::{Entry, Found, SessionKey};
@@ -509,7 +509,18 @@ pub(crate) fn agree(
     granted.map(|qos| (qos, retain))
 }
 
-/// Whether a QoS 1 or 2 message may go to the socket now.
+/// Whether anything of QoS 1 or 2 may go to the socket now, whatever its lane.
+#[inline]
+pub(crate) fn is_clear(connection: &Connection, session: &Session, limits: &Limits) -> bool {
+    let of_inputs = session.inputs.as_ref().map_or(0, |inputs| inputs.open());
+    matches!(connection.phase, Phase::Open(_))
+        && connection.held.is_none() // behind the SUBACK of what it is for
+        && !session.parked
+        && session.inflight.open() + session.unwritten.len() + of_inputs < usize::from(connection.window)
+        && connection.outbox.len() <= limits.outbox_bytes_max as usize
+}
+
+/// Whether a QoS 1 or 2 message of the session's own lane may go to the socket now.
 #[inline]
 pub(crate) fn has_room(
     connection: &Connection,
@@ -517,16 +528,10 @@ pub(crate) fn has_room(
     seq: Option<Seq>,
     limits: &Limits,
 ) -> bool {
-    matches!(connection.phase, Phase::Open(_))
-        && connection.held.is_none() // behind the SUBACK of what it is for
-        && !session.parked
-        && session.inflight.open() + session.unwritten.len() < usize::from(connection.window)
+    is_clear(connection, session, limits)
         && session.inflight.has_place(seq, limits.session_inflight_span())
         && session.unwritten.leaves(seq)
-        && session.inputs.as_ref().is_none_or(|inputs| {
-            inputs.leave(seq, session.inflight.open() + session.unwritten.len(), connection.window)
-        })
-        && connection.outbox.len() <= limits.outbox_bytes_max as usize
+        && session.inputs.as_ref().is_none_or(|inputs| inputs.leaves(seq))
 }
 
 pub(crate) fn fits_queue(session: &Session, limits: &Limits) -> bool {
@@ -569,11 +574,7 @@ pub(crate) fn send(
 /// Encodes one PUBLISH that nobody else gets; `false` if it exceeds what the client takes.
 ///
 /// The topic goes out by its alias, if the client takes aliases and the topic is worth one.
-pub(crate) fn send_alone(
-    connection: &mut Connection,
-    outgoing: &OutgoingPublish<'_>,
-    effects: &mut Effects,
-) -> bool {
+fn send_alone(connection: &mut Connection, outgoing: &OutgoingPublish<'_>, effects: &mut Effects) -> bool {
     let Some(aliases) = &mut connection.aliases_out else { return send_as(connection, outgoing, effects) };
     match aliases.spell(outgoing.topic) {
         Spelling::Plain => send_as(connection, outgoing, effects),
@@ -608,6 +609,33 @@ fn send_as(connection: &mut Connection, outgoing: &OutgoingPublish<'_>, effects:
     fits
 }
 
+/// What a message from a queue says; `None`: it cannot be read.
+#[inline]
+pub(crate) fn parts_of(record: &[u8]) -> Option<(Envelope<'_>, MessageHead<'_>)> {
+    let head = decode_head(record).ok()?;
+    Some((Envelope::decode(head.envelope).ok()?, head))
+}
+
+/// Sends what a message from a queue says; `false` if it exceeds what the client takes.
+#[inline]
+pub(crate) fn send_parts(
+    connection: &mut Connection,
+    (envelope, head): (Envelope<'_>, &MessageHead<'_>),
+    expires: Option<Timestamp>,
+    (packet_id, is_resent): (NonZeroU16, bool),
+    now: Now,
+    effects: &mut Effects,
+) -> bool {
+    let (hub, is_written, input) = (None, true, None);
+    let publication = Publication { envelope, user: "", expires, now, hub, is_written, input };
+    let ids: Vec<u32> = head.subscription_ids().collect();
+    let mut outgoing = outgoing(&publication, head.qos, head.retain, now);
+    outgoing.packet_id = Some(packet_id);
+    outgoing.subscription_ids = &ids;
+    outgoing.dup = is_resent; // [MQTT-3.3.1-1]
+    send_alone(connection, &outgoing, effects)
+}
+
 /// Sends a message from the queue; what can never be sent to this client is counted and passed over.
 fn send_queued(
     connection: &mut Connection,
@@ -617,9 +645,7 @@ fn send_queued(
     counters: &mut Counters,
     effects: &mut Effects,
 ) {
-    let parts =
-        decode_head(&queued.record).ok().and_then(|head| Some((Envelope::decode(head.envelope).ok()?, head)));
-    let Some((envelope, head)) = parts else {
+    let Some((envelope, head)) = parts_of(&queued.record) else {
         counters.dropped_unreadable += 1;
         return skip(session, queued, effects);
     };
@@ -627,22 +653,8 @@ fn send_queued(
         (Keeping::Stored(stored), Some(seq)) => seq < stored.sent_before,
         _ => false,
     };
-    let publication = Publication {
-        envelope,
-        user: "",
-        expires: queued.expires,
-        now,
-        hub: None,
-        is_written: true,
-        input: None,
-    };
-    let ids: Vec<u32> = head.subscription_ids().collect();
     let packet_id = session.inflight.push(queued.seq, head.qos);
-    let mut outgoing = outgoing(&publication, head.qos, head.retain, now);
-    outgoing.packet_id = Some(packet_id);
-    outgoing.subscription_ids = &ids;
-    outgoing.dup = resent; // [MQTT-3.3.1-1]
-    if send_alone(connection, &outgoing, effects) {
+    if send_parts(connection, (envelope, &head), queued.expires, (packet_id, resent), now, effects) {
         counters.delivered += 1;
         counters.redelivered += u64::from(resent);
         if queued.seq.is_none() && head.qos == Qos::AtLeastOnce && !head.share.is_empty() {
@@ -689,12 +701,7 @@ pub(crate) fn session_record(publication: &Publication<'_>, terms: Terms<'_>) ->
     bytes.into()
 }
 
-pub(crate) fn outgoing<'a>(
-    publication: &Publication<'a>,
-    qos: Qos,
-    retain: bool,
-    now: Now,
-) -> OutgoingPublish<'a> {
+fn outgoing<'a>(publication: &Publication<'a>, qos: Qos, retain: bool, now: Now) -> OutgoingPublish<'a> {
     let left =
         |at: model::Timestamp| at.0.saturating_sub(now.timestamp.0).div_ceil(1_000).min(u64::from(u32::MAX));
     OutgoingPublish {

@@ -361,9 +361,12 @@ impl Disk {
         let board = Arc::clone(&self.fronts.board);
         let lane = &board.lanes()[index];
         let mut expired = Parts::default();
-        lane.front().expired_before(head).for_each(|held| expired.add_unplaced(&held.bytes));
         let safe = &mut self.fronts.safe;
-        let left = lane.front().delivered(head, |(shard, ticket)| safe[usize::from(shard.0)].is_safe(ticket));
+        let left = {
+            let mut front = lane.front();
+            front.expired_before(head).for_each(|held| expired.add_unplaced(&held.bytes));
+            front.delivered(head, |(shard, ticket)| safe[usize::from(shard.0)].is_safe(ticket))
+        };
         self.fronts.lanes[index].seen = head;
         self.fronts.count_bytes(index);
         board.unwritten.fetch_add(left.messages - left.expired, Ordering::Relaxed);

@@ -129,8 +129,6 @@ pub struct Left {
     pub messages: u64,
     /// Of them, those that nobody got because they had expired.
     pub expired: u64,
-    /// The bytes of those.
-    pub expired_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -338,10 +336,7 @@ impl Front {
         while self.first() < head && !self.records.is_empty() {
             let held = self.take_first();
             left.messages += 1;
-            if held.expired {
-                left.expired += 1;
-                left.expired_bytes += held.bytes.len() as u64;
-            }
+            left.expired += u64::from(held.expired);
             done(held.owner);
         }
         left

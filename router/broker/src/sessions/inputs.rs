@@ -227,9 +227,9 @@ impl Inputs {
             && lane.queue_bytes < (limits.session_queue_bytes_max / lanes) as usize
     }
 
-    /// Whether the session's own lane may send a message from this place: its identifier is free, and the window is not full.
-    pub(crate) fn leave(&self, seq: Option<Seq>, open: usize, window: u16) -> bool {
-        open + self.open < usize::from(window) && seq.is_none_or(|seq| !self.has(packet_id_of(seq)))
+    /// Whether the identifier of this place in the session's own lane is free of them.
+    pub(crate) fn leaves(&self, seq: Option<Seq>) -> bool {
+        seq.is_none_or(|seq| !self.has(packet_id_of(seq)))
     }
 
     /// Whether one that is on its way has this identifier.

@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use model::{Seq, Timestamp};
 
-use super::inflight::{Inflight, RING};
+use super::inflight::{Inflight, RING, packet_id_of};
 use super::inputs::Inputs;
 
 /// One of them.
@@ -51,7 +51,7 @@ impl Unwritten {
     /// Whether the identifier of this place in the lane is free of them.
     #[inline]
     pub(crate) fn leaves(&self, seq: Option<Seq>) -> bool {
-        self.sent.is_empty() || seq.is_none_or(|seq| !self.has(id_of((seq.get() - 1) % u64::from(RING))))
+        self.sent.is_empty() || seq.is_none_or(|seq| !self.has(packet_id_of(seq)))
     }
 
     /// An identifier for the next one; `inputs` are those of the same session.

@@ -637,6 +637,9 @@ impl Pool {
     /// Of refused identities that have nothing else to be kept for, as many as there may be links are remembered: those until
     /// later than this.
     fn remembered_since(&self, waiting: &BTreeSet<u64>, now: Instant) -> Instant {
+        if self.members.len() <= self.rules.links_max {
+            return now;
+        }
         let is_only_remembered = |(id, member): &(&u64, &Member)| {
             member.remembered_until > now && !member.is_taken && !waiting.contains(id)
         };

@@ -11,13 +11,12 @@ use std::num::NonZeroU16;
 use model::{LaneId, Limits, Now, Priority, Qos, Seq, SpillTicket, Ticket};
 
 use crate::broker::{Broker, RecordRead, append};
-use crate::connections::{Connection, Phase};
-use crate::delivery::{Terms, outgoing, send, send_alone, session_record};
+use crate::connections::Connection;
+use crate::delivery::{Terms, is_clear, parts_of, send, send_parts, session_record};
 use crate::dispatch::Publication;
 use crate::effects::{Effects, Request, Write};
-use crate::envelope::Envelope;
 use crate::plan::SinkPlan;
-use crate::sessions::record::{decode_head, encode_head};
+use crate::sessions::record::encode_head;
 use crate::sessions::{Inputs, Kept, Queued, Session, Stored};
 use crate::subscriptions::SessionKey;
 
@@ -294,14 +293,18 @@ impl Broker {
                 continue;
             }
             let is_resent = queued.seq.is_some_and(|seq| seq < stored.sent_before);
-            match send_again(connection, &queued, packet_id, is_resent, now, effects) {
-                Ok(true) => {
+            let sent = parts_of(&queued.record).map(|(envelope, head)| {
+                let how = (packet_id, is_resent);
+                send_parts(connection, (envelope, &head), queued.expires, how, now, effects)
+            });
+            match sent {
+                Some(true) => {
                     self.counters.delivered += 1;
                     self.counters.redelivered += u64::from(is_resent);
                     inputs.sent(at, packet_id, queued.seq, None);
                 }
-                Ok(false) => self.counters.dropped_too_large += 1, // [MQTT-3.1.2-25]
-                Err(Unreadable) => self.counters.dropped_unreadable += 1,
+                Some(false) => self.counters.dropped_too_large += 1, // [MQTT-3.1.2-25]
+                None => self.counters.dropped_unreadable += 1,
             }
         }
         connection.count_outbox(&mut self.waiting_bytes);
@@ -407,13 +410,7 @@ pub fn read_input_lane_name(name: &str) -> Option<(&str, &str, Priority)> {
 /// Whether a message of this lane may go to the socket now.
 fn has_room(connection: &Connection, session: &Session, at: usize, limits: &Limits) -> bool {
     let (Some(inputs), Some(sent_to)) = (&session.inputs, session.sent_to()) else { return false };
-    let open = session.inflight.open() + session.unwritten.len() + inputs.open();
-    matches!(connection.phase, Phase::Open(_))
-        && connection.held.is_none() // behind the SUBACK of what it is for
-        && !session.parked
-        && open < usize::from(connection.window)
-        && connection.outbox.len() <= limits.outbox_bytes_max as usize
-        && inputs.may_send(at, connection.window, sent_to, limits)
+    is_clear(connection, session, limits) && inputs.may_send(at, connection.window, sent_to, limits)
 }
 
 fn free_id(session: &mut Session) -> Option<NonZeroU16> {
@@ -426,28 +423,4 @@ fn advance(inputs: &mut Inputs, at: usize, effects: &mut Effects) {
     if let Some((lane, done)) = inputs.advance(at) {
         effects.advance(lane, done);
     }
-}
-
-/// A record that does not say what it is.
-struct Unreadable;
-
-/// Sends a message from the queue; whether the client takes it.
-fn send_again(
-    connection: &mut Connection,
-    queued: &Queued,
-    packet_id: NonZeroU16,
-    is_resent: bool,
-    now: Now,
-    effects: &mut Effects,
-) -> Result<bool, Unreadable> {
-    let head = decode_head(&queued.record).map_err(|_| Unreadable)?;
-    let envelope = Envelope::decode(head.envelope).map_err(|_| Unreadable)?;
-    let (expires, is_written) = (queued.expires, true);
-    let publication = Publication { envelope, user: "", expires, now, hub: None, is_written, input: None };
-    let ids: Vec<u32> = head.subscription_ids().collect();
-    let mut outgoing = outgoing(&publication, head.qos, head.retain, now);
-    outgoing.packet_id = Some(packet_id);
-    outgoing.subscription_ids = &ids;
-    outgoing.dup = is_resent; // [MQTT-3.3.1-1]
-    Ok(send_alone(connection, &outgoing, effects))
 }
