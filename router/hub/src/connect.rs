@@ -77,6 +77,11 @@ pub fn parse_user_name(text: &str) -> Result<UserName, UserNameError> {
 }
 
 impl UserName {
+    /// Of one who has said nothing but who it is.
+    pub fn of(id: HubId) -> UserName {
+        UserName { id, api_version: String::new(), client_type: None, model_id: None, auth_chain: None }
+    }
+
     /// Whether this is the client identifier that goes with it; case counts.
     pub fn is_client(&self, client_id: &str) -> bool {
         self.id.as_str() == client_id

@@ -192,11 +192,7 @@ impl Disk {
     pub(super) fn enter_range(&mut self, reason: Reason, lost: &store::Lost) -> Result<(), StoreError> {
         let lane = self.lane_name(lost.lane);
         let parts = match reason {
-            Reason::Damaged => {
-                let mut parts = Parts::default();
-                parts.add(None, (lost.from.get(), lost.up_to.get()), lost.messages(), lost.bytes);
-                parts
-            }
+            Reason::Damaged => Parts::nobodys(lost),
             _ => parts_of(&self.log.reader(), &lane, lost),
         };
         self.enter_parts(&lane, reason, parts)

@@ -160,17 +160,7 @@ pub(crate) struct Ledger {
 impl Entry {
     /// A range of places of a lane.
     pub(crate) fn range(lane: &str, reason: Reason, lost: &store::Lost, now: Timestamp) -> Entry {
-        Entry {
-            lane: cut(lane),
-            route: None,
-            sender: None,
-            reason,
-            places: Some((lost.from.get(), lost.up_to.get())),
-            messages: lost.messages(),
-            bytes: lost.bytes,
-            first_ms: now.0,
-            last_ms: now.0,
-        }
+        Entry::part(lane, None, reason, &Part::of(lost), now)
     }
 
     /// A part of such a range.

@@ -33,6 +33,14 @@ impl Part {
     }
 }
 
+impl Part {
+    /// All of a range, of whomever it is.
+    pub(super) fn of(lost: &Lost) -> Part {
+        let places = Some((lost.from.get(), lost.up_to.get()));
+        Part { sender: None, places, messages: lost.messages(), bytes: lost.bytes }
+    }
+}
+
 /// Collects them.
 #[derive(Debug, Default)]
 pub(super) struct Parts {
@@ -41,8 +49,13 @@ pub(super) struct Parts {
 }
 
 impl Parts {
+    /// A range of which nobody knows whose it was.
+    pub(super) fn nobodys(lost: &Lost) -> Parts {
+        Parts { rest: Part::of(lost), ..Parts::default() }
+    }
+
     /// Messages of this sender; `None` where nobody knows.
-    pub(super) fn add(&mut self, sender: Option<&str>, places: (u64, u64), messages: u64, bytes: u64) {
+    fn add(&mut self, sender: Option<&str>, places: (u64, u64), messages: u64, bytes: u64) {
         self.part_of(sender).add(places, messages, bytes);
     }
 

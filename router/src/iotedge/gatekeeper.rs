@@ -93,15 +93,6 @@ struct Question {
     address: Option<IpAddr>,
 }
 
-/// Why a forwarded certificate proves nothing.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum NotVouched {
-    /// Whoever has forwarded it may not; what is said.
-    Forwarder(String),
-    /// It is none.
-    Certificate,
-}
-
 /// Who is connected.
 #[derive(Default)]
 struct Present {
@@ -285,10 +276,7 @@ impl Gatekeeper {
     }
 
     fn claim_of_forwarder(&self, token: &str) -> Claim {
-        let id = self.forwarder.clone();
-        let name =
-            UserName { id, api_version: String::new(), client_type: None, model_id: None, auth_chain: None };
-        Claim { name, proof: Proof::Token(token.into()) }
+        Claim { name: UserName::of(self.forwarder.clone()), proof: Proof::Token(token.into()) }
     }
 
     /// What a certificate proves that came with an HTTP request, if its `token` is that of who may forward some.
@@ -297,16 +285,15 @@ impl Gatekeeper {
         certificate: &str,
         token: Option<&str>,
         address: Option<IpAddr>,
-    ) -> Result<Proof, NotVouched> {
-        let by = token.map(|token| self.claim_of_forwarder(token));
-        let is_vouched = match &by {
-            Some(by) => self.vouch(by, address).await.is_ok(),
+    ) -> Result<Proof, Denied> {
+        let is_vouched = match token.map(|token| self.claim_of_forwarder(token)) {
+            Some(by) => self.vouch(&by, address).await.is_ok(),
             None => false,
         };
         if !is_vouched {
-            return Err(NotVouched::Forwarder(Denied::Forwarder(self.forwarder.clone()).to_string()));
+            return Err(Denied::Forwarder(self.forwarder.clone()));
         }
-        forwarded::certificates(certificate).map(Proof::Certificates).ok_or(NotVouched::Certificate)
+        forwarded::certificates(certificate).map(Proof::Certificates).ok_or(Denied::Certificate)
     }
 
     /// Whether somebody who does not come by MQTT is who it says it is; asks IoT Hub where newer knowledge could change the

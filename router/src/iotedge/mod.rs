@@ -25,10 +25,10 @@ pub(crate) use cards::Cards;
 #[cfg(test)]
 pub(crate) use directory::Source;
 pub(crate) use directory::{Directory, Lookup};
+pub(crate) use gatekeeper::Gatekeeper;
 #[cfg(test)]
 pub(crate) use gatekeeper::GatekeeperSetup;
-pub(crate) use gatekeeper::{Gatekeeper, NotVouched};
-pub(crate) use judge::{Claim, EDGE_HUB, Proof};
+pub(crate) use judge::{Claim, Denied, EDGE_HUB, Proof};
 pub use node::StartError;
 pub(crate) use node::{EdgeNode, own_certificate};
 pub(crate) use numbers::{Common, Queue, encode as encode_numbers, encode_series, encode_services};

@@ -340,12 +340,12 @@ async fn keep_certificate(
     workload: Workload,
     certificate: watch::Sender<Option<Arc<EdgeCertificate>>>,
 ) {
-    loop {
+    let left = || {
         let end = certificate.borrow().as_ref().and_then(|now| end_of(&now.chain));
-        let pause = end.map_or(RENEW_AGAIN, |end| {
-            let left = (end - now_secs() as i64).max(0) as u64;
-            Duration::from_secs((left / 5 * 4).max(1))
-        });
+        end.map(|end| (end - now_secs() as i64).max(0) as u64)
+    };
+    loop {
+        let pause = left().map_or(RENEW_AGAIN, |left| Duration::from_secs((left / 5 * 4).max(1)));
         tokio::time::sleep(pause).await;
         loop {
             match from_runtime(&edge, &workload).await {
@@ -356,11 +356,9 @@ async fn keep_certificate(
                 Err(error) => {
                     tracing::error!(%error, "the certificate is not renewed; the old one stays");
                     // What is left may be less than the usual pause.
-                    let end = certificate.borrow().as_ref().and_then(|now| end_of(&now.chain));
-                    let left = end.map_or(0, |end| (end - now_secs() as i64).max(0) as u64);
-                    let again = match left {
+                    let again = match left().unwrap_or_default() {
                         0 => RENEW_AGAIN,
-                        _ => Duration::from_secs((left / 5).max(1)).min(RENEW_AGAIN),
+                        left => Duration::from_secs((left / 5).max(1)).min(RENEW_AGAIN),
                     };
                     tokio::time::sleep(again).await;
                 }

@@ -30,4 +30,4 @@ pub(crate) use secure::Secure;
 pub(crate) use socket::{Arrival, Socket};
 pub(crate) use stream::Detached;
 pub(crate) use unix::{SocketFile, listen as listen_unix};
-pub(crate) use websocket::forwarded_certificate;
+pub(crate) use websocket::{authorization, forwarded_certificate};

@@ -386,12 +386,15 @@ fn forwarded(headers: &HeaderMap, rules: &Rules) -> Result<Option<Arc<Shown>>, &
     let Some(certificate) = forwarded_certificate(headers)?.filter(|_| rules.forwards) else {
         return Ok(None);
     };
-    let mut tokens = headers.get_all(header::AUTHORIZATION).iter();
-    let token = tokens.next().and_then(|token| token.to_str().ok());
-    if tokens.next().is_some() {
-        return Err("a request has at most one Authorization");
-    }
+    let token = authorization(headers)?;
     Ok(Some(Arc::new(Shown::Forwarded { certificate: certificate.into(), token: token.map(Into::into) })))
+}
+
+/// The token of a request. Of two nobody knows which a proxy has written, and which its client.
+pub(crate) fn authorization(headers: &HeaderMap) -> Result<Option<&str>, &'static str> {
+    let mut all = headers.get_all(header::AUTHORIZATION).iter();
+    let token = all.next().and_then(|token| token.to_str().ok());
+    if all.next().is_some() { Err("a request has at most one Authorization") } else { Ok(token) }
 }
 
 /// What [`CLIENT_CERT`] says; nothing, where a proxy has written that there was no certificate.

@@ -313,7 +313,7 @@ impl Core {
         now: Instant,
     ) {
         match request {
-            HubRequest::Connected { conn, client, features, .. } => {
+            HubRequest::Connected { conn, client, features } => {
                 let twin = stored.unwrap_or_else(|| self.new_twin());
                 let link = if self.has_cloud && self.down.is_empty() { Link::Opening } else { Link::Down };
                 let entry = self.clients.entry(client.clone()).or_insert_with(|| Client::new(twin, link));

@@ -34,8 +34,8 @@ use self::guests::{Guests, Place};
 use self::impatient::Impatient;
 use super::desk::{Desk, Question};
 use crate::http::Overview;
-use crate::iotedge::{Claim, Directory, Gatekeeper, NotVouched, Proof};
-use crate::net::{Arrival, Secure, forwarded_certificate};
+use crate::iotedge::{Claim, Denied, Directory, Gatekeeper, Proof};
+use crate::net::{Arrival, Secure, authorization, forwarded_certificate};
 
 /// Connections that may wait to be served.
 pub(super) const ARRIVALS_MAX: usize = 64;
@@ -80,6 +80,10 @@ struct Origin {
 
 fn unauthorized(problem: impl ToString) -> Refused {
     (StatusCode::UNAUTHORIZED, problem.to_string())
+}
+
+fn bad(problem: impl ToString) -> Refused {
+    (StatusCode::BAD_REQUEST, problem.to_string())
 }
 
 /// What is answered.
@@ -206,7 +210,7 @@ impl Web {
             return Ok(Reply { status: StatusCode::OK, body: text.into(), content_type });
         }
         if let Some(errand) = errand(path) {
-            let errand = errand.map_err(|problem| (StatusCode::BAD_REQUEST, problem))?;
+            let errand = errand.map_err(bad)?;
             let query = parts.uri.query().unwrap_or_default();
             let asked = Asked { method: &parts.method, query, headers: &parts.headers, from };
             self.admit(&errand, asked).await?;
@@ -220,9 +224,8 @@ impl Web {
         }
         let caller = self.authenticate(&parts.headers, from).await?;
         from.place.is_known();
-        let target = target.map_err(|problem| (StatusCode::BAD_REQUEST, problem))?;
-        let call = Call::parse(&self.whole(body).await?)
-            .map_err(|problem| (StatusCode::BAD_REQUEST, problem.to_string()))?;
+        let target = target.map_err(bad)?;
+        let call = Call::parse(&self.whole(body).await?).map_err(bad)?;
         let (done, outcome) = oneshot::channel();
         self.desk.call(Question::Call { caller, target: target.as_str().into(), call, done }).await;
         let outcome =
@@ -252,30 +255,20 @@ impl Web {
     /// Whether somebody is who it says it is, by what comes with its request.
     async fn vouch(&self, id: &HubId, headers: &HeaderMap, from: &Origin) -> Result<(), Refused> {
         let proof = self.proof(headers, from).await?;
-        let id = id.clone();
-        let name =
-            UserName { id, api_version: String::new(), client_type: None, model_id: None, auth_chain: None };
-        let vouched = self.gatekeeper.vouch(&Claim { name, proof }, from.address).await;
+        let claim = Claim { name: UserName::of(id.clone()), proof };
+        let vouched = self.gatekeeper.vouch(&claim, from.address).await;
         vouched.map_err(|()| unauthorized("the caller is not authenticated"))
     }
 
     /// What a request proves. A forwarded certificate goes before everything else: then the token is that of who forwards it.
     /// A token goes before the connection's own certificate, as at CONNECT.
     async fn proof(&self, headers: &HeaderMap, from: &Origin) -> Result<Proof, Refused> {
-        let bad = |problem: &str| (StatusCode::BAD_REQUEST, problem.to_owned());
-        let mut tokens = headers.get_all(header::AUTHORIZATION).iter();
-        let token = tokens.next().and_then(|value| value.to_str().ok());
-        if tokens.next().is_some() {
-            // Which of them a proxy has written, and which its client, nobody knows.
-            return Err(unauthorized("a request has at most one Authorization"));
-        }
+        let token = authorization(headers).map_err(unauthorized)?;
         if let Some(certificate) = forwarded_certificate(headers).map_err(bad)? {
             let vouched = self.gatekeeper.vouch_forwarded(certificate, token, from.address).await;
-            return vouched.map_err(|why| match why {
-                NotVouched::Forwarder(problem) => unauthorized(problem),
-                NotVouched::Certificate => {
-                    bad("x-ms-edge-clientcert is no certificate: PEM, percent-encoded")
-                }
+            return vouched.map_err(|denied| match denied {
+                Denied::Certificate => bad("x-ms-edge-clientcert is no certificate: PEM, percent-encoded"),
+                denied => unauthorized(denied),
             });
         }
         match (token, from.shown.as_deref()) {
@@ -291,7 +284,6 @@ impl Web {
 
     /// Only a module of this gateway's device may ask; no certificate is a module's.
     async fn authenticate(&self, headers: &HeaderMap, from: &Origin) -> Result<Box<str>, Refused> {
-        let bad = |problem: &str| (StatusCode::BAD_REQUEST, problem.to_owned());
         let mut callers = headers.get_all(CALLER).iter();
         let caller = match (callers.next(), callers.next()) {
             (Some(caller), None) => caller.to_str().map_err(|_| bad("x-ms-edge-moduleId is no text"))?,

@@ -76,6 +76,11 @@ impl UplinkSetup {
     pub(crate) fn lanes(&self) -> impl Iterator<Item = LaneId> + use<'_> {
         self.lanes.iter().map(|(lane, _)| *lane)
     }
+
+    /// Whether this is the gateway's own identity at IoT Hub.
+    fn is_own(&self, identity: &str) -> bool {
+        self.config.hub.as_ref().is_some_and(|hub| hub.id.as_str() == identity)
+    }
 }
 
 /// Runs all uplinks on this thread until `stop` says so; `commands` come from operators.

@@ -38,8 +38,7 @@ impl Bench {
     fn connect_with(&mut self, features: &[Feature], stored: Option<Twin>) {
         let features = features.iter().fold(Features::default(), |all, feature| all.with(*feature));
         let client = "d1".into();
-        let request =
-            HubRequest::Connected { conn: CONN, client, features, model_id: None, client_type: None };
+        let request = HubRequest::Connected { conn: CONN, client, features };
         assert_eq!(self.core.wants_twin_for(&request), Some("d1"));
         self.core.on_request(SHARD, request, stored, self.now);
     }
@@ -692,7 +691,7 @@ fn the_own_twin_says_of_clients_what_it_has_room_for() {
     bench.core.follow(&own, None, None);
     let connect = |bench: &mut Bench, client: &str| {
         let (client, features) = (client.into(), Features::default());
-        bench.ask(HubRequest::Connected { conn: CONN, client, features, model_id: None, client_type: None });
+        bench.ask(HubRequest::Connected { conn: CONN, client, features });
     };
     let status = |bench: &Bench, client: &str| {
         let clients = &bench.core.clients["gw1/$edgeHub"].twin.reported["clients"];

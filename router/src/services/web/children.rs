@@ -12,7 +12,7 @@ use hub::identity::{DeviceDocument, Identity, ModuleDocument, ScopePage};
 use hub::tree::AuthChain;
 use serde_json::{Value, json};
 
-use super::{Origin, Refused, Reply, Web, decoded, unauthorized};
+use super::{Origin, Refused, Reply, Web, bad, decoded, unauthorized};
 use crate::iotedge::{EDGE_HUB, Lookup};
 
 /// Identities of one page.
@@ -90,10 +90,6 @@ pub(super) fn errand(path: &str) -> Option<Result<Errand, String>> {
         })
     };
     Some(read())
-}
-
-fn bad(problem: impl ToString) -> Refused {
-    (StatusCode::BAD_REQUEST, problem.to_string())
 }
 
 /// Somebody who asks, and has shown who it is.

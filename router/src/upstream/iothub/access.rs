@@ -131,17 +131,10 @@ impl Keyring {
             }
         };
         let about = if is_ours { About::default() } else { self.about(identity) };
-        let name = UserName {
-            id,
-            api_version: API_VERSION.to_owned(),
-            client_type: Some(product(&about)),
-            model_id: about.model_id.clone(),
-            auth_chain,
-        };
         let renew_percent = RENEW_PERCENT + random % (RENEW_JITTER_PERCENT + 1);
         Ok(Access {
             client_id: identity.to_owned(),
-            user: user_name(&self.hub, &name),
+            user: self.user(id, &about, auth_chain),
             renew_after_secs: token.as_ref().map(|_| self.token_secs * renew_percent / 100),
             token,
             cert,
@@ -155,11 +148,22 @@ impl Keyring {
 
     /// Whether a client has come since that is of another model than its link says, which cannot be changed while it is up.
     pub(in crate::upstream) fn has_another_model(&self, access: &Access) -> bool {
+        if access.client_id == self.own.as_str() || self.children.contains_key(&access.client_id) {
+            return false;
+        }
         let now = self.about(&access.client_id).model_id;
-        access.client_id != self.own.as_str()
-            && !self.children.contains_key(&access.client_id)
-            && now.is_some()
-            && now != access.about.model_id
+        now.is_some() && now != access.about.model_id
+    }
+
+    fn user(&self, id: HubId, about: &About, auth_chain: Option<AuthChain>) -> String {
+        let name = UserName {
+            id,
+            api_version: API_VERSION.to_owned(),
+            client_type: Some(product(about)),
+            model_id: about.model_id.clone(),
+            auth_chain,
+        };
+        user_name(&self.hub, &name)
     }
 
     /// With a token that the identity itself has shown, and which is good for `secs`.
@@ -168,16 +172,10 @@ impl Keyring {
             return Err(format!("the token of {identity} is over, and it has not come with another one"));
         }
         let about = self.about(identity);
-        let name = UserName {
-            id: HubId::parse(identity).map_err(|error| format!("{identity}: {error}"))?,
-            api_version: API_VERSION.to_owned(),
-            client_type: Some(product(&about)),
-            model_id: about.model_id.clone(),
-            auth_chain: None,
-        };
+        let id = HubId::parse(identity).map_err(|error| format!("{identity}: {error}"))?;
         Ok(Access {
             client_id: identity.to_owned(),
-            user: user_name(&self.hub, &name),
+            user: self.user(id, &about, None),
             token: Some(token),
             cert: None,
             about,

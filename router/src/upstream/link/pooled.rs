@@ -277,7 +277,7 @@ impl Shared {
     fn say(&self, identity: &str, state: UplinkState, error: Option<String>) {
         let core = self.core.borrow();
         let status = &core.setup.status;
-        if core.setup.config.hub.as_ref().is_some_and(|hub| hub.id.as_str() == identity) {
+        if core.setup.is_own(identity) {
             status.set(state, error);
         } else if let Some(error) = error {
             status.warn_about(identity, error, core.limits.uplink_links_max as usize);
@@ -326,7 +326,7 @@ async fn link(shared: Rc<Shared>, identity: Arc<str>, ring: Rc<Notify>) {
         core.keep_positions();
         // While the gateway is in, the address is good, and what fails is about one identity. An attempt at another address than
         // the one of now says nothing about this one.
-        let is_own = core.setup.config.hub.as_ref().is_some_and(|hub| hub.id.as_str() == &*identity);
+        let is_own = core.setup.is_own(&identity);
         // To let us in, and to answer pings, is not enough.
         let is_good = is_proven && !matches!(over, Over::Link(LinkError::Unanswered { .. }));
         let says_something = matches!(over, Over::Connect(_)) || is_own && over.is_of_the_address();
@@ -625,7 +625,7 @@ impl Shared {
         {
             let mut core = self.core.borrow_mut();
             let now = core.clock.now().instant;
-            if core.setup.config.hub.as_ref().is_some_and(|hub| hub.id.as_str() == identity) {
+            if core.setup.is_own(identity) {
                 core.targets.let_in(now);
             }
             core.setup.status.connects.fetch_add(1, Ordering::Relaxed);

@@ -49,8 +49,6 @@ pub(crate) struct HubClient {
     pub(crate) id: HubId,
     /// Its model (Plug and Play).
     pub(crate) model_id: Option<Box<str>>,
-    /// Its client library.
-    pub(crate) client_type: Option<Box<str>>,
     /// Whether it is a module of this edge device, so that routes can lead to it.
     pub(crate) is_own_module: bool,
 }
@@ -109,12 +107,8 @@ impl Broker {
             return;
         }
         let is_own_module = name.id.module_id().is_some() && name.id.device_id() == &*setup.edge_device;
-        connection.hub = Some(Rc::new(HubClient {
-            id: name.id,
-            model_id: name.model_id.map(Into::into),
-            client_type: name.client_type.map(Into::into),
-            is_own_module,
-        }));
+        connection.hub =
+            Some(Rc::new(HubClient { id: name.id, model_id: name.model_id.map(Into::into), is_own_module }));
     }
 
     /// Whether a client of the dialect may have a filter; `None`: ask the rules.

@@ -291,7 +291,7 @@ fn hub_properties_max(broker: &Broker) -> usize {
 fn will_owner(setup: &HubSetup, will: &Publication<'_>) -> Option<HubClient> {
     let id = HubId::parse(will.envelope.client_id).ok().filter(|id| id.as_str() == will.user)?;
     let is_own_module = id.module_id().is_some() && id.device_id() == &*setup.edge_device;
-    Some(HubClient { id, model_id: None, client_type: None, is_own_module })
+    Some(HubClient { id, model_id: None, is_own_module })
 }
 
 /// What of a packet becomes part of a message besides its topic.

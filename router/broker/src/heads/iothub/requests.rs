@@ -28,10 +28,6 @@ pub enum HubRequest {
         client: Box<str>,
         /// What it takes.
         features: Features,
-        /// Its model, if it told one.
-        model_id: Option<Box<str>>,
-        /// Its client library.
-        client_type: Option<Box<str>>,
     },
     /// It subscribed or unsubscribed.
     Features {
@@ -246,8 +242,6 @@ impl Broker {
             conn,
             client: client.id.as_str().into(),
             features: self.features_of(key),
-            model_id: client.model_id.clone(),
-            client_type: client.client_type.clone(),
         });
     }
 
