@@ -142,6 +142,11 @@ impl<'b> Block<'b> {
         self.body.len() as u64
     }
 
+    /// The lane's running sum behind it.
+    pub(crate) fn bytes_behind(&self) -> u64 {
+        self.bytes_before.saturating_add(self.record_bytes())
+    }
+
     /// Its records with their places, unchecked. Ends early where a length cannot be true, see [`Block::damage_at`].
     #[inline]
     pub(crate) fn records(&self) -> Records<'b> {

@@ -6,6 +6,7 @@
 //! (one batch), so the head remembers the tail of a lane whose blocks are all gone, and no place is used twice.
 
 use crate::block::{Block, HEADER_BYTES};
+use crate::cursor;
 use crate::engine::Engine;
 use crate::error::{Fault, FaultKind, OpenError};
 use crate::keys::{self, FAMILY_LANES, FAMILY_LOG, LaneEntry};
@@ -103,8 +104,8 @@ struct End {
 
 /// The last block of every lane that has one: backwards, from lane to lane, never from block to block.
 ///
-/// Looking for what lies before a lane reads its first block. If that is damaged, the lanes before are looked for by their
-/// names: no start is stopped by what a reader only steps over.
+/// Looking for what lies before a lane reads its first block. If that is damaged, or the last block of any file is, each lane is
+/// looked at by itself: no start is stopped by what a reader only steps over.
 fn load_ends(
     engine: &Engine,
     root: &Path,
@@ -119,32 +120,73 @@ fn load_ends(
             return Err(OpenError::Corrupt { path: root.to_owned(), detail });
         };
         // A damaged header costs nothing of the place: that is in the key.
-        let last = last.get();
         let appended_bytes = match Block::parse(key, value) {
-            Some(block) => block.bytes_before.saturating_add(block.record_bytes()),
+            Some(block) => block.bytes_behind(),
             None => bytes_at_end(&mut blocks, lane),
         };
-        ends.insert(lane, End { last, appended_bytes });
+        ends.insert(lane, End { last: last.get(), appended_bytes });
         blocks.seek_for_prev(keys::lane_start(lane));
-        let Err(error) = blocks.status() else { continue };
-        is_damage(engine, error.clone()).map_err(|_| OpenError::from_engine(root, error))?;
-        let mut before = known.range(..lane).rev().map(|(lane, _)| *lane);
-        let Some(lane) = before.find(|lane| may_have_blocks(engine, *lane)) else { return Ok(ends) };
-        // If even its last block cannot be read, nobody knows which places are used: that is the status below.
-        blocks.seek_for_prev(keys::lane_end(lane));
     }
-    blocks.status().map_err(|e| OpenError::from_engine(root, e))?;
+    if let Err(error) = blocks.status() {
+        is_damage(engine, error.clone()).map_err(|_| OpenError::from_engine(root, error))?;
+        for &lane in known.keys() {
+            if !ends.contains_key(&lane)
+                && let Some(end) = end_of(engine, root, lane)?
+            {
+                ends.insert(lane, end);
+            }
+        }
+    }
     Ok(ends)
 }
 
-/// Whether a sorted file reaches into a lane; where nothing else is, as after opening for writing, it has no blocks if not.
-fn may_have_blocks(engine: &Engine, lane: LaneId) -> bool {
+/// The end of one lane where something is damaged. If its last block is, the files say which places it holds: their last keys
+/// are known without it.
+fn end_of(engine: &Engine, root: &Path, lane: LaneId) -> Result<Option<End>, OpenError> {
+    let mut blocks = engine.range(FAMILY_LOG, &keys::lane_start(lane), &keys::lane_end(lane), false);
+    blocks.seek_to_last();
+    if let Some((key, value)) = blocks.item() {
+        let last = keys::parse_block(key).map_or(0, |(_, last)| last.get());
+        let appended_bytes = match Block::parse(key, value) {
+            Some(block) => block.bytes_behind(),
+            None => bytes_at_end(&mut blocks, lane),
+        };
+        return Ok(Some(End { last, appended_bytes }));
+    }
+    let Err(error) = blocks.status() else { return Ok(None) };
+    match last_of_files(engine, lane) {
+        Some(0) => Ok(None),
+        // What lies between its last sound block and there weighs nothing, as damage does.
+        Some(last) => Ok(Some(End { last, appended_bytes: bytes_up_to(engine, lane, last) })),
+        None => Err(OpenError::from_engine(root, error)),
+    }
+}
+
+/// The last place of a lane in sorted files, by what the files say of themselves; 0 if none has any of it. `None` if one goes on
+/// into the next lane, so that nobody knows. After opening for writing all blocks are in sorted files.
+fn last_of_files(engine: &Engine, lane: LaneId) -> Option<u64> {
     let (start, end) = (keys::lane_start(lane), keys::lane_end(lane));
-    let Ok(files) = engine.db.live_files() else { return true };
-    files.iter().filter(|file| file.column_family_name == FAMILY_LOG).any(|file| {
-        file.end_key.as_deref().is_none_or(|last| last >= &start[..])
-            && file.start_key.as_deref().is_none_or(|first| first < &end[..])
-    })
+    let files = engine.db.live_files().ok()?;
+    let mut found = 0;
+    for file in files.iter().filter(|file| file.column_family_name == FAMILY_LOG) {
+        let (first, last) = (file.start_key.as_deref()?, file.end_key.as_deref()?);
+        if last < &start[..] || first >= &end[..] {
+            continue;
+        }
+        let (lane_of_last, place) = keys::parse_block(last)?;
+        if lane_of_last != lane {
+            return None;
+        }
+        found = found.max(place.get());
+    }
+    Some(found)
+}
+
+/// The running sum at the last sound block up to `last`, by ever longer steps back; 0 if there is none.
+fn bytes_up_to(engine: &Engine, lane: LaneId, last: u64) -> u64 {
+    let steps = (0..u64::BITS).map_while(|step| last.checked_sub(1 << step).filter(|place| *place > 0));
+    let found = [last].into_iter().chain(steps).find_map(|place| cursor::sum_behind(engine, lane, place));
+    found.unwrap_or(0)
 }
 
 /// The running sum at the end of a lane whose last block, where `blocks` stands, has a damaged header: what the last sound block
@@ -155,7 +197,7 @@ fn bytes_at_end(blocks: &mut rocksdb::DBRawIterator<'_>, lane: LaneId) -> u64 {
         match blocks.item() {
             Some((key, value)) if keys::parse_block(key).is_some_and(|(it, _)| it == lane) => {
                 if let Some(block) = Block::parse(key, value) {
-                    return block.bytes_before.saturating_add(block.record_bytes()).saturating_add(behind);
+                    return block.bytes_behind().saturating_add(behind);
                 }
                 behind += value.len().saturating_sub(HEADER_BYTES) as u64;
             }
