@@ -2,7 +2,7 @@
 //!
 //! In: a configuration that was judged. Out: exit by signal, everything acknowledged on disk.
 //! Order of the start: store, lanes, sessions, listeners, disk, shards, uplinks, HTTP, then `ready`. What fails before
-//! `ready` stops the start with one sentence, and nothing was touched. The stop goes the other way round.
+//! `ready` stops the start with one sentence, and nothing was delivered or lost. The stop goes the other way round.
 
 use std::io::Write as _;
 use std::net::SocketAddr;

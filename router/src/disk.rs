@@ -423,10 +423,13 @@ impl Disk {
     fn retry_if_due(&mut self) {
         let Some((_, wait)) = self.retry.filter(|(at, _)| *at <= Instant::now()) else { return };
         let is_log_poisoned = self.log.poison().is_some();
-        if let Err(error) = self.log.try_recover() {
-            info!(%error, "the store still takes no writes");
-            self.retry = Some((Instant::now() + wait, (wait * 2).min(RETRY_LAST)));
-            return;
+        match self.log.try_recover() {
+            Ok(repaired) => drop(repaired.map(|it| tell_repaired(&it))),
+            Err(error) => {
+                info!(%error, "the store still takes no writes");
+                self.retry = Some((Instant::now() + wait, (wait * 2).min(RETRY_LAST)));
+                return;
+            }
         }
         self.retry = None;
         self.state.poisoned.store(false, Ordering::Relaxed);
@@ -554,6 +557,21 @@ impl Disk {
             self.send(shard, mail);
         }
     }
+}
+
+/// Says what a store that was written anew has lost; messages stand in the ledger, too.
+pub(crate) fn tell_repaired(repaired: &store::Repaired) {
+    let messages: u64 = repaired.lost.iter().map(|(_, lost)| lost.messages()).sum();
+    let (state_gaps, found_lanes) = (repaired.state_gaps, repaired.found_lanes);
+    let lost_log = repaired.lost_log.as_deref().unwrap_or("none");
+    error!(
+        messages,
+        state_gaps,
+        found_lanes,
+        lost_log,
+        "the store was written anew: so many messages, and parts of sessions, retained messages and the ledger, could not be read; \
+         look at the disk"
+    );
 }
 
 /// Puts one write into the group; the place of a record.

@@ -209,6 +209,28 @@ fn lanes_of_a_pool_that_cannot_be_read_are_said_once_and_wait() {
     assert_eq!(router.status()["uplinks"][0]["warning"], Value::Null);
 }
 
+/// Nobody writes while the disk is away, so nothing fails; that another one stands at the path is noticed all the same.
+#[test]
+fn a_disk_that_was_exchanged_while_nobody_wrote_is_opened_anew() {
+    const SENT: usize = 500;
+    let Some(mut disk) = FragileDisk::mount() else { return };
+    let recorder = Recorder::start();
+    let (proxy, setup) = cut_off(&recorder);
+    let router = setup.store(&disk.path().join("store")).start();
+    publish(&router, 0..SENT);
+    disk.fail();
+    disk.mend();
+    until("the store to be opened anew", || {
+        router.log().contains("the store takes writes again").then_some(())
+    });
+    publish(&router, SENT..SENT + 10);
+    proxy.mend();
+    let came: BTreeSet<_> = recorder.wait_for(SENT + 10).iter().map(|it| number(it.text())).collect();
+    assert_eq!(came.len(), SENT + 10);
+    drained(&router);
+    assert_eq!(router.metric("millrace_store_quarantined_total"), 0.0);
+}
+
 #[test]
 fn a_file_system_without_inodes_refuses_what_must_be_stored_and_serves_the_rest() {
     let Some(disk) = SmallDisk::mount("size=96m,nr_inodes=300") else { return };

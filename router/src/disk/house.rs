@@ -2,6 +2,7 @@
 //! nobody wants any more; each with its entry in the ledger, in the same commit.
 //!
 //! In:  the time, the store's notes, the budget's verdict. Out: space, levels for the shards, entries.
+//! Always: a directory that was taken away from under us is noticed here, also if nobody writes.
 //! Invariant: a loss and its entry are written together; a loss that could not be written is written after the recovery.
 
 use std::sync::atomic::Ordering;
@@ -31,6 +32,7 @@ impl Disk {
 
     fn try_keep_house(&mut self) -> Result<(), StoreError> {
         let now = self.clock.now().timestamp;
+        self.log.check_place()?;
         self.enter_notes()?;
         let expired = self.log.expire(now)?;
         if let Some(error) = &expired.passed_by {

@@ -48,7 +48,8 @@ impl Engine {
         db_options.create_missing_column_families(fresh);
         let db = DB::open_cf_descriptors(&db_options, path, families(options))
             .map_err(|e| OpenError::from_engine(&options.path, e))?;
-        let engine = Engine { db, counting: Some(db_options), place: place_of(path).ok() };
+        let place = place_of(path).map_err(|error| OpenError::from_io(&options.path, error))?;
+        let engine = Engine { db, counting: Some(db_options), place: Some(place) };
         if fresh {
             let mut durable = WriteOptions::default();
             durable.set_sync(true);
@@ -178,11 +179,14 @@ impl Engine {
             file.sync_all()
         });
         drop(fs::remove_file(&path)); // if it stays, the next one writes over it
-        match asked {
-            // No other directory can have the numbers of ours: RocksDB holds files in it.
-            Ok(()) => place_of(self.db.path()).is_ok_and(|place| self.place == Some(place)),
-            Err(error) => matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded),
-        }
+        let is_full =
+            |error: io::Error| matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+        asked.map_or_else(is_full, |()| true) && self.is_at_its_place()
+    }
+
+    /// Whether the directory at its path is the one that was opened. RocksDB holds files in it, so no other can have its numbers.
+    pub(crate) fn is_at_its_place(&self) -> bool {
+        self.place.is_none_or(|place| place_of(self.db.path()).is_ok_and(|found| found == place))
     }
 
     /// A number that RocksDB knows about one family; 0 where it does not.

@@ -80,7 +80,11 @@ impl Log {
             noted_log: 0,
         };
         log.retention.start(&log.reader.shared.lanes.all());
-        log.drop_orphans(&found.orphans)?;
+        match log.drop_orphans(&found.orphans) {
+            // A merge that met damage refused it: the store is open, and poisoned. Who writes to it recovers it.
+            Err(OpenError::Corrupt { .. }) => {}
+            dropped => dropped?,
+        }
         log.note_newest_log();
         Ok(log)
     }
@@ -123,21 +127,25 @@ impl Log {
     /// Where bytes were not what was written, the store is first written anew (see `repair`), and what is lost is noted.
     /// A disk that still takes no writes is found by a small file of ours, before anything is closed: reading goes on.
     /// After an error the store stays poisoned, and it may be tried again; if opening failed, readers say `Closed`.
-    pub fn try_recover(&mut self) -> Result<(), OpenError> {
+    /// Gives back what the writing anew could not take over, if that was done.
+    pub fn try_recover(&mut self) -> Result<Option<repair::Repaired>, OpenError> {
         if self.poison.is_none() {
-            return Ok(());
+            return Ok(None);
         }
         self.home.probe()?;
         self.home.lock_again()?;
         self.staging.clear();
         let shared = self.reader.shared.clone();
         shared.replace_engine(None);
+        let mut repaired = None;
         if self.poison.as_ref().is_some_and(|fault| fault.kind == FaultKind::Corrupt) {
             // A sorted file that RocksDB cannot merge would poison us again and again.
-            for (_, lost) in repair::rebuild(&self.options, &self.home)?.lost {
+            let done = repair::rebuild(&self.options, &self.home)?;
+            for (_, lost) in &done.lost {
                 let range = (lost.from.get(), lost.up_to.get());
                 shared.notes.note(LossKind::Damaged, lost.lane, 1, range, 0);
             }
+            repaired = Some(done);
         }
         let engine = Engine::open(&self.options, &self.home.engine_path(), false)?;
         let found = recovery::load(&engine, self.home.root())?;
@@ -148,7 +156,21 @@ impl Log {
         self.retention.start(&shared.lanes.all());
         self.poison = None;
         self.noted_log = 0;
-        self.drop_orphans(&found.orphans)
+        self.drop_orphans(&found.orphans)?;
+        Ok(repaired)
+    }
+
+    /// Stops writing if the directory of the store is not the one that was opened: what is written to files that nobody finds
+    /// again is kept for nobody. [`Log::try_recover`] goes on with what stands there. Cost: a look at one directory.
+    pub fn check_place(&mut self) -> Result<(), StoreError> {
+        self.check_poison()?;
+        if self.reader.shared.engine()?.is_at_its_place() {
+            return Ok(());
+        }
+        let path = self.home.engine_path();
+        let detail = format!("{} is not the directory that was opened", path.display()).into();
+        let fault = self.poison.insert(Fault { kind: FaultKind::Io, detail });
+        Err(StoreError::Poisoned(fault.clone()))
     }
 
     /// So that its absence is noticed at the next start. Where nothing is synced nobody can tell.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::keys::{self, FAMILY_LOG};
-use crate::{Inspection, RECORD_OVERHEAD_BYTES};
+use crate::{FaultKind, Inspection, RECORD_OVERHEAD_BYTES};
 
 const NOW: Timestamp = Timestamp(1);
 const LENGTH: usize = 40;
@@ -387,6 +387,65 @@ fn nothing_is_damaged_while_another_file_system_stands_at_the_path() {
     assert!(matches!(read(), Err(StoreError::Unreadable(_))), "{:?}", read());
     std::fs::rename(&away, &ours).unwrap();
     assert!(is_damaged());
+}
+
+/// What is written to files that nobody finds again is no promise: writing stops, also if nobody wrote, and goes on in what is there.
+#[test]
+fn a_directory_that_was_exchanged_is_noticed_and_opened_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&directory);
+    let lane = log.lane("a").unwrap();
+    fill(&mut log, lane, 1..=100);
+    log.check_place().unwrap();
+    let (ours, away) = (options(&directory).path.join("rocksdb"), directory.path().join("away"));
+    std::fs::rename(&ours, &away).unwrap();
+    let refused = |it: Result<(), StoreError>| matches!(it, Err(StoreError::Poisoned(fault)) if fault.kind == FaultKind::Io);
+    assert!(refused(log.check_place()));
+    assert!(log.append(lane, &[b"x"], NOW, None).is_err());
+    assert!(log.try_recover().is_err(), "nothing is there");
+    std::fs::create_dir_all(&ours).unwrap(); // trying may have made it
+    for entry in std::fs::read_dir(&away).unwrap().map(Result::unwrap) {
+        std::fs::copy(entry.path(), ours.join(entry.file_name())).unwrap();
+    }
+    log.try_recover().unwrap();
+    log.check_place().unwrap();
+    fill(&mut log, lane, 101..=200);
+    assert_eq!(read_around(&log, lane), ((1..=200).collect(), vec![]));
+}
+
+/// The last block of a file that is not the last one of its lane, and of the one that is: an iterator from the end gives nothing at all.
+#[test]
+fn a_bad_sector_at_the_end_of_a_file_stops_no_start() {
+    for place in [5_000, 10_000] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut log = Log::open(&uncached(&directory)).unwrap();
+        let (before, lane, behind) = (log.lane("a").unwrap(), log.lane("b").unwrap(), log.lane("c").unwrap());
+        for (lane, count) in [(before, 300), (behind, 700)] {
+            fill(&mut log, lane, 1..=count);
+            drop(log);
+            log = Log::open(&uncached(&directory)).unwrap(); // each in a file of its own
+        }
+        for places in [1..=5_000, 5_001..=10_000] {
+            fill(&mut log, lane, places);
+            drop(log);
+            log = Log::open(&uncached(&directory)).unwrap();
+        }
+        let sound = log.lane_state(lane).unwrap();
+        drop(log);
+        flip(&directory, lane, place);
+
+        let mut log = Log::open(&uncached(&directory)).unwrap();
+        let tails = [before, lane, behind].map(|lane| log.lane_state(lane).unwrap().tail.get());
+        assert_eq!(tails, [301, 10_001, 701]);
+        let bytes = log.lane_state(lane).unwrap().bytes;
+        assert!(bytes <= sound.bytes && bytes > sound.bytes / 2, "{bytes} of {}", sound.bytes);
+        assert_eq!(log.append(lane, &[&payload(lane, 10_001, LENGTH)], NOW, None).unwrap(), seq(10_001));
+        log.commit().unwrap();
+        let (read, lost) = read_around(&log, lane);
+        let [(first, last)] = lost[..] else { panic!("one range: {lost:?}") };
+        assert!((first..=last).contains(&place) && last - first < 2_000, "{first} to {last}");
+        assert_eq!(read, (1..=10_001).filter(|it| !(first..=last).contains(it)).collect::<Vec<_>>());
+    }
 }
 
 /// RocksDB's iterator gives nothing before the bad block: not in the first file, not in another lane. The block costs what is in it
