@@ -50,6 +50,17 @@ const REST: Duration = Duration::from_millis(500);
 const TARGETS: [(&str, f64); 2] = [("memory", 50_000.0), ("disk", 20_000.0)];
 const HOP_MICROS: f64 = 2_000.0;
 
+/// What was found between an output and an input.
+struct Hop {
+    /// Messages a second.
+    rate: f64,
+    /// Bytes that the router sent to the disk for each.
+    written: f64,
+    /// Microseconds.
+    p50: f64,
+    p99: f64,
+}
+
 /// A gateway's files.
 struct Site {
     folder: TempDir,
@@ -68,18 +79,21 @@ pub(crate) async fn run(
     let site = Site::new(&binaries.millrace)?;
     let mut rows = Vec::new();
     for (durability, target) in TARGETS {
-        let (mut rates, mut middles, mut tails) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut rates, mut written, mut middles, mut tails) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for _ in 0..rounds {
-            let (rate, p50, p99) = site.hop(binaries, durability, seconds)?;
-            rates.push(rate);
-            middles.push(p50);
-            tails.push(p99);
+            let found = site.hop(binaries, durability, seconds)?;
+            rates.push(found.rate);
+            written.push(found.written);
+            middles.push(found.p50);
+            tails.push(found.p99);
             if interrupted() {
                 return Ok(None);
             }
         }
         let named = |what: &str| format!("output → input, {durability}: {what}");
         rows.push(row(&named("messages/s at QoS 1"), rates, 0, |it| (it >= target, format!("≥ {target}"))));
+        rows.push(row(&named("bytes to the disk for each"), written, 0, |_| (true, String::new())));
         rows.push(row(&named("hop at 1 000/s, p50 µs"), middles, 0, |_| (true, String::new())));
         let limit = format!("< {HOP_MICROS}");
         rows.push(row(&named("hop at 1 000/s, p99 µs"), tails, 0, |it| (it < HOP_MICROS, limit.clone())));
@@ -226,8 +240,7 @@ impl Site {
         Ok(stream)
     }
 
-    /// Messages a second, and p50 and p99 of a hop in microseconds.
-    fn hop(&self, binaries: &Binaries, durability: &str, seconds: f64) -> anyhow::Result<(f64, f64, f64)> {
+    fn hop(&self, binaries: &Binaries, durability: &str, seconds: f64) -> anyhow::Result<Hop> {
         let route =
             [format!("routes.alerts.route={ROUTE:?}"), format!("routes.alerts.durability={durability:?}")];
         let (mut router, _) = self.start(binaries, &route)?;
@@ -244,11 +257,13 @@ impl Site {
         let mut receiver = Receiver { stream: ml, unread: Vec::new(), heard: Instant::now() };
         // A second to warm up, then what is counted.
         flood(&sender, &mut receiver, 1.0)?;
+        let before = Process::of(router.pid())?;
         let rate = flood(&sender, &mut receiver, seconds)?;
+        let written = Process::of(router.pid())?.since(&before, (rate * seconds) as u64).written_bytes as f64;
         let hops = pace(&sender, &mut receiver)?;
         router.check()?;
         let at = |share: usize| hops[hops.len() * share / 100] as f64 / 1_000.0;
-        Ok((rate, at(50), at(99)))
+        Ok(Hop { rate, written: written / (rate * seconds), p50: at(50), p99: at(99) })
     }
 
     /// Seconds and CPU seconds of the connects, and bytes of each while they rest.
