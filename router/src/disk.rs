@@ -11,6 +11,7 @@
 pub(crate) mod budget;
 mod expired;
 mod fronts;
+mod growing;
 mod house;
 pub(crate) mod losses;
 mod reading;

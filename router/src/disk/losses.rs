@@ -8,7 +8,7 @@
 //! In the store: key `e` and the entry's number (u64, big endian), value as [`Entry::encode`] writes it; key `s`, a zero
 //! byte, sink, a zero byte and reason, value the messages and bytes so far (u64 each, little endian).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -18,17 +18,14 @@ use serde::Serialize;
 use store::{CommitLog, StoreError};
 use tracing::warn;
 
+use super::growing::{Growing, MERGE_MILLIS};
 use super::spaces::{LOSSES, space_of};
 use super::whose::Part;
 
-/// Most memory that one entry takes.
+/// Most memory that one entry takes, with what the index of those that grow has of it.
 pub(crate) const LOSS_BYTES_MAX: usize = 640;
 /// Longest name of a lane, a route or a sender that an entry keeps; the rest is cut.
 const NAME_BYTES_MAX: usize = 120;
-/// Losses of the same kind within this time of the last one are one entry.
-const MERGE_MILLIS: u64 = 60_000;
-/// Of so many entries: several senders that lose messages in turn have one each.
-const MERGE_ENTRIES_MAX: usize = 64;
 /// Sinks and reasons whose sums are kept apart; more than that are summed up as `other`.
 const SUMS_MAX: usize = 1_024;
 const VERSION: u8 = 1;
@@ -133,8 +130,9 @@ pub(crate) struct Contents {
     pub forgotten: u64,
     /// Entries below this number are published, and grow no more.
     pub published: u64,
-    /// The first entry that is new or has grown since the last group that was written.
-    grown_from: Option<u64>,
+    /// Entries that are new or have grown since the last group that was written.
+    grown: BTreeSet<u64>,
+    growing: Growing,
     on_disk: OnDisk,
 }
 
@@ -197,21 +195,26 @@ impl Entry {
 
     /// Whether `next` may become part of this entry.
     fn takes(&self, next: &Entry) -> bool {
-        let touches = match (self.places, next.places) {
-            // Between places of one sender may lie those of others.
-            (Some((_, last)), Some((first, _))) if self.sender.is_some() => first > last,
-            (Some((_, last)), Some((first, _))) => Seq::new(last).map(Seq::next).map(Seq::get) == Some(first),
-            (None, None) => true,
+        let belongs = match (self.places, next.places) {
+            // What is damaged is looked for by place: its entries have no holes.
+            (Some((_, last)), Some((first, _))) if self.reason == Reason::Damaged => {
+                Seq::new(last).map(Seq::next).map(Seq::get) == Some(first)
+            }
+            // A full poison lane drops from its front on; what somebody drops elsewhere is an entry of its own.
+            (Some((_, last)), Some((first, _))) if self.reason == Reason::PoisonDropped => first > last,
+            // Everything else is told apart by sender, and between the places of some may lie those of others.
+            (Some(_), Some(_)) | (None, None) => true,
             _ => false,
         };
-        touches
+        belongs
             && (&self.lane, &self.route, &self.sender, self.reason)
                 == (&next.lane, &next.route, &next.sender, next.reason)
             && next.last_ms.saturating_sub(self.first_ms) < MERGE_MILLIS
     }
 
     fn absorb(&mut self, next: &Entry) {
-        self.places = self.places.zip(next.places).map(|((first, _), (_, last))| (first, last));
+        let both = self.places.zip(next.places);
+        self.places = both.map(|(had, gets)| (had.0.min(gets.0), had.1.max(gets.1)));
         self.messages += next.messages;
         self.bytes += next.bytes;
         self.last_ms = next.last_ms;
@@ -275,6 +278,9 @@ impl Ledger {
         }
         // Told again is better than not told.
         contents.published = published(reader).or_else(|error| without_the_rest(error).map(|()| 0))?;
+        for (number, entry) in &contents.entries {
+            contents.growing.begins(entry, *number, contents.published);
+        }
         contents.on_disk.staged_to = contents.on_disk.gone_to;
         Ok(Ledger { contents: Mutex::new(contents), entries_max: entries_max.max(1) })
     }
@@ -287,23 +293,8 @@ impl Ledger {
         sum.messages += entry.messages;
         sum.bytes += entry.bytes;
         let sum = sum.encode();
-        let published = contents.published;
-        let latest = contents.entries.iter_mut().rev().take(MERGE_ENTRIES_MAX);
-        let mut unpublished = latest.take_while(|(number, _)| *number >= published);
-        let (number, encoded) = match unpublished.find(|(_, last)| last.takes(&entry)) {
-            Some((number, last)) => {
-                last.absorb(&entry);
-                (*number, last.encode())
-            }
-            None => {
-                // Not only behind the last one: if that could not be read, its number is published all the same.
-                let number = contents.next_number().max(published);
-                let encoded = entry.encode();
-                contents.entries.push_back((number, entry));
-                (number, encoded)
-            }
-        };
-        contents.grown_from = Some(contents.grown_from.map_or(number, |from| from.min(number)));
+        let number = contents.enter(entry);
+        let encoded = contents.at(number).map(|(_, entry)| entry.encode()).unwrap_or_default();
         contents.make_room(self.entries_max);
         log.state_put(LOSSES, &sum_at, &sum)?;
         log.state_put(LOSSES, &entry_key(number), &encoded)?;
@@ -315,8 +306,8 @@ impl Ledger {
     pub(crate) fn stage_again(&self, log: &mut impl CommitLog, since: u64) -> Result<(), StoreError> {
         let mut contents = self.lock();
         contents.on_disk.staged_to = contents.on_disk.gone_to;
-        let since = contents.grown_from.map_or(since, |from| from.min(since));
-        for (number, entry) in contents.entries.iter().rev().take_while(|(number, _)| *number >= since) {
+        let is_missing = |number: u64| number >= since || contents.grown.contains(&number);
+        for (number, entry) in contents.entries.iter().filter(|(number, _)| is_missing(*number)) {
             log.state_put(LOSSES, &entry_key(*number), &entry.encode())?;
         }
         contents.on_disk.end = contents.on_disk.end.max(contents.next_number());
@@ -329,7 +320,7 @@ impl Ledger {
     /// What was put into the group is on the disk.
     pub(crate) fn written(&self) {
         let mut contents = self.lock();
-        contents.grown_from = None;
+        contents.grown.clear();
         contents.on_disk.gone_to = contents.on_disk.staged_to;
     }
 
@@ -366,6 +357,11 @@ impl Ledger {
     /// The sums by sink and reason.
     pub(crate) fn sums(&self) -> BTreeMap<(String, String), Sum> {
         self.lock().sums.clone()
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_entries_max(entries_max: usize) -> Ledger {
+        Ledger { entries_max, ..Ledger::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Contents> {
@@ -411,14 +407,57 @@ impl Contents {
         }
     }
 
+    /// Adds it to the entry that it belongs to, or behind the others; that one's number.
+    fn enter(&mut self, mut entry: Entry) -> u64 {
+        let mut goes_on = self.newest_that_takes(&entry);
+        if goes_on.is_none()
+            && entry.sender.is_some()
+            && !self.growing.has_a_name_left(&entry, self.published)
+        {
+            entry.sender = None;
+            goes_on = self.newest_that_takes(&entry);
+        }
+        // Not only behind the last one: if that could not be read, its number is published all the same.
+        let number = goes_on.unwrap_or(self.next_number().max(self.published));
+        match goes_on.and_then(|number| self.at(number)) {
+            Some((_, have)) => have.absorb(&entry),
+            None => {
+                self.growing.begins(&entry, number, self.published);
+                self.entries.push_back((number, entry));
+            }
+        }
+        self.grown.insert(number);
+        number
+    }
+
+    fn newest_that_takes(&mut self, entry: &Entry) -> Option<u64> {
+        let number = self.growing.newest(entry).filter(|number| *number >= self.published)?;
+        self.at(number).filter(|(_, have)| have.takes(entry)).map(|(number, _)| *number)
+    }
+
+    fn at(&mut self, number: u64) -> Option<&mut (u64, Entry)> {
+        let index = self.entries.binary_search_by_key(&number, |(number, _)| *number).ok()?;
+        self.entries.get_mut(index)
+    }
+
+    /// What must always hold; for tests.
+    #[cfg(test)]
+    pub(super) fn invariants(&self) {
+        self.growing.invariants(self.entries.len());
+        assert!(self.grown.len() <= self.entries.len());
+    }
+
     fn next_number(&self) -> u64 {
         self.entries.back().map_or(0, |(number, _)| number + 1)
     }
 
     /// Forgets the oldest above the bound, whatever the disk does meanwhile.
     fn make_room(&mut self, entries_max: usize) {
-        while self.entries.len() > entries_max {
-            self.entries.pop_front();
+        while self.entries.len() > entries_max
+            && let Some((number, entry)) = self.entries.pop_front()
+        {
+            self.growing.left(&entry, number);
+            self.grown.remove(&number);
             self.forgotten += 1;
         }
     }
@@ -494,7 +533,7 @@ mod tests {
     }
 
     fn entry(from: u64, up_to: u64, millis: u64) -> Entry {
-        Entry::range("u/plant/5", Reason::Expired, &lost(from, up_to), Timestamp(millis))
+        Entry::range("u/plant/5", Reason::Damaged, &lost(from, up_to), Timestamp(millis))
     }
 
     fn open(directory: &tempfile::TempDir) -> store::Log {
@@ -544,7 +583,7 @@ mod tests {
         let read = Ledger::load(&log.reader(), 100).expect("readable");
         assert_eq!(read.contents().entries, ledger.contents().entries);
         let sum = Sum { messages: 40, bytes: 400 };
-        assert_eq!(read.sums(), BTreeMap::from([(("plant".to_owned(), "expired".to_owned()), sum)]));
+        assert_eq!(read.sums(), BTreeMap::from([(("plant".to_owned(), "damaged".to_owned()), sum)]));
     }
 
     /// Entries of which the disk gives back only a part stop no start; what can be read stands.
@@ -585,7 +624,11 @@ mod tests {
     fn losses_of_senders_in_turn_are_one_entry_each() {
         let mut log = store::MemoryLog::new(1 << 20);
         let ledger = Ledger { entries_max: 100, ..Ledger::default() };
-        let of = |sender: &str, place| Entry { sender: Some(sender.to_owned()), ..entry(place, place, 0) };
+        let of = |sender: &str, place| Entry {
+            sender: Some(sender.to_owned()),
+            reason: Reason::Expired,
+            ..entry(place, place, 0)
+        };
         for place in [1, 4] {
             for (at, sender) in ["a", "b", "c"].into_iter().enumerate() {
                 ledger.add(&mut log, of(sender, place + at as u64)).expect("the disk takes it");

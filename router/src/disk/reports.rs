@@ -99,7 +99,7 @@ mod tests {
     fn entry(place: u64) -> Entry {
         let seq = Seq::new(place).expect("from 1");
         let lost = store::Lost { lane: LaneId(1), from: seq, up_to: seq, bytes: 7 };
-        Entry::range("u/plant/default", Reason::Expired, &lost, Timestamp(1_000))
+        Entry::range("u/plant/default", Reason::Damaged, &lost, Timestamp(1_000))
     }
 
     fn ledger(entries_max: usize) -> (tempfile::TempDir, store::Log, Ledger) {
@@ -119,7 +119,8 @@ mod tests {
     fn the_format_is_as_documented() {
         let (_home, mut log, ledger) = ledger(100);
         assert_eq!(part(&ledger, 0, 5), None, "nothing is new");
-        let entry = Entry { route: Some("hot".to_owned()), sender: Some("press7".to_owned()), ..entry(3) };
+        let (route, sender) = (Some("hot".to_owned()), Some("press7".to_owned()));
+        let entry = Entry { route, sender, reason: Reason::Expired, ..entry(3) };
         ledger.add(&mut log, entry).expect("the disk takes it");
         let (bytes, next) = part(&ledger, 0, 5).expect("something is new");
         let page = include_str!("../../docs/operations.md");

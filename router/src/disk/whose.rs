@@ -55,7 +55,7 @@ impl Parts {
     }
 
     /// Messages of this sender; `None` where nobody knows.
-    fn add(&mut self, sender: Option<&str>, places: (u64, u64), messages: u64, bytes: u64) {
+    pub(super) fn add(&mut self, sender: Option<&str>, places: (u64, u64), messages: u64, bytes: u64) {
         self.part_of(sender).add(places, messages, bytes);
     }
 
