@@ -46,7 +46,7 @@ const HISTORY_BATCH: usize = 64;
 pub struct Rules {
     /// How lanes share the link.
     pub schedule: Schedule,
-    /// Whether what comes after a reconnect passes what waited.
+    /// Whether what comes after a reconnect passes what waited, in lanes of which [`Carrier::set_live_first`] says nothing.
     pub live_first: bool,
     /// The part of the link that what waited gets beside live messages, 1 to 99.
     pub history_share_percent: u8,
@@ -217,9 +217,18 @@ impl Carrier {
     pub fn add_lane(&mut self, lane: LaneId, priority: Priority, head: Seq, tail: Seq) {
         let last = self.lanes.last().map(|lane| lane.priority);
         assert!(last.is_none_or(|last| last <= priority), "lanes are added from the most urgent one on");
-        self.lanes.push(Lane::new(lane, priority, (head, tail), self.rules.retry_millis));
+        let Rules { live_first, retry_millis, .. } = self.rules;
+        self.lanes.push(Lane::new(lane, priority, (head, tail), live_first, retry_millis));
         self.sources.iter_mut().for_each(|sources| sources.add_lane(priority));
         self.turns.add_lane();
+    }
+
+    /// Whether what comes after a reconnect passes what waited in this lane: from the next reconnect on. If not, nothing that
+    /// was never read passes anything from now on.
+    pub fn set_live_first(&mut self, lane: LaneId, live_first: bool) {
+        if let Some(lane) = self.lanes.iter_mut().find(|have| have.id == lane) {
+            lane.set_live_first(live_first);
+        }
     }
 
     /// The lane reaches up to here now.
@@ -254,7 +263,7 @@ impl Carrier {
             self.proof.up(now.instant);
             let jitter = self.random.next() % (self.rules.drain_jitter_millis + 1);
             for lane in &mut self.lanes {
-                lane.link_is_up(self.rules.live_first, window, now.instant.plus_millis(jitter));
+                lane.link_is_up(window, now.instant.plus_millis(jitter));
             }
         }
         if !answers.is_empty() {

@@ -1,8 +1,9 @@
 //! A lane of an uplink: its stretches, how much of each share of the link they had, and how far it is delivered.
 //!
 //! In: how far the lane reaches, what became of its places. Out: what to read next, the last delivered place.
-//! Mostly there is one stretch. *Live first* makes a new one at each connection that finds a backlog: what comes from then
-//! on passes what waited, which keeps a share of the link.
+//! Mostly there is one stretch. A lane that drains *live first* makes a new one at each connection that finds a backlog: what
+//! comes from then on passes what waited, which keeps a share of the link. If the lane is to keep its order from some time
+//! on, stretches are read one after the other.
 //! Invariant: stretches ascend and do not overlap; all but the last have a fixed end; `delivered` only grows.
 
 use std::collections::VecDeque;
@@ -23,6 +24,8 @@ const RESERVE: usize = 4;
 pub(super) struct Lane {
     pub(super) id: LaneId,
     pub(super) priority: Priority,
+    /// Whether what comes after a reconnect passes what waited.
+    live_first: bool,
     stretches: VecDeque<Stretch>,
     /// The first place that is not reported as delivered.
     reported: Seq,
@@ -59,11 +62,13 @@ impl Lane {
         id: LaneId,
         priority: Priority,
         (head, tail): (Seq, Seq),
+        live_first: bool,
         retry_millis: (u64, u64),
     ) -> Lane {
         Lane {
             id,
             priority,
+            live_first,
             stretches: VecDeque::from([Stretch::new(head, tail)]),
             reported: head,
             history_at: Instant::default(),
@@ -71,6 +76,11 @@ impl Lane {
             resting_until: Instant::default(),
             rest: Backoff::new(retry_millis.0, retry_millis.1),
         }
+    }
+
+    /// From the next backlog on what comes after a reconnect passes what waited; or from now on nothing passes anything.
+    pub(super) fn set_live_first(&mut self, live_first: bool) {
+        self.live_first = live_first;
     }
 
     /// More of its senders are refused than may wait: nothing of it is sent for a while.
@@ -116,15 +126,15 @@ impl Lane {
         }
     }
 
-    /// The link is up: what waits is history until `at`, and with `live_first` what comes from now on passes it.
-    pub(super) fn link_is_up(&mut self, live_first: bool, window: usize, at: Instant) {
+    /// The link is up: what waits is history until `at`, and *live first* what comes from now on passes it.
+    pub(super) fn link_is_up(&mut self, window: usize, at: Instant) {
         let backlog = self.backlog();
         // What fits into the window is on its way at once, whatever the order.
         if backlog <= window as u64 {
             return;
         }
         self.history_at = at;
-        if live_first && !self.live().is_done() {
+        if self.live_first && !self.live().is_done() {
             self.make_room();
             let mark = self.live().end();
             self.stretches.push_back(Stretch::new(mark, mark));
@@ -164,9 +174,11 @@ impl Lane {
         let read = |stretch: &Stretch| stretch.to_read(look_ahead);
         let last = self.stretches.len() - 1;
         let waits = rules.now < self.history_at;
-        if last == 0 {
+        if last == 0 || !self.live_first {
             // In order: until then what came since waits, too.
-            let (from, count) = Some(&self.stretches[0]).filter(|_| !waits).and_then(read)?;
+            let all = || self.stretches.iter().filter(|_| !waits);
+            let again = all().filter(|stretch| stretch.has_again());
+            let (from, count) = again.chain(all()).find_map(read)?;
             return Some(Wanted::one(from, count));
         }
         let live = read(&self.stretches[last]);

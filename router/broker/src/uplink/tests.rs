@@ -1,5 +1,6 @@
 //! An uplink against an upstream that is played by hand.
 
+mod drains;
 mod drawn;
 mod exact;
 mod pooled;

@@ -93,7 +93,7 @@ impl Carrier {
     fn is_back(&mut self, now: Instant) {
         let jitter = self.random.next() % (self.rules.drain_jitter_millis + 1);
         for lane in &mut self.lanes {
-            lane.link_is_up(self.rules.live_first, WINDOW, now.plus_millis(jitter));
+            lane.link_is_up(WINDOW, now.plus_millis(jitter));
         }
     }
 

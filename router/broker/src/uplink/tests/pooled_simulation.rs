@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use model::{LaneId, Priority, Seq, Timestamp};
 use wire::ReasonCode;
 
-use super::drawn::{Kind, serial};
+use super::drawn::{Drains, Kind, serial};
 use super::{Written, at, connack, mapping, puback, rules, seq, setup, take_written};
 use crate::random::Random;
 use crate::tests::seeds::replay;
@@ -98,6 +98,7 @@ struct World {
     is_open: bool,
     /// What may go outside the hours.
     always: Option<Priority>,
+    drains: Drains,
     accepted: BTreeSet<usize>,
     poison: BTreeSet<usize>,
     left: BTreeSet<usize>,
@@ -140,6 +141,7 @@ impl World {
         let always = [None, Priority::new(0).ok()][below(2) as usize];
         let mut world = World {
             carrier: Carrier::pooled(rules.clone(), pool.clone(), std::sync::Arc::new(mapping())),
+            drains: Drains::new(seed, rules.live_first, &LANES),
             rules,
             pool,
             random,
@@ -178,6 +180,7 @@ impl World {
             self.carrier.add_lane(LANES[index], priority, seq(lane.disk_head), seq(tail));
             (lane.known, lane.delivered) = (tail, lane.disk_head - 1);
         }
+        self.drains.tell(&mut self.carrier);
         self.carrier.set_open(self.is_open, self.always);
         self.nets.clear();
         self.sent_on.clear();
@@ -328,13 +331,18 @@ impl World {
             return self.end(identity, true, false, Some(&error));
         }
         let was_up = self.carrier.links_up();
+        self.drains.change(8, &mut self.carrier);
         let window = 1 + self.below(12) as u16;
         let connack = connack(window, Some(PACKET_BYTES_MAX));
         let (_, is_new) = self.carrier.link_read(identity, &connack, at(self.now)).expect("welcome");
         assert!(is_new);
         self.net(identity).stage = Stage::Up;
         if was_up == 0 {
-            self.lanes.iter_mut().for_each(|lane| lane.marks.push(lane.known));
+            let drains = &self.drains;
+            let lanes = self.lanes.iter_mut().enumerate();
+            for (_, lane) in lanes.filter(|(index, _)| drains.is_live_first(*index)) {
+                lane.marks.push(lane.known);
+            }
         }
     }
 
@@ -395,7 +403,7 @@ impl World {
         let Message { lane, identity, .. } = self.messages[number];
         let world = &self.lanes[lane];
         let place = world.places.binary_search(&number).expect("it has a place") as u64 + 1;
-        let part = world.marks.iter().filter(|mark| self.rules.live_first && **mark <= place).count();
+        let part = world.marks.iter().filter(|mark| **mark <= place).count();
         let before = self.last.insert((lane, identity, part), number);
         assert!(before.is_none_or(|before| before < number), "{number} of lane {lane} came after {before:?}");
     }

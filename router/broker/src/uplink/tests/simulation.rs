@@ -28,7 +28,7 @@ use wire::ReasonCode;
 
 use self::disk::{Disk, LaneWorld};
 use self::quotas::Quotas;
-use super::drawn::{Kind, serial};
+use super::drawn::{Drains, Kind, serial};
 use super::{Written, at, connack, puback, rules, seq, setup, take_written};
 use crate::random::Random;
 use crate::tests::seeds::replay;
@@ -88,6 +88,7 @@ struct World {
     durabilities: [usize; 3],
     /// An upstream and a network that keep up most of the time: fronts stay open.
     is_fair: bool,
+    drains: Drains,
     accepted: BTreeSet<usize>,
     /// Left their lanes for the poison lane, safe there or not.
     left: BTreeSet<usize>,
@@ -141,6 +142,7 @@ impl World {
         let disk = Disk::new(after_millis, front_bytes_max, below(4) == 0);
         let mut world = World {
             carrier: Carrier::new(rules.clone()),
+            drains: Drains::new(seed, rules.live_first, &LANES),
             rules,
             random,
             now: 1_000,
@@ -252,6 +254,7 @@ impl World {
 
     /// The disk says how far lanes reach.
     fn tell(&mut self) {
+        self.drains.change(20, &mut self.carrier);
         for (index, lane) in self.lanes.iter_mut().enumerate() {
             lane.known = lane.known.max(lane.end());
             self.carrier.grown(LANES[index], seq(lane.known));
@@ -331,10 +334,15 @@ impl World {
             let error = self.carrier.read(&bytes, now, &mut self.out).expect_err("not let in");
             return self.end(true, Some(&error));
         }
+        self.drains.change(4, &mut self.carrier);
         let connack = connack(self.receive_max, Some(PACKET_BYTES_MAX));
         self.carrier.read(&connack, now, &mut self.out).expect("welcome");
         self.linked = true;
-        self.lanes.iter_mut().for_each(|lane| lane.marks.push(lane.known));
+        let drains = &self.drains;
+        let lanes = self.lanes.iter_mut().enumerate();
+        for (_, lane) in lanes.filter(|(index, _)| drains.is_live_first(*index)) {
+            lane.marks.push(lane.known);
+        }
     }
 
     fn flush(&mut self) {
@@ -383,7 +391,7 @@ impl World {
         let Message { lane, sender, .. } = self.messages[number];
         let world = &self.lanes[lane];
         let place = world.places.iter().rposition(|it| *it == number).expect("it has a place") as u64 + 1;
-        let part = world.marks.iter().filter(|mark| self.rules.live_first && **mark <= place).count();
+        let part = world.marks.iter().filter(|mark| **mark <= place).count();
         let before = self.last.insert((lane, sender, part), number);
         assert!(before.is_none_or(|before| before < number), "{number} of lane {lane} came after {before:?}");
     }

@@ -229,6 +229,7 @@ impl World {
             (lane.log_end, lane.delivered, lane.known, lane.read_to) = (tail, lane.disk_head - 1, tail, 1);
             self.carrier.add_lane(LANES[index], priority, seq(lane.disk_head), seq(tail));
         }
+        self.drains.tell(&mut self.carrier);
         self.asides.clear();
         self.cut();
     }
