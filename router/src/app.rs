@@ -28,7 +28,7 @@ use tracing::{error, info, warn};
 
 use crate::access::{Verifier, VerifierSetup};
 use crate::clock::entropy;
-use crate::config::{Config, ConfigErrors, Durability, Uplink, WhenFull};
+use crate::config::{Config, ConfigErrors, Drain, Drains, Durability, Uplink, WhenFull};
 use crate::disk::budget::{Allowance, UplinkAllowance, part};
 use crate::disk::reports;
 use crate::disk::space::{SpaceWatch, UplinkLane};
@@ -44,7 +44,7 @@ use crate::services::Desk;
 use crate::shard::{InputAtStart, SessionAtStart, ShardSetup};
 use crate::telemetry::{ShardReport, start_logging};
 use crate::upstream::poison::{Command, DiskAccess};
-use crate::upstream::{Gateway, LocalDoor, Source, Tails, UplinkSetup};
+use crate::upstream::{Gateway, LaneDrains, LocalDoor, Source, Tails, UplinkSetup};
 use crate::{control, http, net, shard, system, upstream};
 
 mod begin;
@@ -180,6 +180,8 @@ struct Router {
     verifier: Verifier,
     stop_upstream: watch::Sender<bool>,
     overview: Arc<Overview>,
+    /// How the lanes of each uplink drain.
+    drains: Vec<Arc<LaneDrains>>,
     edge: Option<EdgeNode>,
     /// What the gateway's twin wants, if routes come from there.
     petitions: Option<hub::Petitions>,
@@ -261,6 +263,8 @@ impl Router {
         };
         let number = overview.doors.len() as u16;
         let us = (gateway, LocalDoor::new(number, &config.limits, mailboxes.clone()));
+        let drains: Vec<_> = uplinks.iter().map(|uplink| Arc::clone(&uplink.drains)).collect();
+        tell_drains(&config, &drains);
         let upstream = start_upstream(uplinks, access, command_queue, us, &config, stop)?;
 
         let mut router = Router {
@@ -272,6 +276,7 @@ impl Router {
             verifier,
             stop_upstream,
             overview,
+            drains,
             edge,
             petitions,
             is_led: false,
@@ -373,6 +378,7 @@ impl Router {
     /// Routes by another configuration from now on.
     fn swap(&mut self, config: Config) {
         let plan = Arc::new(plan(&config, &self.overview.reader));
+        tell_drains(&config, &self.drains);
         for mailbox in &self.mailboxes {
             send(mailbox, Mail::Plan(Arc::clone(&plan)));
         }
@@ -638,6 +644,14 @@ fn overview(
         routes: Mutex::new(promises(config)),
         reload_error: Mutex::new(None),
     })
+}
+
+/// The lanes of all uplinks, in the order of the configuration, drain as these routes want it.
+fn tell_drains(config: &Config, told: &[Arc<LaneDrains>]) {
+    let drains = Drains::of(config);
+    for (uplink, told) in config.uplinks.iter().zip(told) {
+        told.set(|priority| drains.of_lane(uplink, priority) == Drain::LiveFirst);
+    }
 }
 
 /// What routes are called, and which lanes they lead to.

@@ -1,10 +1,11 @@
-//! What an acknowledgement means, route by route, in words: the promise that `millrace status` and `/status` state.
+//! What an acknowledgement means, route by route, in words: the promise that `millrace status` and `/status` state. And how
+//! what waits drains.
 //!
 //! In: a configuration. Out: sentences for people beside the facts for programs.
 
 use serde::Serialize;
 
-use crate::config::{Config, Durability, Route, Uplink, WhenFull};
+use crate::config::{Config, Drain, Drains, Durability, Route, Uplink, WhenFull};
 
 /// One route and what its acknowledgements mean.
 #[derive(Clone, Debug, Serialize)]
@@ -23,10 +24,24 @@ pub(crate) struct RouteStatus {
     pub durability: String,
     /// What a PUBACK of a message on it means.
     pub promise: String,
+    /// How what waits for uplinks drains when they are back.
+    pub drains: Vec<RouteDrain>,
+}
+
+/// How the messages of a route drain that wait for one uplink.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct RouteDrain {
+    /// The name of the uplink.
+    pub uplink: String,
+    /// What holds, whatever the route wants.
+    pub drain: Drain,
+    /// The same, and why, in words.
+    pub means: String,
 }
 
 /// The promises of all routes, in their order.
 pub(crate) fn promises(config: &Config) -> Vec<RouteStatus> {
+    let drains = Drains::of(config);
     let status = |(index, route): (usize, &Route)| {
         let uplinks: Vec<&Uplink> = config.sinks(index).filter_map(|sink| config.uplink(sink)).collect();
         let has_inputs = config.sinks(index).any(|sink| matches!(sink, routes::Sink::Input { .. }));
@@ -43,11 +58,20 @@ pub(crate) fn promises(config: &Config) -> Vec<RouteStatus> {
             sinks: config.sinks(index).map(|sink| words_of(config, sink)).collect(),
             priority: route.spec.priority.to_string(),
             ttl_secs: ttl_millis.map(|millis| millis / 1_000),
+            drains: uplinks.iter().map(|uplink| drain_of(&drains, uplink, route)).collect(),
             promise: format!("{durability}: {}", sentence(route, ttl_millis, &uplinks, has_inputs)),
             durability,
         }
     };
     config.routes.iter().enumerate().map(status).collect()
+}
+
+fn drain_of(drains: &Drains<'_>, uplink: &Uplink, route: &Route) -> RouteDrain {
+    RouteDrain {
+        uplink: uplink.name.clone(),
+        drain: drains.of_lane(uplink, route.spec.priority),
+        means: drains.sentence(uplink, route),
+    }
 }
 
 fn words_of(config: &Config, sink: &routes::Sink) -> String {

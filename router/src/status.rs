@@ -134,7 +134,12 @@ fn write_route(route: &Value, out: &mut impl Write) -> std::io::Result<()> {
     let ttl = route["ttl_secs"].as_u64().map_or("none".to_owned(), |secs| format!("{secs} s"));
     writeln!(out, "route {}: {}", text("name"), text("route"))?;
     writeln!(out, "    to {}, priority {}, time to live {ttl}", sinks.join(", "), text("priority"))?;
-    writeln!(out, "    an acknowledgement means: {}", text("promise"))
+    writeln!(out, "    an acknowledgement means: {}", text("promise"))?;
+    for drain in route["drains"].as_array().into_iter().flatten() {
+        let text = |key: &str| drain[key].as_str().unwrap_or("-");
+        writeln!(out, "    a backlog for {} drains {}", text("uplink"), text("means"))?;
+    }
+    Ok(())
 }
 
 fn write_listener(listener: &Value, out: &mut impl Write) -> std::io::Result<()> {

@@ -157,6 +157,7 @@ fn impossible_budgets_durations_priorities_and_policies_are_refused_with_what_is
         (route("ttl"), "-5", "a whole number from 0 to "),
         (route("priority"), "10", "a whole number from 0 to 9"),
         (route("durability"), "paper", "\"disk\""),
+        (route("drain"), "fifo", "\"in-order\" or \"live-first\""),
     ];
     let base = ["uplink.plant.url=mqtt://127.0.0.1:1", "routes.all.route=FROM \"a/#\" INTO $upstream"];
     let set = |pairs: &[String]| {

@@ -76,6 +76,108 @@ fn live_messages_pass_a_backlog_that_goes_on_beside_them() {
     assert_eq!(live, (300..310).collect::<Vec<_>>(), "and what came after it, too");
 }
 
+fn positions(numbers: &[usize], wanted: Range<usize>) -> Vec<usize> {
+    (0..numbers.len()).filter(|at| wanted.contains(&numbers[*at])).collect()
+}
+
+/// Twenty of a backlog of 300 in each lane have come; then there are ten more for each, and the rest comes.
+fn ten_more_of_each(upstream: &Recorder, router: &Router, network: &Proxy) -> Vec<Received> {
+    upstream.wait_for(20);
+    network.pause();
+    let mut publisher = router.connect(&v5("live"));
+    for number in 300..310 {
+        publisher.publish("other/a", number.to_string(), QOS_1);
+        publisher.publish("urgent/a", number.to_string(), QOS_1);
+    }
+    network.resume();
+    upstream.wait_for(620)
+}
+
+fn is_passed(record: &[Received], topic: &str) -> bool {
+    let all = numbers(record, topic);
+    let of = |range: Range<usize>| -> Vec<usize> {
+        positions(&all, range.clone()).into_iter().map(|at| all[at]).collect()
+    };
+    assert_eq!(of(0..300), (0..300).collect::<Vec<_>>(), "{topic}: what waited keeps its order");
+    assert_eq!(of(300..310), (300..310).collect::<Vec<_>>(), "{topic}: and what came after it, too");
+    positions(&all, 300..310).last() < positions(&all, 0..300).last()
+}
+
+#[test]
+fn one_route_lets_its_backlog_be_passed_and_another_on_the_same_uplink_does_not() {
+    for passes in ["other", "urgent"] {
+        let upstream = Recorder::start();
+        let drain = format!("routes.{passes}.drain");
+        let settings = [("uplink.plant.schedule", "weighted"), (&drain, "live-first")];
+        let (router, network) = cut_off(&upstream, &settings);
+        publish(&router, "other", 0..300);
+        publish(&router, "urgent", 0..300);
+        let said = router.status()["routes"].to_string();
+        assert_eq!(said.matches(r#""drain":"live-first""#).count(), 1, "{said}");
+        assert_eq!(said.matches(r#""drain":"in-order""#).count(), 1, "{said}");
+        network.mend();
+        let record = ten_more_of_each(&upstream, &router, &network);
+        for topic in ["other", "urgent"] {
+            assert_eq!(is_passed(&record, topic), topic == passes, "{topic}, and {passes} may be passed");
+        }
+    }
+}
+
+/// Two routes of one priority have one lane: who wants order has it, and the other one, too.
+#[test]
+fn a_lane_of_two_routes_is_passed_only_if_both_say_so() {
+    for (usual, is_live_first) in [("in-order", false), ("live-first", true)] {
+        let upstream = Recorder::start();
+        let settings = [
+            ("uplink.plant.drain", usual),
+            ("routes.other.drain", "live-first"),
+            ("routes.urgent.priority", "9"),
+        ];
+        let (router, network) = cut_off(&upstream, &settings);
+        publish(&router, "other", 0..300);
+        publish(&router, "urgent", 0..300);
+        network.mend();
+        let record = ten_more_of_each(&upstream, &router, &network);
+        for topic in ["other", "urgent"] {
+            assert_eq!(
+                is_passed(&record, topic),
+                is_live_first,
+                "{topic}, and the other route wants {usual}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_route_that_is_replaced_drains_in_its_new_way_from_the_next_connection_on() {
+    let upstream = Recorder::start();
+    let network = Proxy::to(upstream.address());
+    network.cut();
+    let route = |drain: &str| {
+        format!("routes.other = {{ route = 'FROM \"other/#\" INTO $upstream', drain = '{drain}' }}\n")
+    };
+    let mut router = Setup::new()
+        .uplink(network.address(), Version::V5)
+        .set("uplink.plant.window", 8)
+        .set("uplink.plant.pace_messages_per_sec", 200)
+        .file(&route("in-order"))
+        .start();
+    publish(&router, "other", 0..300);
+    router.reload(&route("live-first"));
+    until("the new routes", || {
+        router.status()["routes"].to_string().contains(r#""drain":"live-first""#).then_some(())
+    });
+    network.mend();
+    upstream.wait_for(20);
+    network.pause();
+    let mut publisher = router.connect(&v5("live"));
+    for number in 300..310 {
+        publisher.publish("other/a", number.to_string(), QOS_1);
+    }
+    network.resume();
+    assert!(is_passed(&upstream.wait_for(310), "other"));
+}
+
 #[test]
 fn an_urgent_message_overtakes_a_backlog_that_drains_slowly() {
     let upstream = Recorder::start();

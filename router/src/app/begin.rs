@@ -19,7 +19,7 @@ use crate::disk::vanished::VanishedLanes;
 use crate::disk::{DiskState, tell_repaired};
 use crate::iotedge::EdgeNode;
 use crate::upstream::poison::poison_lane_name;
-use crate::upstream::{self, Bell, Gateway, LinkStatus, Tails, UplinkSetup};
+use crate::upstream::{self, Bell, Gateway, LaneDrains, LinkStatus, Tails, UplinkSetup};
 
 /// For systemd: what takes long, and an hour in which it is no reason to begin again.
 const REBUILDING: &str = "STATUS=writing a damaged store anew\nEXTEND_TIMEOUT_USEC=3600000000";
@@ -93,6 +93,7 @@ fn uplinks(
             gone: upstream::begin_subscriptions(&uplink.name, filters, log)?.into(),
             lanes,
             poison: log.lane(&poison_lane_name(&uplink.name))?,
+            drains: Arc::new(LaneDrains::new(Arc::clone(&bell))),
             bell,
             status: Arc::new(LinkStatus::default()),
             signer: edge

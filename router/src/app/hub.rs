@@ -161,8 +161,8 @@ fn granted(config: &Config, wish: &Wish) -> Result<(Config, HubConfig), String> 
     let table = RouteTable::compile(&specs, &options).map_err(|errors| {
         failed(errors.iter().map(|error| format!("routes.{}: {error}", error.route)).collect())
     })?;
-    // A twin has no word for what its routes promise.
-    let route = |spec| Route { spec, durability: config.durability };
+    // A twin has no word for what its routes promise and for how they drain.
+    let route = |spec| Route { spec, durability: config.durability, drain: None };
     let config = Config {
         routes: specs.into_iter().map(route).collect(),
         table: Arc::new(table),

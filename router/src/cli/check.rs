@@ -5,7 +5,7 @@
 use std::io::{self, Write};
 
 use super::{CheckArgs, Exit};
-use crate::config::{self, Config, Edge, Listener, LogFormat, OwnCertificate, Standing};
+use crate::config::{self, Config, Drains, Edge, Listener, LogFormat, OwnCertificate, Standing};
 use crate::net::{CertificateInfo, load_tls};
 
 /// Judges a configuration and writes the plan to `out`, or every mistake to `err`.
@@ -207,6 +207,7 @@ fn routes(config: &Config, out: &mut impl Write) -> io::Result<()> {
         return writeln!(out, "\nroutes    none: messages reach local subscribers only");
     }
     writeln!(out, "\nroutes")?;
+    let drains = Drains::of(config);
     for (index, route) in config.routes.iter().enumerate() {
         let spec = &route.spec;
         let sinks = config.sinks(index).map(|sink| match config.uplink(sink) {
@@ -226,6 +227,11 @@ fn routes(config: &Config, out: &mut impl Write) -> io::Result<()> {
         if config.sinks(index).any(|sink| config.uplink(sink).is_some()) {
             let promise = route.durability.promise();
             writeln!(out, "    acknowledged ({}) means: {promise}", route.durability)?;
+            let mut uplinks: Vec<_> = config.sinks(index).filter_map(|sink| config.uplink(sink)).collect();
+            uplinks.dedup_by(|one, other| one.name == other.name);
+            for uplink in uplinks {
+                writeln!(out, "    a backlog for {} drains {}", uplink.name, drains.sentence(uplink, route))?;
+            }
         } else {
             writeln!(
                 out,

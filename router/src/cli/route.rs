@@ -31,7 +31,7 @@ pub fn route(args: &RouteArgs, out: &mut impl Write, err: &mut impl Write) -> io
     };
     match &args.command {
         RouteCommand::Check { .. } => list(&routes, &table, out)?,
-        RouteCommand::Explain { .. } => show_plan(&table, out)?,
+        RouteCommand::Explain { .. } => show_plan(&routes, &table, out)?,
         RouteCommand::Test(args) => match Sample::load(args) {
             Ok(sample) => try_sample(&sample, &routes, &table, out)?,
             Err(fault) => {
@@ -216,8 +216,8 @@ fn show_sink(table: &RouteTable, sink: SinkId) -> String {
 }
 
 /// Shows how each route is found, what it reads and what it costs.
-fn show_plan(table: &RouteTable, out: &mut impl Write) -> io::Result<()> {
-    for plan in table.plan() {
+fn show_plan(routes: &[Route], table: &RouteTable, out: &mut impl Write) -> io::Result<()> {
+    for (index, plan) in table.plan().into_iter().enumerate() {
         let cost = match plan.cost {
             Cost::Never => "never matches; it costs nothing, and is probably not meant",
             Cost::Always => "always matches",
@@ -231,6 +231,9 @@ fn show_plan(table: &RouteTable, out: &mut impl Write) -> io::Result<()> {
         }
         if !plan.reads.is_empty() {
             writeln!(out, "    reads {}", plan.reads.join(", "))?;
+        }
+        if let Some(drain) = routes.get(index).and_then(|route| route.drain) {
+            writeln!(out, "    a backlog drains {drain}, if no other route of its lane wants it otherwise")?;
         }
     }
     writeln!(out, "{} routes", table.routes().len())

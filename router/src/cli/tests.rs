@@ -96,6 +96,41 @@ fn check_prints_a_plan() {
     }
 }
 
+/// Each route may drain in its own way where it has a lane of its own; else order holds, and whoever wanted it otherwise is told.
+#[test]
+fn check_says_how_a_backlog_drains_and_whose_order_holds() {
+    let files = Files::new();
+    let text = "uplink.plant = { url = 'mqtt://h', history_share_percent = 40 }\n[routes]\n\
+                own = { route = 'FROM \"a\" INTO $upstream', priority = 1, drain = 'live-first' }\n\
+                shared = { route = 'FROM \"b\" INTO $upstream', drain = 'live-first' }\n\
+                usual = 'FROM \"c\" INTO $upstream'\n";
+    let config = files.add("c.toml", text);
+    let (exit, out, err) = run(&["check", "--config", &config, "--profile", "quickstart"]);
+    assert_eq!(exit, Exit::Done, "{err}");
+    for expected in [
+        "a backlog for plant drains live-first: what comes after a reconnect passes what waited, which keeps 40 % of",
+        "a backlog for plant drains in-order, although it wants live-first: route usual keeps order in the same lane",
+        "a backlog for plant drains in-order: what waited goes before what comes after it",
+    ] {
+        assert_eq!(out.matches(expected).count(), 1, "{expected:?} in:\n{out}");
+    }
+    let warned =
+        "routes.shared.drain: is live-first, which means nothing: route usual keeps order in the same lane";
+    assert!(format!("{out}{err}").contains(warned), "{out}{err}");
+    let (_, out, _) = run(&["route", "explain", &config]);
+    assert_eq!(out.matches("a backlog drains live-first, if no other route").count(), 2, "{out}");
+
+    // What the uplink says holds for those who say nothing, and a route of its own lane may want it otherwise.
+    let text = "uplink.plant = { url = 'mqtt://h', drain = 'live-first' }\n[routes]\n\
+                own = { route = 'FROM \"a\" INTO $upstream', priority = 1, drain = 'in-order' }\n\
+                usual = 'FROM \"c\" INTO $upstream'\n";
+    let config = files.add("d.toml", text);
+    let (exit, out, err) = run(&["check", "--config", &config, "--profile", "quickstart"]);
+    assert_eq!(exit, Exit::Done, "{err}");
+    assert!(out.contains("drains live-first") && out.contains("drains in-order: "), "{out}");
+    assert!(!format!("{out}{err}").contains("means nothing"), "{out}{err}");
+}
+
 /// Whoever says how long a message waits, the plan repeats it.
 #[test]
 fn check_says_for_how_long_a_message_is_kept() {

@@ -15,6 +15,7 @@ use routes::{RouteSpec, RouteTable, Sink};
 
 use super::auth::{self, Auth};
 use super::budgets;
+use super::drains::Drain;
 use super::edge::{self, Edge};
 use super::errors::{ConfigError, ConfigErrors};
 use super::forwarding::Forwarding;
@@ -223,6 +224,8 @@ pub struct Route {
     pub spec: RouteSpec,
     /// What an acknowledgement of its messages promises.
     pub durability: Durability,
+    /// Whether what comes after a reconnect passes what waited; `None` is as its uplink says.
+    pub drain: Option<Drain>,
 }
 
 /// What is logged, and how.

@@ -2,6 +2,7 @@
 //!
 //! Knows: the keys `uplink.NAME.*` that are about that. In: a judge. Out: values as used.
 
+use super::drains::Drain;
 use super::judge::Judge;
 use super::schema;
 
@@ -12,8 +13,8 @@ pub struct Forwarding {
     pub pace_bytes_per_sec: u64,
     /// Whether priorities share the link instead of the most urgent going first.
     pub weighted: bool,
-    /// Whether what comes after a reconnect passes what waited.
-    pub live_first: bool,
+    /// Whether what comes after a reconnect passes what waited, for routes that do not say it.
+    pub drain: Drain,
     /// What the backlog gets beside live messages, 1 to 99.
     pub history_share_percent: u8,
     /// Longest wait before a backlog starts to drain on a new link.
@@ -33,7 +34,7 @@ impl Forwarding {
     pub(super) fn check(judge: &mut Judge<'_>, name: &str) -> Option<Forwarding> {
         let is = |judge: &mut Judge<'_>, key, word: &str| judge.text(key, name).map(|text| text == word);
         let weighted = is(judge, &schema::UPLINK_SCHEDULE, "weighted");
-        let live_first = is(judge, &schema::UPLINK_DRAIN, "live-first");
+        let drain = judge.text(&schema::UPLINK_DRAIN, name).and_then(|word| Drain::of(Some(&word)));
         let pace_bytes_per_sec = judge.integer(&schema::UPLINK_PACE_BYTES, name);
         let history_share_percent = judge.integer(&schema::UPLINK_HISTORY_SHARE, name);
         let drain_jitter_millis = judge.integer(&schema::UPLINK_DRAIN_JITTER_MS, name);
@@ -44,7 +45,7 @@ impl Forwarding {
         Some(Forwarding {
             pace_bytes_per_sec: pace_bytes_per_sec?,
             weighted: weighted?,
-            live_first: live_first?,
+            drain: drain?,
             history_share_percent: history_share_percent? as u8,
             drain_jitter_millis: drain_jitter_millis?,
             spill_after_millis: spill_after_millis?,

@@ -66,7 +66,7 @@ pub(super) fn check(judge: &mut Judge<'_>, usual: Usual, limits: &Limits) -> Opt
             routes: config
                 .routes
                 .iter()
-                .map(|route| Route { spec: spec(route), durability: usual.durability })
+                .map(|route| Route { spec: spec(route), durability: usual.durability, drain: None })
                 .collect(),
             ttl_millis: config.ttl_secs.map(|secs| secs * 1_000),
             store_limit_bytes: config.store_bytes_max,

@@ -6,7 +6,7 @@
 //!
 //! Reading order: `sources` (the layers), `raw` (as written), `schema` (every key), `judge` (one key at a
 //! time), `checked`, `listeners`, `transport`, `topics` and `iothub` (as used, and what two keys mean together), `auth` (users and rules),
-//! `edge` (the place in Azure IoT Edge), `manifest` (its routes, where a file has them), `routing` (routes and where they lead), `budgets` (space on the disk), `warnings`, `memory` (the ceiling), `reference`
+//! `edge` (the place in Azure IoT Edge), `manifest` (its routes, where a file has them), `routing` (routes and where they lead), `drains` (how what waited for them goes), `budgets` (space on the disk), `warnings`, `memory` (the ceiling), `reference`
 //! (the page of keys).
 
 use std::path::Path;
@@ -16,6 +16,7 @@ use routes::RouteTable;
 mod auth;
 mod budgets;
 mod checked;
+mod drains;
 mod edge;
 mod errors;
 mod forwarding;
@@ -47,6 +48,8 @@ pub use checked::{
     Uplink, UplinkKind, Warning, WhenFull,
 };
 pub(crate) use checked::{EDGE_FOLDER, TRUST_FILE};
+pub use drains::Drain;
+pub(crate) use drains::Drains;
 pub(crate) use edge::without_port;
 pub use edge::{Edge, Standing};
 pub use errors::{ConfigError, ConfigErrors};

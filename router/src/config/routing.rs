@@ -7,6 +7,7 @@ use model::{Limits, Priority};
 use routes::{RouteSpec, RouteTable, Sink};
 
 use super::checked::{Durability, Route, UPSTREAM, durability};
+use super::drains::Drain;
 use super::errors::{ConfigError, ConfigErrors};
 use super::judge::Judge;
 use super::raw::Raw;
@@ -48,17 +49,19 @@ pub(super) fn check_route(judge: &mut Judge<'_>, name: &str, usual: Usual) -> Op
         let text = judge.text(&schema::ROUTE, name)?;
         let (priority, ttl_millis) = (Priority::DEFAULT, usual.ttl_millis);
         let spec = RouteSpec { name: name.to_owned(), text, priority, ttl_millis };
-        return Some(Route { spec, durability: usual.durability });
+        return Some(Route { spec, durability: usual.durability, drain: None });
     }
     let priority = judge.integer(&schema::ROUTE_PRIORITY, name);
     let has_ttl = judge.is_written(&schema::ROUTE_TTL_SECS, name);
     let ttl_secs = judge.integer(&schema::ROUTE_TTL_SECS, name);
     let word = judge.text(&schema::ROUTE_DURABILITY, name);
     let durability = if word.is_some() { durability(word) } else { usual.durability };
+    let drain = Drain::of(judge.text(&schema::ROUTE_DRAIN, name).as_deref());
     let text = judge.text(&schema::ROUTE_TEXT, name)?;
     let priority = priority.and_then(|number| Priority::new(number as i64).ok()).unwrap_or_default();
     let ttl_millis = if has_ttl { millis(ttl_secs) } else { usual.ttl_millis };
-    Some(Route { spec: RouteSpec { name: name.to_owned(), text, priority, ttl_millis }, durability })
+    let spec = RouteSpec { name: name.to_owned(), text, priority, ttl_millis };
+    Some(Route { spec, durability, drain })
 }
 
 /// The routes of a file by themselves, ordered by name, with their table; sinks need not exist.

@@ -631,11 +631,13 @@ pub(super) static UPLINK_SCHEDULE: Key = words(
     "How the priorities share the link: `strict` sends the most urgent messages first, always; `weighted` gives each \
      priority a part of it (0 to 9 and none: 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2), so that none starves.",
 );
+const DRAINS: &[&str] = &["in-order", "live-first"];
+
 pub(super) static UPLINK_DRAIN: Key = words(
     "uplink.*.drain",
-    &["in-order", "live-first"],
+    DRAINS,
     "in-order",
-    "What happens to a backlog when the link is back: `in-order` sends it before anything newer of its priority; with \
+    "What happens to a backlog of routes that do not say `drain` themselves when the link is back: `in-order` sends it before anything newer of its priority; with \
      `live-first` what comes from then on passes it, and order holds among the older and among the newer messages.",
 );
 pub(super) static UPLINK_HISTORY_SHARE: Key = integer(
@@ -716,6 +718,14 @@ pub(super) static ROUTE_DURABILITY: Key = key(
      power cut; `spill` the same, or that the upstream has it, whichever is first: nothing is written while the upstream \
      keeps up (see `uplink.NAME.spill_after_ms`); `memory` only that the router holds it: it is written when memory is \
      short and when the router stops.",
+);
+pub(super) static ROUTE_DRAIN: Key = key(
+    "routes.*.drain",
+    Allowed::Choice { values: DRAINS, later: &[] },
+    Default::Derived("as `uplink.NAME.drain`"),
+    "What happens to a backlog of this route when the link is back: `in-order` sends it before anything newer; with \
+     `live-first` what comes from then on passes it. Routes of one priority share a lane of an uplink: it is passed only if \
+     all of them say so, and `check` warns where they do not.",
 );
 const DURABILITIES: &[&str] = &["disk", "spill", "memory"];
 
@@ -973,6 +983,7 @@ static SERVICE_KEYS: &[&Key] = &[
     &ROUTE_PRIORITY,
     &ROUTE_TTL_SECS,
     &ROUTE_DURABILITY,
+    &ROUTE_DRAIN,
     &LOG_LEVEL,
     &LOG_FORMAT,
 ];

@@ -462,7 +462,7 @@ fn an_uplink_is_complete_without_anything_but_its_url() {
         forwarding: Forwarding {
             pace_bytes_per_sec: 0,
             weighted: false,
-            live_first: false,
+            drain: Drain::InOrder,
             history_share_percent: 25,
             drain_jitter_millis: 0,
             spill_after_millis: 1_000,

@@ -8,6 +8,7 @@ use routes::Sink;
 
 use super::auth::Auth;
 use super::checked::{Config, Uplink, Warning};
+use super::drains::Drains;
 use super::edge::Edge;
 use super::iothub::Speakers;
 use super::listeners::Listener;
@@ -56,6 +57,14 @@ pub(super) fn warnings(config: &Config) -> Vec<Warning> {
         if !is_led && !config.table.sinks().iter().any(leads_there) {
             warn(&suggest::dotted(&["uplink", &uplink.name]), "no route leads to it".to_owned());
         }
+    }
+    for dispute in Drains::of(config).disputes() {
+        let text = format!(
+            "is live-first, which means nothing: route {} keeps order in the same lane, that of uplink {} for priority {}; \
+             routes that drain in different ways want different priorities",
+            dispute.keeps, dispute.uplink, dispute.priority
+        );
+        warn(&suggest::dotted(&["routes", dispute.passes, "drain"]), text);
     }
     if config.edge.as_ref().is_some_and(Edge::is_led_by_twin) && !config.routes.is_empty() {
         warn("routes", "mean nothing: edge.config_source = \"twin\"".to_owned());

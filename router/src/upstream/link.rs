@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
 
+use super::drains::Lanes;
 use super::faults::Faults;
 use super::local::{LOCAL_BYTES_MAX, LocalSession, LocalWriter};
 use super::poison::SharedTray;
@@ -109,6 +110,8 @@ pub(super) struct Uplink {
     stop: watch::Receiver<bool>,
     clock: Clock,
     carrier: Carrier,
+    /// How its lanes drain, as the carrier knows it.
+    drains: Option<Lanes>,
     records: ReadOut,
     packer: Option<Packer>,
     delivered: Vec<(LaneId, Seq)>,
@@ -169,6 +172,7 @@ impl Uplink {
             stop,
             clock: Clock::default(),
             carrier,
+            drains: None,
             records: ReadOut::new(),
             packer: None,
             delivered: Vec::new(),
@@ -267,6 +271,7 @@ impl Uplink {
         link.gone = Arc::clone(&self.setup.gone);
         let mut wants_session = link.inbound.as_ref().map(|rules| rules.identity.clone());
         let (mut local, mut local_writer) = LocalSession::none();
+        self.look_at_drains();
         self.carrier.connected(link, self.clock.now(), &mut self.out)?;
         let mut look = None;
         let mut give_up = Deadlines::default();

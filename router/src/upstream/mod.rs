@@ -5,6 +5,7 @@
 //! An uplink that is down costs a timer; its messages stay in their lanes.
 
 mod dialects;
+mod drains;
 mod faults;
 mod iothub;
 mod line;
@@ -34,9 +35,10 @@ use tokio::sync::{Notify, mpsc, watch};
 use self::iothub::Keyring;
 use self::poison::{Command, DiskAccess, Keeper, PoisonLane};
 use crate::clock::entropy;
-use crate::config::Uplink;
+use crate::config::{Drain, Uplink};
 
 pub(crate) use dialects::Gateway;
+pub(crate) use drains::LaneDrains;
 pub(crate) use iothub::{About, LinkNews, Signature, Signer};
 pub(crate) use line::{Line, News, ORDERS_MAX, Operator, Order, line};
 pub(crate) use local::LocalDoor;
@@ -59,6 +61,8 @@ pub(crate) struct UplinkSetup {
     pub poison: LaneId,
     /// Rings when one of its lanes grows.
     pub bell: Arc<Bell>,
+    /// Which of its lanes live messages may pass.
+    pub drains: Arc<LaneDrains>,
     /// What it has subscribed to in earlier lives and is not to any more.
     pub gone: Arc<[String]>,
     /// For people.
@@ -155,7 +159,7 @@ fn rules(config: &Uplink, limits: &Limits) -> Rules {
     let forwarding = &config.forwarding;
     Rules {
         schedule: if forwarding.weighted { Schedule::Weighted } else { Schedule::Strict },
-        live_first: forwarding.live_first,
+        live_first: forwarding.drain == Drain::LiveFirst,
         history_share_percent: forwarding.history_share_percent,
         messages_per_sec: config.pace_messages_per_sec.map_or(0, |pace| pace.get().into()),
         bytes_per_sec: forwarding.pace_bytes_per_sec,

@@ -486,7 +486,11 @@ async fn carry(
     let (mut reader, mut writer) = tokio::io::split(stream);
     let setup = shared.setup(&access);
     let now = clock.now();
-    shared.core.borrow_mut().carrier.link_connected(identity, setup, now)?;
+    {
+        let mut core = shared.core.borrow_mut();
+        core.look_at_drains();
+        core.carrier.link_connected(identity, setup, now)?;
+    }
     let renew_at = access.renew_after_secs.map(|secs| begun + Duration::from_secs(secs));
     let (mut buffer, mut unread, mut out) = (vec![0; 16 << 10], Vec::new(), Vec::new());
     let mut unflushed = false;

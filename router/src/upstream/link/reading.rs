@@ -107,6 +107,7 @@ impl Uplink {
 
     /// Sees how far the lanes reach. One that is not there keeps nobody from the others.
     pub(super) fn look_at_tails(&mut self) -> Result<(), Ended> {
+        self.look_at_drains();
         let mut all = Ok(());
         for index in 0..self.setup.lanes.len() {
             let lane = self.setup.lanes[index].0;
@@ -117,6 +118,18 @@ impl Uplink {
             }
         }
         all
+    }
+
+    /// Sees which lanes live messages may pass. Before what is there now is known: it may be of routes that want it otherwise.
+    pub(super) fn look_at_drains(&mut self) {
+        let drains = self.setup.drains.read();
+        if self.drains == Some(drains) {
+            return;
+        }
+        self.drains = Some(drains);
+        for (index, (lane, _)) in self.setup.lanes.iter().enumerate() {
+            self.carrier.set_live_first(*lane, drains.is_live_first(index));
+        }
     }
 
     /// Tells the store what is delivered; it writes that down with its next group.
