@@ -548,11 +548,13 @@ impl World {
     fn settle(&mut self) {
         let identities: Vec<_> = self.nets.keys().copied().collect();
         for identity in identities {
-            // What is in flight is judged as it was sent.
-            while let Some(net) = self.nets.get(identity)
-                && net.stage == Stage::Up
-                && !(net.pipe.is_empty() && net.answers.is_empty())
-            {
+            // What is in flight is judged as it was sent, and so is what is about to be.
+            while self.nets.get(identity).is_some_and(|net| net.stage == Stage::Up) {
+                self.flush(identity);
+                let net = self.net(identity);
+                if net.pipe.is_empty() && net.answers.is_empty() {
+                    break;
+                }
                 self.upstream(identity);
                 if self.nets.contains_key(identity) {
                     self.answer(identity);
