@@ -91,7 +91,7 @@ pub struct Reading {
     wanted: Wanted,
     trying: Option<Sender>,
     sent: usize,
-    /// With a pool: from here on nothing was taken, and the lane waits.
+    /// From here on nothing was taken: with a pool, because the lane waits.
     blocked: Option<Seq>,
     /// The first place that the lane gave.
     given: Option<Seq>,
@@ -504,6 +504,7 @@ impl Carrier {
     ) {
         let index = reading.index;
         reading.given = reading.given.or(Some(seq));
+        reading.blocked = reading.blocked.or(reading.wanted.until.filter(|until| seq >= *until));
         if reading.blocked.is_some() {
             return;
         }

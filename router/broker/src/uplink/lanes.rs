@@ -26,6 +26,8 @@ pub(super) struct Lane {
     pub(super) priority: Priority,
     /// Whether what comes after a reconnect passes what waited.
     live_first: bool,
+    /// Whether it passes what waited at the reconnect that was last.
+    passes: bool,
     stretches: VecDeque<Stretch>,
     /// The first place that is not reported as delivered.
     reported: Seq,
@@ -47,12 +49,14 @@ pub(super) struct Wanted {
     pub(super) is_history: bool,
     /// Both had something to send.
     is_contested: bool,
+    /// Nothing from here on: what waits in between comes first.
+    pub(super) until: Option<Seq>,
 }
 
 impl Wanted {
     /// That, and nothing else is wanted.
     pub(super) fn one(from: Seq, count: usize) -> Wanted {
-        Wanted { from, count, is_history: false, is_contested: false }
+        Wanted { from, count, is_history: false, is_contested: false, until: None }
     }
 }
 
@@ -69,6 +73,7 @@ impl Lane {
             id,
             priority,
             live_first,
+            passes: false,
             stretches: VecDeque::from([Stretch::new(head, tail)]),
             reported: head,
             history_at: Instant::default(),
@@ -81,6 +86,7 @@ impl Lane {
     /// From the next backlog on what comes after a reconnect passes what waited; or from now on nothing passes anything.
     pub(super) fn set_live_first(&mut self, live_first: bool) {
         self.live_first = live_first;
+        self.passes &= live_first;
     }
 
     /// More of its senders are refused than may wait: nothing of it is sent for a while.
@@ -138,6 +144,7 @@ impl Lane {
             self.make_room();
             let mark = self.live().end();
             self.stretches.push_back(Stretch::new(mark, mark));
+            self.passes = true;
             self.shares = (0, 0);
         }
     }
@@ -174,11 +181,15 @@ impl Lane {
         let read = |stretch: &Stretch| stretch.to_read(look_ahead);
         let last = self.stretches.len() - 1;
         let waits = rules.now < self.history_at;
-        if last == 0 || !self.live_first {
+        if last == 0 || !self.passes {
             // In order: until then what came since waits, too.
-            let all = || self.stretches.iter().filter(|_| !waits);
-            let again = all().filter(|stretch| stretch.has_again());
-            let (from, count) = again.chain(all()).find_map(read)?;
+            let mut all = self.stretches.iter().filter(|_| !waits);
+            // A row that is to go again may have expired by now: then the read must not run into what is behind it.
+            if let Some((from, count)) = all.clone().find(|it| it.has_again()).and_then(read) {
+                let until = Seq::new(from.get() + count as u64);
+                return Some(Wanted { until, ..Wanted::one(from, count) });
+            }
+            let (from, count) = all.find_map(read)?;
             return Some(Wanted::one(from, count));
         }
         let live = read(&self.stretches[last]);
@@ -195,7 +206,7 @@ impl Lane {
         let is_history = live.is_none() || history.is_some() && is_due;
         let (from, count) =
             if is_history { history.map(|(from, count)| (from, count.min(room))) } else { live }?;
-        Some(Wanted { from, count, is_history, is_contested })
+        Some(Wanted { from, count, is_history, is_contested, until: None })
     }
 
     /// So many messages were sent of what it wanted.

@@ -185,27 +185,22 @@ impl Bench {
     fn fill(&mut self) {
         while let Some(mut reading) = self.carrier.next_reading(self.out.len(), at(self.now).instant) {
             let records = &self.lanes.iter().find(|it| it.0 == reading.lane).expect("one of two").1;
-            let from = reading.from.get() as usize;
-            let up_to = records.len().min(from - 1 + reading.messages_max);
-            // Like the store: one record at least, and no more bytes than that.
-            let mut bytes = 0;
-            let fits = |record: &&Vec<u8>| {
+            let (mut place, mut given, mut bytes) = (reading.from.get() as usize, 0, 0);
+            while place <= records.len() && given < reading.messages_max {
+                let record = &records[place - 1];
                 bytes += record.len();
-                bytes <= reading.bytes_max
-            };
-            let up_to = from.max(from - 1 + records[from - 1..up_to].iter().take_while(fits).count());
-            for place in from..=up_to {
-                let (record, expires) = (&records[place - 1], None);
-                self.carrier.offer(
-                    &mut reading,
-                    seq(place as u64),
-                    record,
-                    expires,
-                    at(self.now),
-                    &mut self.out,
-                );
+                // Like the store: one record at least, and no more bytes than that; what has expired (is empty) does not count.
+                if !record.is_empty() {
+                    if given > 0 && bytes > reading.bytes_max {
+                        break;
+                    }
+                    given += 1;
+                    let now = at(self.now);
+                    self.carrier.offer(&mut reading, seq(place as u64), record, None, now, &mut self.out);
+                }
+                place += 1;
             }
-            self.carrier.passed(&reading, seq(up_to as u64 + 1));
+            self.carrier.passed(&reading, seq(place as u64));
             self.carrier.invariants();
         }
     }

@@ -107,11 +107,13 @@ impl Uplink {
 
     /// Sees how far the lanes reach. One that is not there keeps nobody from the others.
     pub(super) fn look_at_tails(&mut self) -> Result<(), Ended> {
-        self.look_at_drains();
         let mut all = Ok(());
         for index in 0..self.setup.lanes.len() {
             let lane = self.setup.lanes[index].0;
             let end = self.source.end(lane);
+            // After its end is known, before what stands there is sent: a lane that is to keep its order is told before the
+            // messages that want it are routed.
+            self.look_at_drains();
             match self.met(Act::Look, (lane, None), end) {
                 Ok(tail) => self.carrier.grown(lane, tail),
                 Err(error) => all = Err(error.into()),
@@ -120,7 +122,7 @@ impl Uplink {
         all
     }
 
-    /// Sees which lanes live messages may pass. Before what is there now is known: it may be of routes that want it otherwise.
+    /// Sees which lanes live messages may pass.
     pub(super) fn look_at_drains(&mut self) {
         let drains = self.setup.drains.read();
         if self.drains == Some(drains) {

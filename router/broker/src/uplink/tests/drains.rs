@@ -92,3 +92,35 @@ fn a_lane_that_may_be_passed_is_from_the_next_connection_on() {
     bench.publish(LANE, "a");
     assert_eq!(bench.sent(), ["a42"]);
 }
+
+#[test]
+fn a_lane_that_wanted_order_for_a_while_is_not_passed_before_the_next_connection() {
+    let mut bench = Bench::new(Rules { live_first: true, ..rules() });
+    (0..40).for_each(|_| bench.publish(LANE, "a"));
+    bench.connect(8, None);
+    assert_eq!(bench.sent(), ["a1", "a2", "a3", "a4", "a5", "a6"]);
+    bench.carrier.set_live_first(LANE, false);
+    (0..3).for_each(|_| bench.publish(LANE, "a"));
+    bench.carrier.set_live_first(LANE, true);
+    bench.publish(LANE, "a");
+    let places: Vec<_> = drain(&mut bench).iter().map(|payload| number(payload)).collect();
+    assert_eq!(places, (7..=44).collect::<Vec<_>>());
+}
+
+/// A read that is to send one message again, which has expired by then, would go on with what is behind it.
+#[test]
+fn what_has_expired_lets_nothing_behind_it_pass() {
+    let mut bench = Bench::new(Rules { live_first: true, ..rules() });
+    (0..12).for_each(|_| bench.publish(LANE, "a"));
+    bench.connect(8, None);
+    assert_eq!(bench.sent().len(), 6);
+    bench.publish(LANE, "a");
+    assert_eq!(bench.sent(), ["a13"], "it passes what waited");
+    bench.carrier.set_live_first(LANE, false);
+    (0..3).for_each(|_| bench.publish(LANE, "a"));
+    bench.lanes[1].1[12].clear();
+    reconnect(&mut bench);
+    let places: Vec<_> = drain(&mut bench).iter().map(|payload| number(payload)).collect();
+    assert_eq!(places, (1..=12).chain(14..=16).collect::<Vec<_>>());
+    assert_eq!(bench.delivered(), [(LANE, 16)]);
+}
