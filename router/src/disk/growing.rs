@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 
-use super::losses::Entry;
+use super::losses::{Entry, Reason};
 
 /// Losses of the same kind within this time of the first one are one entry.
 pub(super) const MERGE_MILLIS: u64 = 60_000;
@@ -51,7 +51,8 @@ impl Growing {
         if !kind.goes_on(entry, published) {
             *kind = new;
         }
-        kind.named += u32::from(entry.sender.is_some());
+        // What an operator drops keeps its sender, however many times.
+        kind.named += u32::from(entry.sender.is_some() && entry.reason != Reason::PoisonDropped);
         kind.newest = number;
     }
 
@@ -83,7 +84,7 @@ impl Growing {
 
 impl Kind {
     fn goes_on(&self, next: &Entry, published: u64) -> bool {
-        self.newest >= published && next.first_ms.saturating_sub(self.since_ms) < MERGE_MILLIS
+        self.newest >= published && next.first_ms.abs_diff(self.since_ms) < MERGE_MILLIS
     }
 }
 
@@ -94,7 +95,7 @@ mod tests {
     use model::Timestamp;
     use store::CommitLog as _;
 
-    use super::super::losses::{Ledger, Reason, Sum};
+    use super::super::losses::{Ledger, Sum};
     use super::super::whose::Parts;
     use super::*;
 

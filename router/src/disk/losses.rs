@@ -209,7 +209,7 @@ impl Entry {
         belongs
             && (&self.lane, &self.route, &self.sender, self.reason)
                 == (&next.lane, &next.route, &next.sender, next.reason)
-            && next.last_ms.saturating_sub(self.first_ms) < MERGE_MILLIS
+            && next.last_ms.abs_diff(self.first_ms) < MERGE_MILLIS
     }
 
     fn absorb(&mut self, next: &Entry) {
@@ -217,7 +217,7 @@ impl Entry {
         self.places = both.map(|(had, gets)| (had.0.min(gets.0), had.1.max(gets.1)));
         self.messages += next.messages;
         self.bytes += next.bytes;
-        self.last_ms = next.last_ms;
+        self.last_ms = self.last_ms.max(next.last_ms);
     }
 
     fn encode(&self) -> Vec<u8> {
