@@ -108,7 +108,11 @@ fn one_route_lets_its_backlog_be_passed_and_another_on_the_same_uplink_does_not(
     for passes in ["other", "urgent"] {
         let upstream = Recorder::start();
         let drain = format!("routes.{passes}.drain");
-        let settings = [("uplink.plant.schedule", "weighted"), (&drain, "live-first")];
+        let settings = [
+            ("uplink.plant.schedule", "weighted"),
+            (&drain, "live-first"),
+            ("uplink.plant.pace_messages_per_sec", "100"),
+        ];
         let (router, network) = cut_off(&upstream, &settings);
         publish(&router, "other", 0..300);
         publish(&router, "urgent", 0..300);
@@ -130,6 +134,7 @@ fn a_lane_of_two_routes_is_passed_only_if_both_say_so() {
         let upstream = Recorder::start();
         let settings = [
             ("uplink.plant.drain", usual),
+            ("uplink.plant.pace_messages_per_sec", "100"),
             ("routes.other.drain", "live-first"),
             ("routes.urgent.priority", "9"),
         ];
@@ -159,7 +164,7 @@ fn a_route_that_is_replaced_drains_in_its_new_way_from_the_next_connection_on() 
     let mut router = Setup::new()
         .uplink(network.address(), Version::V5)
         .set("uplink.plant.window", 8)
-        .set("uplink.plant.pace_messages_per_sec", 200)
+        .set("uplink.plant.pace_messages_per_sec", 100)
         .file(&route("in-order"))
         .start();
     publish(&router, "other", 0..300);

@@ -156,7 +156,11 @@ impl Log {
         self.retention.start(&shared.lanes.all());
         self.poison = None;
         self.noted_log = 0;
-        self.drop_orphans(&found.orphans)?;
+        match self.drop_orphans(&found.orphans) {
+            // What was written anew is to be told; who writes next finds the poison.
+            Err(_) if repaired.is_some() => {}
+            dropped => dropped?,
+        }
         Ok(repaired)
     }
 

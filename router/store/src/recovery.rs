@@ -105,7 +105,7 @@ struct End {
 /// The last block of every lane that has one: backwards, from lane to lane, never from block to block.
 ///
 /// Looking for what lies before a lane reads its first block. If that is damaged, or the last block of any file is, each lane is
-/// looked at by itself: no start is stopped by what a reader only steps over.
+/// looked at by itself. What then stops a start is a damaged last block of a lane in a file that goes on with another lane.
 fn load_ends(
     engine: &Engine,
     root: &Path,
@@ -163,7 +163,8 @@ fn end_of(engine: &Engine, root: &Path, lane: LaneId) -> Result<Option<End>, Ope
 }
 
 /// The last place of a lane in sorted files, by what the files say of themselves; 0 if none has any of it. `None` if one goes on
-/// into the next lane, so that nobody knows. After opening for writing all blocks are in sorted files.
+/// into the next lane, so that nobody knows. After opening for writing all blocks are in sorted files. (A lane that is delivered as
+/// a whole may get one place too many, which is then told as damaged: the end of a dropped range looks like a last key.)
 fn last_of_files(engine: &Engine, lane: LaneId) -> Option<u64> {
     let (start, end) = (keys::lane_start(lane), keys::lane_end(lane));
     let files = engine.db.live_files().ok()?;
