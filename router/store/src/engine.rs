@@ -14,7 +14,7 @@ use rocksdb::{
     statistics::{StatsLevel, Ticker},
 };
 use std::fs;
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -174,10 +174,7 @@ impl Engine {
             return true;
         }
         let path = self.db.path().with_extension("probe");
-        let asked = fs::File::create(&path).and_then(|mut file| {
-            file.write_all(&[0])?;
-            file.sync_all()
-        });
+        let asked = home::write_durably(&path, &[0]);
         drop(fs::remove_file(&path)); // if it stays, the next one writes over it
         let is_full =
             |error: io::Error| matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);

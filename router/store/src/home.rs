@@ -126,8 +126,7 @@ impl Home {
     /// Says whether the disk takes writes: writes a file, syncs it and removes it again.
     pub(crate) fn probe(&self) -> Result<(), OpenError> {
         let path = self.root.join(PROBE);
-        let written = File::create(&path)
-            .and_then(|mut file| file.write_all(&[0; PROBE_BYTES]).and_then(|()| file.sync_all()));
+        let written = write_durably(&path, &[0; PROBE_BYTES]);
         match fs::remove_file(&path) {
             Err(error) if written.is_ok() => Err(error),
             _ => written,
@@ -180,6 +179,13 @@ impl Drop for Home {
             debug_assert!(false, "a lock we hold can be given back: {error}");
         }
     }
+}
+
+/// Writes a file and syncs it.
+pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 enum Found {

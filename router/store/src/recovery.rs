@@ -114,17 +114,13 @@ fn load_ends(
     let mut ends = BTreeMap::new();
     let mut blocks = engine.db.raw_iterator_cf(engine.family(FAMILY_LOG));
     blocks.seek_to_last();
-    while let Some((key, value)) = blocks.item() {
+    while let Some(key) = blocks.key() {
         let Some((lane, last)) = keys::parse_block(key) else {
             let detail = "something unknown is among the blocks".into();
             return Err(OpenError::Corrupt { path: root.to_owned(), detail });
         };
         // A damaged header costs nothing of the place: that is in the key.
-        let appended_bytes = match Block::parse(key, value) {
-            Some(block) => block.bytes_behind(),
-            None => bytes_at_end(&mut blocks, lane),
-        };
-        ends.insert(lane, End { last: last.get(), appended_bytes });
+        ends.insert(lane, End { last: last.get(), appended_bytes: bytes_at_end(&mut blocks, lane) });
         blocks.seek_for_prev(keys::lane_start(lane));
     }
     if let Err(error) = blocks.status() {
@@ -145,13 +141,9 @@ fn load_ends(
 fn end_of(engine: &Engine, root: &Path, lane: LaneId) -> Result<Option<End>, OpenError> {
     let mut blocks = engine.range(FAMILY_LOG, &keys::lane_start(lane), &keys::lane_end(lane), false);
     blocks.seek_to_last();
-    if let Some((key, value)) = blocks.item() {
+    if let Some(key) = blocks.key() {
         let last = keys::parse_block(key).map_or(0, |(_, last)| last.get());
-        let appended_bytes = match Block::parse(key, value) {
-            Some(block) => block.bytes_behind(),
-            None => bytes_at_end(&mut blocks, lane),
-        };
-        return Ok(Some(End { last, appended_bytes }));
+        return Ok(Some(End { last, appended_bytes: bytes_at_end(&mut blocks, lane) }));
     }
     let Err(error) = blocks.status() else { return Ok(None) };
     match last_of_files(engine, lane) {
@@ -190,8 +182,8 @@ fn bytes_up_to(engine: &Engine, lane: LaneId, last: u64) -> u64 {
     found.unwrap_or(0)
 }
 
-/// The running sum at the end of a lane whose last block, where `blocks` stands, has a damaged header: what the last sound block
-/// says, and what lies behind it. Without it the lane would weigh nothing for as long as it had weighed before.
+/// The running sum at the end of a lane, at whose last block `blocks` stands: what the last sound block says, and what lies behind
+/// it in blocks with damaged headers. Without these the lane would weigh nothing for as long as it had weighed before.
 fn bytes_at_end(blocks: &mut rocksdb::DBRawIterator<'_>, lane: LaneId) -> u64 {
     let mut behind = 0_u64;
     for _ in 0..DAMAGED_BLOCKS_MAX {
