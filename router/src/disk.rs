@@ -425,7 +425,7 @@ impl Disk {
         let Some((_, wait)) = self.retry.filter(|(at, _)| *at <= Instant::now()) else { return };
         let is_log_poisoned = self.log.poison().is_some();
         match self.log.try_recover() {
-            Ok(repaired) => drop(repaired.map(|it| tell_repaired(&it))),
+            Ok(repaired) => repaired.iter().for_each(tell_repaired),
             Err(error) => {
                 info!(%error, "the store still takes no writes");
                 self.retry = Some((Instant::now() + wait, (wait * 2).min(RETRY_LAST)));

@@ -43,9 +43,7 @@ pub(super) fn begin(config: &Config, log: &mut store::Log, edge: Option<&EdgeNod
                  as reading and writing all that waits"
             );
             super::notify_systemd(REBUILDING);
-            if let Some(repaired) = log.try_recover()? {
-                tell_repaired(&repaired);
-            }
+            log.try_recover()?.iter().for_each(tell_repaired);
             try_begin(config, log, edge)
         }
         (_, begun) => begun,

@@ -32,8 +32,7 @@ pub struct Forwarding {
 impl Forwarding {
     /// `None` if a value is refused; then an error says so.
     pub(super) fn check(judge: &mut Judge<'_>, name: &str) -> Option<Forwarding> {
-        let is = |judge: &mut Judge<'_>, key, word: &str| judge.text(key, name).map(|text| text == word);
-        let weighted = is(judge, &schema::UPLINK_SCHEDULE, "weighted");
+        let weighted = judge.text(&schema::UPLINK_SCHEDULE, name).map(|word| word == "weighted");
         let drain = judge.text(&schema::UPLINK_DRAIN, name).and_then(|word| Drain::of(Some(&word)));
         let pace_bytes_per_sec = judge.integer(&schema::UPLINK_PACE_BYTES, name);
         let history_share_percent = judge.integer(&schema::UPLINK_HISTORY_SHARE, name);

@@ -123,9 +123,11 @@ impl Stored {
 
     /// Takes the place of one more record in its lane, if no more than `max` wait with it.
     pub(crate) fn take_place(&mut self, max: u64) -> Option<LaneId> {
-        let has_room = self.backlog() < max;
-        self.next = if has_room { self.next.next() } else { self.next };
-        has_room.then_some(self.lane)
+        if self.backlog() >= max {
+            return None;
+        }
+        self.next = self.next.next();
+        Some(self.lane)
     }
 }
 
