@@ -60,10 +60,7 @@ fn live_messages_pass_a_backlog_that_goes_on_beside_them() {
     upstream.wait_for(20);
     // However long their way through the disk takes: the link waits for them.
     network.pause();
-    let mut publisher = router.connect(&v5("live"));
-    for number in 300..310 {
-        publisher.publish("other/a", number.to_string(), QOS_1);
-    }
+    ten_more_for(&router, &["other"]);
     let before = upstream.record().len();
     network.resume();
     let record = upstream.wait_for(310);
@@ -80,17 +77,28 @@ fn positions(numbers: &[usize], wanted: Range<usize>) -> Vec<usize> {
     (0..numbers.len()).filter(|at| wanted.contains(&numbers[*at])).collect()
 }
 
-/// Twenty of a backlog of 300 in each lane have come; then there are ten more for each, and the rest comes.
-fn ten_more_of_each(upstream: &Recorder, router: &Router, network: &Proxy) -> Vec<Received> {
-    upstream.wait_for(20);
-    network.pause();
+/// Behind a backlog of 300 for each.
+fn ten_more_for(router: &Router, topics: &[&str]) {
     let mut publisher = router.connect(&v5("live"));
     for number in 300..310 {
-        publisher.publish("other/a", number.to_string(), QOS_1);
-        publisher.publish("urgent/a", number.to_string(), QOS_1);
+        for topic in topics {
+            publisher.publish(&format!("{topic}/a"), number.to_string(), QOS_1);
+        }
     }
+}
+
+/// Twenty of the backlogs have come; then there are ten more for each, and the rest comes.
+fn ten_more_in_a_drain(
+    upstream: &Recorder,
+    router: &Router,
+    network: &Proxy,
+    topics: &[&str],
+) -> Vec<Received> {
+    upstream.wait_for(20);
+    network.pause();
+    ten_more_for(router, topics);
     network.resume();
-    upstream.wait_for(620)
+    upstream.wait_for(310 * topics.len())
 }
 
 fn is_passed(record: &[Received], topic: &str) -> bool {
@@ -120,7 +128,7 @@ fn one_route_lets_its_backlog_be_passed_and_another_on_the_same_uplink_does_not(
         assert_eq!(said.matches(r#""drain":"live-first""#).count(), 1, "{said}");
         assert_eq!(said.matches(r#""drain":"in-order""#).count(), 1, "{said}");
         network.mend();
-        let record = ten_more_of_each(&upstream, &router, &network);
+        let record = ten_more_in_a_drain(&upstream, &router, &network, &["other", "urgent"]);
         for topic in ["other", "urgent"] {
             assert_eq!(is_passed(&record, topic), topic == passes, "{topic}, and {passes} may be passed");
         }
@@ -142,7 +150,7 @@ fn a_lane_of_two_routes_is_passed_only_if_both_say_so() {
         publish(&router, "other", 0..300);
         publish(&router, "urgent", 0..300);
         network.mend();
-        let record = ten_more_of_each(&upstream, &router, &network);
+        let record = ten_more_in_a_drain(&upstream, &router, &network, &["other", "urgent"]);
         for topic in ["other", "urgent"] {
             assert_eq!(
                 is_passed(&record, topic),
@@ -173,14 +181,7 @@ fn a_route_that_is_replaced_drains_in_its_new_way_from_the_next_connection_on() 
         router.status()["routes"].to_string().contains(r#""drain":"live-first""#).then_some(())
     });
     network.mend();
-    upstream.wait_for(20);
-    network.pause();
-    let mut publisher = router.connect(&v5("live"));
-    for number in 300..310 {
-        publisher.publish("other/a", number.to_string(), QOS_1);
-    }
-    network.resume();
-    assert!(is_passed(&upstream.wait_for(310), "other"));
+    assert!(is_passed(&ten_more_in_a_drain(&upstream, &router, &network, &["other"]), "other"));
 }
 
 #[test]

@@ -109,6 +109,34 @@ mod tests {
         entries: Vec<usize>,
     }
 
+    /// Enters what these parts say is lost.
+    fn enter(
+        ledger: &Ledger,
+        log: &mut store::MemoryLog,
+        (lane, route): (&str, Option<&str>),
+        parts: Parts,
+        at_ms: u64,
+    ) {
+        for part in parts.finish() {
+            let entry = Entry::part(lane, route, Reason::Expired, &part, Timestamp(at_ms));
+            ledger.add(log, entry).expect("the disk takes it");
+        }
+    }
+
+    /// These places are lost, of ten bytes each.
+    fn lose(
+        ledger: &Ledger,
+        log: &mut store::MemoryLog,
+        (lane, sender): (&str, Option<&str>),
+        (first, last): (u64, u64),
+        at_ms: u64,
+    ) {
+        let messages = last - first + 1;
+        let mut parts = Parts::default();
+        parts.add(sender, (first, last), messages, 10 * messages);
+        enter(ledger, log, (lane, None), parts, at_ms);
+    }
+
     fn look(ledger: &Ledger, log: &mut store::MemoryLog, looks: &mut Looks, senders: u64, at: u64) {
         let mut parts = Parts::default();
         for _ in 0..25 {
@@ -117,10 +145,7 @@ mod tests {
             parts.add(Some(&sender), (looks.place, looks.place), 1, 10);
             *looks.lost.entry(sender).or_default() += 1;
         }
-        for part in parts.finish() {
-            let entry = Entry::part(LANE, Some("hot"), Reason::Expired, &part, Timestamp(200 * at));
-            ledger.add(log, entry).expect("the disk takes it");
-        }
+        enter(ledger, log, (LANE, Some("hot")), parts, 200 * at);
         log.commit().expect("the disk takes it");
         ledger.written();
         let contents = ledger.contents();
@@ -173,13 +198,8 @@ mod tests {
         let ledger = Ledger::with_entries_max(10_000);
         for at in 0..100 {
             for lane in 0..200 {
-                let mut parts = Parts::default();
-                parts.add(None, (2 * at + 1, 2 * at + 1), 1, 10);
-                for part in parts.finish() {
-                    let name = format!("s/dev{lane}");
-                    let entry = Entry::part(&name, None, Reason::Expired, &part, Timestamp(at));
-                    ledger.add(&mut log, entry).expect("the disk takes it");
-                }
+                let name = format!("s/dev{lane}");
+                lose(&ledger, &mut log, (&name, None), (2 * at + 1, 2 * at + 1), at);
             }
         }
         let contents = ledger.contents();
@@ -192,13 +212,8 @@ mod tests {
     fn losses_that_come_out_of_order_are_one_entry() {
         let mut log = store::MemoryLog::new(1 << 20);
         let ledger = Ledger::with_entries_max(100);
-        for (first, last) in [(500, 509), (1, 10), (510, 519), (11, 20)] {
-            let mut parts = Parts::default();
-            parts.add(None, (first, last), 10, 100);
-            for part in parts.finish() {
-                let entry = Entry::part(LANE, None, Reason::Expired, &part, Timestamp(5));
-                ledger.add(&mut log, entry).expect("the disk takes it");
-            }
+        for places in [(500, 509), (1, 10), (510, 519), (11, 20)] {
+            lose(&ledger, &mut log, (LANE, None), places, 5);
         }
         let contents = ledger.contents();
         let entries: Vec<_> = contents.entries.iter().collect();
@@ -212,12 +227,8 @@ mod tests {
         let mut log = store::MemoryLog::new(1 << 20);
         let ledger = Ledger::with_entries_max(1_000);
         let add = |log: &mut store::MemoryLog, sender: u64| {
-            let mut parts = Parts::default();
-            parts.add(Some(&format!("dev{sender}")), (sender + 1, sender + 1), 1, 10);
-            parts.finish().for_each(|part| {
-                let entry = Entry::part(LANE, None, Reason::Expired, &part, Timestamp(5));
-                ledger.add(log, entry).expect("the disk takes it");
-            });
+            let name = format!("dev{sender}");
+            lose(&ledger, log, (LANE, Some(&name)), (sender + 1, sender + 1), 5);
         };
         (0..100).for_each(|sender| add(&mut log, sender));
         assert_eq!(ledger.contents().entries.len(), NAMED_MAX as usize + 1);
@@ -234,12 +245,8 @@ mod tests {
         let ledger = Ledger::with_entries_max(16);
         for at in 0..400 {
             for sender in 0..20 {
-                let mut parts = Parts::default();
-                parts.add(Some(&format!("dev{sender}")), (at + 1, at + 1), 1, 10);
-                for part in parts.finish() {
-                    let entry = Entry::part(LANE, None, Reason::Expired, &part, Timestamp(200 * at));
-                    ledger.add(&mut log, entry).expect("the disk takes it");
-                }
+                let name = format!("dev{sender}");
+                lose(&ledger, &mut log, (LANE, Some(&name)), (at + 1, at + 1), 200 * at);
             }
             ledger.contents().invariants();
         }
