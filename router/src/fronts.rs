@@ -65,6 +65,16 @@ impl LaneFront {
         self.link_up.load(Ordering::Acquire)
     }
 
+    /// From where on nothing is on its way to the upstream.
+    pub(crate) fn unread_from(&self) -> Seq {
+        if self.link_up() { place(&self.read_to) } else { Seq::FIRST }
+    }
+
+    /// Everything before `head` has expired, and the log knows of it.
+    pub(crate) fn pass(&self, head: Seq) {
+        self.head.fetch_max(head.get(), Ordering::SeqCst);
+    }
+
     /// What the front must know to take a record.
     pub(crate) fn progress(&self, log_end: Seq, writing: bool) -> Progress {
         let (link_up, read_to, head) = (self.link_up(), place(&self.read_to), self.head());
@@ -123,7 +133,7 @@ impl FrontBoard {
         (!front.is_empty()).then(|| front.end())
     }
 
-    /// Reads from a front, see [`Front::read`].
+    /// Reads from a front, see [`Front::read`]: where to go on, and how many were passed over for the first time.
     pub(crate) fn read(
         &self,
         lane: LaneId,
@@ -131,9 +141,9 @@ impl FrontBoard {
         limits: (usize, usize),
         now: Timestamp,
         out: &mut Vec<Given>,
-    ) -> Option<Seq> {
+    ) -> Option<(Seq, u64)> {
         out.clear();
-        Some(self.lane(lane)?.front().read(from, limits, now, out)?.0)
+        self.lane(lane)?.front().read(from, limits, now, out)
     }
 
     /// The uplink has read up to here.

@@ -384,6 +384,40 @@ fn what_expires_in_memory_is_in_the_ledger_and_acknowledged() {
     assert_eq!(router.number("/store/records"), 0);
 }
 
+/// Without a link nobody reads; what has expired leaves memory, the counts and the budget all the same, and is in the ledger.
+#[test]
+fn what_expires_in_memory_leaves_it_without_a_reader() {
+    let upstream = Recorder::start();
+    let network = Proxy::to(upstream.address());
+    let setup = gateway(&network, NEVER)
+        .set("routes.all", r#"{ route = 'FROM "factory/#" INTO $upstream', durability = "memory", ttl = 1 }"#)
+        .set("routes.kept", r#"{ route = 'FROM "kept" INTO $upstream', durability = "memory" }"#);
+    let router = with_link(setup);
+    network.cut();
+    expect_state(&router, "down");
+    let mut publisher = router.connect(&v5("publisher"));
+    publisher.publish("kept", "first", QOS_1);
+    publisher.publish_all("factory/a", numbers(0..50));
+    until("them to expire", || (router.backlog() == 1).then_some(()));
+    until("an entry of the ledger", || {
+        let status = router.status();
+        let sums = status["losses"]["sums"].as_array()?;
+        let expired = sums.iter().find(|sum| sum["reason"] == "expired")?;
+        (expired["messages"] == 50).then_some(())
+    });
+    publisher.publish("kept", "last", QOS_1);
+    network.mend();
+    let arrived = until("the others", || {
+        let record = upstream.record();
+        (record.len() == 2).then(|| texts(&record).into_iter().map(str::to_owned).collect::<Vec<_>>())
+    });
+    assert_eq!(arrived, ["first", "last"]);
+    until("an empty lane", || (router.backlog() == 0).then_some(()));
+    assert_eq!(router.number("/store/expired"), 50);
+    assert_eq!(router.number("/uplinks/0/dropped"), 0, "nobody counts them again");
+    assert_eq!(router.number("/store/records"), 0);
+}
+
 #[test]
 fn a_message_that_the_upstream_never_takes_goes_into_the_poison_lane_out_of_memory() {
     let upstream = Recorder::start();

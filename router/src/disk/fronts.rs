@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use broker::front::{Held, Safe, Why};
+use broker::front::{Ended, Held, Safe, Why};
 use broker::{AppendTray, Write};
 use model::{Instant, LaneId, Seq, ShardId, SpillTicket};
 use store::{CommitLog as _, StoreError};
@@ -22,6 +22,9 @@ use super::Disk;
 use super::losses::Reason;
 use super::whose::Parts;
 use crate::fronts::{FrontBoard, LaneFront};
+
+/// Records in fronts that one look for what has expired looks at.
+const EXPIRED_LOOK_RECORDS: usize = 16_384;
 
 /// What the disk thread knows of fronts.
 pub(super) struct DiskFronts {
@@ -39,6 +42,8 @@ pub(super) struct DiskFronts {
     bytes: u64,
     /// Lanes whose front got something that their uplink was not told of; each once.
     grown: Vec<LaneId>,
+    /// With which lane the next look for what has expired begins.
+    expire_from: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -62,6 +67,7 @@ impl DiskFronts {
             lanes: board.lanes().iter().map(lane).collect(),
             bytes: 0,
             grown: Vec::new(),
+            expire_from: 0,
             board,
         }
     }
@@ -308,12 +314,17 @@ impl Disk {
         for (index, lane) in board.lanes().iter().enumerate() {
             let Ok(log_end) = self.log.end_of(lane.lane) else { continue };
             let (safe, log) = (&mut self.fronts.safe, &self.log);
-            lane.front().written(log_end, |seq, held, expired| {
+            lane.front().written(log_end, |seq, held, ended| {
                 let (shard, ticket) = held.owner;
                 safe[usize::from(shard.0)].is_safe(ticket);
-                if expired {
-                    let bytes = (held.bytes.len() + store::RECORD_OVERHEAD_BYTES) as u64;
-                    log.reader().note_expired(lane.lane, seq, bytes);
+                let bytes = (held.bytes.len() + store::RECORD_OVERHEAD_BYTES) as u64;
+                match ended {
+                    Ended::No => {}
+                    Ended::Passed => log.reader().note_expired(lane.lane, seq, bytes),
+                    // The ledger has it without a place; a reader that comes to the empty record is not to count it again.
+                    Ended::Told => {
+                        drop(log.not_noted(&store::Lost { lane: lane.lane, from: seq, up_to: seq, bytes }))
+                    }
                 }
             });
             self.fronts.count_bytes(index);
@@ -369,7 +380,7 @@ impl Disk {
         };
         self.fronts.lanes[index].seen = head;
         self.fronts.count_bytes(index);
-        board.unwritten.fetch_add(left.messages - left.expired, Ordering::Relaxed);
+        board.unwritten.fetch_add(left.messages - left.expired - left.told, Ordering::Relaxed);
         if left.expired > 0 {
             // A place without a record may be given again after a crash: they are entered without.
             self.state.expired.fetch_add(left.expired, Ordering::Relaxed);
@@ -388,6 +399,56 @@ impl Disk {
         };
         if let Err(error) = moved {
             warn!(%error, lane = %lane.lane, "position not kept; messages may be sent again after a restart");
+        }
+    }
+
+    /// What has expired in fronts leaves memory and counts, with its entry in the ledger; what of it stands at the head of its
+    /// lane leaves as a whole. Nobody need read for that, and no disk need work.
+    pub(super) fn expire_fronts(&mut self) {
+        let board = Arc::clone(&self.fronts.board);
+        let (now, lanes) = (self.clock.now().timestamp, board.lanes().len());
+        let mut records_left = if self.fronts.used { EXPIRED_LOOK_RECORDS } else { 0 };
+        let begin = self.fronts.expire_from;
+        for index in (0..lanes).map(|at| (begin + at) % lanes) {
+            if records_left == 0 {
+                self.fronts.expire_from = index;
+                return;
+            }
+            let (lane, mut told, mut messages) = (&board.lanes()[index], Parts::default(), 0);
+            let look = |held: &Held| {
+                told.add_unplaced(&held.bytes);
+                messages += 1;
+            };
+            records_left -= lane.front().expire(now, lane.unread_from(), records_left, look);
+            if messages > 0 {
+                self.fronts.count_bytes(index);
+                self.state.expired.fetch_add(messages, Ordering::Relaxed);
+                self.note_expired_unknown(messages);
+                self.enter_unplaced(lane.lane, told);
+            }
+            self.pass_expired_front(index);
+        }
+    }
+
+    /// What was told to have expired and has nothing before it needs no place any more.
+    fn pass_expired_front(&mut self, index: usize) {
+        let board = Arc::clone(&self.fronts.board);
+        let lane = &board.lanes()[index];
+        let told_to = {
+            let front = lane.front();
+            if lane.head() != front.first() || front.is_staged() || self.is_poisoned() {
+                return;
+            }
+            front.told_to()
+        };
+        if told_to == lane.head() {
+            return;
+        }
+        // The log first: who reads from there must not find it in neither.
+        let passed = Seq::new(told_to.get() - 1).map(|up_to| self.log.pass(lane.lane, up_to));
+        if let Some(Ok(())) = passed {
+            lane.pass(told_to);
+            self.leave(index, lane.head());
         }
     }
 

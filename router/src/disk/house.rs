@@ -19,6 +19,7 @@ use super::whose::{Parts, parts_of};
 impl Disk {
     /// Everything that is due.
     pub(super) fn keep_house(&mut self) {
+        self.expire_fronts();
         if self.is_poisoned() {
             return;
         }

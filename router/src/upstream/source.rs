@@ -63,11 +63,11 @@ impl Source {
                 break;
             }
             let bounds = (limits.messages_max, limits.bytes_max);
-            if let Some(next) = self.fronts.read(lane, from, bounds, now, &mut self.given) {
+            if let Some((next, expired)) = self.fronts.read(lane, from, bounds, now, &mut self.given) {
                 for it in self.given.drain(..) {
                     out.give(it.seq, it.enqueued, it.expires, &it.bytes);
                 }
-                out.give_up_to(next);
+                out.give_up_to(next, expired);
                 break;
             }
         }

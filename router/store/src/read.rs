@@ -45,6 +45,8 @@ pub struct ReadOut {
     expired: Vec<(Seq, Seq)>,
     /// By entry of `expired`: bytes of the records, overhead included.
     expired_bytes: Vec<u64>,
+    /// Messages that have expired beside those.
+    unplaced: u64,
     next: Seq,
 }
 
@@ -77,6 +79,7 @@ impl Default for ReadOut {
             entries: Vec::new(),
             expired: Vec::new(),
             expired_bytes: Vec::new(),
+            unplaced: 0,
             next: Seq::FIRST,
         }
     }
@@ -121,7 +124,7 @@ impl ReadOut {
 
     /// How many messages were skipped because they have expired.
     pub fn expired_messages(&self) -> u64 {
-        self.expired.iter().map(|(first, last)| last.get() - first.get() + 1).sum()
+        self.expired.iter().map(|(first, last)| last.get() - first.get() + 1).sum::<u64>() + self.unplaced
     }
 
     /// Bytes of its records, overhead included.
@@ -134,9 +137,8 @@ impl ReadOut {
         self.clear(next.get());
     }
 
-    /// Adds such a record. Places ascend; those in between count as expired.
+    /// Adds such a record. Places ascend; there is nothing in between.
     pub fn give(&mut self, seq: Seq, enqueued: Timestamp, expires: Option<Timestamp>, payload: &[u8]) {
-        self.give_up_to(seq);
         self.bytes.extend_from_slice(&[0; RECORD_OVERHEAD_BYTES]);
         let start = self.bytes.len();
         self.bytes.extend_from_slice(payload);
@@ -145,11 +147,10 @@ impl ReadOut {
         self.next = seq.next();
     }
 
-    /// There is nothing more before `next`: what was not given counts as expired.
-    pub fn give_up_to(&mut self, next: Seq) {
-        if self.next < next {
-            self.skip_expired(self.next.get(), next.get() - 1, 0);
-        }
+    /// There is nothing more before `next`; so many of those that were not given count as expired.
+    pub fn give_up_to(&mut self, next: Seq, expired: u64) {
+        self.next = self.next.max(next);
+        self.unplaced += expired;
     }
 
     pub(crate) fn clear(&mut self, next: u64) {
@@ -157,6 +158,7 @@ impl ReadOut {
         self.entries.clear();
         self.expired.clear();
         self.expired_bytes.clear();
+        self.unplaced = 0;
         self.next = record::seq(next);
     }
 

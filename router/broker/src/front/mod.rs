@@ -5,7 +5,8 @@
 //! far the log is, time. Out: whether the next record may stand here, what must be written now and why, what is safe.
 //! The log holds the places before the front, the front those up to the end of the lane. Data goes one way: what must be
 //! written is appended to the log, where its place fits by construction, and leaves the front after that; what was
-//! delivered leaves it unwritten.
+//! delivered leaves it unwritten. What has expired leaves its bytes behind at the next look ([`Front::expire`]), and its place
+//! when those before it have left; if it must be written meanwhile, it is written without content, for the places are dense.
 //! Invariant: places in the front are dense; an *open* front takes records, a *closed* one is to be written as a whole
 //! and takes none until the uplink has delivered what stood there, and has read what the log got meanwhile.
 //! Bound: whoever holds fronts counts [`Front::bytes`] of all of them, and closes one when there are too many.
@@ -69,8 +70,19 @@ pub struct Held {
     pub since: Instant,
     /// Who waits for it.
     pub owner: (ShardId, SpillTicket),
-    /// A reader passed over it because it has expired.
-    expired: bool,
+    /// Whether it has expired, as far as anybody has looked.
+    ended: Ended,
+}
+
+/// How a record comes to its end undelivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It has not.
+    No,
+    /// A reader passed over it because it has expired; nobody was told.
+    Passed,
+    /// It has expired, who keeps the ledger was told, and its bytes are gone.
+    Told,
 }
 
 impl Held {
@@ -81,7 +93,7 @@ impl Held {
         since: Instant,
         owner: (ShardId, SpillTicket),
     ) -> Held {
-        Held { bytes, enqueued, expires, since, owner, expired: false }
+        Held { bytes, enqueued, expires, since, owner, ended: Ended::No }
     }
 
     /// Whether somebody waits until it is safe.
@@ -127,7 +139,9 @@ pub struct Progress {
 pub struct Left {
     /// Records, those included that expired.
     pub messages: u64,
-    /// Of them, those that nobody got because they had expired.
+    /// Of them, those of which it was told before that they have expired.
+    pub told: u64,
+    /// Of the others, those that nobody got because they had expired.
     pub expired: u64,
 }
 
@@ -147,8 +161,13 @@ pub struct Front {
     /// The place behind the last record, or the least one that the next record may have.
     end: Seq,
     bytes: u64,
-    /// So many of them have expired, and a reader passed over them.
-    expired: usize,
+    /// So many of them have expired, and a reader passed over them; and so many of which it was told.
+    passed: usize,
+    told: usize,
+    /// Nothing here expires before this, but for what was told. 2⁶⁴ − 1 is never.
+    soonest: u64,
+    /// A look for what has expired that is not at its end: where it goes on, and the soonest of what it saw.
+    sweep: Option<(Seq, u64)>,
     /// When those came that somebody waits for, in order.
     waited_since: VecDeque<Instant>,
     /// So many of the first records are in the group that is being collected.
@@ -167,7 +186,10 @@ impl Front {
             records: VecDeque::new(),
             end: log_end,
             bytes: 0,
-            expired: 0,
+            passed: 0,
+            told: 0,
+            soonest: u64::MAX,
+            sweep: None,
             waited_since: VecDeque::new(),
             staged: 0,
             mode: Mode::Closed { until: log_end },
@@ -176,14 +198,14 @@ impl Front {
         }
     }
 
-    /// Records here.
+    /// Records here; what was told to have expired is none any more.
     pub fn messages(&self) -> usize {
-        self.records.len()
+        self.records.len() - self.told
     }
 
-    /// Of them, those that nobody waits for: they were acknowledged when they came.
+    /// Of them, those that nobody waits for: they were acknowledged when they came. Cost: a look at each.
     pub fn acknowledged(&self) -> usize {
-        self.records.len() - self.waited_since.len()
+        self.records.iter().filter(|held| !held.is_waited_for() && held.ended != Ended::Told).count()
     }
 
     /// Memory that they take, about.
@@ -193,7 +215,7 @@ impl Front {
 
     /// The bytes of the records, as a log counts them.
     pub fn record_bytes(&self, overhead: u64) -> u64 {
-        self.bytes - self.records.len() as u64 * HELD_OVERHEAD_BYTES + self.records.len() as u64 * overhead
+        self.bytes - self.records.len() as u64 * HELD_OVERHEAD_BYTES + self.messages() as u64 * overhead
     }
 
     /// Whether nothing is here.
@@ -252,6 +274,7 @@ impl Front {
         }
         let seq = self.end;
         self.bytes += held.weight();
+        self.soonest = self.soonest.min(held.expires.map_or(u64::MAX, |at| at.0));
         self.waited_since.extend(held.is_waited_for().then_some(held.since));
         self.records.push_back(held);
         self.end = seq.next();
@@ -306,15 +329,15 @@ impl Front {
         self.staged > 0
     }
 
-    /// A group is durable, and the log ends at `log_end`: what is there leaves, and each goes to `left`. An entry of
-    /// `left` that says so has expired, and a reader passed over it.
-    pub fn written(&mut self, log_end: Seq, mut left: impl FnMut(Seq, &Held, bool)) {
+    /// A group is durable, and the log ends at `log_end`: what is there leaves, and each goes to `left`, with whether it has
+    /// expired before somebody could read it.
+    pub fn written(&mut self, log_end: Seq, mut left: impl FnMut(Seq, &Held, Ended)) {
         self.staged = 0;
         self.log_ends = (self.log_ends.1, log_end.max(self.log_ends.1));
         while self.first() < log_end && !self.records.is_empty() {
             let seq = self.first();
             let held = self.take_first();
-            left(seq, &held, held.expired);
+            left(seq, &held, held.ended);
         }
     }
 
@@ -323,10 +346,68 @@ impl Front {
         self.staged = 0;
     }
 
-    /// Records before `head` that a reader passed over because they have expired. Costs nothing while there is none at all.
+    /// Records before `head` that a reader passed over because they have expired, and of which nobody was told. Costs nothing
+    /// while there is none at all.
     pub fn expired_before(&self, head: Seq) -> impl Iterator<Item = &Held> {
-        let count = if self.expired == 0 { 0 } else { head.get().saturating_sub(self.first().get()) };
-        self.records.iter().take(count as usize).filter(|held| held.expired)
+        let count = if self.passed == 0 { 0 } else { head.get().saturating_sub(self.first().get()) };
+        self.records.iter().take(count as usize).filter(|held| held.ended == Ended::Passed)
+    }
+
+    /// Takes the bytes of what has expired at `now` and stands at `from` or behind it, and shows each to `told`, once; looks at
+    /// `records_max` records at most, and goes on there the next time. How many it looked at: 0 while nothing is due.
+    ///
+    /// What stands before `from` and was given to a reader is on its way to the upstream: it may arrive, or is read again.
+    pub fn expire(
+        &mut self,
+        now: Timestamp,
+        from: Seq,
+        records_max: usize,
+        mut told: impl FnMut(&Held),
+    ) -> usize {
+        if self.staged > 0 || self.sweep.is_none() && self.soonest > now.0 {
+            return 0;
+        }
+        let (at, mut soonest) = self.sweep.unwrap_or((self.first(), u64::MAX));
+        let first = self.first().get();
+        let at = at.get().max(first);
+        let mut looked = 0;
+        for (place, held) in (at..).zip(self.records.iter_mut().skip((at - first) as usize)).take(records_max)
+        {
+            looked += 1;
+            let Some(expires) = held.expires.filter(|_| held.ended != Ended::Told) else { continue };
+            if expires > now || place < from.get() && held.ended == Ended::No {
+                soonest = soonest.min(expires.0);
+                continue;
+            }
+            told(held);
+            self.bytes -= held.bytes.len() as u64;
+            self.passed -= usize::from(held.ended == Ended::Passed);
+            self.told += 1;
+            // For ever, wherever it is written: a clock that is set back must not bring it back without its content.
+            let (bytes, expires) = (Arc::from(&[][..]), Some(Timestamp::default()));
+            (held.bytes, held.expires, held.ended) = (bytes, expires, Ended::Told);
+        }
+        let next = Seq::new(at + looked as u64).expect("places begin at 1");
+        self.sweep = (next < self.end).then_some((next, soonest));
+        if self.sweep.is_none() {
+            self.soonest = soonest;
+        }
+        looked
+    }
+
+    /// Whether what stands there was told to have expired.
+    pub fn is_told(&self, seq: Seq) -> bool {
+        let index = seq.get().checked_sub(self.first().get());
+        index.and_then(|index| self.records.get(index as usize)).is_some_and(|held| held.ended == Ended::Told)
+    }
+
+    /// The place behind the records at the beginning that were told to have expired; [`Front::first`] if there is none.
+    pub fn told_to(&self) -> Seq {
+        let told = match self.told {
+            0 => 0,
+            _ => self.records.iter().take_while(|held| held.ended == Ended::Told).count() as u64,
+        };
+        Seq::new(self.first().get() + told).expect("places begin at 1")
     }
 
     /// Everything before `head` is delivered: it leaves, and each owner goes to `done`.
@@ -336,7 +417,11 @@ impl Front {
         while self.first() < head && !self.records.is_empty() {
             let held = self.take_first();
             left.messages += 1;
-            left.expired += u64::from(held.expired);
+            match held.ended {
+                Ended::No => {}
+                Ended::Told => left.told += 1,
+                Ended::Passed => left.expired += 1,
+            }
             done(held.owner);
         }
         left
@@ -359,10 +444,10 @@ impl Front {
         }
         let (mut next, mut bytes, mut expired) = (from, 0, 0);
         for held in self.records.iter_mut().skip(skip) {
-            if held.expires.is_some_and(|at| at <= now) {
-                expired += u64::from(!held.expired);
-                self.expired += usize::from(!held.expired);
-                held.expired = true;
+            if held.ended == Ended::Told || held.expires.is_some_and(|at| at <= now) {
+                if held.ended == Ended::No {
+                    (self.passed, expired, held.ended) = (self.passed + 1, expired + 1, Ended::Passed);
+                }
             } else {
                 bytes += held.bytes.len();
                 if !out.is_empty() && (out.len() >= messages_max || bytes > bytes_max) {
@@ -379,7 +464,8 @@ impl Front {
     fn take_first(&mut self) -> Held {
         let held = self.records.pop_front().expect("the caller has looked");
         self.bytes -= held.weight();
-        self.expired -= usize::from(held.expired);
+        self.passed -= usize::from(held.ended == Ended::Passed);
+        self.told -= usize::from(held.ended == Ended::Told);
         if held.is_waited_for() {
             self.waited_since.pop_front();
         }
@@ -395,7 +481,11 @@ impl Front {
         assert!(self.staged <= self.records.len());
         assert_eq!(self.waited_since.len(), self.records.iter().filter(|it| it.is_waited_for()).count());
         assert_eq!(self.bytes, self.records.iter().map(Held::weight).sum::<u64>());
-        assert_eq!(self.expired, self.records.iter().filter(|it| it.expired).count());
+        let ended = |end| self.records.iter().filter(|it| it.ended == end).count();
+        assert_eq!((self.passed, self.told), (ended(Ended::Passed), ended(Ended::Told)));
+        let alive = self.records.iter().filter(|it| it.ended != Ended::Told);
+        let soonest = alive.filter_map(|it| Some(it.expires?.0)).min().unwrap_or(u64::MAX);
+        assert!(self.soonest <= soonest && self.sweep.is_none_or(|(next, _)| next < self.end));
         assert!(self.end.get() > self.records.len() as u64);
         assert!(self.staged == 0 || self.is_closed());
     }

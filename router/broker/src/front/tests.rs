@@ -75,6 +75,92 @@ fn what_has_expired_is_passed_over_and_counted_once() {
     assert_eq!((left.messages, left.expired, expired_bytes), (5, 1, "message 4".len()));
 }
 
+/// What has expired at `now` and stands at `from` or behind it, by its number; at most so many records are looked at.
+fn expire(front: &mut Front, now: u64, from: u64, records_max: usize) -> (Vec<String>, usize) {
+    let mut told = Vec::new();
+    let text = |held: &Held| String::from_utf8_lossy(&held.bytes).replace("message ", "");
+    let looked = front.expire(Timestamp(now), seq(from), records_max, |held| told.push(text(held)));
+    front.invariants();
+    (told, looked)
+}
+
+#[test]
+fn what_has_expired_leaves_memory_and_counts_without_a_reader_and_is_told_once() {
+    let mut front = front();
+    front.push(held(4, Some(100)), seq(11));
+    front.push(held(5, None), seq(11));
+    front.push(held(6, Some(200)), seq(11));
+    let (bytes, record_bytes) = (front.bytes(), front.record_bytes(24));
+    assert_eq!(expire(&mut front, 99, 11, 9), (vec![], 0), "nothing is due, and nothing is looked at");
+    assert_eq!(expire(&mut front, 100, 11, 9), (vec!["4".to_owned()], 6));
+    assert_eq!((front.messages(), front.end()), (5, seq(17)), "places stay dense");
+    let gone = "message 4".len() as u64;
+    assert_eq!((front.bytes(), front.record_bytes(24)), (bytes - gone, record_bytes - gone - 24));
+    assert_eq!(expire(&mut front, 199, 11, 9), (vec![], 0), "it is told once");
+    assert_eq!(read(&mut front, 13, 9, 50), Some((17, vec![13, 15, 16], 0)), "it does not come back");
+    let left = front.delivered(seq(17), |_| {});
+    assert_eq!((left.messages, left.told, left.expired), (6, 1, 0));
+    front.invariants();
+}
+
+#[test]
+fn a_look_for_what_has_expired_is_bounded_and_goes_on() {
+    let mut front = front();
+    for number in 4..=9 {
+        front.push(held(number, Some(100)), seq(11));
+    }
+    let mut told = Vec::new();
+    for _ in 0..5 {
+        let (more, looked) = expire(&mut front, 100, 11, 2);
+        assert!(looked <= 2);
+        told.extend(more);
+        // What comes meanwhile is seen, too; the first two are delivered.
+        if told.len() == 1 {
+            front.push(held(10, Some(50)), seq(11));
+            front.delivered(seq(13), |_| {});
+        }
+    }
+    assert_eq!(told, ["4", "5", "6", "7", "8", "9", "10"]);
+    assert_eq!((front.messages(), front.told_to(), front.first()), (1, seq(13), seq(13)));
+    front.delivered(seq(14), |_| {});
+    assert_eq!((front.messages(), front.told_to(), front.end()), (0, seq(21), seq(21)));
+}
+
+/// What an uplink with a link has read may arrive; only what it passed over will not.
+#[test]
+fn what_is_on_its_way_is_not_taken() {
+    let mut front = Front::new(seq(1), 500);
+    (1..=3).for_each(|number| {
+        assert_eq!(front.admits(&progress(1, 1, 1)), Ok(()));
+        front.push(held(number, Some(100 * number)), seq(1));
+    });
+    assert_eq!(read(&mut front, 1, 9, 100), Some((4, vec![2, 3], 1)));
+    assert_eq!(expire(&mut front, 200, 4, 9).0, ["1"]);
+    assert_eq!(expire(&mut front, 200, 1, 9).0, ["2"], "the link is down");
+    assert_eq!(front.told_to(), seq(3));
+}
+
+/// A front that is written has a place for everything, also for what has no content any more; and that never comes back.
+#[test]
+fn what_has_expired_is_written_without_content() {
+    let mut front = front();
+    front.push(held(4, Some(100)), seq(11));
+    front.push(held(5, None), seq(11));
+    expire(&mut front, 100, 11, 9);
+    front.close();
+    let mut staged = Vec::new();
+    while let Some((seq, held)) = front.to_stage() {
+        staged.push((seq.get(), held.bytes.len(), held.expires));
+        front.staged();
+    }
+    assert_eq!(staged[3], (14, 0, Some(Timestamp(0))));
+    assert_eq!(expire(&mut front, 900, 11, 9), (vec![], 0), "what is in a group stays as it is");
+    let mut left = Vec::new();
+    front.written(seq(16), |_, _, ended| left.push(ended));
+    assert_eq!(left, [Ended::No, Ended::No, Ended::No, Ended::Told, Ended::No]);
+    front.invariants();
+}
+
 #[test]
 fn it_is_written_when_it_is_late_or_the_link_is_down() {
     let mut front = front();
@@ -107,8 +193,8 @@ fn what_is_written_leaves_after_the_log_has_it_and_comes_again_if_it_has_not() {
     front.delivered(seq(12), |_| {});
     assert_eq!(stage(&mut front), [12, 13]);
     let mut left = Vec::new();
-    front.written(seq(14), |seq, held, expired| left.push((seq.get(), held.owner.1.0, expired)));
-    assert_eq!(left, [(12, 2, false), (13, 3, false)]);
+    front.written(seq(14), |seq, held, ended| left.push((seq.get(), held.owner.1.0, ended)));
+    assert_eq!(left, [(12, 2, Ended::No), (13, 3, Ended::No)]);
     assert!(front.is_empty() && front.is_closed());
     front.invariants();
 }

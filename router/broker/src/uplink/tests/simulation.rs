@@ -524,7 +524,7 @@ impl World {
 
     fn check_delivered(&mut self, index: usize, up_to: Seq) {
         let lane = &self.lanes[index];
-        assert!(up_to.get() > lane.delivered, "positions never go back");
+        assert!(up_to.get() > lane.reported, "positions never go back");
         for place in lane.delivered + 1..=up_to.get() {
             let number = lane.places[place as usize - 1];
             let is_safe = self.accepted.contains(&number) || self.disk.poison.contains(&number);
@@ -533,7 +533,8 @@ impl World {
                 "{place} of lane {index} counts as delivered and is nowhere"
             );
         }
-        self.lanes[index].delivered = up_to.get();
+        let lane = &mut self.lanes[index];
+        (lane.reported, lane.delivered) = (up_to.get(), lane.delivered.max(up_to.get()));
     }
 
     /// A well-meaning upstream, a good network, nothing new.
@@ -591,6 +592,7 @@ impl World {
             summary: format!("{lanes:?} {taken:?} {:?} {pressure:?} {}", self.carrier.counts(), self.now),
             written: self.disk.written,
             unwritten: self.disk.unwritten,
+            told: self.disk.told,
             lied_about: self.disk.lost.len() as u64 - in_memory,
             in_memory,
             narrowed: self.narrowed,
@@ -605,6 +607,8 @@ struct Outcome {
     written: u64,
     /// Delivered out of a front, and never written.
     unwritten: u64,
+    /// Expired in a front, without a reader.
+    told: u64,
     /// Acknowledged, and lost by a lie of the disk; of `memory` routes, and lost in a crash.
     lied_about: u64,
     in_memory: u64,
@@ -627,12 +631,16 @@ fn sim_an_uplink_loses_nothing_and_keeps_the_order_of_each_sender() {
     let sum = |pick: fn(&Outcome) -> u64| runs.iter().map(pick).sum::<u64>();
     let (written, unwritten) = (sum(|run| run.written), sum(|run| run.unwritten));
     let (lied_about, in_memory) = (sum(|run| run.lied_about), sum(|run| run.in_memory));
-    let narrowed = sum(|run| run.narrowed);
+    let (narrowed, told) = (sum(|run| run.narrowed), sum(|run| run.told));
     let said = format!(
-        "{written} written, {unwritten} delivered without that; lost: {lied_about} by lies, {in_memory} in memory; \
+        "{written} written, {unwritten} delivered without that, {told} expired in memory; lost: {lied_about} by lies, {in_memory} in memory; \
          {narrowed} ends of connections that narrowed the window"
     );
-    let enough =
-        written > 5_000 && unwritten > 1_000 && lied_about > 100 && in_memory > 100 && narrowed > 100;
+    let enough = written > 5_000
+        && unwritten > 1_000
+        && lied_about > 100
+        && in_memory > 100
+        && narrowed > 100
+        && told > 100;
     assert!(runs.len() < 500 || enough, "{said}");
 }

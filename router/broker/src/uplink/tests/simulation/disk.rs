@@ -19,6 +19,8 @@ use crate::uplink::tests::seq;
 const LIES: usize = 5;
 /// Most records of trays in one group.
 const GROUP: usize = 8;
+/// Records of a front that one look for what has expired looks at.
+const EXPIRED_LOOK: usize = 3;
 
 pub(super) struct LaneWorld {
     /// By place: which message stands there, in the log, in the front, or no more.
@@ -32,7 +34,8 @@ pub(super) struct LaneWorld {
     records: BTreeSet<u64>,
     pub(super) last_record: u64,
     disk_head: u64,
-    /// Last delivered place as reported.
+    /// Last delivered place as reported, and the same with what expired behind it.
+    pub(super) reported: u64,
     pub(super) delivered: u64,
     /// In the group that is being collected.
     staged: Vec<usize>,
@@ -53,6 +56,7 @@ impl LaneWorld {
             records: BTreeSet::new(),
             last_record: 0,
             disk_head: 1,
+            reported: 0,
             delivered: 0,
             staged: Vec::new(),
             marks: Vec::new(),
@@ -121,6 +125,8 @@ pub(super) struct Disk {
     /// Written, and delivered out of a front without that.
     pub(super) written: u64,
     pub(super) unwritten: u64,
+    /// Expired in a front, and left it without a reader.
+    pub(super) told: u64,
 }
 
 impl Disk {
@@ -141,6 +147,7 @@ impl Disk {
             poison: BTreeSet::new(),
             written: 0,
             unwritten: 0,
+            told: 0,
         }
     }
 
@@ -227,6 +234,7 @@ impl World {
             lane.places.truncate(tail as usize - 1);
             lane.staged.clear();
             (lane.log_end, lane.delivered, lane.known, lane.read_to) = (tail, lane.disk_head - 1, tail, 1);
+            lane.reported = lane.delivered;
             self.carrier.add_lane(LANES[index], priority, seq(lane.disk_head), seq(tail));
         }
         self.drains.tell(&mut self.carrier);
@@ -262,6 +270,7 @@ impl World {
             }
             DiskStep::Look => {
                 self.look_at_delivered();
+                self.expire();
                 DiskStep::Collect
             }
         };
@@ -460,6 +469,30 @@ impl World {
             self.leave(lane);
             let world = &mut self.lanes[lane];
             world.log_end = world.log_end.max(world.delivered + 1);
+        }
+    }
+
+    /// What has expired in fronts leaves them, a few records at a time, and its places where nothing is before them.
+    fn expire(&mut self) {
+        for lane in 0..LANES.len() {
+            let world = &mut self.lanes[lane];
+            let from = if self.linked { seq(world.read_to) } else { world.front.first() };
+            let (first, mut told) = (world.front.first(), 0);
+            world.front.expire(Timestamp(self.wall), from, EXPIRED_LOOK, |_| told += 1);
+            self.disk.told += told;
+            for at in first.get()..world.front.end().get() {
+                let message = &mut self.messages[world.places[at as usize - 1]];
+                if world.front.is_told(seq(at)) {
+                    assert!(message.expires.is_some_and(|at| at <= self.wall_max), "it has not expired");
+                    // Nobody gets it any more, whatever the clock says.
+                    message.expires = Some(0);
+                }
+            }
+            if world.delivered + 1 == first.get() {
+                world.delivered = world.front.told_to().get() - 1;
+                world.log_end = world.log_end.max(world.delivered + 1);
+                self.leave(lane);
+            }
         }
     }
 
