@@ -5,12 +5,14 @@
 //! [`BLOCK_BYTES_MAX`] bytes unless a single record is larger than that.
 //! Invariant: `last = first + count − 1`, the key says `last`, the header says `first` and `count`.
 //!
-//! Header, little endian: checksum u32 (over the rest, seeded with the place) · kind u8 = 1 · 0 u8 · count u16 ·
-//! first u64 · bytes before u64 · latest expiry u64. Then the records.
+//! Header, little endian: checksum u32 (over the rest, seeded with the place) · kind u8 = 1 · husk u8 · count u16 ·
+//! first u64 · bytes before u64 · latest expiry u64. Then the records. Of a husk, whose records have expired and were taken
+//! out, the header is left, with their bytes in the place of the latest expiry.
 //!
 //! Why blocks: measured, 256 records in one value drain four times as fast as one value each, and append
 //! nearly twice as fast (`reference/core-prototype.md`).
 
+use crate::expiry::Timed;
 use crate::keys;
 use crate::record::{self, NEVER, RawRecord};
 use model::{LaneId, Seq, Timestamp};
@@ -24,6 +26,9 @@ pub const BLOCK_RECORDS_MAX: usize = 256;
 pub(crate) const HEADER_BYTES: usize = 32;
 
 const KIND: u8 = 1;
+/// Byte 5: whether the records are there.
+const WHOLE: u8 = 0;
+const HUSK: u8 = 1;
 const CHECKED_FROM: usize = 4;
 
 /// Collects the records of one lane. Its buffer is reused from block to block.
@@ -34,6 +39,8 @@ pub(crate) struct BlockBuilder {
     count: u16,
     bytes_before: u64,
     expires_max: u64,
+    /// When the last record was enqueued.
+    enqueued: u64,
 }
 
 impl BlockBuilder {
@@ -73,20 +80,28 @@ impl BlockBuilder {
         record::encode(&mut self.bytes, lane, seq, enqueued, expires, parts, payload_bytes);
         self.count += 1;
         self.expires_max = self.expires_max.max(expires);
+        self.enqueued = enqueued.0;
+    }
+
+    /// What is to be known of it in time; `None` if it never expires.
+    #[inline]
+    pub(crate) fn timed(&self, lane: LaneId) -> Option<Timed> {
+        let (first, before) = (self.first, self.bytes_before);
+        (self.expires_max != NEVER && self.count > 0).then(|| Timed {
+            lane,
+            places: (first, first + u64::from(self.count) - 1),
+            bytes: (before, before + (self.bytes.len() - HEADER_BYTES) as u64),
+            expires: self.expires_max,
+            enqueued: self.enqueued,
+        })
     }
 
     /// Writes the header; gives the key and the value. At least one record must be in.
     pub(crate) fn finish(&mut self, lane: LaneId) -> ([u8; keys::BLOCK_KEY_BYTES], &[u8]) {
         assert!(self.count > 0, "an empty block has no last record");
         let last = self.first + u64::from(self.count) - 1;
-        let header = &mut self.bytes[..HEADER_BYTES];
-        header[4] = KIND;
-        header[6..8].copy_from_slice(&self.count.to_le_bytes());
-        header[8..16].copy_from_slice(&self.first.to_le_bytes());
-        header[16..24].copy_from_slice(&self.bytes_before.to_le_bytes());
-        header[24..32].copy_from_slice(&self.expires_max.to_le_bytes());
-        let checksum = record::checksum(lane, last, &header[CHECKED_FROM..]);
-        header[..CHECKED_FROM].copy_from_slice(&checksum.to_le_bytes());
+        let numbers = (self.count, self.first, self.bytes_before, self.expires_max);
+        write_header(&mut self.bytes[..HEADER_BYTES], lane, WHOLE, numbers);
         (keys::block(lane, record::seq(last)), &self.bytes)
     }
 
@@ -94,6 +109,36 @@ impl BlockBuilder {
     pub(crate) fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
+}
+
+/// Key and value of the husk of a block, or of several in a row with [`BLOCK_RECORDS_MAX`] places at most, whose records had the
+/// running sums `bytes` before and behind them.
+pub(crate) fn husk(
+    lane: LaneId,
+    (first, last): (u64, u64),
+    bytes: (u64, u64),
+) -> ([u8; keys::BLOCK_KEY_BYTES], [u8; HEADER_BYTES]) {
+    let count = last - first + 1;
+    assert!(count <= BLOCK_RECORDS_MAX as u64, "whoever looks for a place looks no further");
+    let mut header = [0; HEADER_BYTES];
+    write_header(&mut header, lane, HUSK, (count as u16, first, bytes.0, bytes.1 - bytes.0));
+    (keys::block(lane, record::seq(last)), header)
+}
+
+fn write_header(
+    header: &mut [u8],
+    lane: LaneId,
+    husk: u8,
+    (count, first, bytes_before, end): (u16, u64, u64, u64),
+) {
+    header[4] = KIND;
+    header[5] = husk;
+    header[6..8].copy_from_slice(&count.to_le_bytes());
+    header[8..16].copy_from_slice(&first.to_le_bytes());
+    header[16..24].copy_from_slice(&bytes_before.to_le_bytes());
+    header[24..32].copy_from_slice(&end.to_le_bytes());
+    let checksum = record::checksum(lane, first + u64::from(count) - 1, &header[CHECKED_FROM..]);
+    header[..CHECKED_FROM].copy_from_slice(&checksum.to_le_bytes());
 }
 
 /// A block as read, its header checked, its records not yet.
@@ -105,6 +150,8 @@ pub(crate) struct Block<'b> {
     /// Bytes of records that the lane had taken before this block (a running sum; differences are what counts).
     pub(crate) bytes_before: u64,
     expires_max: u64,
+    /// Of a husk: the bytes of the records that were taken out.
+    taken: Option<u64>,
     body: &'b [u8],
 }
 
@@ -123,7 +170,19 @@ impl<'b> Block<'b> {
         if !sound || header[4] != KIND || count == 0 || first == 0 || first.checked_add(count - 1)? != last {
             return None;
         }
-        Some(Block { lane, first, last, bytes_before: u64_at(16)?, expires_max: u64_at(24)?, body })
+        let bytes_before = u64_at(16)?;
+        let (expires_max, taken) = match (header[5], u64_at(24)?) {
+            (WHOLE, expires_max) => (expires_max, None),
+            (HUSK, bytes) if body.is_empty() => (0, Some(bytes)),
+            _ => return None,
+        };
+        Some(Block { lane, first, last, bytes_before, expires_max, taken, body })
+    }
+
+    /// Whether its records have expired, were told to whoever keeps the ledger, and are not here any more.
+    #[inline]
+    pub(crate) fn is_husk(&self) -> bool {
+        self.taken.is_some()
     }
 
     /// Whether no record in here matters any more at `now`.
@@ -137,14 +196,14 @@ impl<'b> Block<'b> {
         self.expires_max
     }
 
-    /// Bytes of all its records, overhead included, header not.
+    /// Bytes of all its records, overhead included, header not; 0 of a husk.
     pub(crate) fn record_bytes(&self) -> u64 {
         self.body.len() as u64
     }
 
-    /// The lane's running sum behind it.
-    pub(crate) fn bytes_behind(&self) -> u64 {
-        self.bytes_before.saturating_add(self.record_bytes())
+    /// Running sum of record bytes of the lane behind this block.
+    pub(crate) fn bytes_end(&self) -> u64 {
+        self.bytes_before.saturating_add(self.taken.unwrap_or(self.body.len() as u64))
     }
 
     /// Its records with their places, unchecked. Ends early where a length cannot be true, see [`Block::damage_at`].
@@ -240,6 +299,26 @@ mod tests {
         }
         assert!(Block::parse(&keys::block(LaneId(8), record::seq(10)), &value).is_none());
         assert!(Block::parse(&key, &value[..HEADER_BYTES - 1]).is_none());
+    }
+
+    #[test]
+    fn a_husk_has_the_places_and_the_weight_of_what_was_there_and_nothing_else() {
+        let (key, value) = husk(LaneId(7), (10, 12), (1_000, 1_076));
+        let block = Block::parse(&key, &value).unwrap();
+        assert!(block.is_husk() && block.is_expired(Timestamp(0)), "whatever the clock says");
+        assert_eq!((block.first, block.last, block.bytes_before, block.bytes_end()), (10, 12, 1_000, 1_076));
+        assert_eq!((block.record_bytes(), block.records().count()), (0, 0));
+        assert_eq!(block.position(12), (0, None));
+        for bit in 0..HEADER_BYTES * 8 {
+            let mut bad = value;
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(Block::parse(&key, &bad).is_none(), "bit {bit}");
+        }
+        assert!(Block::parse(&key, &[&value[..], b"x"].concat()).is_none());
+        let (key, value) = build(LaneId(7), 10, &[b"a", b"", b"ccc"]);
+        let whole = Block::parse(&key, &value).unwrap();
+        assert!(!whole.is_husk());
+        assert_eq!(whole.bytes_end(), 1_076);
     }
 
     #[test]

@@ -167,7 +167,7 @@ fn point_behind(engine: &Engine, lane: LaneId, (from, places): (u64, u64)) -> Op
 /// The running sum behind the first sound block that ends at `place` or, by less than a block, behind it.
 pub(crate) fn sum_behind(engine: &Engine, lane: LaneId, place: u64) -> Option<u64> {
     let point = point_behind(engine, lane, (place, BLOCK_PLACES))?;
-    Block::parse(&point.key, &point.value).map(|block| block.bytes_behind())
+    Block::parse(&point.key, &point.value).map(|block| block.bytes_end())
 }
 
 fn first_of(point: &Point) -> Option<u64> {

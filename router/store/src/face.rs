@@ -7,6 +7,7 @@
 use crate::error::StoreError;
 use crate::lanes::LaneState;
 use crate::read::{ReadLimits, ReadOut};
+use crate::record;
 use model::{LaneId, Seq, Timestamp};
 use std::ops::ControlFlow;
 
@@ -48,6 +49,18 @@ impl Lost {
     }
 }
 
+/// Adds places behind ranges that ascend.
+pub(crate) fn add_lost(lost: &mut Vec<Lost>, lane: LaneId, (first, last): (u64, u64), bytes: u64) {
+    let (from, up_to) = (record::seq(first), record::seq(last));
+    match lost.last_mut() {
+        Some(so_far) if so_far.lane == lane && so_far.up_to.next() == from => {
+            so_far.up_to = up_to;
+            so_far.bytes += bytes;
+        }
+        _ => lost.push(Lost { lane, from, up_to, bytes }),
+    }
+}
+
 /// Why places will never be given to a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LossKind {
@@ -69,8 +82,10 @@ pub struct Loss {
 /// What one call of [`CommitLog::expire`] found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Expired {
-    /// What expired before it was delivered, in blocks that are wholly expired and at the head of their lane.
+    /// What expired before it was delivered, in blocks that are wholly expired.
     pub lost: Vec<Lost>,
+    /// Some of it is taken out of the middle of a lane by the next commit, which should come soon.
+    pub collected: bool,
     /// Why one of the lanes could not be looked at, if so; it is tried again in the next round, and the others are in `lost`.
     pub passed_by: Option<StoreError>,
     /// Whether there was more to do than one call may: call again soon.
@@ -137,10 +152,13 @@ pub trait CommitLog {
     /// reader would note it. For the policy `drop-oldest`.
     fn drop_oldest(&mut self, lane: LaneId, bytes: u64) -> Result<Vec<Lost>, StoreError>;
 
-    /// Moves cursors over what has expired at the heads of lanes, and says what that was. Like `advance` and
-    /// `drop_oldest` it is written with the next commit, so that an entry of a ledger can go with it. Bounded work per
-    /// call; call it every 100 ms or so, and again soon if it says `more`. Damage before what has expired goes as with
-    /// `drop_oldest`.
+    /// Moves cursors over what has expired at the heads of lanes, takes what has expired out of their middle, and says what
+    /// that was. Like `advance` and `drop_oldest` it is written with the next commit, so that an entry of a ledger can go with
+    /// it. Bounded work per call; call it every 100 ms or so, and again soon if it says `more`. Damage before what has expired
+    /// goes as with `drop_oldest`.
+    ///
+    /// What is in the middle is found a second after its time, or a 128th of its time to live. Its places stay; readers pass
+    /// over them, and they are said once, also over a restart if the commit came to something.
     ///
     /// A record that was read but not yet advanced over may be reported as expired, too.
     fn expire(&mut self, now: Timestamp) -> Result<Expired, StoreError>;

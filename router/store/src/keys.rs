@@ -20,6 +20,9 @@ pub(crate) const KEY_FORMAT: &[u8] = b"format";
 /// In [`FAMILY_LANES`]: the number the next new lane gets, u32 big endian.
 pub(crate) const KEY_NEXT_LANE: &[u8] = b"I";
 
+/// The space of [`FAMILY_STATE`] that is the store's own.
+pub(crate) const SPACE_OWN: u8 = 255;
+
 /// Length of a block's key.
 pub(crate) const BLOCK_KEY_BYTES: usize = 12;
 
@@ -62,6 +65,51 @@ pub(crate) fn lane_name(lane: LaneId) -> [u8; 5] {
 /// Where the head of a lane is kept: the next undelivered Seq, u64 big endian.
 pub(crate) fn lane_head(lane: LaneId) -> [u8; 5] {
     lane_key(KIND_HEAD, lane)
+}
+
+/// In the store's own space: under this key all lanes in which something expires are noted.
+pub(crate) const KEY_TIMED_NOTED: [u8; 2] = [SPACE_OWN, b'V'];
+
+const OWN_TIMED: u8 = b'T';
+const OWN_HUSKS: u8 = b'H';
+
+/// In the store's own space: something in this lane expires.
+pub(crate) fn timed_lane(lane: LaneId) -> [u8; 6] {
+    let mut key = [SPACE_OWN, OWN_TIMED, 0, 0, 0, 0];
+    key[2..].copy_from_slice(&lane.0.to_be_bytes());
+    key
+}
+
+/// In the store's own space: the range of husks that begins here.
+pub(crate) fn husks(lane: LaneId, first: u64) -> [u8; 14] {
+    let mut key = [0; 14];
+    key[..2].copy_from_slice(&[SPACE_OWN, OWN_HUSKS]);
+    key[2..6].copy_from_slice(&lane.0.to_be_bytes());
+    key[6..].copy_from_slice(&first.to_be_bytes());
+    key
+}
+
+/// What an entry of the store's own space is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OwnEntry {
+    TimedNoted,
+    Timed(LaneId),
+    Husks(LaneId, u64),
+}
+
+/// Reads a key of the store's own space; `None` if these bytes are no such key.
+pub(crate) fn parse_own_entry(key: &[u8]) -> Option<OwnEntry> {
+    if key == KEY_TIMED_NOTED {
+        return Some(OwnEntry::TimedNoted);
+    }
+    let (&kind, rest) = key.strip_prefix(&[SPACE_OWN])?.split_first()?;
+    let (lane, rest) = rest.split_first_chunk()?;
+    let lane = LaneId(u32::from_be_bytes(*lane));
+    match kind {
+        OWN_TIMED if rest.is_empty() => Some(OwnEntry::Timed(lane)),
+        OWN_HUSKS => Some(OwnEntry::Husks(lane, u64::from_be_bytes(rest.try_into().ok()?))),
+        _ => None,
+    }
 }
 
 /// What an entry of [`FAMILY_LANES`] is about.
@@ -122,5 +170,9 @@ mod tests {
         assert_eq!(parse_lane_entry(&lane_head(LaneId(3))), Some(LaneEntry::Head(LaneId(3))));
         assert_eq!(parse_lane_entry(KEY_NEXT_LANE), Some(LaneEntry::NextLane));
         assert_eq!(parse_lane_entry(b"X1234"), None);
+        assert_eq!(parse_own_entry(&timed_lane(LaneId(3))), Some(OwnEntry::Timed(LaneId(3))));
+        assert_eq!(parse_own_entry(&husks(LaneId(3), 9)), Some(OwnEntry::Husks(LaneId(3), 9)));
+        assert_eq!(parse_own_entry(&KEY_TIMED_NOTED), Some(OwnEntry::TimedNoted));
+        assert_eq!(parse_own_entry(&husks(LaneId(3), 9)[..9]), None);
     }
 }

@@ -6,6 +6,7 @@
 //! head behind the tail, which reads as an empty lane.)
 
 use crate::error::StoreError;
+use crate::husks::Husks;
 use crate::record;
 use model::{LaneId, Seq, Timestamp};
 use rustc_hash::FxHashMap;
@@ -26,6 +27,8 @@ pub struct LaneState {
     /// Bytes of the records from `head` to `tail`, `RECORD_OVERHEAD_BYTES` each included, before compression.
     /// Expired ones count until they are reclaimed; damaged ones at the head do not.
     pub bytes: u64,
+    /// Places from `head` to `tail` whose records have expired and were taken out.
+    pub husks: u64,
     /// When the record at `head` was enqueued, or where that is damaged the first behind it that can be read; `None` if nothing
     /// waits or nothing can be read.
     pub oldest: Option<Timestamp>,
@@ -34,7 +37,7 @@ pub struct LaneState {
 impl LaneState {
     /// Messages that wait.
     pub fn messages(&self) -> u64 {
-        self.tail.get() - self.head.get()
+        (self.tail.get() - self.head.get()).saturating_sub(self.husks)
     }
 }
 
@@ -52,6 +55,8 @@ pub(crate) struct Lane {
     /// Whether `head` has moved since it was last handed to the writer.
     moved: AtomicBool,
     front: Mutex<Known>,
+    /// What expired behind the head, as it is on the disk.
+    husks: Mutex<Husks>,
 }
 
 /// What is known about the block that holds `head`. Kept so that asking again costs no seek.
@@ -90,6 +95,7 @@ impl Lane {
             unmerged_bytes: 0.into(),
             moved: false.into(),
             front: Mutex::new(Known::Nothing),
+            husks: Mutex::new(Husks::default()),
         }
     }
 
@@ -150,6 +156,10 @@ impl Lane {
 
     pub(crate) fn front(&self) -> std::sync::MutexGuard<'_, Known> {
         self.front.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn husks(&self) -> std::sync::MutexGuard<'_, Husks> {
+        self.husks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What must always hold; for tests.

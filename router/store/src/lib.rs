@@ -7,20 +7,23 @@
 //! a Seq is dense per lane and never used twice; `head ≤ tail` for every lane.
 //!
 //! Start reading at [`CommitLog`] (what one can ask for), then `log` (how a group is written), `block` and `record`
-//! (the bytes), `read`, `retention`, `recovery`. The layout on disk is `router/docs/storage-format.md`.
+//! (the bytes), `read`, `retention`, `middle`, `recovery`. The layout on disk is `router/docs/storage-format.md`.
 #![forbid(unsafe_code)]
 
 mod block;
 mod cursor;
 mod engine;
 mod error;
+mod expiry;
 mod face;
 mod home;
+mod husks;
 mod inspect;
 mod keys;
 mod lanes;
 mod log;
 mod memory;
+mod middle;
 mod newest_log;
 mod notes;
 mod options;

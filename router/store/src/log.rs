@@ -11,6 +11,7 @@ use crate::face::{CommitLog, Committed, Expired, Loss, LossKind, Lost, Space, St
 use crate::home::Home;
 use crate::keys::{self, FAMILY_LANES, FAMILY_LOG, FAMILY_STATE, KEY_NEXT_LANE, LANE_NAME_BYTES_MAX};
 use crate::lanes::{Lane, LaneState};
+use crate::middle::Middle;
 use crate::newest_log;
 use crate::options::Options;
 use crate::read::{self, ReadLimits, ReadOut, Reader, Shared};
@@ -35,6 +36,7 @@ pub struct Log {
     home: Home,
     pub(crate) staging: Staging,
     pub(crate) retention: Retention,
+    pub(crate) middle: Middle,
     next_lane: u32,
     poison: Option<Fault>,
     /// What the last commit reported; kept for its buffer.
@@ -72,6 +74,7 @@ impl Log {
             home,
             staging: Staging::default(),
             retention: Retention::default(),
+            middle: Middle::default(),
             next_lane: found.next_lane,
             poison: None,
             committed: Vec::new(),
@@ -80,10 +83,10 @@ impl Log {
             noted_log: 0,
         };
         log.retention.start(&log.reader.shared.lanes.all());
-        match log.drop_orphans(&found.orphans) {
+        match log.tidy_at_start(&found.orphans) {
             // A merge that met damage refused it: the store is open, and poisoned. Who writes to it recovers it.
             Err(OpenError::Corrupt { .. }) => {}
-            dropped => dropped?,
+            begun => begun?,
         }
         log.note_newest_log();
         Ok(log)
@@ -117,7 +120,9 @@ impl Log {
 
     /// The parts of a range that no reader has come across: those are among [`Log::take_losses`] already.
     pub fn not_noted(&self, lost: &Lost) -> Vec<Lost> {
-        self.reader.shared.notes.fresh(lost.from.get(), lost)
+        // What the head has passed with these places is still wanted, and what readers noted before them, too.
+        let head = self.reader.shared.lanes.get(lost.lane).map_or(1, |lane| lane.head());
+        self.reader.shared.notes.fresh(head.min(lost.from.get()), lost)
     }
 
     /// After a failed write: closes the database and starts again from what the disk holds. Readers wait meanwhile.
@@ -156,10 +161,10 @@ impl Log {
         self.retention.start(&shared.lanes.all());
         self.poison = None;
         self.noted_log = 0;
-        match self.drop_orphans(&found.orphans) {
+        match self.tidy_at_start(&found.orphans) {
             // What was written anew is to be told; who writes next finds the poison.
             Err(_) if repaired.is_some() => {}
-            dropped => dropped?,
+            begun => begun?,
         }
         Ok(repaired)
     }
@@ -175,6 +180,30 @@ impl Log {
         let detail = format!("{} is not the directory that was opened", path.display()).into();
         let fault = self.poison.insert(Fault { kind: FaultKind::Io, detail });
         Err(StoreError::Poisoned(fault.clone()))
+    }
+
+    /// What a start writes of its own; what it reads of the middle of lanes is known also where nothing can be written.
+    fn tidy_at_start(&mut self, orphans: &[LaneId]) -> Result<(), OpenError> {
+        let dropped = self.drop_orphans(orphans);
+        self.start_middle()?;
+        dropped
+    }
+
+    /// What expires where, and what has, as the disk knows it.
+    fn start_middle(&mut self) -> Result<(), OpenError> {
+        let shared = self.reader.shared.clone();
+        let Ok(engine) = shared.engine() else { return Ok(()) };
+        let mut batch = WriteBatch::default();
+        let own = recovery::load_own(&engine, &shared.lanes);
+        self.middle = Middle::start(
+            self.options.expiry_entries_max(),
+            &own,
+            &shared.lanes,
+            engine.family(FAMILY_STATE),
+            &mut batch,
+        );
+        drop(engine);
+        self.write_at_start(batch)
     }
 
     /// So that its absence is noticed at the next start. Where nothing is synced nobody can tell.
@@ -254,6 +283,10 @@ impl Log {
             let Ok(engine) = self.reader.shared.engine() else { break };
             batch.delete_range_cf(engine.family(FAMILY_LOG), keys::lane_start(lane), keys::lane_end(lane));
         }
+        self.write_at_start(batch)
+    }
+
+    fn write_at_start(&mut self, batch: WriteBatch) -> Result<(), OpenError> {
         if batch.is_empty() {
             return Ok(());
         }
@@ -334,6 +367,7 @@ impl CommitLog for Log {
         self.committed.clear();
         let (mut records, mut bytes) = (0, 0);
         if self.staging.is_empty() {
+            debug_assert!(!self.middle.has_pending(), "what is taken out is in the batch");
             self.flush_cursors()?;
             return Ok(Committed { records, bytes, lanes: &self.committed });
         }
@@ -342,6 +376,7 @@ impl CommitLog for Log {
         // A record behind a hole, and the head that knows of the hole: in one batch.
         self.mark_passed();
         self.put_moved_heads(&mut batch)?;
+        self.mark_timed(&mut batch)?;
         self.write(batch, self.options.sync)?;
         for growth in self.staging.growth() {
             growth.lane.set_tail(growth.tail, growth.appended_bytes);
@@ -351,6 +386,7 @@ impl CommitLog for Log {
                 self.committed.push((growth.lane.id, last));
             }
         }
+        self.middle_is_durable();
         self.staging.clear();
         self.retention.on_commit();
         let counters = &self.reader.shared.counters;
@@ -401,6 +437,7 @@ impl CommitLog for Log {
         let removed = self.reader.shared.lanes.get(lane)?;
         let staged = self.staging.drop_lane(lane);
         self.drop_blocks_of(&removed, staged)?;
+        self.forget_middle_of(&removed)?;
         let engine = self.reader.shared.engine()?;
         let family = engine.family(FAMILY_LANES);
         self.staging.batch.delete_cf(family, keys::lane_name(lane));

@@ -7,7 +7,7 @@
 
 use crate::block::{BLOCK_BYTES_MAX, BLOCK_RECORDS_MAX, HEADER_BYTES};
 use crate::error::{Fault, FaultKind, StoreError};
-use crate::face::{CommitLog, Committed, Expired, Lost, Space, StateVisitor};
+use crate::face::{CommitLog, Committed, Expired, Lost, Space, StateVisitor, add_lost};
 use crate::keys::LANE_NAME_BYTES_MAX;
 use crate::lanes::LaneState;
 use crate::read::{ReadLimits, ReadOut};
@@ -54,6 +54,8 @@ struct Block {
     records: Vec<Entry>,
     bytes: usize,
     expires_max: u64,
+    /// Its records have expired and were taken out.
+    is_husk: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -70,6 +72,8 @@ struct Staged {
     new: BTreeMap<LaneId, Arc<str>>,
     removed: BTreeSet<LaneId>,
     state: Vec<(Space, Vec<u8>, Option<Vec<u8>>)>,
+    /// Blocks that are taken out, by lane and first place.
+    husks: BTreeSet<(LaneId, u64)>,
     bytes: u64,
 }
 
@@ -84,6 +88,9 @@ impl Block {
 
     /// Bytes of the records from `from` on.
     fn bytes_from(&self, from: u64) -> u64 {
+        if self.is_husk {
+            return 0;
+        }
         self.from(from).map(|(_, entry)| entry.bytes.len() as u64).sum()
     }
 
@@ -94,7 +101,8 @@ impl Block {
 
 impl Staged {
     fn is_empty(&self) -> bool {
-        self.bytes == 0 && self.new.is_empty() && self.removed.is_empty() && self.state.is_empty()
+        let is_same = self.new.is_empty() && self.removed.is_empty() && self.husks.is_empty();
+        self.bytes == 0 && is_same && self.state.is_empty()
     }
 }
 
@@ -160,24 +168,44 @@ impl MemoryLog {
         blocks.into_iter().flat_map(move |blocks| blocks.range(start..))
     }
 
-    /// Moves the head over blocks as long as `wanted` (given the undelivered bytes in the block) says so.
-    fn lose_blocks(&mut self, lane: LaneId, mut wanted: impl FnMut(u64, &Block) -> bool) -> Option<Lost> {
-        let head = self.head(lane);
-        let mut lost: Option<Lost> = None;
+    /// Moves the head over blocks as long as `wanted` (given the undelivered bytes in the block) says so. Husks are gone over, and
+    /// so is what will be one.
+    fn lose_blocks(&mut self, lane: LaneId, mut wanted: impl FnMut(u64, &Block) -> bool) -> Vec<Lost> {
+        let (head, mut passed) = (self.head(lane), 0);
+        let mut lost: Vec<Lost> = Vec::new();
         for block in self.blocks(lane, head) {
             let bytes = block.bytes_from(head);
             if !wanted(bytes, block) {
                 break;
             }
-            let from = record::seq(block.first.max(head));
-            let so_far = lost.get_or_insert(Lost { lane, from, up_to: from, bytes: 0 });
-            so_far.up_to = record::seq(block.last());
-            so_far.bytes += bytes;
+            passed = block.last();
+            if block.is_husk || self.staged.husks.contains(&(lane, block.first)) {
+                continue;
+            }
+            add_lost(&mut lost, lane, (block.first.max(head), block.last()), bytes);
         }
-        if let Some(lost) = lost {
-            self.heads.insert(lane, lost.up_to.get() + 1);
+        if passed > 0 {
+            self.heads.insert(lane, passed + 1);
         }
         lost
+    }
+
+    /// Takes out what has expired behind the head of a lane.
+    fn expire_middle(&mut self, lane: LaneId, now: Timestamp, lost: &mut Vec<Lost>) {
+        let head = self.head(lane);
+        let is_over = |block: &&Block| {
+            let is_new = !block.is_husk && !self.staged.husks.contains(&(lane, block.first));
+            block.first > head && is_new && record::is_expired(block.expires_max, now)
+        };
+        let over: Vec<_> = self
+            .blocks(lane, head)
+            .filter(is_over)
+            .map(|block| (block.first, block.last(), block.bytes_from(head)))
+            .collect();
+        for (first, last, bytes) in over {
+            self.staged.husks.insert((lane, first));
+            add_lost(lost, lane, (first, last), bytes);
+        }
     }
 
     fn write_heads(&mut self) {
@@ -284,6 +312,13 @@ impl CommitLog for MemoryLog {
         if !is_empty {
             self.passed.clear();
         }
+        for (id, first) in staged.husks {
+            let Some(lane) = self.kept.lanes.get_mut(&id) else { continue };
+            lane.blocks
+                .iter_mut()
+                .filter(|block| block.first == first)
+                .for_each(|block| block.is_husk = true);
+        }
         self.write_heads();
         Ok(Committed { records, bytes, lanes: &self.committed })
     }
@@ -322,22 +357,23 @@ impl CommitLog for MemoryLog {
         self.check_poison()?;
         self.is_known(lane)?;
         let mut freed = 0;
-        let lost = self.lose_blocks(lane, |block_bytes, _| {
+        Ok(self.lose_blocks(lane, |block_bytes, _| {
             let wanted = freed < bytes;
             freed += block_bytes;
             wanted
-        });
-        Ok(lost.into_iter().collect())
+        }))
     }
 
     fn expire(&mut self, now: Timestamp) -> Result<Expired, StoreError> {
         self.check_poison()?;
         let ids: Vec<LaneId> = self.heads.keys().copied().collect();
-        let is_over = |_: u64, block: &Block| record::is_expired(block.expires_max, now);
-        Ok(Expired {
-            lost: ids.into_iter().filter_map(|id| self.lose_blocks(id, is_over)).collect(),
-            ..Expired::default()
-        })
+        let is_over = |_: u64, block: &Block| block.is_husk || record::is_expired(block.expires_max, now);
+        let mut lost = Vec::new();
+        for id in ids {
+            lost.extend(self.lose_blocks(id, is_over));
+            self.expire_middle(id, now, &mut lost);
+        }
+        Ok(Expired { lost, collected: !self.staged.husks.is_empty(), ..Expired::default() })
     }
 
     fn reclaim(&mut self, _now: Timestamp) -> Result<bool, StoreError> {
@@ -364,6 +400,7 @@ impl CommitLog for MemoryLog {
         for block in self.staged.blocks.remove(&lane).unwrap_or_default() {
             self.staged.bytes -= block.bytes_from(0);
         }
+        self.staged.husks.retain(|(id, _)| *id != lane);
         self.staged.removed.insert(lane);
         Ok(())
     }
@@ -392,6 +429,10 @@ impl CommitLog for MemoryLog {
         let from = from.get().max(self.head(lane));
         out.clear(from);
         for block in self.blocks(lane, from) {
+            if block.is_husk {
+                out.give_up_to(record::seq(block.last() + 1), 0);
+                continue;
+            }
             if record::is_expired(block.expires_max, now) {
                 out.skip_expired(block.first.max(from), block.last(), block.bytes_from(from));
                 continue;
@@ -419,11 +460,17 @@ impl CommitLog for MemoryLog {
             head: record::seq(head),
             tail: record::seq(self.tail(lane)),
             bytes: self.blocks(lane, head).map(|block| block.bytes_from(head)).sum(),
+            husks: self
+                .blocks(lane, head)
+                .filter(|block| block.is_husk)
+                .map(|block| block.last() + 1 - block.first.max(head))
+                .sum(),
             oldest: self
                 .blocks(lane, head)
                 .flat_map(|block| block.from(head))
                 .next()
-                .map(|(_, entry)| entry.enqueued),
+                .map(|(_, entry)| entry.enqueued)
+                .filter(|_| self.blocks(lane, head).next().is_some_and(|block| !block.is_husk)),
         })
     }
 

@@ -3,6 +3,8 @@
 //! Knows: numbers and their defaults. Never: RocksDB (that is `engine`).
 //! Invariant: memory, open files, log files and the write-ahead log are bounded by what is named here.
 
+use crate::expiry::SPAN_BYTES;
+use crate::husks::RANGE_BYTES;
 use std::path::{Path, PathBuf};
 
 /// Sorted files of the log that pile up, each spanning all lanes, before they are merged into files by lane. Merging
@@ -34,6 +36,8 @@ pub struct Options {
     pub commit_bytes_max: u64,
     /// Bytes of damaged data that are set aside for inspection.
     pub quarantine_bytes_max: u64,
+    /// Of lanes whose names begin so, only what is at the head expires: their readers may need what has expired behind it.
+    pub whole_lanes: Option<&'static str>,
 }
 
 impl Options {
@@ -50,6 +54,7 @@ impl Options {
             sorted_file_bytes: 32 << 20,
             commit_bytes_max: 32 << 20,
             quarantine_bytes_max: 16 << 20,
+            whole_lanes: None,
         }
     }
 
@@ -71,6 +76,7 @@ impl Options {
         2 * self.memtable_bytes                 // records: one filling, one being written out
             + 2 * 2 * self.side_memtable_bytes() // cursors and state, likewise
             + self.cache_bytes
+            + self.expiry_entries_max() as u64 * (SPAN_BYTES + RANGE_BYTES) // what expires where, and what has expired
             + 3 * self.commit_bytes_max // open blocks, the batch, the write-ahead log's buffer
     }
 
@@ -91,6 +97,18 @@ impl Options {
         let most = (LEVEL0_FILES + 2) * self.memtable_bytes;
         let now = 2 * self.memtable_bytes + sorted_bytes;
         if now < most { now } else { most }
+    }
+
+    /// Spans of places that expire at about the same time, and rows of blocks that have expired in the middle of lanes.
+    pub(crate) const fn expiry_entries_max(&self) -> usize {
+        let entries = self.memtable_bytes >> 11;
+        if entries < 2_048 {
+            2_048
+        } else if entries > 16_384 {
+            16_384
+        } else {
+            entries as usize
+        }
     }
 
     /// Bytes collected in memory for cursors, and the same for state.

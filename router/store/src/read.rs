@@ -117,7 +117,8 @@ impl ReadOut {
     }
 
     /// Ranges (first, last) that were skipped because they have expired, ascending. Reading the same places again
-    /// reports them again; whoever keeps the loss ledger counts each place once.
+    /// reports them again; whoever keeps the loss ledger counts each place once. What [`crate::CommitLog::expire`] took out of
+    /// the middle of a lane is skipped and not among them.
     pub fn expired(&self) -> &[(Seq, Seq)] {
         &self.expired
     }
@@ -438,17 +439,20 @@ pub(crate) fn sound_from(
     Ok(tail)
 }
 
-fn state_of(engine: &Engine, lane: &Lane) -> Result<LaneState, StoreError> {
+pub(crate) fn state_of(engine: &Engine, lane: &Lane) -> Result<LaneState, StoreError> {
     // The sum first, then the front, then the tail: a commit in between makes `bytes` a little too small at worst.
     let appended_bytes = lane.appended_bytes();
     let front = front_of(engine, lane)?;
     let head = front.map_or_else(|| lane.head(), |front| front.head);
+    let (husks, gone_bytes) = lane.husks().behind(head, front.map_or(u64::MAX, |front| front.bytes_before));
+    let behind = |front: Front| appended_bytes.saturating_sub(front.bytes_before).saturating_sub(gone_bytes);
     Ok(LaneState {
         id: lane.id,
         name: lane.name.clone(),
         head: record::seq(head),
         tail: record::seq(lane.tail().max(head)),
-        bytes: front.map_or(0, |front| appended_bytes.saturating_sub(front.bytes_before)),
+        bytes: front.map_or(0, behind),
+        husks,
         oldest: front.and_then(|front| front.oldest),
     })
 }
@@ -481,7 +485,14 @@ fn walk(
         if block.first > next {
             return missing(lane, next, block.first - 1, out);
         }
-        if block.is_expired(now) {
+        if block.is_husk() {
+            // Whoever took its records out has told of them.
+            out.next = record::seq(block.last + 1);
+            expired_blocks += 1;
+            if expired_blocks == EXPIRED_BLOCKS_MAX {
+                return Ok(());
+            }
+        } else if block.is_expired(now) {
             out.skip_expired(next, block.last, block.record_bytes() - block.position(next).0);
             expired_blocks += 1;
             if expired_blocks == EXPIRED_BLOCKS_MAX {

@@ -9,11 +9,13 @@ use crate::block::{Block, HEADER_BYTES};
 use crate::cursor;
 use crate::engine::Engine;
 use crate::error::{Fault, FaultKind, OpenError};
-use crate::keys::{self, FAMILY_LANES, FAMILY_LOG, LaneEntry};
-use crate::lanes::Lane;
+use crate::husks::{Husks, Range};
+use crate::keys::{self, FAMILY_LANES, FAMILY_LOG, FAMILY_STATE, LaneEntry, OwnEntry};
+use crate::lanes::{Lane, LaneTable};
 use crate::read::is_damage;
 use crate::record;
 use model::LaneId;
+use rustc_hash::FxHashSet;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -25,6 +27,17 @@ pub(crate) struct Found {
     pub(crate) next_lane: u32,
     /// Lanes that have blocks and no name: removed, and something of them came back when whole files were deleted.
     pub(crate) orphans: Vec<LaneId>,
+}
+
+/// What the store's own space of the small state says.
+#[derive(Default)]
+pub(crate) struct Own {
+    /// Lanes in which something expires …
+    pub(crate) timed: FxHashSet<LaneId>,
+    /// … and whether all of them are noted.
+    pub(crate) timed_noted: bool,
+    /// Keys of what is passed.
+    pub(crate) stale: Vec<Vec<u8>>,
 }
 
 /// Damaged blocks at the end of a lane that are looked at for the last sound one.
@@ -190,7 +203,7 @@ fn bytes_at_end(blocks: &mut rocksdb::DBRawIterator<'_>, lane: LaneId) -> u64 {
         match blocks.item() {
             Some((key, value)) if keys::parse_block(key).is_some_and(|(it, _)| it == lane) => {
                 if let Some(block) = Block::parse(key, value) {
-                    return block.bytes_behind().saturating_add(behind);
+                    return block.bytes_end().saturating_add(behind);
                 }
                 behind += value.len().saturating_sub(HEADER_BYTES) as u64;
             }
@@ -225,6 +238,37 @@ pub(crate) fn into_open_error(root: &Path, fault: Fault) -> OpenError {
         FaultKind::Io => OpenError::Io { path, detail },
         FaultKind::Corrupt | FaultKind::Other => OpenError::Corrupt { path, detail },
     }
+}
+
+/// Reads what the store has noted for itself, and gives lanes their husks. What cannot be read stops nobody: then lanes are read
+/// through as if nothing were noted. Cost: the ranges of husks, which are bounded.
+pub(crate) fn load_own(engine: &Engine, lanes: &LaneTable) -> Own {
+    for lane in lanes.all() {
+        *lane.husks() = Husks::default();
+    }
+    let mut own = Own::default();
+    let mut entries = engine.db.raw_iterator_cf(engine.family(FAMILY_STATE));
+    entries.seek([keys::SPACE_OWN]);
+    while let Some((key, value)) = entries.item() {
+        match keys::parse_own_entry(key) {
+            Some(OwnEntry::TimedNoted) => own.timed_noted = true,
+            Some(OwnEntry::Timed(lane)) => drop(own.timed.insert(lane)),
+            Some(OwnEntry::Husks(lane, first)) => {
+                let lane = lanes.get(lane).ok();
+                let range = Range::decode(first, value);
+                match (lane, range) {
+                    (Some(lane), Some(range)) if lane.head() <= range.last && range.last < lane.tail() => {
+                        lane.husks().add(range, |_| {});
+                    }
+                    _ => own.stale.push(key.to_vec()),
+                }
+            }
+            None => {}
+        }
+        entries.next();
+    }
+    own.timed_noted &= entries.status().is_ok();
+    own
 }
 
 /// The first place is 1 for every lane, on the disk and in memory.

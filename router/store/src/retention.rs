@@ -12,11 +12,11 @@ use crate::block::Block;
 use crate::cursor::Blocks;
 use crate::engine::Engine;
 use crate::error::StoreError;
-use crate::face::{Expired, LossKind, Lost};
-use crate::keys::{self, FAMILY_LANES, FAMILY_LOG};
+use crate::face::{Expired, LossKind, Lost, add_lost};
+use crate::keys::{self, FAMILY_LANES, FAMILY_LOG, FAMILY_STATE};
 use crate::lanes::Lane;
 use crate::log::Log;
-use crate::read::{Reader, front_of, is_damage, sound_from};
+use crate::read::{Reader, front_of, is_damage, sound_from, state_of};
 use crate::record;
 use crate::stats::sizes_on_disk;
 use model::{LaneId, Timestamp};
@@ -121,6 +121,7 @@ impl Log {
         self.check_poison()?;
         let mut expired = Expired::default();
         self.expire_lanes(now, &mut expired)?;
+        self.expire_middle(now, &mut expired);
         Ok(expired)
     }
 
@@ -130,7 +131,8 @@ impl Log {
         let lane = self.reader.shared.lanes.get(lane)?;
         let engine = self.reader.shared.engine()?;
         let mut freed = 0;
-        let lost = lose_blocks(&engine, &lane, usize::MAX, |block_bytes, _| {
+        let is_told = |place| self.middle.is_told(lane.id, place);
+        let lost = lose_blocks(&engine, &lane, usize::MAX, is_told, |block_bytes, _| {
             let wanted = freed < bytes;
             freed += block_bytes;
             wanted
@@ -150,8 +152,7 @@ impl Log {
             blocks.iter().for_each(|key| self.staging.batch.delete_cf(family, key));
         }
         self.retention.lanes.remove(&lane.id);
-        let front = front_of(&engine, lane)?.map_or(lane.appended_bytes(), |front| front.bytes_before);
-        let released = lane.appended_bytes().saturating_sub(front);
+        let released = state_of(&engine, lane)?.bytes;
         crate::stats::add(&self.reader.shared.counters.released_bytes, released);
         if lane.appended_bytes() >= self.options.sorted_file_bytes {
             self.retention.removing.push(lane.id);
@@ -196,7 +197,8 @@ impl Log {
         if !front_of(&engine, lane)?.is_some_and(expired) {
             return Ok(Vec::new());
         }
-        let lost = lose_blocks(&engine, lane, *blocks_left, |_, block| {
+        let is_told = |place| self.middle.is_told(lane.id, place);
+        let lost = lose_blocks(&engine, lane, *blocks_left, is_told, |_, block| {
             let wanted = block.is_expired(now);
             *blocks_left -= usize::from(wanted);
             wanted
@@ -206,12 +208,12 @@ impl Log {
 
     /// Moves the head of a lane over what is lost, and notes what was damaged before it.
     fn pass(&self, lane: &Arc<Lane>, lost: LostBlocks) -> Result<Vec<Lost>, StoreError> {
-        let Some(last) = lost.taken.last() else { return Ok(Vec::new()) };
+        let Some(last) = model::Seq::new(lost.passed) else { return Ok(Vec::new()) };
         let shared = &self.reader.shared;
         for range in lost.damaged {
             shared.notes.note(LossKind::Damaged, lane.id, lane.head(), range, 0);
         }
-        shared.lanes.advance(lane, last.up_to)?;
+        shared.lanes.advance(lane, last)?;
         Ok(lost.taken)
     }
 
@@ -235,6 +237,11 @@ impl Log {
             else {
                 continue; // removed meanwhile
             };
+            if self.middle.is_pending(id) {
+                // What is about to be written there would stay for good.
+                self.retention.due.push_back(id);
+                continue;
+            }
             dropped.queued = false;
             let head = lane.head();
             let (from, to) = (raw_key(id, dropped.below), raw_key(id, head));
@@ -253,8 +260,14 @@ impl Log {
             batch.put_cf(engine.family(FAMILY_LANES), keys::lane_head(id), head.to_be_bytes());
             let bytes_below =
                 front_of(&engine, &lane)?.map_or(lane.appended_bytes(), |front| front.bytes_before);
+            // Their records are counted already.
+            let (husks, husk_bytes) = lane.husks().forget_before(head);
+            self.middle.forgot(husks.len());
+            for first in husks {
+                batch.delete_cf(engine.family(FAMILY_STATE), keys::husks(id, first));
+            }
             if dropped.is_known {
-                let released = bytes_below.saturating_sub(dropped.released_bytes);
+                let released = bytes_below.saturating_sub(dropped.released_bytes + husk_bytes);
                 crate::stats::add(&self.reader.shared.counters.released_bytes, released);
                 lane.release(released);
             }
@@ -300,8 +313,7 @@ impl Reader {
         let engine = self.shared.engine()?;
         let mut live_bytes = 0;
         for lane in self.shared.lanes.all() {
-            let front = front_of(&engine, &lane)?;
-            live_bytes += front.map_or(0, |front| lane.appended_bytes().saturating_sub(front.bytes_before));
+            live_bytes += state_of(&engine, &lane)?.bytes;
         }
         let sorted_bytes = engine.number(FAMILY_LOG, properties::LIVE_SST_FILES_SIZE);
         if sorted_bytes <= 2 * live_bytes + (1 << 20) {
@@ -330,7 +342,8 @@ impl Reader {
         let worth_it = |lane: &&Arc<Lane>| lane.unmerged_bytes() >= MERGE_WORTH_BYTES;
         for lane in self.shared.lanes.all().iter().filter(worth_it) {
             lane.merged();
-            let (from, to) = (keys::lane_start(lane.id), raw_key(lane.id, lane.head()));
+            let to = lane.head().max(lane.husks().last() + 1);
+            let (from, to) = (keys::lane_start(lane.id), raw_key(lane.id, to));
             engine.db.compact_range_cf_opt(engine.family(FAMILY_LOG), Some(from), Some(to), &how);
         }
         let merged = before.saturating_sub(counters.merged_bytes.swap(before, Ordering::Relaxed));
@@ -375,29 +388,20 @@ pub struct Occupied {
 struct LostBlocks {
     /// In ascending ranges that do not touch.
     taken: Vec<Lost>,
+    /// The last place of what was gone over; 0 if nothing was.
+    passed: u64,
     /// Places (first, last) before and between them that cannot be read.
     damaged: Vec<(u64, u64)>,
 }
 
-impl LostBlocks {
-    fn take(&mut self, lane: LaneId, (from, up_to): (u64, u64), bytes: u64) {
-        let (from, up_to) = (record::seq(from), record::seq(up_to));
-        match self.taken.last_mut() {
-            Some(last) if last.up_to.next() == from => {
-                last.up_to = up_to;
-                last.bytes += bytes;
-            }
-            _ => self.taken.push(Lost { lane, from, up_to, bytes }),
-        }
-    }
-}
-
 /// Goes over the blocks of a lane from its head on, at most `blocks_max` of them, as long as `wanted` (given the bytes
-/// that are undelivered in the block, and the block) says so. Damage goes with the block behind it.
+/// that are undelivered in the block, and the block) says so. Damage goes with the block behind it. Husks are gone over, and so
+/// is what will be one with the next commit: it was told.
 fn lose_blocks(
     engine: &Engine,
     lane: &Lane,
     blocks_max: usize,
+    is_told: impl Fn(u64) -> bool,
     mut wanted: impl FnMut(u64, &Block<'_>) -> bool,
 ) -> Result<LostBlocks, StoreError> {
     let (head, tail) = (lane.head(), lane.tail());
@@ -415,8 +419,10 @@ fn lose_blocks(
         if readable > next {
             lost.damaged.push((next, readable - 1));
         }
-        lost.take(lane.id, (readable, block.last), bytes);
-        next = block.last + 1;
+        if !block.is_husk() && !is_told(block.last) {
+            add_lost(&mut lost.taken, lane.id, (readable, block.last), bytes);
+        }
+        (lost.passed, next) = (block.last, block.last + 1);
         blocks.next(next);
     }
     Ok(lost)

@@ -6,6 +6,7 @@
 //! memory is bounded by `commit_bytes_max` while collecting and by [`POOL_BLOCKS`] buffers between commits.
 
 use crate::block::{BLOCK_BYTES_MAX, BlockBuilder};
+use crate::expiry::Timed;
 use crate::lanes::Lane;
 use crate::record::{self, RECORD_OVERHEAD_BYTES};
 use model::{LaneId, Seq, Timestamp};
@@ -15,6 +16,8 @@ use std::sync::Arc;
 
 /// Buffers kept from one commit to the next.
 const POOL_BLOCKS: usize = 16;
+/// Most entries for blocks that expire which the next group starts with.
+const TIMED_KEPT: usize = 256;
 /// Most bytes that the next batch starts with.
 const BATCH_BYTES_KEPT: usize = 1 << 20;
 
@@ -28,6 +31,8 @@ pub(crate) struct Staging {
     used: usize,
     slots: FxHashMap<LaneId, usize>,
     bytes: u64,
+    /// Blocks in the batch that expire some day.
+    pub(crate) timed: Vec<Timed>,
 }
 
 #[derive(Default)]
@@ -96,6 +101,7 @@ impl Staging {
     pub(crate) fn close_block(&mut self, slot: usize, family: &rocksdb::ColumnFamily) {
         let block = &mut self.blocks[slot];
         if let (Some(lane), false) = (&block.lane, block.builder.is_empty()) {
+            self.timed.extend(block.builder.timed(lane.id));
             let (key, value) = block.builder.finish(lane.id);
             self.batch.put_cf(family, key, value);
             block.builder.start(block.next, block.appended_bytes);
@@ -168,6 +174,8 @@ impl Staging {
         }
         self.used = 0;
         self.slots.clear();
+        self.timed.clear();
+        self.timed.shrink_to(TIMED_KEPT);
         if self.slots.capacity() > 1_024 {
             self.slots = FxHashMap::default();
         }

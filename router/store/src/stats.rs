@@ -6,6 +6,7 @@
 use crate::engine::Engine;
 use crate::error::StoreError;
 use crate::keys::{FAMILY_LANES, FAMILY_LOG, FAMILY_META, FAMILY_STATE};
+use crate::lanes::Lane;
 use crate::quarantine::QUARANTINE;
 use crate::read::Shared;
 use rocksdb::properties;
@@ -86,7 +87,7 @@ impl Stats {
             cache_bytes: engine.number(FAMILY_LOG, properties::BLOCK_CACHE_USAGE),
             stalled: engine.number(FAMILY_LOG, properties::IS_WRITE_STOPPED) != 0,
             lanes: lanes.len() as u64,
-            live_messages: lanes.iter().map(|lane| lane.tail() - lane.head()).sum(),
+            live_messages: lanes.iter().map(|lane| live_messages(lane)).sum(),
             records: count(&counters.records),
             record_bytes: count(&counters.record_bytes),
             commits: count(&counters.commits),
@@ -96,6 +97,11 @@ impl Stats {
             device_bytes: engine.device_bytes(),
         })
     }
+}
+
+fn live_messages(lane: &Lane) -> u64 {
+    let head = lane.head();
+    lane.tail().saturating_sub(head).saturating_sub(lane.husks().behind(head, 0).0)
 }
 
 /// What the files of the store take, and those of the write-ahead log. A file that vanishes while we look is nothing.

@@ -8,6 +8,7 @@ mod damage;
 mod document;
 mod kill;
 mod memory;
+mod middle;
 mod model;
 mod poison;
 mod repair;

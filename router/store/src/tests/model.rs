@@ -7,7 +7,7 @@ use super::*;
 use crate::{Lost, MemoryLog, Space, StateVisitor};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 #[derive(Clone, Debug)]
@@ -85,6 +85,9 @@ struct ModelLane {
     /// length.
     records: Vec<(usize, Option<Timestamp>)>,
     staged: Vec<(usize, Option<Timestamp>)>,
+    /// Places whose records have expired and were taken out, and those of which the next commit does so.
+    husks: BTreeSet<u64>,
+    coming: BTreeSet<u64>,
     head: u64,
     /// Where the head is written at least.
     kept_head: u64,
@@ -111,7 +114,7 @@ struct Model {
 impl Model {
     fn commit(&mut self) -> u64 {
         let mut records = 0;
-        let is_new = |lane: &ModelLane| !lane.durable || !lane.staged.is_empty();
+        let is_new = |lane: &ModelLane| !lane.durable || !lane.staged.is_empty() || !lane.coming.is_empty();
         let is_empty = self.staged_state.is_empty()
             && self.removed.is_empty()
             && !self.removed_unseen
@@ -124,6 +127,7 @@ impl Model {
                 lane.kept_tail = lane.records.len() as u64 + 1;
             }
             lane.durable = true;
+            lane.husks.append(&mut lane.coming);
             if !(is_empty && lane.passed) {
                 (lane.kept_head, lane.passed) = (lane.head, false);
                 lane.kept_tail = lane.kept_tail.max(lane.head);
@@ -148,6 +152,7 @@ impl Model {
         self.lanes.extend(removed);
         for lane in self.lanes.values_mut() {
             lane.staged.clear();
+            lane.coming.clear();
             let head = log.lane_state(lane.id.unwrap()).unwrap().head.get();
             assert!(
                 lane.kept_head <= head && head <= lane.head,
@@ -163,21 +168,41 @@ impl Model {
         }
     }
 
+    /// At the head, or behind it with `now`.
     fn check_lost(&mut self, lost: Lost, now: Option<Timestamp>) {
         let lane = self.lanes.values_mut().find(|lane| lane.id == Some(lost.lane)).unwrap();
-        assert_eq!(lost.from.get(), lane.head);
-        let gone = &lane.records[lane.head as usize - 1..lost.up_to.get() as usize];
+        let places = lost.from.get()..=lost.up_to.get();
+        let gone = &lane.records[*places.start() as usize - 1..*places.end() as usize];
         assert_eq!(
             lost.bytes,
             gone.iter().map(|(length, _)| (length + crate::RECORD_OVERHEAD_BYTES) as u64).sum::<u64>()
         );
+        let is_told = |place: u64| lane.husks.contains(&place) || lane.coming.contains(&place);
+        assert!(!places.clone().any(is_told), "each place is told once");
+        assert!(lane.head <= *places.start(), "what is delivered is not lost");
         if let Some(now) = now {
             assert!(
                 gone.iter().all(|(_, expires)| expires.is_some_and(|at| at <= now)),
                 "only what has expired"
             );
         }
-        lane.head = lost.up_to.get() + 1;
+        let is_at_head = (lane.head..*places.start()).all(is_told);
+        assert!(is_at_head || now.is_some(), "the oldest go first");
+        if is_at_head {
+            lane.head = *places.end() + 1;
+        } else {
+            lane.coming.extend(places);
+        }
+    }
+
+    /// Heads may have passed over what was told.
+    fn follow_heads(&mut self, log: &dyn CommitLog) {
+        for lane in self.lanes.values_mut() {
+            let head = log.lane_state(lane.id.unwrap()).unwrap().head.get();
+            let is_told = |place: &u64| lane.husks.contains(place) || lane.coming.contains(place);
+            assert!((lane.head..head).all(|place| is_told(&place)), "heads pass over husks alone");
+            lane.head = lane.head.max(head);
+        }
     }
 
     fn check(&self, log: &dyn CommitLog) {
@@ -190,10 +215,12 @@ impl Model {
             let state = log.lane_state(lane.id.unwrap()).unwrap();
             let tail = lane.records.len() as u64 + 1;
             assert_eq!((state.head.get(), state.tail.get()), (lane.head, tail));
-            let live = &lane.records[lane.head as usize - 1..];
-            assert!(live.iter().all(|(length, _)| *length != PASSED), "holes are before the head");
-            assert_eq!(state.bytes, live.iter().map(|(length, _)| (length + 24) as u64).sum::<u64>());
-            assert_eq!(state.oldest.is_some(), !live.is_empty());
+            let live = (lane.head..).zip(&lane.records[lane.head as usize - 1..]);
+            let live: Vec<_> = live.filter(|(place, _)| !lane.husks.contains(place)).collect();
+            assert!(live.iter().all(|(_, (length, _))| *length != PASSED), "holes are before the head");
+            assert_eq!(state.messages(), live.len() as u64);
+            assert_eq!(state.bytes, live.iter().map(|(_, (length, _))| (length + 24) as u64).sum::<u64>());
+            assert_eq!(state.oldest.is_some(), live.first().is_some_and(|(place, _)| *place == lane.head));
         }
         let mut seen = BTreeMap::new();
         log.state_scan(Space(1), b"k", &mut |key, value| {
@@ -214,11 +241,13 @@ impl Model {
         let mut next = from.max(lane.head);
         let mut expired = 0;
         let mut bytes = 0;
-        let is_expired = |place: u64| lane.records[place as usize - 1].1.is_some_and(|at| at <= now);
+        let is_husk = |place: u64| lane.husks.contains(&place);
+        let is_expired =
+            |place: u64| is_husk(place) || lane.records[place as usize - 1].1.is_some_and(|at| at <= now);
         for record in out.records() {
             while next < record.seq.get() {
                 assert!(is_expired(next), "only what has expired is skipped");
-                (next, expired) = (next + 1, expired + 1);
+                (next, expired) = (next + 1, expired + u64::from(!is_husk(next)));
             }
             assert!(!is_expired(next));
             let (length, expires) = lane.records[next as usize - 1];
@@ -229,7 +258,7 @@ impl Model {
         }
         while next < out.next().get() {
             assert!(is_expired(next));
-            (next, expired) = (next + 1, expired + 1);
+            (next, expired) = (next + 1, expired + u64::from(!is_husk(next)));
         }
         assert_eq!(out.next().get(), next);
         assert_eq!(out.expired_messages(), expired);
@@ -298,11 +327,13 @@ fn run(steps: &[Step], log: &mut Box<dyn CommitLog>, mut reopen: impl FnMut(&mut
                     assert!(*bytes > 0);
                     model.check_lost(lost, None);
                 }
+                model.follow_heads(log.as_ref());
             }
             Step::Reclaim => {
                 let now = Timestamp(model.now);
                 let expired = log.expire(now).unwrap();
                 expired.lost.into_iter().for_each(|lost| model.check_lost(lost, Some(now)));
+                model.follow_heads(log.as_ref());
                 log.reclaim(now).unwrap();
             }
             Step::Remove(lane) => {
@@ -342,7 +373,9 @@ fn run(steps: &[Step], log: &mut Box<dyn CommitLog>, mut reopen: impl FnMut(&mut
     for (name, lane) in &model.lanes {
         let (records, expired) =
             read_all(log.as_ref(), lane.id.unwrap(), seq(1), Timestamp(model.now)).unwrap();
-        assert_eq!(records.len() as u64 + expired, lane.records.len() as u64 + 1 - lane.head, "lane {name}");
+        let husks = lane.husks.range(lane.head..).count() as u64;
+        let waiting = lane.records.len() as u64 + 1 - lane.head - husks;
+        assert_eq!(records.len() as u64 + expired, waiting, "lane {name}");
     }
 }
 

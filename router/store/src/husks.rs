@@ -1,0 +1,186 @@
+//! What is left of blocks that expired in the middle of a lane: which places, and how many bytes they had.
+//!
+//! Knows: ranges of places of one lane whose records were taken out ("husks", storage-format.md §6), as numbers. May use:
+//! nothing. Never: RocksDB, blocks.
+//! In:  ranges as they are taken out, the head. Out: how many messages and bytes less than its places a lane has; what must be
+//! written so that the next start knows the same.
+//! Invariant: ranges ascend and do not overlap; ranges that touch, in places and in running sums, are one. Bound: `middle` adds
+//! none above its own, of one lane and of all.
+
+/// Memory that a range takes.
+pub(crate) const RANGE_BYTES: u64 = size_of::<Range>() as u64;
+
+/// Bytes of a range as it is kept.
+const VALUE_BYTES: usize = 24;
+
+/// Places in a row whose records were taken out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Range {
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    /// Running sum of record bytes, as in `Block::bytes_before`, at `first` and behind `last`.
+    pub(crate) bytes: (u64, u64),
+}
+
+impl Range {
+    /// As it is kept under its first place.
+    pub(crate) fn encode(&self) -> [u8; VALUE_BYTES] {
+        let mut value = [0; VALUE_BYTES];
+        value[..8].copy_from_slice(&self.last.to_le_bytes());
+        value[8..16].copy_from_slice(&self.bytes.0.to_le_bytes());
+        value[16..].copy_from_slice(&self.bytes.1.to_le_bytes());
+        value
+    }
+
+    /// What [`Range::encode`] gave; `None` for anything else.
+    pub(crate) fn decode(first: u64, value: &[u8]) -> Option<Range> {
+        let u64_at = |at: usize| Some(u64::from_le_bytes(value.get(at..at + 8)?.try_into().ok()?));
+        let range = Range { first, last: u64_at(0)?, bytes: (u64_at(8)?, u64_at(16)?) };
+        let is_sound =
+            value.len() == VALUE_BYTES && 1 <= first && first <= range.last && range.bytes.0 <= range.bytes.1;
+        is_sound.then_some(range)
+    }
+
+    fn messages_from(&self, head: u64) -> u64 {
+        (self.last + 1).saturating_sub(self.first.max(head))
+    }
+}
+
+/// What must be written about ranges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    Put(Range),
+    /// The range that begins here is no more.
+    Delete(u64),
+}
+
+/// See the charter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Husks {
+    ranges: Vec<Range>,
+}
+
+impl Husks {
+    pub(crate) fn len(&self) -> usize {
+        self.ranges.len()
+    }
+
+    /// Whether this place is in one of them.
+    pub(crate) fn holds(&self, place: u64) -> bool {
+        let at = self.ranges.partition_point(|range| range.last < place);
+        self.ranges.get(at).is_some_and(|range| range.first <= place)
+    }
+
+    /// The last place of them, or 0.
+    pub(crate) fn last(&self) -> u64 {
+        self.ranges.last().map_or(0, |range| range.last)
+    }
+
+    /// The first places of all.
+    pub(crate) fn firsts(&self) -> impl Iterator<Item = u64> {
+        self.ranges.iter().map(|range| range.first)
+    }
+
+    /// How many messages there are from `head` on, and the bytes they had, of those behind a running sum of `bytes_before`.
+    pub(crate) fn behind(&self, head: u64, bytes_before: u64) -> (u64, u64) {
+        let at = self.ranges.partition_point(|range| range.last < head);
+        self.ranges[at..].iter().fold((0, 0), |(messages, bytes), range| {
+            let more = range.bytes.1.saturating_sub(range.bytes.0.max(bytes_before));
+            (messages + range.messages_from(head), bytes + more)
+        })
+    }
+
+    /// Adds places none of which is in them; what is to be written goes to `change`.
+    pub(crate) fn add(&mut self, range: Range, mut change: impl FnMut(Change)) {
+        let at = self.ranges.partition_point(|known| known.last < range.first);
+        debug_assert!(self.ranges.get(at).is_none_or(|next| range.last < next.first), "{range:?} is new");
+        let touches = |a: &Range, b: &Range| a.last + 1 == b.first && a.bytes.1 == b.bytes.0;
+        let mut range = range;
+        if let Some(next) = self.ranges.get(at).filter(|next| touches(&range, next)) {
+            (range.last, range.bytes.1) = (next.last, next.bytes.1);
+            change(Change::Delete(next.first));
+            self.ranges.remove(at);
+        }
+        match at.checked_sub(1).map(|before| &mut self.ranges[before]) {
+            Some(before) if touches(before, &range) => {
+                (before.last, before.bytes.1) = (range.last, range.bytes.1);
+                range = *before;
+            }
+            _ => self.ranges.insert(at, range),
+        }
+        change(Change::Put(range));
+    }
+
+    /// Forgets what lies wholly before `head`; gives the first places of those, and the bytes they had.
+    pub(crate) fn forget_before(&mut self, head: u64) -> (Vec<u64>, u64) {
+        let passed = self.ranges.partition_point(|range| range.last < head);
+        let mut bytes = 0;
+        let firsts = self.ranges.drain(..passed).map(|range| {
+            bytes += range.bytes.1 - range.bytes.0;
+            range.first
+        });
+        let firsts = firsts.collect();
+        (firsts, bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ten bytes for each place.
+    fn range(first: u64, last: u64) -> Range {
+        Range { first, last, bytes: (10 * first, 10 * (last + 1)) }
+    }
+
+    fn add(husks: &mut Husks, first: u64, last: u64) -> Vec<Change> {
+        let mut changes = Vec::new();
+        husks.add(range(first, last), |change| changes.push(change));
+        changes
+    }
+
+    #[test]
+    fn ranges_that_touch_become_one_and_what_is_written_says_the_same() {
+        let mut husks = Husks::default();
+        assert_eq!(add(&mut husks, 10, 19), [Change::Put(range(10, 19))]);
+        assert_eq!(add(&mut husks, 30, 39), [Change::Put(range(30, 39))]);
+        assert_eq!(add(&mut husks, 5, 9), [Change::Delete(10), Change::Put(range(5, 19))]);
+        assert_eq!(add(&mut husks, 40, 41), [Change::Put(range(30, 41))]);
+        assert_eq!(add(&mut husks, 20, 29), [Change::Delete(30), Change::Put(range(5, 41))]);
+        assert_eq!((husks.len(), husks.last()), (1, 41));
+        assert_eq!([4, 5, 41, 42].map(|place| husks.holds(place)), [false, true, true, false]);
+    }
+
+    #[test]
+    fn running_sums_that_do_not_touch_keep_ranges_apart() {
+        let mut husks = Husks::default();
+        add(&mut husks, 10, 19);
+        husks.add(Range { first: 20, last: 20, bytes: (0, 7) }, |_| {});
+        assert_eq!((husks.len(), husks.behind(1, 0)), (2, (11, 107)));
+    }
+
+    #[test]
+    fn what_the_head_has_passed_counts_no_more() {
+        let mut husks = Husks::default();
+        add(&mut husks, 10, 19);
+        add(&mut husks, 30, 39);
+        assert_eq!(husks.behind(1, 10), (20, 200));
+        // The block with place 15 begins at place 12: the sum before it is what a lane knows.
+        assert_eq!(husks.behind(15, 120), (15, 180));
+        assert_eq!(husks.behind(20, 200), (10, 100));
+        assert_eq!(husks.forget_before(15), (vec![], 0));
+        assert_eq!(husks.forget_before(20), (vec![10], 100));
+        assert_eq!(husks.forget_before(99), (vec![30], 100));
+        assert_eq!(husks.len(), 0);
+    }
+
+    #[test]
+    fn a_range_is_read_back_and_nothing_else_is() {
+        let value = range(7, 9).encode();
+        assert_eq!(Range::decode(7, &value), Some(range(7, 9)));
+        assert_eq!(Range::decode(10, &value), None, "it ends before it begins");
+        for end in 0..value.len() {
+            assert_eq!(Range::decode(7, &value[..end]), None);
+        }
+    }
+}

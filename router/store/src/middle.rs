@@ -1,0 +1,390 @@
+//! Taking out what has expired behind the head of a lane: a block that is wholly over becomes a husk, its header alone.
+//!
+//! Knows: which blocks may be taken out, and what goes into one batch. May use: `log`, `block`, `expiry`, `husks`. Never: touches
+//! a block with a record that has not expired, or one that the head stands in (that is `retention`'s).
+//! In:  the index of times, the time. Out: husks, the note of them, and ranges for the ledger, which all go with the same commit:
+//! a crash leaves the records and no entry, or husks and the entry.
+//! Bound: [`BLOCKS_PER_LOOK`] blocks and [`LOOK_BYTES`] of them are read per look, and one more block; nothing where nothing is
+//! due. After a start, lanes in which something expires are read through once, at the same pace.
+
+use crate::block::{self, BLOCK_RECORDS_MAX, Block};
+use crate::cursor::Blocks;
+use crate::error::StoreError;
+use crate::expiry::{Expiries, Span, Timed};
+use crate::face::Expired;
+use crate::husks::{Change, Husks, Range};
+use crate::keys::{self, FAMILY_LOG, FAMILY_STATE};
+use crate::lanes::{Lane, LaneTable};
+use crate::log::Log;
+use crate::read::is_damage;
+use crate::record::{self, NEVER};
+use crate::recovery::Own;
+use crate::stats;
+use model::{LaneId, Timestamp};
+use rocksdb::WriteBatch;
+use rustc_hash::FxHashMap;
+
+/// Blocks that one look reads.
+const BLOCKS_PER_LOOK: usize = 1_024;
+/// Their bytes.
+const LOOK_BYTES: usize = 1 << 20;
+/// When what could not be taken out is tried again.
+const AGAIN_MILLIS: u64 = 60_000;
+
+/// See the charter.
+#[derive(Default)]
+pub(crate) struct Middle {
+    pub(crate) expiries: Expiries,
+    /// Lanes of which blocks are taken out in the batch that is being collected.
+    pending: FxHashMap<LaneId, Pending>,
+    /// Ranges of husks of all lanes, as they are on the disk.
+    ranges: usize,
+    /// Most of them; half of that in one lane.
+    ranges_max: usize,
+}
+
+/// What a lane's husks will be.
+struct Pending {
+    husks: Husks,
+    /// Bytes of records that are taken out.
+    bytes: u64,
+}
+
+/// What one look may still read.
+struct Look {
+    now: Timestamp,
+    blocks: usize,
+    bytes: usize,
+}
+
+/// A block that is to be taken out.
+struct Over {
+    places: (u64, u64),
+    bytes: (u64, u64),
+}
+
+/// What was found in a stretch of a lane.
+#[derive(Default)]
+struct Found {
+    over: Vec<Over>,
+    /// Husks that are not noted: the note is lost.
+    unknown: Vec<Range>,
+    /// Where to go on, if the look was over.
+    next: Option<u64>,
+}
+
+impl Middle {
+    /// After opening, with what the disk has noted; what must be written for it goes to `batch`. `entries_max` bounds spans, and
+    /// ranges of husks; a lane that has some may exceed that by what one look finds.
+    pub(crate) fn start(
+        entries_max: usize,
+        own: &Own,
+        lanes: &LaneTable,
+        state: &rocksdb::ColumnFamily,
+        batch: &mut WriteBatch,
+    ) -> Middle {
+        let mut middle =
+            Middle { expiries: Expiries::new(entries_max), ranges_max: entries_max, ..Middle::default() };
+        for key in &own.stale {
+            batch.delete_cf(state, key);
+        }
+        if !own.timed_noted {
+            // Written by an earlier version, or the note is lost: something may expire in any of them.
+            batch.put_cf(state, keys::KEY_TIMED_NOTED, b"");
+        }
+        for lane in lanes.all() {
+            middle.ranges += lane.husks().len();
+            let is_new = !own.timed_noted && lane.head() < lane.tail();
+            if is_new {
+                batch.put_cf(state, keys::timed_lane(lane.id), b"");
+            }
+            if is_new || own.timed.contains(&lane.id) {
+                middle.expiries.mark(lane.id);
+                middle.expiries.read_anew(lane.id, (lane.head(), lane.tail()));
+            }
+        }
+        middle
+    }
+
+    /// Whether this lane's husks are about to change.
+    pub(crate) fn is_pending(&self, lane: LaneId) -> bool {
+        self.pending.contains_key(&lane)
+    }
+
+    /// Whether the batch that is being collected takes something out.
+    pub(crate) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Whether the block with this place is taken out in the batch that is being collected, or was before.
+    pub(crate) fn is_told(&self, lane: LaneId, place: u64) -> bool {
+        self.pending.get(&lane).is_some_and(|pending| pending.husks.holds(place))
+    }
+
+    /// So many ranges are passed and forgotten.
+    pub(crate) fn forgot(&mut self, ranges: usize) {
+        self.ranges = self.ranges.saturating_sub(ranges);
+    }
+
+    fn is_full(&self, husks: &Husks) -> bool {
+        husks.len() >= self.ranges_max / 2 || self.ranges >= self.ranges_max
+    }
+}
+
+impl Look {
+    fn is_over(&self) -> bool {
+        self.blocks == 0 || self.bytes == 0
+    }
+
+    fn takes(&mut self, bytes: usize) {
+        self.blocks = self.blocks.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+}
+
+impl Log {
+    /// The part of [`crate::CommitLog::expire`] behind heads.
+    pub(crate) fn expire_middle(&mut self, now: Timestamp, found: &mut Expired) {
+        let mut look = Look { now, blocks: BLOCKS_PER_LOOK, bytes: LOOK_BYTES };
+        while !look.is_over()
+            && let Some(span) = self.middle.expiries.take_due(now.0)
+        {
+            match self.look_through(span.lane, (span.from, span.up_to), &mut look, None) {
+                Ok(seen) => {
+                    if let Some(from) = seen.next {
+                        self.middle.expiries.put_back(now.0, Span { from, ..span });
+                        found.more = true;
+                    }
+                    self.take_out(span, seen, now, found);
+                }
+                Err(error) => {
+                    self.middle.expiries.put_back(now.0.saturating_add(AGAIN_MILLIS), span);
+                    found.passed_by = Some(error);
+                }
+            }
+        }
+        if !look.is_over()
+            && let Some((lane, (from, up_to))) = self.middle.expiries.take_unread()
+        {
+            self.read_anew(lane, (from, up_to), &mut look, found);
+        }
+        found.collected |= self.middle.has_pending();
+    }
+
+    /// Reads on in a lane of which nobody knows what expires when.
+    fn read_anew(&mut self, lane: LaneId, places: (u64, u64), look: &mut Look, found: &mut Expired) {
+        let mut timed = Vec::new();
+        let seen = match self.look_through(lane, places, look, Some(&mut timed)) {
+            Ok(seen) => seen,
+            Err(error) => {
+                self.middle.expiries.read_anew(lane, places);
+                found.passed_by = Some(error);
+                return;
+            }
+        };
+        timed.into_iter().for_each(|block| self.middle.expiries.note(block));
+        match seen.next {
+            Some(next) => self.middle.expiries.read_anew(lane, (next, places.1)),
+            None if self.middle.expiries.has(lane) || !self.middle.expiries.is_marked(lane) => {}
+            None => self.unmark(lane),
+        }
+        let span = Span::of(lane, places);
+        self.take_out(span, seen, look.now, found);
+    }
+
+    /// Nothing in this lane expires any more.
+    fn unmark(&mut self, lane: LaneId) {
+        let Ok(engine) = self.reader.shared.engine() else { return };
+        self.staging.batch.delete_cf(engine.family(FAMILY_STATE), keys::timed_lane(lane));
+        self.middle.expiries.forget(lane);
+    }
+
+    /// Goes over the blocks of some places behind the head. With `timed` it is not known what expires there when.
+    fn look_through(
+        &self,
+        id: LaneId,
+        (from, up_to): (u64, u64),
+        look: &mut Look,
+        mut timed: Option<&mut Vec<Timed>>,
+    ) -> Result<Found, StoreError> {
+        let mut found = Found::default();
+        let Ok(lane) = self.reader.shared.lanes.get(id) else { return Ok(found) };
+        if self.is_left_whole(&lane) {
+            return Ok(found);
+        }
+        let engine = self.reader.shared.engine()?;
+        let (head, tail) = (lane.head(), lane.tail());
+        let end = tail.min(up_to.saturating_add(1));
+        let mut next = from.max(head);
+        if next >= end {
+            return Ok(found);
+        }
+        let mut blocks = Blocks::from(&engine, id, next, true);
+        while next < end {
+            let Some((key, value)) = blocks.item() else {
+                // What is damaged is told by whoever reads it, and what is behind it in this stretch waits for the head.
+                blocks.status().or_else(|error| is_damage(&engine, error))?;
+                break;
+            };
+            if look.is_over() {
+                found.next = Some(next);
+                break;
+            }
+            look.takes(value.len());
+            let block = Block::parse(key, value);
+            let Some((_, last)) = keys::parse_block(key) else { break };
+            if let Some(block) = block.filter(|block| block.first < end && block.last < tail) {
+                let is_told = self.middle.is_told(id, block.first);
+                if is_over(&block, head, look.now) && !is_told {
+                    found.over.push(Over {
+                        places: (block.first, block.last),
+                        bytes: (block.bytes_before, block.bytes_end()),
+                    });
+                } else if let Some(timed) = timed.as_deref_mut() {
+                    if block.is_husk() && !is_told && !lane.husks().holds(block.first) {
+                        let bytes = (block.bytes_before, block.bytes_end());
+                        found.unknown.push(Range { first: block.first, last: block.last, bytes });
+                    } else if !block.is_husk() && block.expires_max() != NEVER && !is_told {
+                        timed.push(timed_of(&block));
+                    }
+                }
+            }
+            next = next.max(last.get() + 1);
+            blocks.next(next);
+        }
+        Ok(found)
+    }
+
+    /// Collects the husks of what is over, and notes them; tells of the places.
+    fn take_out(&mut self, span: Span, seen: Found, now: Timestamp, found: &mut Expired) {
+        let shared = self.reader.shared.clone();
+        let (Ok(lane), Ok(engine)) = (shared.lanes.get(span.lane), shared.engine()) else { return };
+        if seen.over.is_empty() && seen.unknown.is_empty() {
+            return;
+        }
+        let (log, state) = (engine.family(FAMILY_LOG), engine.family(FAMILY_STATE));
+        let current = || Pending { husks: lane.husks().clone(), bytes: 0 };
+        let mut pending = self.middle.pending.remove(&lane.id).unwrap_or_else(current);
+        let batch = &mut self.staging.batch;
+        let note = |batch: &mut WriteBatch, change| match change {
+            Change::Put(range) => batch.put_cf(state, keys::husks(lane.id, range.first), range.encode()),
+            Change::Delete(first) => batch.delete_cf(state, keys::husks(lane.id, first)),
+        };
+        for range in seen.unknown {
+            if self.middle.is_full(&pending.husks) {
+                break; // they count as messages until a reader has passed them
+            }
+            pending.husks.add(range, |change| note(batch, change));
+        }
+        for group in groups(&seen.over) {
+            let (Some(first), Some(last)) = (group.first(), group.last()) else { continue };
+            let range =
+                Range { first: first.places.0, last: last.places.1, bytes: (first.bytes.0, last.bytes.1) };
+            if self.middle.is_full(&pending.husks) {
+                let later = Span { from: range.first, ..span };
+                self.middle.expiries.put_back(now.0.saturating_add(AGAIN_MILLIS), later);
+                break;
+            }
+            for block in &group[..group.len() - 1] {
+                batch.delete_cf(log, keys::block(lane.id, record::seq(block.places.1)));
+            }
+            let (key, value) = block::husk(lane.id, (range.first, range.last), range.bytes);
+            batch.put_cf(log, key, value);
+            pending.husks.add(range, |change| note(batch, change));
+            let bytes = range.bytes.1 - range.bytes.0;
+            pending.bytes += bytes;
+            crate::face::add_lost(&mut found.lost, lane.id, (range.first, range.last), bytes);
+        }
+        // Where nothing had room there is nothing to write, and no commit that would take it from here.
+        if pending.bytes > 0 || pending.husks != *lane.husks() {
+            self.middle.pending.insert(lane.id, pending);
+        }
+    }
+
+    /// Before a group is written: lanes in which something expires for the first time are noted with it.
+    pub(crate) fn mark_timed(&mut self, batch: &mut WriteBatch) -> Result<(), StoreError> {
+        if self.staging.timed.is_empty() {
+            return Ok(());
+        }
+        let engine = self.reader.shared.engine()?;
+        for timed in &self.staging.timed {
+            if self.middle.expiries.is_marked(timed.lane) {
+                continue;
+            }
+            let lane = self.reader.shared.lanes.get(timed.lane);
+            if lane.is_ok_and(|lane| !self.is_left_whole(&lane)) && self.middle.expiries.mark(timed.lane) {
+                batch.put_cf(engine.family(FAMILY_STATE), keys::timed_lane(timed.lane), b"");
+            }
+        }
+        Ok(())
+    }
+
+    /// A group is durable: what expires in it is known, and what was taken out is.
+    pub(crate) fn middle_is_durable(&mut self) {
+        for timed in self.staging.timed.drain(..) {
+            if self.middle.expiries.is_marked(timed.lane) {
+                self.middle.expiries.note(timed);
+            }
+        }
+        for (id, pending) in self.middle.pending.drain() {
+            let Ok(lane) = self.reader.shared.lanes.get(id) else { continue };
+            let mut husks = lane.husks();
+            self.middle.ranges = (self.middle.ranges + pending.husks.len()).saturating_sub(husks.len());
+            *husks = pending.husks;
+            drop(husks);
+            lane.release(pending.bytes);
+            stats::add(&self.reader.shared.counters.released_bytes, pending.bytes);
+        }
+    }
+
+    /// Collects that nothing is noted of a lane which is being removed.
+    pub(crate) fn forget_middle_of(&mut self, lane: &Lane) -> Result<(), StoreError> {
+        let engine = self.reader.shared.engine()?;
+        let state = engine.family(FAMILY_STATE);
+        let pending = self.middle.pending.remove(&lane.id).map(|pending| pending.husks);
+        self.middle.forgot(lane.husks().len());
+        for first in pending.unwrap_or_else(|| lane.husks().clone()).firsts() {
+            self.staging.batch.delete_cf(state, keys::husks(lane.id, first));
+        }
+        if self.middle.expiries.is_marked(lane.id) {
+            self.staging.batch.delete_cf(state, keys::timed_lane(lane.id));
+        }
+        self.middle.expiries.forget(lane.id);
+        Ok(())
+    }
+
+    fn is_left_whole(&self, lane: &Lane) -> bool {
+        self.options.whole_lanes.is_some_and(|prefix| lane.name.starts_with(prefix))
+    }
+}
+
+/// Whether a block may be taken out: all of it lies behind the head, and none of its records matters any more.
+fn is_over(block: &Block<'_>, head: u64, now: Timestamp) -> bool {
+    block.first > head && !block.is_husk() && block.is_expired(now)
+}
+
+fn timed_of(block: &Block<'_>) -> Timed {
+    Timed {
+        lane: block.lane,
+        places: (block.first, block.last),
+        bytes: (block.bytes_before, block.bytes_end()),
+        expires: block.expires_max(),
+        enqueued: block.position(block.first).1.map_or(0, |at| at.0),
+    }
+}
+
+/// Blocks in a row that one husk takes the place of.
+fn groups(over: &[Over]) -> impl Iterator<Item = &[Over]> {
+    let mut first = 0;
+    over.chunk_by(move |a, b| {
+        if first == 0 {
+            first = a.places.0;
+        }
+        let touches = a.places.1 + 1 == b.places.0 && a.bytes.1 == b.bytes.0;
+        let fits = b.places.1 - first < BLOCK_RECORDS_MAX as u64;
+        if !(touches && fits) {
+            first = b.places.0;
+        }
+        touches && fits
+    })
+}

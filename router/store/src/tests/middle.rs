@@ -1,0 +1,454 @@
+//! What expires behind a head that does not: it leaves space and counts, is told once, and nothing else is touched.
+
+use super::*;
+use crate::block::Block;
+use crate::keys::{self, FAMILY_LOG, FAMILY_STATE};
+use crate::{Expired, Inspection, LossKind, Space};
+use std::collections::BTreeSet;
+
+const BEGIN: Timestamp = Timestamp(1_000_000);
+/// A short time to live is over, and a long one is not.
+const LATER: Timestamp = Timestamp(1_062_000);
+const MINUTE: Option<Timestamp> = Some(Timestamp(1_060_000));
+const HOUR: Option<Timestamp> = Some(Timestamp(4_600_000));
+
+/// Where whoever keeps a ledger would put it.
+const LEDGER: Space = Space(6);
+
+/// One group of `count` records.
+fn write(log: &mut Log, lane: LaneId, count: u64, expires: Option<Timestamp>) {
+    let tail = log.lane_state(lane).unwrap().tail.get();
+    for place in tail..tail + count {
+        log.append(lane, &[&payload(lane, place, 1_000)], BEGIN, expires).unwrap();
+    }
+    log.commit().unwrap();
+}
+
+/// Ten messages that never expire, fifty of a minute, ten of an hour, fifty of a minute, ten for ever; by place the last of each.
+fn mixed(log: &mut Log) -> LaneId {
+    let lane = log.lane("u/plant/5").unwrap();
+    for (count, expires) in [(10, None), (50, MINUTE), (10, HOUR), (50, MINUTE), (10, None)] {
+        write(log, lane, count, expires);
+    }
+    lane
+}
+
+/// Everything that is due, with its commit, as the disk thread does it; the ranges that were told.
+fn look(log: &mut Log, now: Timestamp) -> Vec<(u64, u64)> {
+    let mut told: Vec<(u64, u64)> = Vec::new();
+    loop {
+        let Expired { lost, collected, more, passed_by } = log.expire(now).unwrap();
+        assert_eq!(passed_by, None);
+        for lost in lost {
+            match told.last_mut() {
+                Some((_, last)) if *last + 1 == lost.from.get() => *last = lost.up_to.get(),
+                _ => told.push((lost.from.get(), lost.up_to.get())),
+            }
+        }
+        if collected {
+            log.commit().unwrap();
+        }
+        if !more {
+            return told;
+        }
+    }
+}
+
+/// As long as anything comes of it: what a start has to read through first is read in portions.
+fn look_through(log: &mut Log, now: Timestamp) -> Vec<(u64, u64)> {
+    (0..400).flat_map(|_| look(log, now)).collect()
+}
+
+fn messages(log: &Log, lane: LaneId) -> u64 {
+    log.lane_state(lane).unwrap().messages()
+}
+
+/// Places that a reader gets, and how many it passes over because they have expired.
+fn read(log: &Log, lane: LaneId, now: Timestamp) -> (Vec<u64>, u64) {
+    let (all, expired) = read_all(log, lane, seq(1), now).unwrap();
+    for (place, bytes) in &all {
+        assert_eq!(*bytes, payload(lane, *place, 1_000), "what is not over is as it was");
+    }
+    (all.into_iter().map(|(place, _)| place).collect(), expired)
+}
+
+fn alive() -> Vec<u64> {
+    [1..=10, 61..=70, 121..=130].into_iter().flatten().collect()
+}
+
+fn check_sound(log: &Log) {
+    assert_eq!(log.reader().verify().unwrap().problems, Vec::<String>::new());
+}
+
+#[test]
+fn what_expires_behind_a_head_that_does_not_leaves_counts_and_is_told_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&directory);
+    let lane = mixed(&mut log);
+    let before = log.lane_state(lane).unwrap();
+    assert_eq!(look(&mut log, BEGIN), [], "nothing is over");
+    assert_eq!(messages(&log, lane), 130);
+
+    assert_eq!(look(&mut log, LATER), [(11, 60), (71, 120)]);
+    let state = log.lane_state(lane).unwrap();
+    assert_eq!((state.head, state.tail, state.husks), (before.head, before.tail, 100), "places stay");
+    assert_eq!((state.messages(), state.bytes), (30, before.bytes - 100 * 1_024));
+    assert_eq!(log.reader().stats().unwrap().live_messages, 30);
+    assert_eq!(look(&mut log, LATER), [], "once");
+    // A reader passes over them, and notes nothing; a clock that is set back brings nothing back.
+    for now in [LATER, BEGIN] {
+        assert_eq!(read(&log, lane, now), (alive(), 0));
+    }
+    assert_eq!(log.take_losses(), (vec![], 0));
+    check_sound(&log);
+    let report = log.reader().verify().unwrap().lanes.remove(0);
+    assert_eq!((report.records, report.husks, report.lost), (30, 100, 0));
+}
+
+#[test]
+fn a_start_knows_what_is_over_and_finds_what_will_be() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&directory);
+    let lane = mixed(&mut log);
+    look(&mut log, LATER);
+    write(&mut log, lane, 5, Some(Timestamp(2_000_000)));
+    write(&mut log, lane, 5, None);
+    let before = log.lane_state(lane).unwrap();
+    drop(log);
+    {
+        let inspection = Inspection::open(options(&directory).path).unwrap();
+        assert_eq!(inspection.verify().unwrap().problems, Vec::<String>::new());
+        assert_eq!(inspection.reader().lane_state(lane).unwrap(), before);
+    }
+    let mut log = open(&directory);
+    assert_eq!(log.lane_state(lane).unwrap(), before);
+    assert_eq!(look_through(&mut log, LATER), [], "it is told once, also over a start");
+    // Nobody remembers when these are over, but it is found out.
+    assert_eq!(look_through(&mut log, Timestamp(2_010_000)), [(131, 135)]);
+    assert_eq!(look_through(&mut log, Timestamp(5_000_000)), [(61, 70)]);
+    assert_eq!(messages(&log, lane), 25);
+    check_sound(&log);
+}
+
+/// Entry and husk are in one group: a crash before it leaves the records and no entry, one behind it both.
+#[test]
+fn a_crash_finds_the_records_or_the_entry() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&directory);
+    let lane = mixed(&mut log);
+    let expired = log.expire(LATER).unwrap();
+    assert!(expired.collected && expired.lost.len() == 2);
+    log.state_put(LEDGER, b"entry", b"100 expired").unwrap();
+    assert_eq!(messages(&log, lane), 130, "not yet");
+    log.middle.expiries.read_anew(lane, (1, 130));
+    assert_eq!(log.expire(LATER).unwrap().lost, [], "told, and waiting for the commit");
+    drop(log);
+
+    let mut log = open(&directory);
+    assert_eq!((messages(&log, lane), log.state_get(LEDGER, b"entry")), (130, Ok(None)));
+    assert_eq!(read(&log, lane, BEGIN).0.len(), 130, "all of them");
+    assert_eq!(look_through(&mut log, BEGIN), []);
+    let expired = log.expire(LATER).unwrap();
+    assert_eq!(expired.lost.len(), 2);
+    log.state_put(LEDGER, b"entry", b"100 expired").unwrap();
+    log.commit().unwrap();
+    drop(log);
+
+    let mut log = open(&directory);
+    assert_eq!((messages(&log, lane), read(&log, lane, BEGIN)), (30, (alive(), 0)));
+    assert_eq!(log.state_get(LEDGER, b"entry").unwrap().unwrap(), b"100 expired");
+    assert_eq!(look_through(&mut log, LATER), []);
+    check_sound(&log);
+}
+
+#[test]
+fn the_space_comes_back_from_memory_and_from_sorted_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = Log::open(&small(&directory)).unwrap();
+    let lane = log.lane("u/plant/5").unwrap();
+    write(&mut log, lane, 64, None);
+    for _ in 0..80 {
+        write(&mut log, lane, 128, MINUTE);
+    }
+    write(&mut log, lane, 64, None);
+    log.reader().merge_all().unwrap();
+    let full = log.reader().occupied().unwrap();
+    assert!(full.sorted_bytes > 9 << 20, "{full:?}");
+    let released = log.reader().stats().unwrap().released_bytes;
+
+    assert_eq!(look(&mut log, LATER), [(65, 64 + 80 * 128)]);
+    let husk_bytes = 80 * 128 * 1_024;
+    assert_eq!(log.reader().stats().unwrap().released_bytes - released, husk_bytes);
+    assert_eq!(log.reader().unmerged_bytes(), husk_bytes, "what a merge gives back");
+    // The way of a store that is short of space, and the usual one behind it.
+    assert_eq!(log.reader().merge_released(), Ok(husk_bytes));
+    let after = log.reader().occupied().unwrap();
+    assert!(after.sorted_bytes < 1 << 20, "{after:?} of {full:?}");
+    assert_eq!(read(&log, lane, BEGIN).0.len(), 128);
+    check_sound(&log);
+
+    // When the head has passed them nothing is counted twice, and nothing is left.
+    let tail = log.lane_state(lane).unwrap().tail.get();
+    log.advance(lane, seq(1)).unwrap();
+    log.reclaim(Timestamp(0)).unwrap();
+    let released = log.reader().stats().unwrap().released_bytes;
+    log.advance(lane, seq(64)).unwrap();
+    while log.reclaim(Timestamp(10_000)).unwrap() {}
+    assert_eq!(log.reader().stats().unwrap().released_bytes - released, 63 * 1_024);
+    assert_eq!(look(&mut log, LATER), []);
+    assert_eq!(log.lane_state(lane).unwrap().head, seq(tail - 64), "the head passes over what is gone");
+    log.commit().unwrap();
+    while log.reclaim(Timestamp(20_000)).unwrap() {}
+    assert_eq!(log.reader().stats().unwrap().released_bytes - released, 63 * 1_024);
+    assert_eq!(own_entries(&log), [keys::timed_lane(lane).to_vec(), keys::KEY_TIMED_NOTED.to_vec()]);
+}
+
+/// What the store has noted for itself.
+fn own_entries(log: &Log) -> Vec<Vec<u8>> {
+    let engine = log.reader.shared.engine().unwrap();
+    let mut entries = engine.db.raw_iterator_cf(engine.family(FAMILY_STATE));
+    entries.seek([keys::SPACE_OWN]);
+    let mut found = Vec::new();
+    while let Some(key) = entries.key() {
+        found.push(key.to_vec());
+        entries.next();
+    }
+    found
+}
+
+/// First and last place of the blocks of a lane, and whether each is a husk.
+fn blocks(log: &Log, lane: LaneId) -> Vec<(u64, u64, bool)> {
+    let engine = log.reader.shared.engine().unwrap();
+    let mut entries = engine.range(FAMILY_LOG, &keys::lane_start(lane), &keys::lane_end(lane), false);
+    entries.seek_to_first();
+    let mut found = Vec::new();
+    while let Some((key, value)) = entries.item() {
+        let block = Block::parse(key, value).unwrap();
+        found.push((block.first, block.last, block.is_husk()));
+        entries.next();
+    }
+    found
+}
+
+#[test]
+fn small_blocks_in_a_row_are_one_husk() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&directory);
+    let lane = log.lane("u/plant/5").unwrap();
+    write(&mut log, lane, 1, None);
+    for _ in 0..600 {
+        write(&mut log, lane, 1, MINUTE);
+    }
+    write(&mut log, lane, 1, None);
+    assert_eq!(look(&mut log, LATER), [(2, 601)]);
+    let husks = [(2, 257, true), (258, 513, true), (514, 601, true)];
+    assert_eq!(blocks(&log, lane), [&[(1, 1, false)], &husks[..], &[(602, 602, false)]].concat());
+    assert_eq!(own_entries(&log).len(), 3, "and one range: {:?}", own_entries(&log));
+    // A head in the middle of one.
+    log.advance(lane, seq(300)).unwrap();
+    let state = log.lane_state(lane).unwrap();
+    assert_eq!((state.messages(), state.husks, state.bytes), (1, 301, 1_024));
+    assert_eq!(read(&log, lane, BEGIN), (vec![602], 0));
+    check_sound(&log);
+}
+
+/// A block is over when its last record is; the one that the head stands in is not taken from the middle.
+#[test]
+fn a_block_with_a_record_that_is_not_over_is_not_touched() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&directory);
+    let lane = log.lane("u/plant/5").unwrap();
+    write(&mut log, lane, 1, None);
+    for expires in [MINUTE, HOUR, MINUTE] {
+        log.append(lane, &[&payload(lane, 2, 1_000)], BEGIN, expires).unwrap();
+    }
+    log.commit().unwrap();
+    assert_eq!(look(&mut log, LATER), []);
+    assert_eq!(blocks(&log, lane), [(1, 1, false), (2, 4, false)]);
+    assert_eq!(look(&mut log, Timestamp(4_599_999)), []);
+    assert_eq!(look(&mut log, Timestamp(4_620_000)), [(2, 4)]);
+}
+
+#[test]
+fn what_a_reader_has_noted_is_not_told_again_and_what_is_told_no_reader_notes() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&directory);
+    let lane = mixed(&mut log);
+    assert_eq!(read(&log, lane, LATER), (alive(), 100));
+    let (noted, _) = log.take_losses();
+    assert_eq!(noted.len(), 2);
+    assert!(noted.iter().all(|loss| loss.kind == LossKind::Expired));
+    let expired = log.expire(LATER).unwrap();
+    assert_eq!(expired.lost.len(), 2);
+    let fresh: Vec<_> = expired.lost.iter().rev().flat_map(|lost| log.not_noted(lost)).collect();
+    assert_eq!(fresh, [], "the ledger has them");
+    log.commit().unwrap();
+    assert_eq!(read(&log, lane, LATER), (alive(), 0));
+    assert_eq!(log.take_losses(), (vec![], 0));
+}
+
+#[test]
+fn giving_up_the_oldest_passes_over_what_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&directory);
+    let lane = mixed(&mut log);
+    look(&mut log, LATER);
+    let lost = log.drop_oldest(lane, 15 * 1_024).unwrap();
+    let places: Vec<_> = lost.iter().map(|lost| (lost.from.get(), lost.up_to.get())).collect();
+    assert_eq!(places, [(1, 10), (61, 70)]);
+    assert_eq!(lost.iter().map(|lost| lost.bytes).sum::<u64>(), 20 * 1_024, "what they free");
+    assert_eq!(messages(&log, lane), 10);
+    check_sound(&log);
+}
+
+#[test]
+fn a_repair_keeps_what_is_known_and_a_removal_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&directory);
+    let lane = mixed(&mut log);
+    look(&mut log, LATER);
+    let before = log.lane_state(lane).unwrap();
+    log.close().unwrap();
+    let repaired = crate::repair(&options(&directory)).unwrap();
+    assert_eq!((repaired.lost.len(), repaired.state_gaps), (0, 0));
+    let mut log = open(&directory);
+    assert_eq!(log.lane_state(lane).unwrap(), before);
+    assert_eq!(read(&log, lane, BEGIN), (alive(), 0));
+    check_sound(&log);
+    log.remove_lane(lane).unwrap();
+    log.commit().unwrap();
+    assert_eq!(own_entries(&log), [keys::KEY_TIMED_NOTED.to_vec()]);
+}
+
+/// A part of the small state is lost: the husks are found again, and told no second time.
+#[test]
+fn husks_whose_note_is_lost_are_found_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&directory);
+    let lane = mixed(&mut log);
+    look(&mut log, LATER);
+    let before = log.lane_state(lane).unwrap();
+    {
+        let engine = log.reader.shared.engine().unwrap();
+        for key in own_entries(&log) {
+            engine.db.delete_cf(engine.family(FAMILY_STATE), key).unwrap();
+        }
+    }
+    drop(log);
+    let mut log = open(&directory);
+    assert_eq!(log.lane_state(lane).unwrap().husks, 0, "nobody knows");
+    assert_eq!(look_through(&mut log, BEGIN), []);
+    assert_eq!(log.lane_state(lane).unwrap(), before);
+    check_sound(&log);
+}
+
+/// A store of an earlier version has noted nothing, and something may expire in any of its lanes.
+#[test]
+fn a_store_of_before_is_read_through_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&directory);
+    let lane = mixed(&mut log);
+    let forever = log.lane("u/plant/6").unwrap();
+    write(&mut log, forever, 3, None);
+    {
+        let engine = log.reader.shared.engine().unwrap();
+        for key in own_entries(&log) {
+            engine.db.delete_cf(engine.family(FAMILY_STATE), key).unwrap();
+        }
+    }
+    drop(log);
+    let mut log = open(&directory);
+    assert_eq!(look_through(&mut log, BEGIN), []);
+    assert_eq!(look_through(&mut log, LATER), [(11, 60), (71, 120)]);
+    log.commit().unwrap();
+    drop(log);
+    let log = open(&directory);
+    let marks: Vec<_> = own_entries(&log).into_iter().filter(|key| key[1] == b'T').collect();
+    assert_eq!(marks, [keys::timed_lane(lane)], "in the other lane nothing expires");
+}
+
+#[test]
+fn lanes_that_are_to_stay_whole_and_lanes_without_a_time_cost_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let with = Options { whole_lanes: Some("s/"), ..options(&directory) };
+    let mut log = Log::open(&with).unwrap();
+    let (session, forever) = (log.lane("s/historian").unwrap(), log.lane("u/plant/5").unwrap());
+    for expires in [None, MINUTE, None] {
+        write(&mut log, session, 10, expires);
+        write(&mut log, forever, 10, None);
+    }
+    assert_eq!(look(&mut log, LATER), []);
+    assert_eq!(messages(&log, session), 30);
+    assert_eq!(own_entries(&log), [keys::KEY_TIMED_NOTED.to_vec()]);
+    let written = log.reader().stats().unwrap().written_bytes;
+    look_through(&mut log, LATER);
+    assert_eq!(log.reader().stats().unwrap().written_bytes, written);
+    // What is at the head of such a lane goes as ever.
+    log.advance(session, seq(10)).unwrap();
+    assert_eq!(look(&mut log, LATER), [(11, 20)]);
+}
+
+/// Every other block: each is a range of its own, and there is an end to how many are remembered.
+#[test]
+fn memory_is_bounded_and_what_has_no_room_waits() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = Log::open(&Options { sync: false, ..options(&directory) }).unwrap();
+    let lane = log.lane("u/plant/5").unwrap();
+    let ranges_max = options(&directory).expiry_entries_max() / 2;
+    let count = ranges_max as u64 + 100;
+    for place in 1..=2 * count {
+        let expires = MINUTE.filter(|_| place % 2 == 0);
+        log.append(lane, &[b"x"], BEGIN, expires).unwrap();
+        log.commit().unwrap();
+    }
+    let told = look(&mut log, LATER);
+    assert_eq!(told.len(), ranges_max);
+    assert_eq!(messages(&log, lane), 2 * count - told.len() as u64);
+    // The head has passed some, and the rest is found a minute later.
+    log.advance(lane, seq(1_000)).unwrap();
+    log.commit().unwrap();
+    while log.reclaim(Timestamp(LATER.0 + 10_000)).unwrap() {}
+    let more = look(&mut log, Timestamp(LATER.0 + 120_000));
+    assert_eq!(told.len() + more.len(), count as usize);
+    let all: BTreeSet<_> = told.iter().chain(&more).collect();
+    assert_eq!(all.len(), count as usize, "each once");
+    assert_eq!(messages(&log, lane), count - 500);
+    check_sound(&log);
+}
+
+/// What the head stands in is given up from the head on, however long it takes until its lane is looked at.
+#[test]
+fn what_is_delivered_of_a_block_is_not_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&directory);
+    let lanes: Vec<_> = (0..200).map(|number| log.lane(&format!("u/plant{number}/5")).unwrap()).collect();
+    for &lane in &lanes {
+        write(&mut log, lane, 10, MINUTE);
+        log.advance(lane, seq(5)).unwrap();
+    }
+    let mut told = Vec::new();
+    for _ in 0..5 {
+        let expired = log.expire(LATER).unwrap();
+        told.extend(expired.lost.iter().map(|lost| (lost.lane, lost.from.get(), lost.up_to.get())));
+        log.commit().unwrap();
+    }
+    told.sort_unstable();
+    assert_eq!(told, lanes.iter().map(|lane| (*lane, 6, 10)).collect::<Vec<_>>());
+}
+
+/// A head that moves over what is about to be taken out leaves nothing behind.
+#[test]
+fn what_is_delivered_meanwhile_leaves_nothing_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&directory);
+    let lane = mixed(&mut log);
+    assert!(log.expire(LATER).unwrap().collected);
+    log.advance(lane, seq(130)).unwrap();
+    log.reclaim(LATER).unwrap();
+    assert_eq!(messages(&log, lane), 0);
+    log.commit().unwrap();
+    while log.reclaim(Timestamp(LATER.0 + 60_000)).unwrap() {}
+    assert_eq!(blocks(&log, lane), []);
+    assert_eq!(own_entries(&log).len(), 2);
+    assert_eq!(look_through(&mut log, LATER), []);
+}
