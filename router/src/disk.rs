@@ -598,7 +598,10 @@ fn write_one(log: &mut store::Log, write: &Write, bytes: &[u8]) -> Result<Option
     }
 }
 
+/// What the names of stored sessions' lanes begin with.
+pub(crate) const SESSION_LANES: &str = "s/";
+
 /// The lane of a stored session.
 pub(crate) fn session_lane_name(client_id: &str) -> String {
-    format!("s/{client_id}")
+    format!("{SESSION_LANES}{client_id}")
 }

@@ -117,6 +117,41 @@ fn what_expires_gives_its_space_back() {
     until("their space to be back", || (disk_usage(&router.store()) < 22 << 20).then_some(()));
 }
 
+/// Routes with and without a time share a lane: what is over leaves it from behind a head that waits, and is told once.
+#[test]
+fn what_expires_behind_what_does_not_gives_its_space_back() {
+    let recorder = Recorder::start();
+    let (proxy, setup) = cut_off(&recorder);
+    let setup = setup
+        .set("routes.all", r#"{ route = 'FROM "factory/#" INTO $upstream' }"#)
+        .set("routes.short", r#"{ route = 'FROM "short/#" INTO $upstream', ttl = 2 }"#);
+    let mut router = setup.start();
+    let mut publisher = router.connect(&v5("publisher"));
+    publisher.publish("factory/a", "first", QOS_1);
+    publisher.publish_all("short/a", (0..20_000).map(padding));
+    publisher.publish("factory/a", "last", QOS_1);
+    let bytes = || {
+        let status = router.status();
+        let lanes = status["lanes"].as_array().expect("/status has lanes");
+        lanes.iter().filter_map(|lane| lane["backlog_bytes"].as_u64()).sum::<u64>()
+    };
+    until("expired messages to be gone", || (router.backlog() == 2).then_some(()));
+    assert!(bytes() < 1_000, "{}", bytes());
+    until("the last in the ledger", || (lost(&router.status(), "expired") >= 20_000).then_some(()));
+    router.kill();
+    router.start_again();
+    assert_eq!(router.backlog(), 2);
+    proxy.mend();
+    let arrived: Vec<_> = recorder.wait_for(2).iter().map(|it| it.text().to_owned()).collect();
+    assert_eq!(arrived, ["first", "last"]);
+    until("an empty lane", || (router.backlog() == 0).then_some(()));
+    assert_eq!(lost(&router.status(), "expired"), 20_000, "once");
+    assert_eq!(router.number("/store/damaged") + router.number("/uplinks/0/dropped"), 0);
+    router.terminate();
+    let (code, said) = store_command(&["verify"], &router.store());
+    assert_eq!(code, Some(0), "{said}");
+}
+
 /// Whether this test may mount file systems: as root it must, or say so with `MILLRACE_NO_MOUNT=1`.
 pub(crate) fn may_mount() -> bool {
     let is_root = fs::metadata("/proc/self").is_ok_and(|about| about.uid() == 0);

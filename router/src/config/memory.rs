@@ -205,6 +205,8 @@ impl Store {
             sorted_file_bytes: memtable_bytes.clamp(4 << 20, 32 << 20),
             commit_bytes_max: (memtable_bytes / 2).clamp(1 << 20, 16 << 20).max(record_bytes_max),
             quarantine_bytes_max: limits.quarantine_bytes_max,
+            // What was sent at QoS 2 does not expire, and may stand anywhere in a session's lane.
+            whole_lanes: Some(crate::disk::SESSION_LANES),
             ..store::Options::new(&self.path)
         }
     }

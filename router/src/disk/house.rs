@@ -41,18 +41,19 @@ impl Disk {
         }
         let mut fresh = Vec::new();
         for lost in &expired.lost {
-            self.state.expired.fetch_add(lost.messages(), Ordering::Relaxed);
-            info!(lane = %lost.lane, from = %lost.from, up_to = %lost.up_to, "messages expired undelivered");
             for part in self.log.not_noted(lost) {
+                self.state.expired.fetch_add(part.messages(), Ordering::Relaxed);
                 self.enter_range(Reason::Expired, &part)?;
                 fresh.push(part);
             }
         }
+        say_what_expired(&expired.lost);
         self.note_expired_of(&fresh);
         // Damage that stood before what expired.
         self.enter_notes()?;
         self.remove_vanished(now)?;
-        if self.has_entries {
+        // What is taken out of a lane goes with its entries, and before space is given back.
+        if self.has_entries || expired.collected {
             self.write_group()?;
         }
         self.much_to_reclaim = self.log.reclaim(now)? | expired.more;
@@ -218,5 +219,15 @@ impl Disk {
 
     pub(super) fn lane_name(&self, lane: LaneId) -> String {
         self.log.lane_state(lane).map_or_else(|_| lane.to_string(), |it| it.name.to_string())
+    }
+}
+
+/// One line for each lane in a row, however many ranges there are.
+fn say_what_expired(lost: &[store::Lost]) {
+    for of_lane in lost.chunk_by(|one, next| one.lane == next.lane) {
+        let messages: u64 = of_lane.iter().map(store::Lost::messages).sum();
+        if let (Some(first), Some(last)) = (of_lane.first(), of_lane.last()) {
+            info!(lane = %first.lane, messages, from = %first.from, up_to = %last.up_to, "messages expired undelivered");
+        }
     }
 }
