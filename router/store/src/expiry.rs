@@ -58,13 +58,6 @@ pub(crate) struct Expiries {
     spans_max: usize,
 }
 
-impl Span {
-    /// Some places of a lane.
-    pub(crate) fn of(lane: LaneId, (from, up_to): (u64, u64)) -> Span {
-        Span { lane, from, up_to, bytes_end: 0 }
-    }
-}
-
 impl Expiries {
     /// An empty one with room for so many spans.
     pub(crate) fn new(spans_max: usize) -> Expiries {
@@ -117,8 +110,17 @@ impl Expiries {
     /// What is left of a span that was taken out: it is due at `due`.
     pub(crate) fn put_back(&mut self, due: u64, span: Span) {
         let key = (due, span.lane, span.from);
+        if self.spans.len() >= self.spans_max && !self.spans.contains_key(&key) {
+            return self.read_anew(span.lane, (span.from, span.up_to));
+        }
         let known = self.spans.entry(key).or_insert(span);
         (known.up_to, known.bytes_end) = (known.up_to.max(span.up_to), known.bytes_end.max(span.bytes_end));
+    }
+
+    /// How many spans there are.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.spans.len()
     }
 
     /// Takes out places that are to be read anew, if there is room for what is found there.
@@ -197,6 +199,22 @@ mod tests {
             expiries.note(block(minute + 1, (minute, minute + 1), (enqueued, enqueued + day)));
         }
         assert!(expiries.spans.len() <= 2 * LATE_SHARE as usize + 2, "{}", expiries.spans.len());
+    }
+
+    #[test]
+    fn what_is_put_back_is_bounded_like_what_is_new() {
+        let mut expiries = Expiries::new(SPANS_MAX);
+        for place in 1..=SPANS_MAX as u64 + 100 {
+            expiries.put_back(place, Span { lane: LANE, from: place, up_to: place, bytes_end: 0 });
+        }
+        let end = SPANS_MAX as u64;
+        assert_eq!(
+            (expiries.spans.len(), expiries.unread.get(&LANE)),
+            (SPANS_MAX, Some(&(end + 1, end + 100)))
+        );
+        let first = Span { lane: LANE, from: 1, up_to: 9, bytes_end: 0 };
+        expiries.put_back(1, first);
+        assert_eq!((expiries.spans.len(), expiries.take_due(1)), (SPANS_MAX, Some(first)), "it is there");
     }
 
     #[test]

@@ -71,6 +71,30 @@ impl Husks {
         self.ranges.get(at).is_some_and(|range| range.first <= place)
     }
 
+    /// Whether this range would be one with another.
+    pub(crate) fn touches(&self, range: &Range) -> bool {
+        let at = self.ranges.partition_point(|known| known.last < range.first);
+        let is_before = self.ranges.get(at).is_some_and(|next| touches(range, next));
+        is_before || at.checked_sub(1).is_some_and(|before| touches(&self.ranges[before], range))
+    }
+
+    /// What lies between them, from `head` to before `tail`; `bytes` are the running sums there.
+    pub(crate) fn between(&self, (head, tail): (u64, u64), bytes: (u64, u64)) -> Vec<Range> {
+        let (mut found, mut next, mut sum) = (Vec::new(), head, bytes.0);
+        let end = Range { first: tail, last: tail, bytes: (bytes.1, bytes.1) };
+        for range in self.ranges.iter().filter(|range| head <= range.last).chain([&end]) {
+            if next < range.first {
+                found.push(Range {
+                    first: next,
+                    last: range.first - 1,
+                    bytes: (sum, range.bytes.0.max(sum)),
+                });
+            }
+            (next, sum) = (range.last + 1, range.bytes.1.max(sum));
+        }
+        found
+    }
+
     /// The last place of them, or 0.
     pub(crate) fn last(&self) -> u64 {
         self.ranges.last().map_or(0, |range| range.last)
@@ -94,7 +118,6 @@ impl Husks {
     pub(crate) fn add(&mut self, range: Range, mut change: impl FnMut(Change)) {
         let at = self.ranges.partition_point(|known| known.last < range.first);
         debug_assert!(self.ranges.get(at).is_none_or(|next| range.last < next.first), "{range:?} is new");
-        let touches = |a: &Range, b: &Range| a.last + 1 == b.first && a.bytes.1 == b.bytes.0;
         let mut range = range;
         if let Some(next) = self.ranges.get(at).filter(|next| touches(&range, next)) {
             (range.last, range.bytes.1) = (next.last, next.bytes.1);
@@ -122,6 +145,11 @@ impl Husks {
         let firsts = firsts.collect();
         (firsts, bytes)
     }
+}
+
+/// Whether the second follows the first at once, in places and in running sums.
+fn touches(a: &Range, b: &Range) -> bool {
+    a.last + 1 == b.first && a.bytes.1 == b.bytes.0
 }
 
 #[cfg(test)]
@@ -172,6 +200,21 @@ mod tests {
         assert_eq!(husks.forget_before(20), (vec![10], 100));
         assert_eq!(husks.forget_before(99), (vec![30], 100));
         assert_eq!(husks.len(), 0);
+    }
+
+    #[test]
+    fn what_lies_between_them_is_what_was_not_taken_out() {
+        let mut husks = Husks::default();
+        assert_eq!(husks.between((1, 1), (0, 0)), [], "an empty lane");
+        assert_eq!(husks.between((3, 10), (30, 100)), [range(3, 9)]);
+        add(&mut husks, 10, 19);
+        add(&mut husks, 30, 39);
+        assert_eq!(husks.between((1, 51), (10, 510)), [range(1, 9), range(20, 29), range(40, 50)]);
+        assert_eq!(husks.between((15, 40), (120, 400)), [range(20, 29)]);
+        assert_eq!(
+            [range(20, 20), range(29, 29), range(21, 28)].map(|it| husks.touches(&it)),
+            [true, true, false]
+        );
     }
 
     #[test]

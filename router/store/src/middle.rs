@@ -4,8 +4,9 @@
 //! a block with a record that has not expired, or one that the head stands in (that is `retention`'s).
 //! In:  the index of times, the time. Out: husks, the note of them, and ranges for the ledger, which all go with the same commit:
 //! a crash leaves the records and no entry, or husks and the entry.
-//! Bound: [`BLOCKS_PER_LOOK`] blocks and [`LOOK_BYTES`] of them are read per look, and one more block; nothing where nothing is
-//! due. After a start, lanes in which something expires are read through once, at the same pace.
+//! Bound: [`BLOCKS_PER_LOOK`] blocks, [`LOOK_BYTES`] of them and [`RANGES_PER_LOOK`] ranges are read per look, and one more block;
+//! nothing where nothing is due. After a start, lanes in which something expires are read through once, at the same pace. What has
+//! no room among the ranges waits, one stretch of each lane, until heads have passed a share of them.
 
 use crate::block::{self, BLOCK_RECORDS_MAX, Block};
 use crate::cursor::Blocks;
@@ -23,12 +24,20 @@ use crate::stats;
 use model::{LaneId, Timestamp};
 use rocksdb::WriteBatch;
 use rustc_hash::FxHashMap;
+use std::collections::BTreeMap;
 
 /// Blocks that one look reads.
 const BLOCKS_PER_LOOK: usize = 1_024;
 /// Their bytes.
 const LOOK_BYTES: usize = 1 << 20;
-/// When what could not be taken out is tried again.
+/// Ranges that one look takes out: each is an entry of a ledger of its own.
+const RANGES_PER_LOOK: usize = 128;
+/// What a look is charged for a span beside its blocks, and for one that ends in damage: looking for more took that much.
+const SPAN_BLOCKS: usize = 1;
+const DAMAGE_BLOCKS: usize = 64;
+/// What waits for room is looked at again when such a share of all ranges was passed.
+const FREED_SHARE: usize = 16;
+/// When what could not be read is tried again.
 const AGAIN_MILLIS: u64 = 60_000;
 
 /// See the charter.
@@ -41,6 +50,10 @@ pub(crate) struct Middle {
     ranges: usize,
     /// Most of them; half of that in one lane.
     ranges_max: usize,
+    /// What is over and had no room among them, by lane.
+    waiting: BTreeMap<LaneId, (u64, u64)>,
+    /// Ranges that are gone since it was looked at.
+    freed: usize,
 }
 
 /// What a lane's husks will be.
@@ -55,6 +68,7 @@ struct Look {
     now: Timestamp,
     blocks: usize,
     bytes: usize,
+    ranges: usize,
 }
 
 /// A block that is to be taken out.
@@ -71,6 +85,8 @@ struct Found {
     unknown: Vec<Range>,
     /// Where to go on, if the look was over.
     next: Option<u64>,
+    /// It ended in damage.
+    is_cut: bool,
 }
 
 impl Middle {
@@ -121,23 +137,46 @@ impl Middle {
         self.pending.get(&lane).is_some_and(|pending| pending.husks.holds(place))
     }
 
+    /// A lane's husks as they are with the batch that is being collected.
+    pub(crate) fn husks_of(&self, lane: &Lane) -> Husks {
+        self.pending.get(&lane.id).map_or_else(|| lane.husks().clone(), |pending| pending.husks.clone())
+    }
+
     /// So many ranges are passed and forgotten.
     pub(crate) fn forgot(&mut self, ranges: usize) {
         self.ranges = self.ranges.saturating_sub(ranges);
+        self.freed += ranges;
     }
 
-    fn is_full(&self, husks: &Husks) -> bool {
-        husks.len() >= self.ranges_max / 2 || self.ranges >= self.ranges_max
+    /// Whether there is room for this range among those of its lane; one that touches another takes none.
+    fn has_room(&self, husks: &Husks, range: &Range) -> bool {
+        let is_full = husks.len() >= self.ranges_max / 2 || self.ranges >= self.ranges_max;
+        !is_full || husks.touches(range)
+    }
+
+    /// These places are over and have no room.
+    fn wait(&mut self, lane: LaneId, (from, up_to): (u64, u64)) {
+        let places = self.waiting.entry(lane).or_insert((from, up_to));
+        *places = (places.0.min(from), places.1.max(up_to));
+    }
+
+    /// What waits is read anew if there may be room.
+    fn wake(&mut self) {
+        if self.freed > self.ranges_max / FREED_SHARE {
+            self.freed = 0;
+            let woken = std::mem::take(&mut self.waiting);
+            woken.into_iter().for_each(|(lane, places)| self.expiries.read_anew(lane, places));
+        }
     }
 }
 
 impl Look {
     fn is_over(&self) -> bool {
-        self.blocks == 0 || self.bytes == 0
+        self.blocks == 0 || self.bytes == 0 || self.ranges == 0
     }
 
-    fn takes(&mut self, bytes: usize) {
-        self.blocks = self.blocks.saturating_sub(1);
+    fn takes(&mut self, blocks: usize, bytes: usize) {
+        self.blocks = self.blocks.saturating_sub(blocks);
         self.bytes = self.bytes.saturating_sub(bytes);
     }
 }
@@ -145,7 +184,8 @@ impl Look {
 impl Log {
     /// The part of [`crate::CommitLog::expire`] behind heads.
     pub(crate) fn expire_middle(&mut self, now: Timestamp, found: &mut Expired) {
-        let mut look = Look { now, blocks: BLOCKS_PER_LOOK, bytes: LOOK_BYTES };
+        self.middle.wake();
+        let mut look = Look { now, blocks: BLOCKS_PER_LOOK, bytes: LOOK_BYTES, ranges: RANGES_PER_LOOK };
         while !look.is_over()
             && let Some(span) = self.middle.expiries.take_due(now.0)
         {
@@ -155,11 +195,13 @@ impl Log {
                         self.middle.expiries.put_back(now.0, Span { from, ..span });
                         found.more = true;
                     }
-                    self.take_out(span, seen, now, found);
+                    self.take_out(span.lane, seen, found);
                 }
                 Err(error) => {
+                    // Most likely the disk is away, and would be for what else is due.
                     self.middle.expiries.put_back(now.0.saturating_add(AGAIN_MILLIS), span);
-                    found.passed_by = Some(error);
+                    (found.passed_by, found.more) = (Some(error), false);
+                    look.blocks = 0;
                 }
             }
         }
@@ -178,18 +220,21 @@ impl Log {
             Ok(seen) => seen,
             Err(error) => {
                 self.middle.expiries.read_anew(lane, places);
-                found.passed_by = Some(error);
+                (found.passed_by, found.more) = (Some(error), false);
                 return;
             }
         };
         timed.into_iter().for_each(|block| self.middle.expiries.note(block));
-        match seen.next {
-            Some(next) => self.middle.expiries.read_anew(lane, (next, places.1)),
-            None if self.middle.expiries.has(lane) || !self.middle.expiries.is_marked(lane) => {}
-            None => self.unmark(lane),
+        if let Some(next) = seen.next {
+            self.middle.expiries.read_anew(lane, (next, places.1));
         }
-        let span = Span::of(lane, places);
-        self.take_out(span, seen, look.now, found);
+        let is_cut = seen.is_cut;
+        self.take_out(lane, seen, found);
+        let middle = &self.middle;
+        let has_more = middle.expiries.has(lane) || middle.waiting.contains_key(&lane);
+        if !is_cut && !has_more && middle.expiries.is_marked(lane) {
+            self.unmark(lane);
+        }
     }
 
     /// Nothing in this lane expires any more.
@@ -208,6 +253,7 @@ impl Log {
         mut timed: Option<&mut Vec<Timed>>,
     ) -> Result<Found, StoreError> {
         let mut found = Found::default();
+        look.takes(SPAN_BLOCKS, 0);
         let Ok(lane) = self.reader.shared.lanes.get(id) else { return Ok(found) };
         if self.is_left_whole(&lane) {
             return Ok(found);
@@ -223,6 +269,8 @@ impl Log {
         while next < end {
             let Some((key, value)) = blocks.item() else {
                 // What is damaged is told by whoever reads it, and what is behind it in this stretch waits for the head.
+                found.is_cut = true;
+                look.takes(DAMAGE_BLOCKS, 0);
                 blocks.status().or_else(|error| is_damage(&engine, error))?;
                 break;
             };
@@ -230,18 +278,21 @@ impl Log {
                 found.next = Some(next);
                 break;
             }
-            look.takes(value.len());
+            look.takes(1, value.len());
             let block = Block::parse(key, value);
             let Some((_, last)) = keys::parse_block(key) else { break };
             if let Some(block) = block.filter(|block| block.first < end && block.last < tail) {
-                let is_told = self.middle.is_told(id, block.first);
+                let is_told = self.middle.is_told(id, block.first) || lane.husks().holds(block.first);
                 if is_over(&block, head, look.now) && !is_told {
+                    let goes_on =
+                        found.over.last().is_some_and(|over: &Over| over.places.1 + 1 == block.first);
+                    look.ranges -= usize::from(!goes_on);
                     found.over.push(Over {
                         places: (block.first, block.last),
                         bytes: (block.bytes_before, block.bytes_end()),
                     });
                 } else if let Some(timed) = timed.as_deref_mut() {
-                    if block.is_husk() && !is_told && !lane.husks().holds(block.first) {
+                    if block.is_husk() && !is_told {
                         let bytes = (block.bytes_before, block.bytes_end());
                         found.unknown.push(Range { first: block.first, last: block.last, bytes });
                     } else if !block.is_husk() && block.expires_max() != NEVER && !is_told {
@@ -256,9 +307,9 @@ impl Log {
     }
 
     /// Collects the husks of what is over, and notes them; tells of the places.
-    fn take_out(&mut self, span: Span, seen: Found, now: Timestamp, found: &mut Expired) {
+    fn take_out(&mut self, lane: LaneId, seen: Found, found: &mut Expired) {
         let shared = self.reader.shared.clone();
-        let (Ok(lane), Ok(engine)) = (shared.lanes.get(span.lane), shared.engine()) else { return };
+        let (Ok(lane), Ok(engine)) = (shared.lanes.get(lane), shared.engine()) else { return };
         if seen.over.is_empty() && seen.unknown.is_empty() {
             return;
         }
@@ -271,8 +322,8 @@ impl Log {
             Change::Delete(first) => batch.delete_cf(state, keys::husks(lane.id, first)),
         };
         for range in seen.unknown {
-            if self.middle.is_full(&pending.husks) {
-                break; // they count as messages until a reader has passed them
+            if !self.middle.has_room(&pending.husks, &range) {
+                continue; // they count as messages until a reader has passed them
             }
             pending.husks.add(range, |change| note(batch, change));
         }
@@ -280,10 +331,9 @@ impl Log {
             let (Some(first), Some(last)) = (group.first(), group.last()) else { continue };
             let range =
                 Range { first: first.places.0, last: last.places.1, bytes: (first.bytes.0, last.bytes.1) };
-            if self.middle.is_full(&pending.husks) {
-                let later = Span { from: range.first, ..span };
-                self.middle.expiries.put_back(now.0.saturating_add(AGAIN_MILLIS), later);
-                break;
+            if !self.middle.has_room(&pending.husks, &range) {
+                self.middle.wait(lane.id, (range.first, range.last));
+                continue;
             }
             for block in &group[..group.len() - 1] {
                 batch.delete_cf(log, keys::block(lane.id, record::seq(block.places.1)));
@@ -330,6 +380,7 @@ impl Log {
             let Ok(lane) = self.reader.shared.lanes.get(id) else { continue };
             let mut husks = lane.husks();
             self.middle.ranges = (self.middle.ranges + pending.husks.len()).saturating_sub(husks.len());
+            self.middle.freed += husks.len().saturating_sub(pending.husks.len());
             *husks = pending.husks;
             drop(husks);
             lane.release(pending.bytes);
@@ -343,6 +394,7 @@ impl Log {
         let state = engine.family(FAMILY_STATE);
         let pending = self.middle.pending.remove(&lane.id).map(|pending| pending.husks);
         self.middle.forgot(lane.husks().len());
+        self.middle.waiting.remove(&lane.id);
         for first in pending.unwrap_or_else(|| lane.husks().clone()).firsts() {
             self.staging.batch.delete_cf(state, keys::husks(lane.id, first));
         }

@@ -257,7 +257,11 @@ pub(crate) fn load_own(engine: &Engine, lanes: &LaneTable) -> Own {
                 let lane = lanes.get(lane).ok();
                 let range = Range::decode(first, value);
                 match (lane, range) {
-                    (Some(lane), Some(range)) if lane.head() <= range.last && range.last < lane.tail() => {
+                    (Some(lane), Some(range))
+                        if lane.head() <= range.last
+                            && range.last < lane.tail()
+                            && lane.husks().last() < range.first =>
+                    {
                         lane.husks().add(range, |_| {});
                     }
                     _ => own.stale.push(key.to_vec()),

@@ -140,6 +140,19 @@ impl Log {
         self.pass(&lane, lost)
     }
 
+    /// What a lane has and nobody was told of, in ranges: for who removes it. Asks the disk for its head alone.
+    pub fn remains_of(&self, lane: LaneId) -> Result<Vec<Lost>, StoreError> {
+        let lane = self.reader.shared.lanes.get(lane)?;
+        let engine = self.reader.shared.engine()?;
+        let (head, tail, end) = (lane.head(), lane.tail(), lane.appended_bytes());
+        let before = front_of(&engine, &lane)?.map_or(end, |front| front.bytes_before);
+        let mut remains = Vec::new();
+        for range in self.middle.husks_of(&lane).between((head, tail), (before, end)) {
+            add_lost(&mut remains, lane.id, (range.first, range.last), range.bytes.1 - range.bytes.0);
+        }
+        Ok(remains)
+    }
+
     /// Collects the deletion of every block of a lane that is being removed.
     pub(crate) fn drop_blocks_of(&mut self, lane: &Lane, staged: bool) -> Result<(), StoreError> {
         let engine = self.reader.shared.engine()?;

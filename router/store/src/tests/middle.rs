@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::block::Block;
+use crate::husks::Range;
 use crate::keys::{self, FAMILY_LOG, FAMILY_STATE};
 use crate::{Expired, Inspection, LossKind, Space};
 use std::collections::BTreeSet;
@@ -388,14 +389,16 @@ fn lanes_that_are_to_stay_whole_and_lanes_without_a_time_cost_nothing() {
     assert_eq!(look(&mut log, LATER), [(11, 20)]);
 }
 
-/// Every other block: each is a range of its own, and there is an end to how many are remembered.
+/// Every other block: each is a range of its own, and there is an end to how many are remembered. Far more are over than have
+/// room; they are read once, and not again before there is room.
 #[test]
 fn memory_is_bounded_and_what_has_no_room_waits() {
     let directory = tempfile::tempdir().unwrap();
-    let mut log = Log::open(&Options { sync: false, ..options(&directory) }).unwrap();
+    let with = Options { sync: false, ..options(&directory) };
+    let mut log = Log::open(&with).unwrap();
     let lane = log.lane("u/plant/5").unwrap();
-    let ranges_max = options(&directory).expiry_entries_max() / 2;
-    let count = ranges_max as u64 + 100;
+    let (spans_max, ranges_max) = (with.expiry_entries_max(), with.expiry_entries_max() / 2);
+    let count = 20 * ranges_max as u64;
     for place in 1..=2 * count {
         let expires = MINUTE.filter(|_| place % 2 == 0);
         log.append(lane, &[b"x"], BEGIN, expires).unwrap();
@@ -403,17 +406,110 @@ fn memory_is_bounded_and_what_has_no_room_waits() {
     }
     let told = look(&mut log, LATER);
     assert_eq!(told.len(), ranges_max);
+    for cycle in 1..=5 {
+        let now = Timestamp(LATER.0 + cycle * 60_000);
+        assert_eq!(log.expire(now).unwrap(), Expired::default(), "cycle {cycle}: nothing to do");
+        assert!(log.middle.expiries.len() <= spans_max.min(2), "cycle {cycle}");
+    }
     assert_eq!(messages(&log, lane), 2 * count - told.len() as u64);
-    // The head has passed some, and the rest is found a minute later.
+    // The head has passed some, and as many of the rest are found.
     log.advance(lane, seq(1_000)).unwrap();
     log.commit().unwrap();
     while log.reclaim(Timestamp(LATER.0 + 10_000)).unwrap() {}
-    let more = look(&mut log, Timestamp(LATER.0 + 120_000));
-    assert_eq!(told.len() + more.len(), count as usize);
+    let more = look_through(&mut log, LATER);
+    assert_eq!(more.len(), 500);
     let all: BTreeSet<_> = told.iter().chain(&more).collect();
-    assert_eq!(all.len(), count as usize, "each once");
-    assert_eq!(messages(&log, lane), count - 500);
+    assert_eq!(all.len(), ranges_max + 500, "each once");
+    assert_eq!(messages(&log, lane), 2 * count - 1_000 - ranges_max as u64);
     check_sound(&log);
+    drop(log);
+    // A start reads it through, has no room either, and the next one is to know of what waits.
+    let mut log = Log::open(&with).unwrap();
+    assert_eq!(look_through(&mut log, LATER), []);
+    log.commit().unwrap();
+    assert!(own_entries(&log).contains(&keys::timed_lane(lane).to_vec()));
+}
+
+#[test]
+fn what_fills_the_gap_between_ranges_needs_no_room() {
+    let directory = tempfile::tempdir().unwrap();
+    let with = Options { sync: false, ..options(&directory) };
+    let mut log = Log::open(&with).unwrap();
+    let lane = log.lane("u/plant/5").unwrap();
+    let ranges_max = with.expiry_entries_max() / 2;
+    write(&mut log, lane, 1, None);
+    for at in 0..2 * ranges_max {
+        write(&mut log, lane, 1, if at % 2 == 0 { MINUTE } else { HOUR });
+    }
+    write(&mut log, lane, 1, None);
+    assert_eq!(look(&mut log, LATER).len(), ranges_max);
+    let gaps = look(&mut log, Timestamp(4_700_000));
+    assert_eq!(gaps.len(), ranges_max);
+    assert_eq!((messages(&log, lane), own_entries(&log).len()), (2, 3), "and one range is left");
+    check_sound(&log);
+}
+
+/// With the disk away one span is tried per look, not each that is due.
+#[test]
+fn a_look_ends_with_the_first_that_cannot_be_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&directory);
+    for number in 0..9 {
+        let lane = log.lane(&format!("u/plant{number}/5")).unwrap();
+        write(&mut log, lane, 1, None);
+        write(&mut log, lane, 1, MINUTE);
+    }
+    log.reader.shared.replace_engine(None);
+    for _ in 0..3 {
+        let expired = log.expire(LATER).unwrap();
+        assert!(expired.passed_by.is_some() && !expired.more);
+    }
+    let left = std::iter::from_fn(|| log.middle.expiries.take_due(LATER.0)).count();
+    assert_eq!(left, 6);
+}
+
+/// What a lane is removed with was told already where it expired in between.
+#[test]
+fn what_remains_of_a_lane_is_what_was_not_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&directory);
+    let lane = mixed(&mut log);
+    let remains = |log: &Log| {
+        let lost = log.remains_of(lane).unwrap();
+        lost.iter().map(|it| (it.from.get(), it.up_to.get(), it.bytes / 1_024)).collect::<Vec<_>>()
+    };
+    assert_eq!(remains(&log), [(1, 130, 130)]);
+    let told: u64 = log.expire(LATER).unwrap().lost.iter().map(crate::Lost::messages).sum();
+    let expected = [(1, 10, 10), (61, 70, 10), (121, 130, 10)];
+    assert_eq!((told, remains(&log)), (100, expected.to_vec()), "told with the same group");
+    log.commit().unwrap();
+    assert_eq!(remains(&log), expected);
+    log.advance(lane, seq(65)).unwrap();
+    assert_eq!(remains(&log), [(66, 70, 5), (121, 130, 10)]);
+    log.advance(lane, seq(130)).unwrap();
+    assert_eq!(remains(&log), []);
+}
+
+/// Notes that cannot be true take nothing apart: one that lies in another, and one of records that are there.
+#[test]
+fn notes_of_husks_that_contradict_others_or_the_blocks_do_no_harm() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&directory);
+    let lane = mixed(&mut log);
+    look(&mut log, LATER);
+    {
+        let engine = log.reader.shared.engine().unwrap();
+        for (first, last) in [(20, 30), (61, 70)] {
+            let range = Range { first, last, bytes: ((first - 1) * 1_024, last * 1_024) };
+            engine.db.put_cf(engine.family(FAMILY_STATE), keys::husks(lane, first), range.encode()).unwrap();
+        }
+    }
+    drop(log);
+    let mut log = open(&directory);
+    assert_eq!(log.lane_state(lane).unwrap().husks, 110);
+    assert_eq!(look_through(&mut log, Timestamp(4_700_000)), [], "noted as told");
+    log.commit().unwrap();
+    assert!(!own_entries(&log).contains(&keys::husks(lane, 20).to_vec()));
 }
 
 /// What the head stands in is given up from the head on, however long it takes until its lane is looked at.
