@@ -14,6 +14,10 @@ use tracing::{info, warn};
 use super::Disk;
 use super::losses::Reason;
 use super::spaces::VANISHED;
+use super::whose::Parts;
+
+/// Ranges of a lane that have entries of their own, by sender; what more there is has one.
+const RANGES_APART: usize = 64;
 
 /// One lane that nobody leads to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -93,17 +97,27 @@ impl Disk {
     pub(super) fn remove_vanished(&mut self, now: Timestamp) -> Result<(), StoreError> {
         let Some(gone) = self.state.vanished.take_due(now) else { return Ok(()) };
         let Ok(state) = self.log.lane_state(gone.id) else { return Ok(()) };
-        if state.messages() > 0
-            && let Some(last) = model::Seq::new(state.tail.get() - 1)
-        {
+        if state.messages() > 0 {
             warn!(lane = %gone.lane, messages = state.messages(), "nobody configured its uplink again: the lane is removed");
-            let lost = store::Lost { lane: gone.id, from: state.head, up_to: last, bytes: state.bytes };
-            self.enter_range(Reason::Vanished, &lost)?;
+            self.enter_remains(gone.id)?;
         }
         self.log.remove_lane(gone.id)?;
         self.log.state_delete(VANISHED, gone.lane.as_bytes())?;
         self.has_entries = true;
         Ok(())
+    }
+
+    /// All that is in a lane, but not what expired between and was told.
+    fn enter_remains(&mut self, lane: LaneId) -> Result<(), StoreError> {
+        let remains = self.log.remains_of(lane)?;
+        let (apart, rest) = remains.split_at(remains.len().min(RANGES_APART));
+        let (mut entered, mut together) = (Ok(()), Parts::default());
+        for lost in apart {
+            entered = entered.and(self.enter_range(Reason::Vanished, lost));
+        }
+        rest.iter().for_each(|lost| together.add_nobodys(lost));
+        let name = self.lane_name(lane);
+        entered.and(self.enter_parts(&name, Reason::Vanished, together))
     }
 }
 

@@ -54,6 +54,11 @@ impl Parts {
         Parts { rest: Part::of(lost), ..Parts::default() }
     }
 
+    /// One more of those.
+    pub(super) fn add_nobodys(&mut self, lost: &Lost) {
+        self.add(None, (lost.from.get(), lost.up_to.get()), lost.messages(), lost.bytes);
+    }
+
     /// Messages of this sender; `None` where nobody knows.
     pub(super) fn add(&mut self, sender: Option<&str>, places: (u64, u64), messages: u64, bytes: u64) {
         self.part_of(sender).add(places, messages, bytes);
