@@ -319,12 +319,9 @@ impl Disk {
                 safe[usize::from(shard.0)].is_safe(ticket);
                 let bytes = (held.bytes.len() + store::RECORD_OVERHEAD_BYTES) as u64;
                 match ended {
-                    Ended::No => {}
+                    // What was told is written so that the store knows it.
+                    Ended::No | Ended::Told => {}
                     Ended::Passed => log.reader().note_expired(lane.lane, seq, bytes),
-                    // The ledger has it without a place; a reader that comes to the empty record is not to count it again.
-                    Ended::Told => {
-                        drop(log.not_noted(&store::Lost { lane: lane.lane, from: seq, up_to: seq, bytes }))
-                    }
                 }
             });
             self.fronts.count_bytes(index);

@@ -3,7 +3,8 @@
 //! Knows: the block layout (storage-format.md §3). May use: `record`, `keys`. Never: RocksDB.
 //! In:  records of one lane and one commit, in order. Out: one value, at most [`BLOCK_RECORDS_MAX`] records and
 //! [`BLOCK_BYTES_MAX`] bytes unless a single record is larger than that.
-//! Invariant: `last = first + count − 1`, the key says `last`, the header says `first` and `count`.
+//! Invariant: `last = first + count − 1`, the key says `last`, the header says `first` and `count`. All of its records were told to
+//! have expired when they were written, or none.
 //!
 //! Header, little endian: checksum u32 (over the rest, seeded with the place) · kind u8 = 1 · husk u8 · count u16 ·
 //! first u64 · bytes before u64 · latest expiry u64. Then the records. Of a husk, whose records have expired and were taken
@@ -14,7 +15,7 @@
 
 use crate::expiry::Timed;
 use crate::keys;
-use crate::record::{self, NEVER, RawRecord};
+use crate::record::{self, NEVER, RawRecord, TOLD};
 use model::{LaneId, Seq, Timestamp};
 
 /// Bytes of one block; a record that is larger gets a block of its own.
@@ -64,6 +65,12 @@ impl BlockBuilder {
         self.count == 0
             || (usize::from(self.count) < BLOCK_RECORDS_MAX
                 && self.bytes.len() + record_bytes <= BLOCK_BYTES_MAX)
+    }
+
+    /// Whether a record that expires then may stand with what is here: what was told to have expired stands by itself.
+    #[inline]
+    pub(crate) fn goes_with(&self, expires: u64) -> bool {
+        self.count == 0 || (self.expires_max == TOLD) == (expires == TOLD)
     }
 
     /// Adds the record for the next place.
@@ -173,7 +180,7 @@ impl<'b> Block<'b> {
         let bytes_before = u64_at(16)?;
         let (expires_max, taken) = match (header[5], u64_at(24)?) {
             (WHOLE, expires_max) => (expires_max, None),
-            (HUSK, bytes) if body.is_empty() => (0, Some(bytes)),
+            (HUSK, bytes) if body.is_empty() => (TOLD, Some(bytes)),
             _ => return None,
         };
         Some(Block { lane, first, last, bytes_before, expires_max, taken, body })
@@ -183,6 +190,12 @@ impl<'b> Block<'b> {
     #[inline]
     pub(crate) fn is_husk(&self) -> bool {
         self.taken.is_some()
+    }
+
+    /// Whether whoever keeps the ledger has all of it as expired: a husk, or what was written like that.
+    #[inline]
+    pub(crate) fn is_told(&self) -> bool {
+        self.expires_max == TOLD
     }
 
     /// Whether no record in here matters any more at `now`.

@@ -107,6 +107,9 @@ pub trait CommitLog {
     /// Collects one record whose bytes are the `parts` in turn, and says which place it will have: dense per lane,
     /// starting at 1. Durable and visible with the next commit.
     ///
+    /// What expires at the beginning of time has expired, and whoever keeps the ledger has it: readers pass over it, its space
+    /// is given back, and it is told to nobody.
+    ///
     /// Fails with `CommitFull` (commit, then append again), `RecordTooLarge`, `UnknownLane` or `Poisoned`;
     /// nothing is collected then. Cost: one copy, one checksum; no allocation per record.
     fn append(

@@ -351,7 +351,7 @@ impl CommitLog for Log {
             Some(slot) => slot,
             None => self.staging.open_slot(self.reader.shared.lanes.get(lane)?),
         };
-        if self.staging.must_close(slot, record_bytes) {
+        if self.staging.must_close(slot, record_bytes, expires) {
             let engine = self.reader.shared.engine()?;
             self.staging.close_block(slot, engine.family(FAMILY_LOG));
         }

@@ -11,7 +11,7 @@ use crate::face::{CommitLog, Committed, Expired, Lost, Space, StateVisitor, add_
 use crate::keys::LANE_NAME_BYTES_MAX;
 use crate::lanes::LaneState;
 use crate::read::{ReadLimits, ReadOut};
-use crate::record::{self, RECORD_OVERHEAD_BYTES};
+use crate::record::{self, RECORD_OVERHEAD_BYTES, TOLD};
 use crate::recovery::FIRST_LANE;
 use model::{LaneId, Seq, Timestamp};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -82,8 +82,14 @@ impl Block {
         self.first + self.records.len() as u64 - 1
     }
 
-    fn has_room(&self, record_bytes: usize) -> bool {
-        self.records.len() < BLOCK_RECORDS_MAX && self.bytes + record_bytes <= BLOCK_BYTES_MAX
+    /// What was told to have expired stands by itself.
+    fn has_room(&self, record_bytes: usize, expires: u64) -> bool {
+        let has_room = self.records.len() < BLOCK_RECORDS_MAX && self.bytes + record_bytes <= BLOCK_BYTES_MAX;
+        has_room && (self.expires_max == TOLD) == (expires == TOLD)
+    }
+
+    fn is_told(&self) -> bool {
+        self.is_husk || self.expires_max == TOLD
     }
 
     /// Bytes of the records from `from` on.
@@ -179,7 +185,7 @@ impl MemoryLog {
                 break;
             }
             passed = block.last();
-            if block.is_husk || self.staged.husks.contains(&(lane, block.first)) {
+            if block.is_told() || self.staged.husks.contains(&(lane, block.first)) {
                 continue;
             }
             add_lost(&mut lost, lane, (block.first.max(head), block.last()), bytes);
@@ -200,11 +206,13 @@ impl MemoryLog {
         let over: Vec<_> = self
             .blocks(lane, head)
             .filter(is_over)
-            .map(|block| (block.first, block.last(), block.bytes_from(head)))
+            .map(|block| (block.is_told(), block.first, block.last(), block.bytes_from(head)))
             .collect();
-        for (first, last, bytes) in over {
+        for (is_told, first, last, bytes) in over {
             self.staged.husks.insert((lane, first));
-            add_lost(lost, lane, (first, last), bytes);
+            if !is_told {
+                add_lost(lost, lane, (first, last), bytes);
+            }
         }
     }
 
@@ -263,11 +271,11 @@ impl CommitLog for MemoryLog {
         let tail = self.tail(lane);
         let blocks = self.staged.blocks.entry(lane).or_default();
         let seq = blocks.last().map_or(tail, |block| block.last() + 1);
-        if !blocks.last().is_some_and(|block| block.has_room(bytes.len())) {
+        let expires = record::expires_to_raw(expires);
+        if !blocks.last().is_some_and(|block| block.has_room(bytes.len(), expires)) {
             blocks.push(Block { first: seq, bytes: HEADER_BYTES, ..Block::default() });
         }
         let block = blocks.last_mut().expect("one was just made sure of");
-        let expires = record::expires_to_raw(expires);
         block.bytes += bytes.len();
         block.expires_max = block.expires_max.max(expires);
         block.records.push(Entry { enqueued, expires, bytes });
@@ -429,7 +437,7 @@ impl CommitLog for MemoryLog {
         let from = from.get().max(self.head(lane));
         out.clear(from);
         for block in self.blocks(lane, from) {
-            if block.is_husk {
+            if block.is_told() {
                 out.give_up_to(record::seq(block.last() + 1), 0);
                 continue;
             }

@@ -12,7 +12,7 @@ use crate::block::{self, BLOCK_RECORDS_MAX, Block};
 use crate::cursor::Blocks;
 use crate::error::StoreError;
 use crate::expiry::{Expiries, Span, Timed};
-use crate::face::Expired;
+use crate::face::{Expired, add_lost};
 use crate::husks::{Change, Husks, Range};
 use crate::keys::{self, FAMILY_LOG, FAMILY_STATE};
 use crate::lanes::{Lane, LaneTable};
@@ -75,6 +75,8 @@ struct Look {
 struct Over {
     places: (u64, u64),
     bytes: (u64, u64),
+    /// It was told already when it was written.
+    is_told: bool,
 }
 
 /// What was found in a stretch of a lane.
@@ -285,11 +287,12 @@ impl Log {
                 let is_told = self.middle.is_told(id, block.first) || lane.husks().holds(block.first);
                 if is_over(&block, head, look.now) && !is_told {
                     let goes_on =
-                        found.over.last().is_some_and(|over: &Over| over.places.1 + 1 == block.first);
-                    look.ranges -= usize::from(!goes_on);
+                        |over: &Over| over.places.1 + 1 == block.first && over.is_told == block.is_told();
+                    look.ranges -= usize::from(!found.over.last().is_some_and(goes_on));
                     found.over.push(Over {
                         places: (block.first, block.last),
                         bytes: (block.bytes_before, block.bytes_end()),
+                        is_told: block.is_told(),
                     });
                 } else if let Some(timed) = timed.as_deref_mut() {
                     if block.is_husk() && !is_told {
@@ -341,9 +344,10 @@ impl Log {
             let (key, value) = block::husk(lane.id, (range.first, range.last), range.bytes);
             batch.put_cf(log, key, value);
             pending.husks.add(range, |change| note(batch, change));
-            let bytes = range.bytes.1 - range.bytes.0;
-            pending.bytes += bytes;
-            crate::face::add_lost(&mut found.lost, lane.id, (range.first, range.last), bytes);
+            pending.bytes += range.bytes.1 - range.bytes.0;
+            for block in group.iter().filter(|block| !block.is_told) {
+                add_lost(&mut found.lost, lane.id, block.places, block.bytes.1 - block.bytes.0);
+            }
         }
         // Where nothing had room there is nothing to write, and no commit that would take it from here.
         if pending.bytes > 0 || pending.husks != *lane.husks() {

@@ -15,7 +15,7 @@ use crate::face::{LossKind, Space, StateVisitor};
 use crate::keys::{self, FAMILY_LOG, FAMILY_STATE};
 use crate::lanes::{Front, Known, Lane, LaneState, LaneTable};
 use crate::notes::Notes;
-use crate::record::{self, RECORD_OVERHEAD_BYTES};
+use crate::record::{self, RECORD_OVERHEAD_BYTES, TOLD};
 use crate::stats::{Counters, Stats};
 use model::{LaneId, Seq, Timestamp};
 use std::ops::ControlFlow;
@@ -485,8 +485,8 @@ fn walk(
         if block.first > next {
             return missing(lane, next, block.first - 1, out);
         }
-        if block.is_husk() {
-            // Whoever took its records out has told of them.
+        if block.is_told() {
+            // Whoever took its records out, or wrote them, has told of them.
             out.next = record::seq(block.last + 1);
             expired_blocks += 1;
             if expired_blocks == EXPIRED_BLOCKS_MAX {
@@ -521,7 +521,10 @@ fn copy(
             continue;
         }
         if record::is_expired(record.expires(), now) && record.is_sound(block.lane, seq) {
-            out.skip_expired(seq, seq, record.len() as u64);
+            match record.expires() {
+                TOLD => out.next = record::seq(seq + 1),
+                _ => out.skip_expired(seq, seq, record.len() as u64),
+            }
         } else {
             if out.is_full(limits, record.len()) {
                 return Ok(ControlFlow::Break(()));

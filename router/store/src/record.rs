@@ -50,6 +50,9 @@ pub(crate) fn expires_to_raw(expires: Option<Timestamp>) -> u64 {
     expires.map_or(NEVER, |at| at.0)
 }
 
+/// How "expired, and whoever keeps the ledger has it" is written: the beginning of time.
+pub(crate) const TOLD: u64 = 0;
+
 /// What was written by [`expires_to_raw`].
 #[inline]
 pub(crate) fn expires_from_raw(raw: u64) -> Option<Timestamp> {

@@ -432,7 +432,7 @@ fn lose_blocks(
         if readable > next {
             lost.damaged.push((next, readable - 1));
         }
-        if !block.is_husk() && !is_told(block.last) {
+        if !block.is_told() && !is_told(block.last) {
             add_lost(&mut lost.taken, lane.id, (readable, block.last), bytes);
         }
         (lost.passed, next) = (block.last, block.last + 1);

@@ -91,10 +91,11 @@ impl Staging {
         slot
     }
 
-    /// Whether the open block must be closed before a record of this size (overhead included) fits.
+    /// Whether the open block must be closed before a record of this size (overhead included) that expires then fits.
     #[inline]
-    pub(crate) fn must_close(&self, slot: usize, record_bytes: u64) -> bool {
-        !self.blocks[slot].builder.has_room(record_bytes as usize)
+    pub(crate) fn must_close(&self, slot: usize, record_bytes: u64, expires: Option<Timestamp>) -> bool {
+        let builder = &self.blocks[slot].builder;
+        !builder.has_room(record_bytes as usize) || !builder.goes_with(record::expires_to_raw(expires))
     }
 
     /// Moves the open block into the batch.

@@ -490,6 +490,53 @@ fn what_remains_of_a_lane_is_what_was_not_told() {
     assert_eq!(remains(&log), []);
 }
 
+/// What whoever keeps the ledger had before it was written: nobody hears of it, on no way.
+#[test]
+fn what_was_told_before_it_was_written_is_not_told_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut on_disk = open(&directory);
+    told_before(&mut on_disk);
+    assert_eq!(on_disk.take_losses(), (vec![], 0), "nor noted by a reader");
+    check_sound(&on_disk);
+    told_before(&mut crate::MemoryLog::new(8 << 20));
+}
+
+fn told_before(log: &mut dyn CommitLog) {
+    let lane = log.lane("u/plant/5").unwrap();
+    let told = Some(Timestamp(0));
+    for expires in [None, None, told, told, MINUTE, MINUTE, told, None] {
+        log.append(lane, &[b"x"], BEGIN, expires).unwrap();
+    }
+    log.append(lane, &[b"x"], BEGIN, told).unwrap();
+    log.commit().unwrap();
+    let places = |log: &dyn CommitLog| {
+        let (all, expired) = read_all(log, lane, seq(1), BEGIN).unwrap();
+        (all.into_iter().map(|(place, _)| place).collect::<Vec<_>>(), expired)
+    };
+    assert_eq!(places(log), (vec![1, 2, 5, 6, 8], 0));
+    // Out of the middle.
+    let expired = log.expire(BEGIN).unwrap();
+    assert_eq!((expired.lost, expired.collected), (vec![], true));
+    log.commit().unwrap();
+    assert_eq!((places(log), log.lane_state(lane).unwrap().messages()), ((vec![1, 2, 5, 6, 8], 0), 5));
+    let lost: Vec<_> = log.expire(LATER).unwrap().lost;
+    assert_eq!(
+        lost.iter().map(|it| (it.from.get(), it.up_to.get(), it.bytes)).collect::<Vec<_>>(),
+        [(5, 6, 50)]
+    );
+    log.commit().unwrap();
+    // From the head on, and with what is given up.
+    for expires in [told, None, told] {
+        log.append(lane, &[b"x"], BEGIN, expires).unwrap();
+    }
+    log.commit().unwrap();
+    log.advance(lane, seq(9)).unwrap();
+    assert_eq!(log.expire(BEGIN).unwrap().lost, []);
+    let lost = log.drop_oldest(lane, 1_000).unwrap();
+    assert_eq!(lost.iter().map(crate::Lost::messages).sum::<u64>(), 1);
+    assert_eq!(log.lane_state(lane).unwrap().messages(), 0);
+}
+
 /// Notes that cannot be true take nothing apart: one that lies in another, and one of records that are there.
 #[test]
 fn notes_of_husks_that_contradict_others_or_the_blocks_do_no_harm() {

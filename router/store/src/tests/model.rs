@@ -287,7 +287,7 @@ fn run(steps: &[Step], log: &mut Box<dyn CommitLog>, mut reopen: impl FnMut(&mut
                 let id = lane.id.unwrap();
                 for at in 0..*count {
                     let length = (length + usize::from(at)) % 600;
-                    let expires = lives.map(|lives| Timestamp(model.now + u64::from(lives)));
+                    let expires = lives.map(|lives| Timestamp((model.now + u64::from(lives)).max(1)));
                     let place = (lane.records.len() + lane.staged.len()) as u64 + 1;
                     let bytes = payload(id, place, length);
                     let parts = bytes.split_at(length / 3);
