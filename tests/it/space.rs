@@ -603,6 +603,33 @@ fn messages_for_an_uplink_that_is_gone_wait_and_go_on_when_it_is_back() {
     assert!(said.contains("u/plant/default: 50 messages, vanished"), "{said}");
 }
 
+/// What expired behind the head of such a lane is in the ledger already.
+#[test]
+fn what_expired_in_a_lane_that_is_removed_is_not_counted_twice() {
+    let recorder = Recorder::start();
+    let (_proxy, setup) = cut_off(&recorder);
+    let home = tempfile::tempdir().expect("a directory");
+    let store = home.path().join("store");
+    let setup = setup
+        .set("routes.all", r#"{ route = 'FROM "factory/#" INTO $upstream' }"#)
+        .set("routes.short", r#"{ route = 'FROM "short/#" INTO $upstream', ttl = 2 }"#);
+    let mut router = setup.store(&store).start();
+    let mut publisher = router.connect(&v5("publisher"));
+    publisher.publish("factory/a", "first", QOS_1);
+    publisher.publish_all("short/a", (0..100).map(padding));
+    publisher.publish("factory/a", "last", QOS_1);
+    until("expired messages to be gone", || (router.backlog() == 2).then_some(()));
+    until("them in the ledger", || (lost(&router.status(), "expired") >= 100).then_some(()));
+    router.terminate();
+
+    let without = Setup::new().shards(1).set("store.memtable_bytes", 1 << 20).store(&store);
+    let mut other = without.set("store.keep_vanished_secs", 0).start();
+    until("the two that are left to be lost", || (lost(&other.status(), "vanished") == 2).then_some(()));
+    other.terminate();
+    let (code, said) = store_command(&["verify"], &store);
+    assert_eq!(code, Some(0), "{said}");
+}
+
 #[test]
 fn an_export_has_every_waiting_message_and_compacting_changes_none() {
     let recorder = Recorder::start();
