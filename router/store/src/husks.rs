@@ -71,6 +71,13 @@ impl Husks {
         self.ranges.get(at).is_some_and(|range| range.first <= place)
     }
 
+    /// What of them is within these places, as (first, last).
+    pub(crate) fn within(&self, (first, last): (u64, u64)) -> Vec<(u64, u64)> {
+        let at = self.ranges.partition_point(|range| range.last < first);
+        let meeting = self.ranges[at..].iter().take_while(|range| range.first <= last);
+        meeting.map(|range| (range.first.max(first), range.last.min(last))).collect()
+    }
+
     /// Whether this range would be one with another.
     pub(crate) fn touches(&self, range: &Range) -> bool {
         let at = self.ranges.partition_point(|known| known.last < range.first);

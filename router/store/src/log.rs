@@ -120,9 +120,10 @@ impl Log {
 
     /// The parts of a range that no reader has come across: those are among [`Log::take_losses`] already.
     pub fn not_noted(&self, lost: &Lost) -> Vec<Lost> {
+        let Ok(lane) = self.reader.shared.lanes.get(lost.lane) else { return vec![*lost] };
         // What the head has passed with these places is still wanted, and what readers noted before them, too.
-        let head = self.reader.shared.lanes.get(lost.lane).map_or(1, |lane| lane.head());
-        self.reader.shared.notes.fresh(head.min(lost.from.get()), lost)
+        let head = lane.head().min(lost.from.get());
+        self.reader.shared.notes.fresh(&lane, head, lost, self.middle.is_told(lost.lane, lost.from.get()))
     }
 
     /// After a failed write: closes the database and starts again from what the disk holds. Readers wait meanwhile.
@@ -146,9 +147,11 @@ impl Log {
         if self.poison.as_ref().is_some_and(|fault| fault.kind == FaultKind::Corrupt) {
             // A sorted file that RocksDB cannot merge would poison us again and again.
             let done = repair::rebuild(&self.options, &self.home)?;
-            for (_, lost) in &done.lost {
+            for (name, lost) in &done.lost {
                 let range = (lost.from.get(), lost.up_to.get());
-                shared.notes.note(LossKind::Damaged, lost.lane, 1, range, 0);
+                let known = shared.lanes.get(lost.lane);
+                let lane = known.unwrap_or_else(|_| recovery::empty_lane(lost.lane, name.clone()));
+                shared.notes.note(LossKind::Damaged, &lane, 1, range, 0);
             }
             repaired = Some(done);
         }

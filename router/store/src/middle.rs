@@ -387,6 +387,7 @@ impl Log {
             self.middle.freed += husks.len().saturating_sub(pending.husks.len());
             *husks = pending.husks;
             drop(husks);
+            self.reader.shared.notes.settle(&lane);
             lane.release(pending.bytes);
             stats::add(&self.reader.shared.counters.released_bytes, pending.bytes);
         }

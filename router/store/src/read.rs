@@ -288,10 +288,10 @@ impl Reader {
     fn note(&self, lane: &Lane, out: &ReadOut, walked: &Result<(), StoreError>) {
         let notes = &self.shared.notes;
         for ((first, last), bytes) in out.expired.iter().zip(&out.expired_bytes) {
-            notes.note(LossKind::Expired, lane.id, lane.head(), (first.get(), last.get()), *bytes);
+            notes.note(LossKind::Expired, lane, lane.head(), (first.get(), last.get()), *bytes);
         }
         if let Err(StoreError::Damaged { from, up_to, .. }) = walked {
-            notes.note(LossKind::Damaged, lane.id, lane.head(), (from.get(), up_to.get()), 0);
+            notes.note(LossKind::Damaged, lane, lane.head(), (from.get(), up_to.get()), 0);
         }
     }
 
@@ -318,7 +318,7 @@ impl Reader {
     pub fn note_expired(&self, lane: LaneId, seq: Seq, bytes: u64) {
         if let Ok(known) = self.shared.lanes.get(lane) {
             let range = (seq.get(), seq.get());
-            self.shared.notes.note(LossKind::Expired, lane, known.head(), range, bytes);
+            self.shared.notes.note(LossKind::Expired, &known, known.head(), range, bytes);
         }
     }
 

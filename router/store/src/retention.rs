@@ -224,7 +224,7 @@ impl Log {
         let Some(last) = model::Seq::new(lost.passed) else { return Ok(Vec::new()) };
         let shared = &self.reader.shared;
         for range in lost.damaged {
-            shared.notes.note(LossKind::Damaged, lane.id, lane.head(), range, 0);
+            shared.notes.note(LossKind::Damaged, lane, lane.head(), range, 0);
         }
         shared.lanes.advance(lane, last)?;
         Ok(lost.taken)

@@ -9,6 +9,7 @@ mod document;
 mod kill;
 mod memory;
 mod middle;
+mod middle_harm;
 mod model;
 mod poison;
 mod repair;

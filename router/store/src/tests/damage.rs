@@ -332,7 +332,7 @@ fn a_bad_sector_in_a_sorted_file_costs_what_is_in_it() {
 }
 
 /// Nothing is kept in memory of what was read: a block that goes bad is noticed.
-fn uncached(directory: &tempfile::TempDir) -> Options {
+pub(super) fn uncached(directory: &tempfile::TempDir) -> Options {
     Options { cache_bytes: 1, sync: false, ..options(directory) }
 }
 
@@ -346,7 +346,7 @@ fn fill(log: &mut Log, lane: LaneId, places: std::ops::RangeInclusive<u64>) {
 }
 
 /// Flips a bit of a record where it lies in a sorted file.
-fn flip(directory: &tempfile::TempDir, lane: LaneId, place: u64) {
+pub(super) fn flip(directory: &tempfile::TempDir, lane: LaneId, place: u64) {
     let wanted = payload(lane, place, LENGTH);
     let sorted = std::fs::read_dir(options(directory).path.join("rocksdb")).unwrap();
     let flipped = sorted.map(|entry| entry.unwrap().path()).any(|path| {

@@ -7,17 +7,17 @@ use crate::keys::{self, FAMILY_LOG, FAMILY_STATE};
 use crate::{Expired, Inspection, LossKind, Space};
 use std::collections::BTreeSet;
 
-const BEGIN: Timestamp = Timestamp(1_000_000);
+pub(super) const BEGIN: Timestamp = Timestamp(1_000_000);
 /// A short time to live is over, and a long one is not.
-const LATER: Timestamp = Timestamp(1_062_000);
-const MINUTE: Option<Timestamp> = Some(Timestamp(1_060_000));
-const HOUR: Option<Timestamp> = Some(Timestamp(4_600_000));
+pub(super) const LATER: Timestamp = Timestamp(1_062_000);
+pub(super) const MINUTE: Option<Timestamp> = Some(Timestamp(1_060_000));
+pub(super) const HOUR: Option<Timestamp> = Some(Timestamp(4_600_000));
 
 /// Where whoever keeps a ledger would put it.
-const LEDGER: Space = Space(6);
+pub(super) const LEDGER: Space = Space(6);
 
 /// One group of `count` records.
-fn write(log: &mut Log, lane: LaneId, count: u64, expires: Option<Timestamp>) {
+pub(super) fn write(log: &mut Log, lane: LaneId, count: u64, expires: Option<Timestamp>) {
     let tail = log.lane_state(lane).unwrap().tail.get();
     for place in tail..tail + count {
         log.append(lane, &[&payload(lane, place, 1_000)], BEGIN, expires).unwrap();
@@ -26,7 +26,7 @@ fn write(log: &mut Log, lane: LaneId, count: u64, expires: Option<Timestamp>) {
 }
 
 /// Ten messages that never expire, fifty of a minute, ten of an hour, fifty of a minute, ten for ever; by place the last of each.
-fn mixed(log: &mut Log) -> LaneId {
+pub(super) fn mixed(log: &mut Log) -> LaneId {
     let lane = log.lane("u/plant/5").unwrap();
     for (count, expires) in [(10, None), (50, MINUTE), (10, HOUR), (50, MINUTE), (10, None)] {
         write(log, lane, count, expires);
@@ -35,7 +35,7 @@ fn mixed(log: &mut Log) -> LaneId {
 }
 
 /// Everything that is due, with its commit, as the disk thread does it; the ranges that were told.
-fn look(log: &mut Log, now: Timestamp) -> Vec<(u64, u64)> {
+pub(super) fn look(log: &mut Log, now: Timestamp) -> Vec<(u64, u64)> {
     let mut told: Vec<(u64, u64)> = Vec::new();
     loop {
         let Expired { lost, collected, more, passed_by } = log.expire(now).unwrap();
@@ -56,16 +56,16 @@ fn look(log: &mut Log, now: Timestamp) -> Vec<(u64, u64)> {
 }
 
 /// As long as anything comes of it: what a start has to read through first is read in portions.
-fn look_through(log: &mut Log, now: Timestamp) -> Vec<(u64, u64)> {
+pub(super) fn look_through(log: &mut Log, now: Timestamp) -> Vec<(u64, u64)> {
     (0..400).flat_map(|_| look(log, now)).collect()
 }
 
-fn messages(log: &Log, lane: LaneId) -> u64 {
+pub(super) fn messages(log: &Log, lane: LaneId) -> u64 {
     log.lane_state(lane).unwrap().messages()
 }
 
 /// Places that a reader gets, and how many it passes over because they have expired.
-fn read(log: &Log, lane: LaneId, now: Timestamp) -> (Vec<u64>, u64) {
+pub(super) fn read(log: &Log, lane: LaneId, now: Timestamp) -> (Vec<u64>, u64) {
     let (all, expired) = read_all(log, lane, seq(1), now).unwrap();
     for (place, bytes) in &all {
         assert_eq!(*bytes, payload(lane, *place, 1_000), "what is not over is as it was");
@@ -73,11 +73,11 @@ fn read(log: &Log, lane: LaneId, now: Timestamp) -> (Vec<u64>, u64) {
     (all.into_iter().map(|(place, _)| place).collect(), expired)
 }
 
-fn alive() -> Vec<u64> {
+pub(super) fn alive() -> Vec<u64> {
     [1..=10, 61..=70, 121..=130].into_iter().flatten().collect()
 }
 
-fn check_sound(log: &Log) {
+pub(super) fn check_sound(log: &Log) {
     assert_eq!(log.reader().verify().unwrap().problems, Vec::<String>::new());
 }
 
@@ -205,7 +205,7 @@ fn the_space_comes_back_from_memory_and_from_sorted_files() {
 }
 
 /// What the store has noted for itself.
-fn own_entries(log: &Log) -> Vec<Vec<u8>> {
+pub(super) fn own_entries(log: &Log) -> Vec<Vec<u8>> {
     let engine = log.reader.shared.engine().unwrap();
     let mut entries = engine.db.raw_iterator_cf(engine.family(FAMILY_STATE));
     entries.seek([keys::SPACE_OWN]);
@@ -218,7 +218,7 @@ fn own_entries(log: &Log) -> Vec<Vec<u8>> {
 }
 
 /// First and last place of the blocks of a lane, and whether each is a husk.
-fn blocks(log: &Log, lane: LaneId) -> Vec<(u64, u64, bool)> {
+pub(super) fn blocks(log: &Log, lane: LaneId) -> Vec<(u64, u64, bool)> {
     let engine = log.reader.shared.engine().unwrap();
     let mut entries = engine.range(FAMILY_LOG, &keys::lane_start(lane), &keys::lane_end(lane), false);
     entries.seek_to_first();

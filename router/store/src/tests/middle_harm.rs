@@ -1,0 +1,58 @@
+//! What expires behind a head, where something goes wrong: readers came by, notes and blocks contradict each other, commits fail,
+//! sectors are bad, lanes compete for room.
+
+use super::middle::*;
+use super::*;
+
+/// Everything that is due, as the disk thread does it: what readers noted is told once.
+fn tell(log: &mut Log, now: Timestamp) -> Vec<(u64, u64)> {
+    let mut told = Vec::new();
+    loop {
+        let expired = log.expire(now).unwrap();
+        for lost in &expired.lost {
+            told.extend(log.not_noted(lost).iter().map(|it| (it.from.get(), it.up_to.get())));
+        }
+        if expired.collected {
+            log.commit().unwrap();
+        }
+        if !expired.more {
+            return told;
+        }
+    }
+}
+
+/// What the store knows of husks takes no room from what readers noted.
+#[test]
+fn what_a_reader_noted_is_told_once_however_many_ranges_were_taken_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = Log::open(&Options { sync: false, ..options(&directory) }).unwrap();
+    let lane = log.lane("u/plant/5").unwrap();
+    let mixed = |log: &mut Log, count| {
+        for _ in 0..count {
+            for expires in [MINUTE, HOUR] {
+                log.append(lane, &[&payload(lane, 2, 1_000)], BEGIN, expires).unwrap();
+            }
+            log.commit().unwrap();
+        }
+    };
+    write(&mut log, lane, 1, None);
+    mixed(&mut log, 150);
+    assert_eq!(read_all(&log, lane, seq(1), LATER).unwrap().1, 150);
+    mixed(&mut log, 1);
+    for _ in 0..300 {
+        write(&mut log, lane, 1, MINUTE);
+        write(&mut log, lane, 1, None);
+    }
+    // More at once than are remembered, some of them before what a reader comes across, and some behind.
+    assert_eq!(tell(&mut log, LATER).len(), 300);
+    assert_eq!(read_all(&log, lane, seq(1), LATER).unwrap().1, 151);
+    let (noted, _) = log.take_losses();
+    let places = (1..=151).map(|at| 2 * at);
+    assert_eq!(
+        noted.iter().map(|it| it.lost.from.get()).collect::<Vec<_>>(),
+        places.clone().collect::<Vec<_>>()
+    );
+    let rest: Vec<_> = places.map(|place| (place + 1, place + 1)).collect();
+    assert_eq!(tell(&mut log, Timestamp(4_700_000)), rest, "the other records of those blocks");
+    check_sound(&log);
+}
