@@ -141,16 +141,15 @@ impl Husks {
         change(Change::Put(range));
     }
 
-    /// Forgets what lies wholly before `head`; gives the first places of those, and the bytes they had.
-    pub(crate) fn forget_before(&mut self, head: u64) -> (Vec<u64>, u64) {
+    /// The bytes they had between two running sums.
+    pub(crate) fn bytes_between(&self, from: u64, to: u64) -> u64 {
+        self.ranges.iter().map(|range| range.bytes.1.min(to).saturating_sub(range.bytes.0.max(from))).sum()
+    }
+
+    /// Forgets what lies wholly before `head`; gives the first places of those.
+    pub(crate) fn forget_before(&mut self, head: u64) -> Vec<u64> {
         let passed = self.ranges.partition_point(|range| range.last < head);
-        let mut bytes = 0;
-        let firsts = self.ranges.drain(..passed).map(|range| {
-            bytes += range.bytes.1 - range.bytes.0;
-            range.first
-        });
-        let firsts = firsts.collect();
-        (firsts, bytes)
+        self.ranges.drain(..passed).map(|range| range.first).collect()
     }
 }
 
@@ -203,9 +202,13 @@ mod tests {
         // The block with place 15 begins at place 12: the sum before it is what a lane knows.
         assert_eq!(husks.behind(15, 120), (15, 180));
         assert_eq!(husks.behind(20, 200), (10, 100));
-        assert_eq!(husks.forget_before(15), (vec![], 0));
-        assert_eq!(husks.forget_before(20), (vec![10], 100));
-        assert_eq!(husks.forget_before(99), (vec![30], 100));
+        assert_eq!(
+            [(0, 120), (120, 350), (350, 999)].map(|(from, to)| husks.bytes_between(from, to)),
+            [20, 130, 50]
+        );
+        assert_eq!(husks.forget_before(15), []);
+        assert_eq!(husks.forget_before(20), [10]);
+        assert_eq!(husks.forget_before(99), [30]);
         assert_eq!(husks.len(), 0);
     }
 

@@ -273,14 +273,18 @@ impl Log {
             batch.put_cf(engine.family(FAMILY_LANES), keys::lane_head(id), head.to_be_bytes());
             let bytes_below =
                 front_of(&engine, &lane)?.map_or(lane.appended_bytes(), |front| front.bytes_before);
-            // Their records are counted already.
-            let (husks, husk_bytes) = lane.husks().forget_before(head);
+            let (husks, husk_bytes) = {
+                let mut husks = lane.husks();
+                let husk_bytes = husks.bytes_between(dropped.released_bytes, bytes_below);
+                (husks.forget_before(head), husk_bytes)
+            };
             self.middle.forgot(husks.len());
             for first in husks {
                 batch.delete_cf(engine.family(FAMILY_STATE), keys::husks(id, first));
             }
             if dropped.is_known {
-                let released = bytes_below.saturating_sub(dropped.released_bytes + husk_bytes);
+                // The records of husks are counted already.
+                let released = bytes_below.saturating_sub(dropped.released_bytes).saturating_sub(husk_bytes);
                 crate::stats::add(&self.reader.shared.counters.released_bytes, released);
                 lane.release(released);
             }

@@ -56,3 +56,27 @@ fn what_a_reader_noted_is_told_once_however_many_ranges_were_taken_out() {
     assert_eq!(tell(&mut log, Timestamp(4_700_000)), rest, "the other records of those blocks");
     check_sound(&log);
 }
+
+/// Heads stop within ranges, too.
+#[test]
+fn what_was_taken_out_is_released_once_also_where_the_head_passes_it_in_parts() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&directory);
+    let lane = log.lane("u/plant/5").unwrap();
+    write(&mut log, lane, 1, None);
+    (0..600).for_each(|_| write(&mut log, lane, 1, MINUTE));
+    write(&mut log, lane, 1, None);
+    let released = |log: &Log| log.reader().stats().unwrap().released_bytes;
+    assert_eq!(look(&mut log, LATER), [(2, 601)]);
+    assert_eq!(released(&log), 600 * 1_024);
+    log.advance(lane, seq(1)).unwrap();
+    while log.reclaim(Timestamp(0)).unwrap() {}
+    let mut now = 0;
+    for (head, more) in [(300, 0), (513, 0), (601, 0), (602, 1_024)] {
+        let before = released(&log);
+        log.advance(lane, seq(head)).unwrap();
+        now += 10_000;
+        while log.reclaim(Timestamp(now)).unwrap() {}
+        assert_eq!(released(&log) - before, more, "up to {head}");
+    }
+}
