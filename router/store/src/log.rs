@@ -188,25 +188,23 @@ impl Log {
     /// What a start writes of its own; what it reads of the middle of lanes is known also where nothing can be written.
     fn tidy_at_start(&mut self, orphans: &[LaneId]) -> Result<(), OpenError> {
         let dropped = self.drop_orphans(orphans);
-        self.start_middle()?;
+        self.start_middle();
         dropped
     }
 
-    /// What expires where, and what has, as the disk knows it.
-    fn start_middle(&mut self) -> Result<(), OpenError> {
+    /// What expires where, and what has, as the disk knows it. What it knows wrong is set right with the next commit: it saves
+    /// work at the next start, and a store that takes no writes now opens all the same.
+    fn start_middle(&mut self) {
         let shared = self.reader.shared.clone();
-        let Ok(engine) = shared.engine() else { return Ok(()) };
-        let mut batch = WriteBatch::default();
+        let Ok(engine) = shared.engine() else { return };
         let own = recovery::load_own(&engine, &shared.lanes);
         self.middle = Middle::start(
             self.options.expiry_entries_max(),
             &own,
             &shared.lanes,
             engine.family(FAMILY_STATE),
-            &mut batch,
+            &mut self.staging.batch,
         );
-        drop(engine);
-        self.write_at_start(batch)
     }
 
     /// So that its absence is noticed at the next start. Where nothing is synced nobody can tell.
@@ -286,10 +284,6 @@ impl Log {
             let Ok(engine) = self.reader.shared.engine() else { break };
             batch.delete_range_cf(engine.family(FAMILY_LOG), keys::lane_start(lane), keys::lane_end(lane));
         }
-        self.write_at_start(batch)
-    }
-
-    fn write_at_start(&mut self, batch: WriteBatch) -> Result<(), OpenError> {
         if batch.is_empty() {
             return Ok(());
         }

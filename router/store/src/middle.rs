@@ -92,7 +92,7 @@ struct Found {
 }
 
 impl Middle {
-    /// After opening, with what the disk has noted; what must be written for it goes to `batch`. `entries_max` bounds spans, and
+    /// After opening, with what the disk has noted; what is to be written for it goes to `batch`. `entries_max` bounds spans, and
     /// ranges of husks; a lane that has some may exceed that by what one look finds.
     pub(crate) fn start(
         entries_max: usize,

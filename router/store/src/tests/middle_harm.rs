@@ -3,6 +3,7 @@
 
 use super::middle::*;
 use super::*;
+use crate::keys::{self, FAMILY_STATE};
 
 /// Everything that is due, as the disk thread does it: what readers noted is told once.
 fn tell(log: &mut Log, now: Timestamp) -> Vec<(u64, u64)> {
@@ -55,6 +56,29 @@ fn what_a_reader_noted_is_told_once_however_many_ranges_were_taken_out() {
     let rest: Vec<_> = places.map(|place| (place + 1, place + 1)).collect();
     assert_eq!(tell(&mut log, Timestamp(4_700_000)), rest, "the other records of those blocks");
     check_sound(&log);
+}
+
+/// A store as an earlier version would leave it, with nothing noted.
+fn forget_notes(log: &Log) {
+    let engine = log.reader.shared.engine().unwrap();
+    for key in own_entries(log) {
+        engine.db.delete_cf(engine.family(FAMILY_STATE), key).unwrap();
+    }
+}
+
+/// What it notes for itself only saves work: that is no reason not to open.
+#[test]
+fn a_start_writes_nothing_and_its_notes_go_with_the_next_commit() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&directory);
+    let lane = mixed(&mut log);
+    forget_notes(&log);
+    drop(log);
+    let mut log = open(&directory);
+    assert_eq!((log.reader().stats().unwrap().written_bytes, own_entries(&log)), (0, vec![]));
+    log.append(lane, &[&payload(lane, 131, 1_000)], BEGIN, None).unwrap();
+    log.commit().unwrap();
+    assert_eq!(own_entries(&log), [keys::timed_lane(lane).to_vec(), keys::KEY_TIMED_NOTED.to_vec()]);
 }
 
 /// Heads stop within ranges, too.
