@@ -65,10 +65,10 @@ impl Husks {
         self.ranges.len()
     }
 
-    /// Whether this place is in one of them.
-    pub(crate) fn holds(&self, place: u64) -> bool {
-        let at = self.ranges.partition_point(|range| range.last < place);
-        self.ranges.get(at).is_some_and(|range| range.first <= place)
+    /// Whether all of these places are in one of them.
+    pub(crate) fn hold(&self, (first, last): (u64, u64)) -> bool {
+        let at = self.ranges.partition_point(|range| range.last < first);
+        self.ranges.get(at).is_some_and(|range| range.first <= first && last <= range.last)
     }
 
     /// What of them is within these places, as (first, last).
@@ -81,7 +81,8 @@ impl Husks {
     /// Whether this range would be one with another.
     pub(crate) fn touches(&self, range: &Range) -> bool {
         let at = self.ranges.partition_point(|known| known.last < range.first);
-        let is_before = self.ranges.get(at).is_some_and(|next| touches(range, next));
+        let is_before =
+            self.ranges.get(at).is_some_and(|next| next.first <= range.last || touches(range, next));
         is_before || at.checked_sub(1).is_some_and(|before| touches(&self.ranges[before], range))
     }
 
@@ -121,11 +122,17 @@ impl Husks {
         })
     }
 
-    /// Adds places none of which is in them; what is to be written goes to `change`.
+    /// Adds places; what is to be written goes to `change`. Ranges that have some of them, which takes a note that cannot be true,
+    /// become one with them.
     pub(crate) fn add(&mut self, range: Range, mut change: impl FnMut(Change)) {
         let at = self.ranges.partition_point(|known| known.last < range.first);
-        debug_assert!(self.ranges.get(at).is_none_or(|next| range.last < next.first), "{range:?} is new");
         let mut range = range;
+        while let Some(next) = self.ranges.get(at).filter(|next| next.first <= range.last) {
+            (range.first, range.last) = (range.first.min(next.first), range.last.max(next.last));
+            range.bytes = (range.bytes.0.min(next.bytes.0), range.bytes.1.max(next.bytes.1));
+            change(Change::Delete(next.first));
+            self.ranges.remove(at);
+        }
         if let Some(next) = self.ranges.get(at).filter(|next| touches(&range, next)) {
             (range.last, range.bytes.1) = (next.last, next.bytes.1);
             change(Change::Delete(next.first));
@@ -182,7 +189,20 @@ mod tests {
         assert_eq!(add(&mut husks, 40, 41), [Change::Put(range(30, 41))]);
         assert_eq!(add(&mut husks, 20, 29), [Change::Delete(30), Change::Put(range(5, 41))]);
         assert_eq!((husks.len(), husks.last()), (1, 41));
-        assert_eq!([4, 5, 41, 42].map(|place| husks.holds(place)), [false, true, true, false]);
+        let held = [(4, 4), (4, 5), (5, 5), (5, 41), (41, 41), (41, 42)].map(|places| husks.hold(places));
+        assert_eq!(held, [false, false, true, true, true, false]);
+    }
+
+    #[test]
+    fn ranges_that_share_places_become_one() {
+        let mut husks = Husks::default();
+        add(&mut husks, 10, 19);
+        add(&mut husks, 30, 39);
+        assert_eq!(add(&mut husks, 5, 12), [Change::Delete(10), Change::Put(range(5, 19))]);
+        assert!(husks.touches(&range(18, 21)) && husks.touches(&range(25, 50)));
+        let whole = [Change::Delete(5), Change::Delete(30), Change::Put(range(5, 50))];
+        assert_eq!(add(&mut husks, 15, 50), whole);
+        assert_eq!((husks.len(), husks.behind(1, 0)), (1, (46, 460)));
     }
 
     #[test]

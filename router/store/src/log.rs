@@ -123,7 +123,8 @@ impl Log {
         let Ok(lane) = self.reader.shared.lanes.get(lost.lane) else { return vec![*lost] };
         // What the head has passed with these places is still wanted, and what readers noted before them, too.
         let head = lane.head().min(lost.from.get());
-        self.reader.shared.notes.fresh(&lane, head, lost, self.middle.is_told(lost.lane, lost.from.get()))
+        let is_leaving = self.middle.is_told(&lane, (lost.from.get(), lost.from.get()));
+        self.reader.shared.notes.fresh(&lane, head, lost, is_leaving)
     }
 
     /// After a failed write: closes the database and starts again from what the disk holds. Readers wait meanwhile.

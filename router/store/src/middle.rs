@@ -134,9 +134,10 @@ impl Middle {
         !self.pending.is_empty()
     }
 
-    /// Whether the block with this place is taken out in the batch that is being collected, or was before.
-    pub(crate) fn is_told(&self, lane: LaneId, place: u64) -> bool {
-        self.pending.get(&lane).is_some_and(|pending| pending.husks.holds(place))
+    /// Whether these places of a block are taken out in the batch that is being collected, or were before.
+    pub(crate) fn is_told(&self, lane: &Lane, places: (u64, u64)) -> bool {
+        let pending = self.pending.get(&lane.id);
+        pending.is_some_and(|pending| pending.husks.hold(places)) || lane.husks().hold(places)
     }
 
     /// A lane's husks as they are with the batch that is being collected.
@@ -284,7 +285,7 @@ impl Log {
             let block = Block::parse(key, value);
             let Some((_, last)) = keys::parse_block(key) else { break };
             if let Some(block) = block.filter(|block| block.first < end && block.last < tail) {
-                let is_told = self.middle.is_told(id, block.first) || lane.husks().holds(block.first);
+                let is_told = self.middle.is_told(&lane, (block.first, block.last));
                 if is_over(&block, head, look.now) && !is_told {
                     let goes_on =
                         |over: &Over| over.places.1 + 1 == block.first && over.is_told == block.is_told();

@@ -131,7 +131,7 @@ impl Log {
         let lane = self.reader.shared.lanes.get(lane)?;
         let engine = self.reader.shared.engine()?;
         let mut freed = 0;
-        let is_told = |place| self.middle.is_told(lane.id, place);
+        let is_told = |places| self.middle.is_told(&lane, places);
         let lost = lose_blocks(&engine, &lane, usize::MAX, is_told, |block_bytes, _| {
             let wanted = freed < bytes;
             freed += block_bytes;
@@ -210,7 +210,7 @@ impl Log {
         if !front_of(&engine, lane)?.is_some_and(expired) {
             return Ok(Vec::new());
         }
-        let is_told = |place| self.middle.is_told(lane.id, place);
+        let is_told = |places| self.middle.is_told(lane, places);
         let lost = lose_blocks(&engine, lane, *blocks_left, is_told, |_, block| {
             let wanted = block.is_expired(now);
             *blocks_left -= usize::from(wanted);
@@ -413,12 +413,12 @@ struct LostBlocks {
 
 /// Goes over the blocks of a lane from its head on, at most `blocks_max` of them, as long as `wanted` (given the bytes
 /// that are undelivered in the block, and the block) says so. Damage goes with the block behind it. Husks are gone over, and so
-/// is what will be one with the next commit: it was told.
+/// is what is noted as one or will be one with the next commit: it was told.
 fn lose_blocks(
     engine: &Engine,
     lane: &Lane,
     blocks_max: usize,
-    is_told: impl Fn(u64) -> bool,
+    is_told: impl Fn((u64, u64)) -> bool,
     mut wanted: impl FnMut(u64, &Block<'_>) -> bool,
 ) -> Result<LostBlocks, StoreError> {
     let (head, tail) = (lane.head(), lane.tail());
@@ -436,7 +436,7 @@ fn lose_blocks(
         if readable > next {
             lost.damaged.push((next, readable - 1));
         }
-        if !block.is_told() && !is_told(block.last) {
+        if !block.is_told() && !is_told((readable, block.last)) {
             add_lost(&mut lost.taken, lane.id, (readable, block.last), bytes);
         }
         (lost.passed, next) = (block.last, block.last + 1);

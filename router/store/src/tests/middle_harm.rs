@@ -3,7 +3,8 @@
 
 use super::middle::*;
 use super::*;
-use crate::keys::{self, FAMILY_STATE};
+use crate::husks::Range;
+use crate::keys::{self, FAMILY_LOG, FAMILY_STATE};
 
 /// Everything that is due, as the disk thread does it: what readers noted is told once.
 fn tell(log: &mut Log, now: Timestamp) -> Vec<(u64, u64)> {
@@ -103,4 +104,88 @@ fn what_was_taken_out_is_released_once_also_where_the_head_passes_it_in_parts() 
         while log.reclaim(Timestamp(now)).unwrap() {}
         assert_eq!(released(&log) - before, more, "up to {head}");
     }
+}
+
+/// The block that ends at `last`, as it lies in the store.
+fn block(log: &Log, lane: LaneId, last: u64) -> Vec<u8> {
+    let engine = log.reader.shared.engine().unwrap();
+    engine.db.get_cf(engine.family(FAMILY_LOG), keys::block(lane, seq(last))).unwrap().unwrap()
+}
+
+fn put_block(log: &Log, lane: LaneId, last: u64, value: &[u8]) {
+    let engine = log.reader.shared.engine().unwrap();
+    engine.db.put_cf(engine.family(FAMILY_LOG), keys::block(lane, seq(last)), value).unwrap();
+}
+
+/// `mixed` with both of its minutes taken out and noted, and the records of the first one back: a file that was lost had the husk.
+fn with_records_back(log: &mut Log) -> LaneId {
+    let lane = mixed(log);
+    let records = block(log, lane, 60);
+    assert_eq!(tell(log, LATER), [(11, 60), (71, 120)]);
+    put_block(log, lane, 60, &records);
+    lane
+}
+
+/// Notes that are newer than blocks: the ledger has what they say, whoever comes by.
+#[test]
+fn what_is_noted_as_told_is_not_told_again_where_its_records_are_back() {
+    type Way = fn(&mut Log, LaneId) -> Vec<crate::Lost>;
+    let ways: [Way; 3] = [
+        |log, _| log.expire(LATER).unwrap().lost,
+        |log, lane| log.drop_oldest(lane, 50 * 1_024).unwrap(),
+        |log, lane| {
+            read_all(log, lane, seq(11), LATER).unwrap();
+            log.take_losses().0.iter().map(|loss| loss.lost).collect()
+        },
+    ];
+    for (at, way) in ways.into_iter().enumerate() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut log = open(&directory);
+        let lane = with_records_back(&mut log);
+        log.advance(lane, seq(10)).unwrap();
+        assert_eq!(way(&mut log, lane), [], "way {at}");
+        assert_eq!(log.take_losses(), (vec![], 0), "way {at}");
+    }
+}
+
+/// The same for a husk that is damaged: what was told as expired is not told as damaged.
+#[test]
+fn a_damaged_husk_is_no_loss_of_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&directory);
+    let lane = mixed(&mut log);
+    look(&mut log, LATER);
+    let mut husk = block(&log, lane, 60);
+    husk[9] ^= 1;
+    put_block(&log, lane, 60, &husk);
+    let limits = ReadLimits { messages_max: 100, bytes_max: 1 << 20 };
+    let read = log.read_lane(lane, seq(11), limits, LATER, &mut ReadOut::new());
+    assert!(matches!(read, Err(StoreError::Damaged { .. })), "{read:?}");
+    assert_eq!(log.take_losses(), (vec![], 0));
+    log.advance(lane, seq(10)).unwrap();
+    let lost = log.drop_oldest(lane, 1_024).unwrap();
+    assert_eq!((lost[0].from.get(), log.take_losses()), (61, (vec![], 0)));
+}
+
+/// A note of some places of a block: the others are told, and the notes are true behind that.
+#[test]
+fn a_note_within_a_block_hides_none_of_the_rest() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&directory);
+    let lane = mixed(&mut log);
+    {
+        let engine = log.reader.shared.engine().unwrap();
+        for (first, last) in [(20, 30), (40, 60)] {
+            let range = Range { first, last, bytes: ((first - 1) * 1_024, last * 1_024) };
+            engine.db.put_cf(engine.family(FAMILY_STATE), keys::husks(lane, first), range.encode()).unwrap();
+        }
+    }
+    drop(log);
+    let mut log = open(&directory);
+    let told: Vec<_> = (0..10).flat_map(|_| tell(&mut log, LATER)).collect();
+    assert_eq!(told, [(11, 19), (31, 39), (71, 120)]);
+    assert_eq!((log.lane_state(lane).unwrap().husks, messages(&log, lane)), (100, 30));
+    check_sound(&log);
+    drop(log);
+    assert_eq!(open(&directory).lane_state(lane).unwrap().husks, 100);
 }
