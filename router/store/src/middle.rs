@@ -17,7 +17,7 @@ use crate::husks::{Change, Husks, Range};
 use crate::keys::{self, FAMILY_LOG, FAMILY_STATE};
 use crate::lanes::{Lane, LaneTable};
 use crate::log::Log;
-use crate::read::is_damage;
+use crate::read::readable_from;
 use crate::record::{self, NEVER};
 use crate::recovery::Own;
 use crate::stats;
@@ -32,7 +32,7 @@ const BLOCKS_PER_LOOK: usize = 1_024;
 const LOOK_BYTES: usize = 1 << 20;
 /// Ranges that one look takes out: each is an entry of a ledger of its own.
 const RANGES_PER_LOOK: usize = 128;
-/// What a look is charged for a span beside its blocks, and for one that ends in damage: looking for more took that much.
+/// What a look is charged for a span beside its blocks, and for damage in it: looking for what is behind took that much.
 const SPAN_BLOCKS: usize = 1;
 const DAMAGE_BLOCKS: usize = 64;
 /// What waits for room is looked at again when such a share of all ranges was passed.
@@ -87,7 +87,7 @@ struct Found {
     unknown: Vec<Range>,
     /// Where to go on, if the look was over.
     next: Option<u64>,
-    /// It ended in damage.
+    /// There was damage in it.
     is_cut: bool,
 }
 
@@ -271,11 +271,15 @@ impl Log {
         let mut blocks = Blocks::from(&engine, id, next, true);
         while next < end {
             let Some((key, value)) = blocks.item() else {
-                // What is damaged is told by whoever reads it, and what is behind it in this stretch waits for the head.
+                // What is damaged is told by whoever reads it. A start looks at it again: the sector may be back by then.
                 found.is_cut = true;
                 look.takes(DAMAGE_BLOCKS, 0);
-                blocks.status().or_else(|error| is_damage(&engine, error))?;
-                break;
+                let Err(error) = blocks.status() else { break };
+                next = readable_from(&engine, id, next, end, error)?;
+                if next < end {
+                    blocks.seek(next);
+                }
+                continue;
             };
             if look.is_over() {
                 found.next = Some(next);

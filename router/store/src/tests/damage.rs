@@ -345,14 +345,16 @@ fn fill(log: &mut Log, lane: LaneId, places: std::ops::RangeInclusive<u64>) {
     }
 }
 
-/// Flips a bit of a record where it lies in a sorted file.
+/// Flips a bit of a record where it lies in a sorted file, or flips it back.
 pub(super) fn flip(directory: &tempfile::TempDir, lane: LaneId, place: u64) {
     let wanted = payload(lane, place, LENGTH);
     let sorted = std::fs::read_dir(options(directory).path.join("rocksdb")).unwrap();
     let flipped = sorted.map(|entry| entry.unwrap().path()).any(|path| {
         let mut bytes = std::fs::read(&path).unwrap_or_default();
         let is_sorted = path.extension().is_some_and(|kind| kind == "sst");
-        let Some(at) = bytes.windows(LENGTH).position(|it| is_sorted && it == wanted) else { return false };
+        let Some(at) = bytes.windows(LENGTH).position(|it| is_sorted && it[1..] == wanted[1..]) else {
+            return false;
+        };
         bytes[at] ^= 8;
         std::fs::write(&path, bytes).is_ok()
     });

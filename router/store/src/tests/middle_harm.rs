@@ -1,6 +1,7 @@
 //! What expires behind a head, where something goes wrong: readers came by, notes and blocks contradict each other, commits fail,
 //! sectors are bad, lanes compete for room.
 
+use super::damage::{flip, uncached};
 use super::middle::*;
 use super::*;
 use crate::husks::Range;
@@ -188,4 +189,52 @@ fn a_note_within_a_block_hides_none_of_the_rest() {
     check_sound(&log);
     drop(log);
     assert_eq!(open(&directory).lane_state(lane).unwrap().husks, 100);
+}
+
+/// A bad sector in places that are due, and in such as a start reads through, costs what is in it. When it is back, so is that.
+#[test]
+fn a_bad_sector_hides_nothing_behind_it() {
+    const BAD: u64 = 3_000;
+    // What is known to be due when the sector goes bad, and what a start reads through when it is.
+    for is_known in [true, false] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut log = Log::open(&uncached(&directory)).unwrap();
+        let lane = log.lane("u/plant/5").unwrap();
+        for place in 1..=6_000 {
+            let expires = MINUTE.filter(|_| place > 100);
+            log.append(lane, &[&payload(lane, place, 40)], BEGIN, expires).unwrap();
+            if place % 100 == 0 {
+                log.commit().unwrap();
+            }
+        }
+        drop(log);
+        drop(Log::open(&uncached(&directory)).unwrap()); // what was in memory is in sorted files now
+        let start = |now| {
+            let mut log = Log::open(&uncached(&directory)).unwrap();
+            let told: Vec<_> = (0..40).flat_map(|_| tell(&mut log, now)).collect();
+            log.commit().unwrap();
+            (log, told)
+        };
+        let known = is_known.then(|| start(BEGIN).0);
+        flip(&directory, lane, BAD);
+        let (log, told) = match known {
+            Some(mut log) => {
+                let told = tell(&mut log, LATER);
+                (log, told)
+            }
+            None => start(LATER),
+        };
+        let [(101, before), (behind, 6_000)] = told[..] else { panic!("{is_known}: {told:?}") };
+        assert!((before..behind).contains(&BAD) && behind - before < 2_000, "{before} to {behind}");
+        drop(log);
+        let (log, told) = start(LATER);
+        assert_eq!(told, [], "{is_known}");
+        assert!(own_entries(&log).contains(&keys::timed_lane(lane).to_vec()), "it is looked at again");
+        drop(log);
+        flip(&directory, lane, BAD);
+        let (log, told) = start(LATER);
+        assert_eq!(told, [(before + 1, behind - 1)], "{is_known}");
+        assert_eq!(messages(&log, lane), 100);
+        check_sound(&log);
+    }
 }
