@@ -8,7 +8,7 @@
 //! Bound: as many spans as it was made for; above that a lane is to be read anew when there is room.
 
 use model::LaneId;
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::BTreeMap;
 
 /// Memory that a span takes, about.
@@ -53,6 +53,8 @@ pub(crate) struct Expiries {
     spans: BTreeMap<(u64, LaneId, u64), Span>,
     /// Lanes that are to be read anew, from these places on up to these.
     unread: BTreeMap<LaneId, (u64, u64)>,
+    /// Those of them that could not be read, and when that is tried again.
+    later: FxHashMap<LaneId, u64>,
     /// Lanes of which the store knows that something in them expires.
     marked: FxHashSet<LaneId>,
     spans_max: usize,
@@ -77,6 +79,7 @@ impl Expiries {
     pub(crate) fn forget(&mut self, lane: LaneId) {
         self.marked.remove(&lane);
         self.unread.remove(&lane);
+        self.later.remove(&lane);
     }
 
     /// A block is there.
@@ -101,6 +104,12 @@ impl Expiries {
         *places = (places.0.min(from), places.1.max(up_to));
     }
 
+    /// These places could not be read; it is to be tried again at `due`.
+    pub(crate) fn read_later(&mut self, lane: LaneId, places: (u64, u64), due: u64) {
+        self.read_anew(lane, places);
+        self.later.insert(lane, due);
+    }
+
     /// Takes out a span that is due at `now`, the most overdue first.
     pub(crate) fn take_due(&mut self, now: u64) -> Option<Span> {
         let entry = self.spans.first_entry().filter(|entry| entry.key().0 <= now)?;
@@ -123,10 +132,16 @@ impl Expiries {
         self.spans.len()
     }
 
-    /// Takes out places that are to be read anew, if there is room for what is found there.
-    pub(crate) fn take_unread(&mut self) -> Option<(LaneId, (u64, u64))> {
-        let has_room = self.spans.len() + self.spans_max / ROOM_SHARE <= self.spans_max;
-        if has_room { self.unread.pop_first() } else { None }
+    /// Takes out places that are to be read anew, if there is room for what is found there. Cost: a look at each lane that could
+    /// not be read.
+    pub(crate) fn take_unread(&mut self, now: u64) -> Option<(LaneId, (u64, u64))> {
+        if self.spans.len() + self.spans_max / ROOM_SHARE > self.spans_max {
+            return None;
+        }
+        let is_due = |lane: &&LaneId| self.later.get(lane).is_none_or(|due| *due <= now);
+        let lane = *self.unread.keys().find(is_due)?;
+        self.later.remove(&lane);
+        self.unread.remove_entry(&lane)
     }
 
     /// Whether a span of this lane is here, or something of it is to be read. Cost: a look at each span.
@@ -229,8 +244,24 @@ mod tests {
             (expiries.spans.len(), expiries.unread.get(&LANE)),
             (SPANS_MAX, Some(&(end + 1, end + 100)))
         );
-        assert_eq!(expiries.take_unread(), None, "there is no room for what would be found");
+        assert_eq!(expiries.take_unread(0), None, "there is no room for what would be found");
         assert_eq!(taken(&mut expiries, u64::MAX).len(), SPANS_MAX);
-        assert_eq!(expiries.take_unread(), Some((LANE, (end + 1, end + 100))));
+        assert_eq!(expiries.take_unread(0), Some((LANE, (end + 1, end + 100))));
+    }
+
+    #[test]
+    fn what_cannot_be_read_keeps_no_other_lane_from_being_read() {
+        let mut expiries = Expiries::new(SPANS_MAX);
+        expiries.read_anew(LANE, (1, 9));
+        expiries.read_anew(LaneId(2), (1, 5));
+        assert_eq!(expiries.take_unread(1_000), Some((LANE, (1, 9))));
+        expiries.read_later(LANE, (1, 9), 61_000);
+        expiries.read_anew(LANE, (20, 29));
+        assert_eq!(expiries.take_unread(1_000), Some((LaneId(2), (1, 5))));
+        assert_eq!(expiries.take_unread(60_999), None);
+        assert!(expiries.has(LANE));
+        assert_eq!(expiries.take_unread(61_000), Some((LANE, (1, 29))));
+        expiries.read_anew(LANE, (1, 1));
+        assert_eq!(expiries.take_unread(61_000), Some((LANE, (1, 1))), "it could be read meanwhile");
     }
 }

@@ -199,12 +199,14 @@ impl Log {
         let shared = self.reader.shared.clone();
         let Ok(engine) = shared.engine() else { return };
         let own = recovery::load_own(&engine, &shared.lanes);
+        let options = &self.options;
         self.middle = Middle::start(
-            self.options.expiry_entries_max(),
+            options.expiry_entries_max(),
             &own,
             &shared.lanes,
             engine.family(FAMILY_STATE),
             &mut self.staging.batch,
+            |lane| options.leaves_whole(&lane.name),
         );
     }
 

@@ -35,6 +35,8 @@ const RANGES_PER_LOOK: usize = 128;
 /// What a look is charged for a span beside its blocks, and for damage in it: looking for what is behind took that much.
 const SPAN_BLOCKS: usize = 1;
 const DAMAGE_BLOCKS: usize = 64;
+/// And for a lane that is read anew: at its end all spans are asked whether they are of that lane.
+const ANEW_BLOCKS: usize = 16;
 /// What waits for room is looked at again when such a share of all ranges was passed.
 const FREED_SHARE: usize = 16;
 /// When what could not be read is tried again.
@@ -93,13 +95,14 @@ struct Found {
 
 impl Middle {
     /// After opening, with what the disk has noted; what is to be written for it goes to `batch`. `entries_max` bounds spans, and
-    /// ranges of husks; a lane that has some may exceed that by what one look finds.
+    /// ranges of husks; a lane that has some may exceed that by what one look finds. Lanes that are `left_whole` are not looked at.
     pub(crate) fn start(
         entries_max: usize,
         own: &Own,
         lanes: &LaneTable,
         state: &rocksdb::ColumnFamily,
         batch: &mut WriteBatch,
+        left_whole: impl Fn(&Lane) -> bool,
     ) -> Middle {
         let mut middle =
             Middle { expiries: Expiries::new(entries_max), ranges_max: entries_max, ..Middle::default() };
@@ -112,7 +115,7 @@ impl Middle {
         }
         for lane in lanes.all() {
             middle.ranges += lane.husks().len();
-            let is_new = !own.timed_noted && lane.head() < lane.tail();
+            let is_new = !own.timed_noted && lane.head() < lane.tail() && !left_whole(&lane);
             if is_new {
                 batch.put_cf(state, keys::timed_lane(lane.id), b"");
             }
@@ -208,10 +211,10 @@ impl Log {
                 }
             }
         }
-        if !look.is_over()
-            && let Some((lane, (from, up_to))) = self.middle.expiries.take_unread()
+        while !look.is_over()
+            && let Some((lane, places)) = self.middle.expiries.take_unread(now.0)
         {
-            self.read_anew(lane, (from, up_to), &mut look, found);
+            self.read_anew(lane, places, &mut look, found);
         }
         found.collected |= self.middle.has_pending();
     }
@@ -219,11 +222,14 @@ impl Log {
     /// Reads on in a lane of which nobody knows what expires when.
     fn read_anew(&mut self, lane: LaneId, places: (u64, u64), look: &mut Look, found: &mut Expired) {
         let mut timed = Vec::new();
+        look.takes(ANEW_BLOCKS, 0);
         let seen = match self.look_through(lane, places, look, Some(&mut timed)) {
             Ok(seen) => seen,
             Err(error) => {
-                self.middle.expiries.read_anew(lane, places);
+                let again = look.now.0.saturating_add(AGAIN_MILLIS);
+                self.middle.expiries.read_later(lane, places, again);
                 (found.passed_by, found.more) = (Some(error), false);
+                look.blocks = 0;
                 return;
             }
         };
@@ -416,7 +422,7 @@ impl Log {
     }
 
     fn is_left_whole(&self, lane: &Lane) -> bool {
-        self.options.whole_lanes.is_some_and(|prefix| lane.name.starts_with(prefix))
+        self.options.leaves_whole(&lane.name)
     }
 }
 

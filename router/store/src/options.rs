@@ -111,6 +111,11 @@ impl Options {
         }
     }
 
+    /// Whether nothing is taken out of the middle of the lane with this name.
+    pub(crate) fn leaves_whole(&self, lane: &str) -> bool {
+        self.whole_lanes.is_some_and(|prefix| lane.starts_with(prefix))
+    }
+
     /// Bytes collected in memory for cursors, and the same for state.
     pub(crate) const fn side_memtable_bytes(&self) -> u64 {
         let share = self.memtable_bytes / 16;

@@ -238,3 +238,54 @@ fn a_bad_sector_hides_nothing_behind_it() {
         check_sound(&log);
     }
 }
+
+/// The first start after an earlier version: thousands of sessions cost nothing, and lanes in which nothing expires a share of a
+/// look each.
+#[test]
+fn a_store_of_many_lanes_is_soon_read_through() {
+    let directory = tempfile::tempdir().unwrap();
+    let with = Options { whole_lanes: Some("s/"), ..options(&directory) };
+    let mut log = Log::open(&with).unwrap();
+    let names = (0..200).map(|number| format!("u/plant{number}/5")).chain(["s/historian".into()]);
+    let lanes: Vec<_> = names.map(|name| log.lane(&name).unwrap()).collect();
+    for &lane in &lanes {
+        log.append(lane, &[b"x"], BEGIN, None).unwrap();
+    }
+    log.commit().unwrap();
+    let timed = lanes[150];
+    log.append(timed, &[b"x"], BEGIN, MINUTE).unwrap();
+    log.commit().unwrap();
+    forget_notes(&log);
+    drop(log);
+    let mut log = Log::open(&with).unwrap();
+    log.append(timed, &[b"x"], BEGIN, None).unwrap();
+    log.commit().unwrap();
+    assert_eq!(own_entries(&log).len(), 201, "all but the session, and that they are noted");
+    for _ in 0..4 {
+        log.expire(BEGIN).unwrap();
+    }
+    log.append(timed, &[b"x"], BEGIN, None).unwrap();
+    log.commit().unwrap();
+    assert_eq!(own_entries(&log), [keys::timed_lane(timed).to_vec(), keys::KEY_TIMED_NOTED.to_vec()]);
+}
+
+/// With the disk away a start that reads lanes through tries one per look, and each once a minute.
+#[test]
+fn a_lane_that_cannot_be_read_through_waits_and_lets_others_be() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&directory);
+    for name in ["u/plant/5", "u/plant/6"] {
+        let lane = log.lane(name).unwrap();
+        write(&mut log, lane, 1, None);
+        write(&mut log, lane, 1, HOUR);
+    }
+    drop(log);
+    let mut log = open(&directory);
+    log.reader.shared.replace_engine(None);
+    for _ in 0..2 {
+        assert!(log.expire(BEGIN).unwrap().passed_by.is_some());
+    }
+    assert_eq!(log.middle.expiries.take_unread(BEGIN.0 + 59_999), None);
+    let again = BEGIN.0 + 60_000;
+    assert!((0..2).all(|_| log.middle.expiries.take_unread(again).is_some()));
+}
