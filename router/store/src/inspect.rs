@@ -9,6 +9,7 @@ use crate::cursor::Blocks;
 use crate::engine::Engine;
 use crate::error::{OpenError, StoreError};
 use crate::home::Home;
+use crate::husks::Husks;
 use crate::keys::{self, FAMILY_LOG};
 use crate::options::Options;
 use crate::read::{Reader, Shared, is_damage, readable_from};
@@ -117,9 +118,10 @@ impl Reader {
         let mut report = VerifyReport::default();
         for lane in &lanes {
             let (head, tail) = ends[&lane.id];
-            let noted = lane.husks().behind(head, 0).0;
-            let walked = verify_lane(&engine, lane.id, head, tail, &mut report)?;
-            // Those that are taken out while we look are seen in addition.
+            let husks = lane.husks().clone();
+            let walked = verify_lane(&engine, lane.id, (head, tail), &husks, &mut report)?;
+            // Those that are taken out while we look are seen in addition, and what is damaged is a problem already.
+            let noted = husks.behind(head, 0).0.saturating_sub(walked.unseen_husks);
             if noted > walked.husks {
                 report.problem(format!(
                     "lane {}: {noted} places are noted as expired and taken out, and {} are",
@@ -135,7 +137,7 @@ impl Reader {
                 records: walked.records,
                 bytes: walked.bytes,
                 husks: walked.husks,
-                lost: (tail - head) - walked.records - walked.husks,
+                lost: (tail - head).saturating_sub(walked.records + walked.husks),
             });
         }
         report.orphan_blocks = count_orphans(&engine, &ends)?;
@@ -149,17 +151,20 @@ struct Walked {
     records: u64,
     bytes: u64,
     husks: u64,
+    /// Places that are noted as husks and cannot be seen.
+    unseen_husks: u64,
 }
 
 fn verify_lane(
     engine: &Engine,
     lane: LaneId,
-    head: u64,
-    tail: u64,
+    (head, tail): (u64, u64),
+    noted: &Husks,
     report: &mut VerifyReport,
 ) -> Result<Walked, StoreError> {
     let mut walked = Walked::default();
     let mut blocks = Blocks::from(engine, lane, 1, false);
+    let noted_in = |places| noted.within(places).iter().map(|(first, last)| last - first + 1).sum::<u64>();
     // The place the walk has come to, and the first undelivered one that is not seen yet.
     let (mut at, mut next) = (1, head);
     loop {
@@ -179,6 +184,7 @@ fn verify_lane(
             }
             let good = readable_from(engine, lane, at, tail, error)?;
             report.problem(format!("lane {lane}: places {at} to {} cannot be read: {text}", good - 1));
+            walked.unseen_husks += noted_in((next, good - 1));
             (at, next) = (good, next.max(good));
             if good >= tail {
                 break;
@@ -192,10 +198,12 @@ fn verify_lane(
             Some(block) => {
                 if block.first > next {
                     report.problem(format!("lane {lane}: places {next} to {} are missing", block.first - 1));
+                    walked.unseen_husks += noted_in((next, block.first - 1));
                 }
-                verify_block(&block, head, &mut walked, report);
+                verify_block(&block, next, &mut walked, report);
             }
             None => {
+                walked.unseen_husks += noted_in((next, last));
                 report.problem(format!(
                     "lane {lane}: the header of the block that ends at place {last} is damaged"
                 ));
@@ -208,14 +216,17 @@ fn verify_lane(
     }
     if next < tail {
         report.problem(format!("lane {lane}: places {next} to {} are missing", tail - 1));
+        walked.unseen_husks += noted_in((next, tail - 1));
     }
     Ok(walked)
 }
 
-fn verify_block(block: &Block<'_>, head: u64, walked: &mut Walked, report: &mut VerifyReport) {
+/// Counts places from `from` on: those before are delivered, or were seen in an earlier block. (Small blocks that came back stand
+/// beside the one husk that took their place.)
+fn verify_block(block: &Block<'_>, from: u64, walked: &mut Walked, report: &mut VerifyReport) {
     let lane = block.lane;
     if block.is_husk() {
-        walked.husks += (block.last + 1).saturating_sub(block.first.max(head));
+        walked.husks += (block.last + 1).saturating_sub(block.first.max(from));
         return;
     }
     let mut next = block.first;
@@ -223,7 +234,7 @@ fn verify_block(block: &Block<'_>, head: u64, walked: &mut Walked, report: &mut 
         next = seq + 1;
         if !record.is_sound(lane, seq) {
             report.problem(format!("lane {lane}: the record at place {seq} is damaged"));
-        } else if seq >= head {
+        } else if seq >= from {
             walked.records += 1;
             walked.bytes += record.len() as u64;
         }

@@ -77,8 +77,10 @@ struct Look {
 struct Over {
     places: (u64, u64),
     bytes: (u64, u64),
-    /// It was told already when it was written.
+    /// It was told already, when it was written or as is noted.
     is_told: bool,
+    /// It is noted as a husk: the note is newer than the block.
+    is_noted: bool,
 }
 
 /// What was found in a stretch of a lane.
@@ -295,21 +297,24 @@ impl Log {
             let block = Block::parse(key, value);
             let Some((_, last)) = keys::parse_block(key) else { break };
             if let Some(block) = block.filter(|block| block.first < end && block.last < tail) {
-                let is_told = self.middle.is_told(&lane, (block.first, block.last));
-                if is_over(&block, head, look.now) && !is_told {
-                    let goes_on =
-                        |over: &Over| over.places.1 + 1 == block.first && over.is_told == block.is_told();
+                let places = (block.first, block.last);
+                let is_noted = lane.husks().hold(places);
+                let is_coming = !is_noted && self.middle.is_told(&lane, places);
+                if is_over(&block, head, look.now) && !is_coming {
+                    let is_told = block.is_told() || is_noted;
+                    let goes_on = |over: &Over| over.places.1 + 1 == block.first && over.is_told == is_told;
                     look.ranges -= usize::from(!found.over.last().is_some_and(goes_on));
                     found.over.push(Over {
-                        places: (block.first, block.last),
+                        places,
                         bytes: (block.bytes_before, block.bytes_end()),
-                        is_told: block.is_told(),
+                        is_told,
+                        is_noted,
                     });
                 } else if let Some(timed) = timed.as_deref_mut() {
-                    if block.is_husk() && !is_told {
+                    if block.is_husk() && !is_noted && !is_coming {
                         let bytes = (block.bytes_before, block.bytes_end());
                         found.unknown.push(Range { first: block.first, last: block.last, bytes });
-                    } else if !block.is_husk() && block.expires_max() != NEVER && !is_told {
+                    } else if !block.is_husk() && block.expires_max() != NEVER && !is_coming {
                         timed.push(timed_of(&block));
                     }
                 }
@@ -345,7 +350,7 @@ impl Log {
             let (Some(first), Some(last)) = (group.first(), group.last()) else { continue };
             let range =
                 Range { first: first.places.0, last: last.places.1, bytes: (first.bytes.0, last.bytes.1) };
-            if !self.middle.has_room(&pending.husks, &range) {
+            if !first.is_noted && !self.middle.has_room(&pending.husks, &range) {
                 self.middle.wait(lane.id, (range.first, range.last));
                 continue;
             }
@@ -354,7 +359,9 @@ impl Log {
             }
             let (key, value) = block::husk(lane.id, (range.first, range.last), range.bytes);
             batch.put_cf(log, key, value);
-            pending.husks.add(range, |change| note(batch, change));
+            if !first.is_noted {
+                pending.husks.add(range, |change| note(batch, change));
+            }
             pending.bytes += range.bytes.1 - range.bytes.0;
             for block in group.iter().filter(|block| !block.is_told) {
                 add_lost(&mut found.lost, lane.id, block.places, block.bytes.1 - block.bytes.0);
@@ -448,7 +455,7 @@ fn groups(over: &[Over]) -> impl Iterator<Item = &[Over]> {
         if first == 0 {
             first = a.places.0;
         }
-        let touches = a.places.1 + 1 == b.places.0 && a.bytes.1 == b.bytes.0;
+        let touches = a.places.1 + 1 == b.places.0 && a.bytes.1 == b.bytes.0 && a.is_noted == b.is_noted;
         let fits = b.places.1 - first < BLOCK_RECORDS_MAX as u64;
         if !(touches && fits) {
             first = b.places.0;

@@ -229,6 +229,10 @@ impl Copy<'_> {
     fn run(mut self) -> Result<(), OpenError> {
         let lanes = self.copy_lanes()?;
         self.repaired.state_gaps = self.copy_family(FAMILY_STATE)?;
+        // What is noted about blocks may be newer than what is kept of them: the next start reads all lanes through.
+        let state = self.new.family(FAMILY_STATE);
+        let forgotten = self.new.db.delete_cf(state, keys::KEY_TIMED_NOTED);
+        forgotten.map_err(|error| OpenError::from_engine(&self.options.path, error))?;
         let ends = self.known_ends();
         let lanes = if self.repaired.lost_log.is_some() { self.add_nameless(lanes)? } else { lanes };
         for (lane, (name, head)) in lanes {

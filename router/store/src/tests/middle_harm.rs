@@ -289,3 +289,55 @@ fn a_lane_that_cannot_be_read_through_waits_and_lets_others_be() {
     let again = BEGIN.0 + 60_000;
     assert!((0..2).all(|_| log.middle.expiries.take_unread(again).is_some()));
 }
+
+/// Notes that are newer than blocks are made true: by what a start reads through, and a repair lets it read through everything.
+#[test]
+fn records_that_are_back_are_taken_out_again_and_told_to_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&directory);
+    let lane = with_records_back(&mut log);
+    let state = log.lane_state(lane).unwrap();
+    let problems = log.reader().verify().unwrap().problems;
+    assert_eq!(problems, ["lane 1: 100 places are noted as expired and taken out, and 50 are"]);
+    log.close().unwrap();
+    // Nothing in it expires any more, as far as is noted.
+    let log = open(&directory);
+    {
+        let engine = log.reader.shared.engine().unwrap();
+        engine.db.delete_cf(engine.family(FAMILY_STATE), keys::timed_lane(lane)).unwrap();
+    }
+    log.close().unwrap();
+    let repaired = crate::repair(&options(&directory)).unwrap();
+    assert_eq!(repaired.lost, []);
+    let mut log = open(&directory);
+    let told: Vec<_> = (0..10).flat_map(|_| tell(&mut log, LATER)).collect();
+    assert_eq!((told, log.lane_state(lane).unwrap()), (vec![], state));
+    assert_eq!(read(&log, lane, BEGIN), (alive(), 0));
+    check_sound(&log);
+    assert!(own_entries(&log).contains(&keys::KEY_TIMED_NOTED.to_vec()));
+}
+
+/// Small blocks that come back beside the one husk that took their place are counted once.
+#[test]
+fn a_report_counts_each_place_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&directory);
+    let lane = log.lane("u/plant/5").unwrap();
+    for expires in [None, MINUTE, MINUTE, MINUTE, None] {
+        write(&mut log, lane, 1, expires);
+    }
+    let records = block(&log, lane, 2);
+    assert_eq!(look(&mut log, LATER), [(2, 4)]);
+    put_block(&log, lane, 2, &records);
+    let report = log.reader().verify().unwrap();
+    let counts = (report.lanes[0].records, report.lanes[0].husks, report.lanes[0].lost);
+    assert_eq!((counts, report.problems_total), ((3, 2, 0), 1), "{:?}", report.problems);
+    // A husk that is damaged is one problem, not two.
+    log.advance(lane, seq(2)).unwrap();
+    let mut husk = block(&log, lane, 4);
+    husk[9] ^= 1;
+    put_block(&log, lane, 4, &husk);
+    let report = log.reader().verify().unwrap();
+    assert_eq!(report.lanes[0].lost, 2);
+    assert_eq!(report.problems, ["lane 1: the header of the block that ends at place 4 is damaged"]);
+}
