@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use broker::front::{Ended, Held, Safe, Why};
+use broker::front::{Ended, Front, Held, Safe, Why};
 use broker::{AppendTray, Write};
 use model::{Instant, LaneId, Seq, ShardId, SpillTicket};
 use store::{CommitLog as _, StoreError};
@@ -431,16 +431,10 @@ impl Disk {
     fn pass_expired_front(&mut self, index: usize) {
         let board = Arc::clone(&self.fronts.board);
         let lane = &board.lanes()[index];
-        let told_to = {
-            let front = lane.front();
-            if lane.head() != front.first() || front.is_staged() || self.is_poisoned() {
-                return;
-            }
-            front.told_to()
-        };
-        if told_to == lane.head() {
-            return;
-        }
+        // The log's head, too: what expires there moves no other.
+        let log_head = self.log.reader().bounds_of(lane.lane).map_or(Seq::FIRST, |(head, _)| head);
+        let told_to = passed_to(&lane.front(), lane.head().max(log_head));
+        let Some(told_to) = told_to.filter(|_| !self.is_poisoned()) else { return };
         // The log first: who reads from there must not find it in neither.
         let passed = Seq::new(told_to.get() - 1).map(|up_to| self.log.pass(lane.lane, up_to));
         if let Some(Ok(())) = passed {
@@ -513,6 +507,13 @@ impl Disk {
     }
 }
 
+/// Up to where everything in a front was told to have expired, if there is something and nothing before it: the lane has its
+/// `head` where the front begins.
+fn passed_to(front: &Front, head: Seq) -> Option<Seq> {
+    let is_first = front.first() == head && !front.is_staged();
+    Some(front.told_to()).filter(|told_to| is_first && *told_to > head)
+}
+
 impl DiskFronts {
     /// A record of a tray is to be written: until it is, the front of its lane takes none.
     fn note_written(&mut self, write: &Write, tray: u64) {
@@ -521,5 +522,33 @@ impl DiskFronts {
         {
             self.lanes[index].writing = tray;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use broker::front::Progress;
+    use model::Timestamp;
+
+    #[test]
+    fn what_was_told_leaves_a_front_that_begins_where_its_lane_has_its_head() {
+        let seq = |place| Seq::new(place).expect("a place");
+        let mut front = Front::new(seq(11), 500);
+        for expires in [Some(Timestamp(10)), Some(Timestamp(10)), None] {
+            let owner = (ShardId(0), SpillTicket::NOBODY);
+            let progress =
+                Progress { link_up: true, read_to: seq(11), head: seq(11), log_end: seq(11), writing: false };
+            assert_eq!(front.admits_for_nobody(&progress), Ok(()));
+            front.push(Held::new(b"x"[..].into(), (Timestamp(1), expires), Instant(0), owner), seq(11));
+        }
+        assert_eq!(passed_to(&front, seq(11)), None, "nothing was told");
+        front.expire(Timestamp(10), Seq::FIRST, 100, |_| {});
+        assert_eq!(passed_to(&front, seq(5)), None, "what is before it in the log comes first");
+        assert_eq!(passed_to(&front, seq(11)), Some(seq(13)));
+        front.close();
+        front.to_stage();
+        front.staged();
+        assert_eq!(passed_to(&front, seq(11)), None, "it is about to be written");
     }
 }
