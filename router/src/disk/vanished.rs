@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use model::{LaneId, Timestamp};
 use serde::Serialize;
-use store::{CommitLog, StoreError};
+use store::{CommitLog, Lost, StoreError};
 use tracing::{info, warn};
 
 use super::Disk;
@@ -110,15 +110,22 @@ impl Disk {
     /// All that is in a lane, but not what expired between and was told.
     fn enter_remains(&mut self, lane: LaneId) -> Result<(), StoreError> {
         let remains = self.log.remains_of(lane)?;
-        let (apart, rest) = remains.split_at(remains.len().min(RANGES_APART));
-        let (mut entered, mut together) = (Ok(()), Parts::default());
+        let (apart, together) = apart_and_together(&remains);
+        let mut entered = Ok(());
         for lost in apart {
             entered = entered.and(self.enter_range(Reason::Vanished, lost));
         }
-        rest.iter().for_each(|lost| together.add_nobodys(lost));
         let name = self.lane_name(lane);
         entered.and(self.enter_parts(&name, Reason::Vanished, together))
     }
+}
+
+/// Ranges that are told by sender, and the rest in one.
+fn apart_and_together(remains: &[Lost]) -> (&[Lost], Parts) {
+    let (apart, rest) = remains.split_at(remains.len().min(RANGES_APART));
+    let mut together = Parts::default();
+    rest.iter().for_each(|lost| together.add_nobodys(lost));
+    (apart, together)
 }
 
 /// The uplink that a lane's name speaks of, if it is one of an uplink: `u/NAME/PRIORITY` or `p/NAME`. A lane that lost its
@@ -182,5 +189,24 @@ mod tests {
         assert_eq!(lanes.list().len(), 2, "a session is nobody's uplink");
         assert_eq!(lanes.take_due(Timestamp(200_499)), None);
         assert!(lanes.take_due(Timestamp(200_500)).is_some());
+    }
+
+    #[test]
+    fn ranges_above_those_with_entries_of_their_own_are_one_part() {
+        let home = tempfile::tempdir().expect("a directory");
+        let mut log = store::Log::open(&store::Options::small(home.path().join("store"))).expect("a store");
+        let lane = log.lane("u/plant/default").expect("there is room");
+        let (short, apart) = (Some(Timestamp(60_000)), RANGES_APART as u64);
+        for place in 1..=2 * (apart + 6) {
+            log.append(lane, &[b"x"], Timestamp(0), short.filter(|_| place % 2 == 0)).expect("there is room");
+            log.commit().expect("the disk takes it");
+        }
+        log.expire(Timestamp(100_000)).expect("readable");
+        let remains = log.remains_of(lane).expect("readable");
+        let (named, together) = apart_and_together(&remains);
+        let parts: Vec<_> = together.finish().collect();
+        assert_eq!((named.len() as u64, parts.len()), (apart, 1));
+        let expected = (Some((2 * apart + 1, 2 * apart + 11)), 6, 6 * remains[0].bytes);
+        assert_eq!((parts[0].places, parts[0].messages, parts[0].bytes), expected);
     }
 }
