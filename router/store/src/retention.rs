@@ -140,7 +140,8 @@ impl Log {
         self.pass(&lane, lost)
     }
 
-    /// What a lane has and nobody was told of, in ranges: for who removes it. Asks the disk for its head alone.
+    /// What a lane has and nobody was told of, in ranges: for who removes it. Asks the disk for its head alone: records that were
+    /// told before they were written, and are no husks yet, are among it.
     pub fn remains_of(&self, lane: LaneId) -> Result<Vec<Lost>, StoreError> {
         let lane = self.reader.shared.lanes.get(lane)?;
         let engine = self.reader.shared.engine()?;

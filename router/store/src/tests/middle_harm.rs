@@ -341,3 +341,94 @@ fn a_report_counts_each_place_once() {
     assert_eq!(report.lanes[0].lost, 2);
     assert_eq!(report.problems, ["lane 1: the header of the block that ends at place 4 is damaged"]);
 }
+
+/// Lanes with a block that never expires, and behind it one of a minute and one of `other` in turn, more of them than one lane may
+/// note ranges of.
+fn competing(log: &mut Log, lanes: &[LaneId], other: &[Option<Timestamp>]) {
+    lanes.iter().for_each(|lane| write(log, *lane, 1, None));
+    for at in 0..log.options.expiry_entries_max() as u64 + 200 {
+        for (&lane, &other) in lanes.iter().zip(other) {
+            let expires = if at % 2 == 0 { other } else { MINUTE };
+            log.append(lane, &[b"x"], BEGIN, expires).unwrap();
+        }
+        log.commit().unwrap();
+    }
+}
+
+fn husks_of(log: &Log, lanes: &[LaneId]) -> Vec<u64> {
+    lanes.iter().map(|lane| log.lane_state(*lane).map_or(0, |state| state.husks)).collect()
+}
+
+/// All the room there is, and what one look may find above that, and no lane has more than half.
+#[track_caller]
+fn check_full(log: &Log, found: &[u64]) {
+    let most = log.options.expiry_entries_max() as u64;
+    assert!((most..most + 128).contains(&found.iter().sum()), "{found:?} of {most}");
+    assert!(found.iter().all(|it| *it <= most / 2), "{found:?} of {most}");
+}
+
+/// Three lanes take all the room there is, and none of them more than half. Those that wait have their turn when one is removed, and
+/// not before, whoever starts in between.
+#[test]
+fn a_lane_takes_half_of_the_room_and_all_of_them_no_more_than_there_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let with = Options { sync: false, ..options(&directory) };
+    let mut log = Log::open(&with).unwrap();
+    let lanes = [5, 6, 7].map(|at| log.lane(&format!("u/plant/{at}")).unwrap());
+    let half = with.expiry_entries_max() as u64 / 2;
+    competing(&mut log, &lanes, &[None; 3]);
+    look_through(&mut log, LATER);
+    let found = husks_of(&log, &lanes);
+    check_full(&log, &found);
+    log.close().unwrap();
+    let mut log = Log::open(&with).unwrap();
+    look_through(&mut log, LATER);
+    assert_eq!(husks_of(&log, &lanes), found);
+    log.remove_lane(lanes[0]).unwrap();
+    log.commit().unwrap();
+    look_through(&mut log, LATER);
+    assert_eq!(husks_of(&log, &lanes), [0, half, half]);
+    check_sound(&log);
+}
+
+/// The same when the gaps between their ranges are over, too: what grows together frees what it took.
+#[test]
+fn ranges_that_grow_together_make_room_for_another_lane() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = Log::open(&Options { sync: false, ..options(&directory) }).unwrap();
+    let lanes = [5, 6, 7].map(|at| log.lane(&format!("u/plant/{at}")).unwrap());
+    let half = log.options.expiry_entries_max() as u64 / 2;
+    competing(&mut log, &lanes, &[HOUR, HOUR, None]);
+    look_through(&mut log, LATER);
+    check_full(&log, &husks_of(&log, &lanes));
+    look_through(&mut log, Timestamp(4_700_000));
+    let count = 2 * half + 200;
+    assert_eq!(husks_of(&log, &lanes), [count, count, half]);
+    let ranges = own_entries(&log).into_iter().filter(|key| key[1] == b'H').count();
+    assert_eq!(ranges as u64, 2 + half);
+    check_sound(&log);
+}
+
+/// A group that fails takes nothing out. What it told stands with whoever keeps the ledger and waits for the disk to be well: it is
+/// taken out then, and told no second time.
+#[test]
+fn after_a_group_that_failed_what_is_over_is_taken_out_and_told_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&directory);
+    let lane = mixed(&mut log);
+    let expired = log.expire(LATER).unwrap();
+    let told: Vec<_> = expired.lost.iter().flat_map(|lost| log.not_noted(lost)).collect();
+    assert_eq!((told.len(), expired.collected), (2, true));
+    let (ours, away) = (options(&directory).path.join("rocksdb"), directory.path().join("away"));
+    std::fs::rename(&ours, &away).unwrap();
+    assert!(log.check_place().is_err());
+    assert!(matches!(log.commit(), Err(StoreError::Poisoned(_))));
+    std::fs::rename(&away, &ours).unwrap();
+    assert_eq!(messages(&log, lane), 130, "not yet");
+    log.try_recover().unwrap();
+    assert_eq!(messages(&log, lane), 130);
+    let again: Vec<_> = (0..10).flat_map(|_| tell(&mut log, LATER)).collect();
+    assert_eq!((again, messages(&log, lane)), (vec![], 30));
+    assert_eq!(read(&log, lane, BEGIN), (alive(), 0));
+    check_sound(&log);
+}
