@@ -1,4 +1,5 @@
-//! `bench wear`: bytes written to the disk per accepted payload byte, with the upstream there and away, for each durability.
+//! `bench wear`: bytes written to the disk per accepted payload byte, with the upstream there and away, for each durability;
+//! and what the gateway's CPU and its publishers have of it.
 //!
 //! Knows: one load, two states of the line. May use: `contestants`, `stats`, the load generator. Out: a [`Table`].
 //! How: 5 000 messages a second of 256 B at QoS 1, for so many seconds; what the kernel says that the process wrote, from
@@ -33,42 +34,48 @@ pub(crate) async fn run(
 ) -> anyhow::Result<Option<Table>> {
     let mut rows = Vec::new();
     for durability in DURABILITIES {
-        let mut row = vec![durability.to_owned()];
         for is_online in [true, false] {
-            let mut found = Vec::new();
+            let mut columns: [Vec<f64>; 4] = Default::default();
             for _ in 0..rounds {
-                found.push(round(durability, is_online, binaries, seconds).await?);
+                let found = round(durability, is_online, binaries, seconds).await?;
+                columns.iter_mut().zip(found).for_each(|(column, value)| column.push(value));
                 if interrupted() {
                     return Ok(None);
                 }
             }
-            row.push(Spread::of(found).map_or_else(|| "not there".to_owned(), |it| decimals(&it, 2)));
+            let upstream = if is_online { "there" } else { "away" };
+            let figures = columns.map(Spread::of);
+            let texts = figures.iter().map(|it| it.as_ref().map_or_else(String::new, |it| decimals(it, 2)));
+            rows.push([durability, upstream].map(str::to_owned).into_iter().chain(texts).collect());
         }
-        rows.push(row);
     }
     Ok(Some(Table {
         title: "wear".to_owned(),
         question: format!(
-            "Bytes written to the disk per accepted payload byte: {RATE} messages a second of {MESSAGE_BYTES} B, QoS 1, for \
-             {seconds} s, as the kernel counts them for the process; write-ahead log, sorted files and merges included."
+            "{RATE} messages a second of {MESSAGE_BYTES} B, QoS 1, for {seconds} s. *Written*: bytes to the disk per accepted \
+             payload byte, as the kernel counts them for the process; write-ahead log, sorted files and merges included. *CPU* of \
+             the gateway, user and system. *PUBACK*: from the intended time of a message to its acknowledgement."
         ),
-        columns: ["durability", "upstream there", "upstream away"].map(str::to_owned).into(),
+        columns: ["durability", "upstream", "written ×", "CPU s/10⁶", "PUBACK p50 ms", "p99 ms"]
+            .map(str::to_owned)
+            .into(),
         rows,
     }))
 }
 
+/// Bytes written per accepted byte, CPU seconds per 10⁶ messages, p50 and p99 of acknowledgements in ms.
 async fn round(
     durability: &'static str,
     is_online: bool,
     binaries: &Binaries,
     seconds: f64,
-) -> anyhow::Result<f64> {
+) -> anyhow::Result<[f64; 4]> {
     let plant = binaries.start(System::Millrace, Routes::None)?;
     // Port 9, discard: nobody listens there.
     let upstream = if is_online { plant.address } else { ([127, 0, 0, 1], 9).into() };
     let mut gateway = binaries.start(System::Millrace, Routes::Durability(durability, upstream))?;
     let url = format!("url=\"mqtt://{}\"", gateway.address);
-    let mut run = Run::start(Scenario::parse("wear", &text(seconds), &[url])?)?;
+    let run = Run::start(Scenario::parse("wear", &text(seconds), &[url])?)?;
     run.ready(Duration::from_secs(20)).await?;
     let before = Process::of(gateway.pid())?;
     run.begin();
@@ -77,11 +84,17 @@ async fn round(
     tokio::time::sleep(CALM).await;
     gateway.check()?;
     let after = Process::of(gateway.pid())?;
-    run.take_latency();
-    let acknowledged = run.live().acked.max(1);
-    run.finish();
-    let written = after.written_bytes.saturating_sub(before.written_bytes);
-    Ok(written as f64 / (acknowledged * MESSAGE_BYTES) as f64)
+    let acknowledged = run.live().acked.max(1) as f64;
+    let acks = run.finish().times.ack;
+    let written = after.written_bytes.saturating_sub(before.written_bytes) as f64;
+    let cpu_secs = after.cpu_secs - before.cpu_secs;
+    let millis = |quantile| acks.value_at_quantile(quantile) as f64 / 1e3;
+    Ok([
+        written / (acknowledged * MESSAGE_BYTES as f64),
+        cpu_secs * 1e6 / acknowledged,
+        millis(0.5),
+        millis(0.99),
+    ])
 }
 
 fn text(seconds: f64) -> String {

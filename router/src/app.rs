@@ -32,7 +32,9 @@ use crate::config::{Config, ConfigErrors, Drain, Drains, Durability, Uplink, Whe
 use crate::disk::budget::{Allowance, UplinkAllowance, part};
 use crate::disk::reports;
 use crate::disk::space::{SpaceWatch, UplinkLane};
-use crate::disk::{Disk, DiskState, Job, ReadJob, RouteNames, run_lane_reader, run_merger, space_of};
+use crate::disk::{
+    Disk, DiskState, Job, ReadJob, RouteNames, Waiting, run_lane_reader, run_merger, space_of,
+};
 use crate::fronts::{FrontBoard, LaneFront};
 use crate::http::{EdgeNumbers, Overview};
 use crate::iotedge::{Common, EdgeNode, Gatekeeper};
@@ -239,8 +241,12 @@ impl Router {
         let keeper_mailbox = Arc::new(Mailbox::new(1)); // for watermarks alone
         let boxes = mailboxes.iter().chain([&keeper_mailbox]).cloned().collect();
         let space = space_watch(&config, &uplinks, &fronts, Arc::clone(&overview.rooms));
-        let of_fronts = (Arc::clone(&fronts), config.limits.spill_bytes_max);
-        let disk = start_disk(log, job_queue, boxes, (tails, space, of_fronts), &overview)?;
+        let waiting = Waiting {
+            commit_interval: config.store.commit_interval,
+            fronts: Arc::clone(&fronts),
+            spill_bytes_max: config.limits.spill_bytes_max,
+        };
+        let disk = start_disk(log, job_queue, boxes, (tails, space, waiting), &overview)?;
         let verifier = start_verifier(&config, &mailboxes, gatekeeper)?;
         let stored = (sessions, retained);
         let (hub, petitions) = match hub {
@@ -717,7 +723,7 @@ fn start_disk(
     log: store::Log,
     job_queue: Receiver<Job>,
     mailboxes: Vec<Arc<Mailbox>>,
-    (tails, mut space, fronts): (Tails, SpaceWatch, (Arc<FrontBoard>, u64)),
+    (tails, mut space, waiting): (Tails, SpaceWatch, Waiting),
     overview: &Overview,
 ) -> anyhow::Result<DiskThreads> {
     let (reads, read_queue) = bounded::<ReadJob>(READS_MAX);
@@ -728,7 +734,7 @@ fn start_disk(
     let reader = thread("lane-reader", move || run_lane_reader(&lane_reader, &read_queue, &boxes, &state))?;
     let (state, levels) = (Arc::clone(&overview.disk), Arc::clone(&overview.levels));
     let tails = Arc::new(tails);
-    let disk = Disk::new(log, job_queue, reads, mailboxes, tails, state, (levels, space, fronts.0, fronts.1));
+    let disk = Disk::new(log, job_queue, reads, mailboxes, tails, state, (levels, space, waiting));
     let (stop_merger, stopped) = bounded(1);
     let (lanes, state) = (overview.reader.clone(), Arc::clone(&overview.disk));
     let merger = thread("merger", move || run_merger(&lanes, &stopped, &state))?;

@@ -3,7 +3,7 @@
 //!
 //! In: trays of writes, cursors, requests. Out: watermarks to the shards, tails to the uplinks, answers.
 //! The group grows by itself: while one group is being synced the next one collects, so that an idle gateway answers
-//! after one sync and a busy one pays one sync for thousands of messages.
+//! after one sync and a busy one pays one sync for thousands of messages. In between a small group waits a moment (`pacing`).
 //! After a failed write nothing is acknowledged: the shards hear nothing, their credit runs out, they stop reading
 //! (DESIGN §8, never 4). What they wrote is kept, the disk is tried again and again, and when it takes writes everything
 //! goes on where it stopped; see `unconfirmed`.
@@ -14,6 +14,7 @@ mod fronts;
 mod growing;
 mod house;
 pub(crate) mod losses;
+mod pacing;
 mod reading;
 pub(crate) mod reports;
 pub(crate) mod space;
@@ -35,6 +36,7 @@ use tracing::{error, info, warn};
 
 use self::fronts::DiskFronts;
 use self::losses::Ledger;
+use self::pacing::{Pacing, Waits};
 use self::space::{Room, SpaceWatch};
 use self::unconfirmed::Unconfirmed;
 use self::vanished::VanishedLanes;
@@ -171,6 +173,16 @@ impl RouteNames {
     }
 }
 
+/// What waits before it is written, and how.
+pub(crate) struct Waiting {
+    /// Least time between two small groups.
+    pub(crate) commit_interval: Duration,
+    /// What need not be written at all as long as the upstream keeps up, and most bytes of that.
+    pub(crate) fronts: Arc<FrontBoard>,
+    /// See `fronts`.
+    pub(crate) spill_bytes_max: u64,
+}
+
 /// The disk thread.
 pub(crate) struct Disk {
     log: store::Log,
@@ -187,6 +199,8 @@ pub(crate) struct Disk {
     clock: Clock,
     /// What is not durable yet.
     unconfirmed: Unconfirmed,
+    /// When small groups wait.
+    pacing: Pacing,
     /// What need not be written as long as the upstream keeps up.
     fronts: DiskFronts,
     /// The first record of the group that is being collected.
@@ -217,7 +231,11 @@ impl Disk {
         mailboxes: Vec<Arc<Mailbox>>,
         tails: Arc<Tails>,
         state: Arc<DiskState>,
-        (levels, space, fronts, spill_bytes_max): (Arc<LevelBoard>, SpaceWatch, Arc<FrontBoard>, u64),
+        (levels, space, Waiting { commit_interval, fronts, spill_bytes_max }): (
+            Arc<LevelBoard>,
+            SpaceWatch,
+            Waiting,
+        ),
     ) -> Disk {
         let entries_from = state.ledger.newest();
         let durable = vec![(Ticket(0), 0); mailboxes.len()];
@@ -235,6 +253,7 @@ impl Disk {
             entries_from,
             clock: Clock::default(),
             unconfirmed: Unconfirmed::default(),
+            pacing: Pacing::new(commit_interval),
             fronts,
             group_first: None,
             durable,
@@ -261,6 +280,7 @@ impl Disk {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             self.ring_for_fronts();
+            self.wait_for_more();
             self.commit();
             self.look_at_fronts(false);
             self.tell_shards();
@@ -287,6 +307,29 @@ impl Disk {
         {
             self.take(job);
         }
+    }
+
+    /// A small group close behind another one waits a moment.
+    fn wait_for_more(&mut self) {
+        if self.stopping || self.is_poisoned() || !self.after_commit.is_empty() {
+            return;
+        }
+        let bytes = self.log.staged_bytes();
+        let Some(Waits { echo, more }) = self.pacing.waits(Instant::now(), bytes) else { return };
+        let before = self.sleep_and_collect(echo);
+        if Pacing::is_small(before) && !self.stopping {
+            let after = self.sleep_and_collect(more);
+            self.pacing.waited(before, after);
+        }
+    }
+
+    /// The bytes of the group after that. Woken by each message, this thread would cost more than the sync that is spared.
+    fn sleep_and_collect(&mut self, time: Duration) -> u64 {
+        std::thread::sleep(time);
+        if let Ok(job) = self.jobs.try_recv() {
+            self.collect(job);
+        }
+        self.log.staged_bytes()
     }
 
     fn take(&mut self, job: Job) {
@@ -381,6 +424,9 @@ impl Disk {
     }
 
     fn write_group(&mut self) -> Result<(), StoreError> {
+        if self.log.staged_bytes() > 0 {
+            self.pacing.begin(Instant::now());
+        }
         let committed = self.log.commit()?;
         self.space.appended(committed.bytes);
         if std::mem::take(&mut self.has_entries) {

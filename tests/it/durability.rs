@@ -31,6 +31,29 @@ fn a_puback_comes_after_a_sync_that_holds_the_message() {
 }
 
 #[test]
+fn messages_that_come_by_themselves_share_syncs() {
+    const COUNT: usize = 200;
+    let router = Setup::new().shards(1).set("store.commit_interval_ms", 20).start();
+    let mut subscriber = router.connect(&lasting("absent"));
+    subscriber.subscribe("#", QOS_1);
+    subscriber.disconnect();
+    let mut publisher = router.connect(&v5("publisher"));
+    let before = router.number("/store/commits");
+    let message = OutgoingPublish { topic: "a", payload: b"x", qos: QOS_1, ..Default::default() };
+    // One a millisecond, whether the one before it is acknowledged or not.
+    let ids = (0..COUNT).map(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        publisher.send(&message).expect("QoS 1 has an identifier")
+    });
+    let ids: Vec<_> = ids.collect();
+    ids.into_iter().for_each(|id| publisher.await_ack(id));
+    let commits = router.number("/store/commits") - before;
+    // At most one in 20 ms, those that a wait in vain at the beginning lets pass, and the last; a slow machine has fewer.
+    assert!((1..=COUNT as u64 / 4).contains(&commits), "{commits} groups for {COUNT} messages");
+    assert_eq!(router.connect(&lasting("absent")).texts(COUNT).len(), COUNT);
+}
+
+#[test]
 fn a_message_for_live_clean_sessions_alone_costs_no_write() {
     let router = Router::with_shards(2);
     let mut subscriber = router.connect(&v5("subscriber"));

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use broker::access::ListenerAccess;
 use model::Limits;
@@ -90,6 +91,8 @@ pub struct Store {
     pub memtable_bytes: usize,
     /// Whether acknowledgements wait for the disk.
     pub sync: bool,
+    /// Least time between two small groups on their way to the disk.
+    pub commit_interval: Duration,
     /// Most bytes on the disk; `None` is what the file system has.
     pub bytes_max: Option<u64>,
     /// Part of every budget that is kept for the priorities 0 to 2, in percent.
@@ -564,6 +567,9 @@ fn check_store(judge: &mut Judge<'_>) -> Store {
         path: judge.text(&schema::STORE_PATH, "").unwrap_or_default().into(),
         memtable_bytes: judge.integer(&schema::STORE_MEMTABLE_BYTES, "").unwrap_or_default() as usize,
         sync: judge.boolean(&schema::STORE_SYNC, "").unwrap_or(true),
+        commit_interval: Duration::from_millis(
+            judge.integer(&schema::STORE_COMMIT_INTERVAL_MS, "").unwrap_or_default(),
+        ),
         bytes_max: judge.integer(&schema::STORE_BYTES_MAX, "").filter(|bytes| *bytes > 0),
         reserve_percent: judge.integer(&schema::STORE_RESERVE_PERCENT, "").unwrap_or_default() as u8,
         keep_vanished_secs: judge.integer(&schema::STORE_KEEP_VANISHED_SECS, "").unwrap_or_default(),

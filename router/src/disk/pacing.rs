@@ -1,0 +1,181 @@
+//! Whether a group that is small waits for more, so that a sync is not spent on each message.
+//!
+//! In: when the last group was begun, how large the next one is, what waiting brought. Out: how long to wait.
+//! Always: after an idle time nobody waits; nobody waits longer than `delay` after the group before was begun, and not at all
+//! while waiting brings little: clients that wait for their acknowledgements send nothing meanwhile.
+//! Bound: a few numbers.
+
+use std::time::{Duration, Instant};
+
+/// A group of so many bytes does not wait: what a sync costs by itself is little beside it.
+const ENOUGH_BYTES: u64 = 16 << 10;
+/// So long after a sync those whose acknowledgement it was have answered it.
+const ECHO: Duration = Duration::from_micros(200);
+/// Groups that do not wait after a wait in vain, at most.
+const SKIP_MAX: u32 = 64;
+
+/// See the charter.
+#[derive(Debug)]
+pub(super) struct Pacing {
+    /// Between the beginnings of two small groups.
+    delay: Duration,
+    /// When the last group was begun.
+    begun: Option<Instant>,
+    /// So many groups are not to wait, and how many were not the last time.
+    skip: u32,
+    skipped: u32,
+}
+
+/// How a group waits: first for the echo of the one before, then for what comes by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Waits {
+    pub(super) echo: Duration,
+    pub(super) more: Duration,
+}
+
+impl Pacing {
+    pub(super) fn new(delay: Duration) -> Pacing {
+        Pacing { delay, begun: None, skip: 0, skipped: 0 }
+    }
+
+    /// How a group of `bytes` waits that could be written at `now`.
+    pub(super) fn waits(&mut self, now: Instant, bytes: u64) -> Option<Waits> {
+        let since = now.saturating_duration_since(self.begun?);
+        let left = self.delay.checked_sub(since).filter(|left| *left > ECHO)?;
+        if !Pacing::is_small(bytes) {
+            return None;
+        }
+        if self.skip > 0 {
+            self.skip -= 1;
+            return None;
+        }
+        Some(Waits { echo: ECHO, more: left - ECHO })
+    }
+
+    /// Whether a group of so many bytes is worth waiting for more.
+    pub(super) fn is_small(bytes: u64) -> bool {
+        bytes > 0 && bytes < ENOUGH_BYTES
+    }
+
+    /// A group that had `before` bytes after its echo has `after`.
+    pub(super) fn waited(&mut self, before: u64, after: u64) {
+        if after >= before + before / 2 {
+            self.skipped = 0;
+        } else {
+            self.skipped = (2 * self.skipped + 1).min(SKIP_MAX);
+            self.skip = self.skipped;
+        }
+    }
+
+    /// A group is begun.
+    pub(super) fn begin(&mut self, now: Instant) {
+        self.begun = Some(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    const DELAY: Duration = Duration::from_millis(1);
+    /// What a sync takes, and how long a client takes to answer an acknowledgement with its next message; in µs.
+    const SYNC: u64 = 250;
+    const THINK: u64 = 60;
+    const MESSAGE_BYTES: u64 = 300;
+
+    /// What was written in a second.
+    #[derive(Debug)]
+    struct Played {
+        messages: u64,
+        groups: u64,
+        waits: u64,
+    }
+
+    /// Messages come at `times`, ascending, in µs; with `is_closed` each comes again when its acknowledgement is answered.
+    fn play(delay: Duration, mut times: VecDeque<u64>, is_closed: bool) -> Played {
+        let (mut pacing, start) = (Pacing::new(delay), Instant::now());
+        let at = |micros| start + Duration::from_micros(micros);
+        let (mut now, mut played) = (0, Played { messages: 0, groups: 0, waits: 0 });
+        while let Some(first) = times.front().filter(|first| **first < 1_000_000) {
+            now = now.max(*first);
+            let here = |now: u64| times.iter().take_while(|time| **time <= now).count() as u64;
+            if let Some(Waits { echo, more }) = pacing.waits(at(now), here(now) * MESSAGE_BYTES) {
+                now += echo.as_micros() as u64;
+                let before = here(now);
+                now += more.as_micros() as u64;
+                pacing.waited(before * MESSAGE_BYTES, here(now) * MESSAGE_BYTES);
+                played.waits += 1;
+            }
+            let group = here(now);
+            pacing.begin(at(now));
+            now += SYNC;
+            times.drain(..group as usize);
+            times.extend((0..group).filter(|_| is_closed).map(|_| now + THINK));
+            played.messages += group;
+            played.groups += 1;
+        }
+        played
+    }
+
+    fn at_rate(per_sec: u64) -> VecDeque<u64> {
+        (0..per_sec).map(|it| it * 1_000_000 / per_sec).collect()
+    }
+
+    fn clients(count: usize) -> VecDeque<u64> {
+        // Half of them while the first group is written, as it comes about.
+        (0..count as u64)
+            .map(|it| (it % 2) * SYNC / 2)
+            .collect::<std::collections::BinaryHeap<_>>()
+            .into_sorted_vec()
+            .into()
+    }
+
+    #[test]
+    fn messages_that_come_by_themselves_share_a_sync_in_each_interval() {
+        let alone = play(Duration::ZERO, at_rate(5_000), false);
+        let paced = play(DELAY, at_rate(5_000), false);
+        assert_eq!((alone.messages, alone.waits, paced.messages), (5_000, 0, 5_000));
+        assert!(alone.groups > 2_400 && (900..=1_010).contains(&paced.groups), "{alone:?} {paced:?}");
+    }
+
+    #[test]
+    fn clients_that_wait_for_their_acknowledgements_lose_next_to_nothing() {
+        for count in [1, 2, 10, 30] {
+            let alone = play(Duration::ZERO, clients(count), true);
+            let paced = play(DELAY, clients(count), true);
+            assert!(paced.messages * 100 >= alone.messages * 93, "{count} clients: {alone:?} {paced:?}");
+        }
+    }
+
+    #[test]
+    fn after_an_idle_time_nobody_waits() {
+        assert_eq!(play(DELAY, at_rate(500), false).waits, 0);
+        assert_eq!(Pacing::new(DELAY).waits(Instant::now(), 1), None, "nor at first");
+    }
+
+    #[test]
+    fn a_large_group_does_not_wait_and_neither_does_one_that_is_empty() {
+        let (mut pacing, now) = (Pacing::new(DELAY), Instant::now());
+        pacing.begin(now);
+        assert_eq!(pacing.waits(now, ENOUGH_BYTES), None);
+        assert_eq!(pacing.waits(now, 0), None);
+        assert_eq!(pacing.waits(now, ENOUGH_BYTES - 1), Some(Waits { echo: ECHO, more: DELAY - ECHO }));
+    }
+
+    #[test]
+    fn waits_in_vain_become_rare_and_one_that_is_worth_it_makes_them_common() {
+        let (mut pacing, now) = (Pacing::new(DELAY), Instant::now());
+        pacing.begin(now);
+        let asked =
+            |pacing: &mut Pacing| (0..).take_while(|_| pacing.waits(now, 300).is_none()).count() as u32;
+        for groups in [0, 1, 3, 7, 15, 31, 63, SKIP_MAX, SKIP_MAX] {
+            assert_eq!(asked(&mut pacing), groups);
+            pacing.waited(1_000, 1_499);
+        }
+        assert_eq!(asked(&mut pacing), SKIP_MAX);
+        pacing.waited(1_000, 1_500);
+        assert_eq!(asked(&mut pacing), 0);
+    }
+}
