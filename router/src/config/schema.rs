@@ -862,7 +862,7 @@ limits! {
     uplink_opens_per_sec: u32 = 1..=10_000,
         "Links of one such uplink opened per second, with jitter.";
     losses_max: u32 = 16..=1_000_000,
-        "Entries of the loss ledger, each at most 640 bytes; above it the oldest are forgotten and counted.";
+        "Entries of the loss ledger, each at most 832 bytes; above it the oldest are forgotten and counted.";
     quarantine_bytes_max: u64 = 0..=1_099_511_627_776,
         "Bytes of damaged data that the store sets aside for inspection; what is more is only counted.";
 }

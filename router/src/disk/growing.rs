@@ -75,6 +75,14 @@ impl Growing {
         self.hasher.hash_one((&entry.lane, &entry.route, entry.reason))
     }
 
+    /// Bytes of its tables: a byte of each place beside the pair, and some behind the last one.
+    #[cfg(test)]
+    pub(super) fn memory_bytes(&self) -> usize {
+        let table = |capacity: usize, pair: usize| (capacity * 8 / 7).next_power_of_two() * (pair + 1) + 16;
+        table(self.newest.capacity(), size_of::<(u64, u64)>())
+            + table(self.kinds.capacity(), size_of::<(u64, Kind)>())
+    }
+
     /// What must always hold; for tests.
     #[cfg(test)]
     pub(super) fn invariants(&self, entries: usize) {

@@ -22,8 +22,8 @@ use super::growing::{Growing, MERGE_MILLIS};
 use super::spaces::{LOSSES, space_of};
 use super::whose::Part;
 
-/// Most memory that one entry takes, with what the index of those that grow has of it.
-pub(crate) const LOSS_BYTES_MAX: usize = 640;
+/// Most memory that one entry takes: itself and its names, room kept for more of them while the list grows, what the indexes have of it.
+pub(crate) const LOSS_BYTES_MAX: usize = 832;
 /// Longest name of a lane, a route or a sender that an entry keeps; the rest is cut.
 const NAME_BYTES_MAX: usize = 120;
 /// Sinks and reasons whose sums are kept apart; more than that are summed up as `other`.
@@ -282,6 +282,7 @@ impl Ledger {
             contents.growing.begins(entry, *number, contents.published);
         }
         contents.on_disk.staged_to = contents.on_disk.gone_to;
+        contents.entries.shrink_to_fit();
         Ok(Ledger { contents: Mutex::new(contents), entries_max: entries_max.max(1) })
     }
 
@@ -293,6 +294,7 @@ impl Ledger {
         sum.messages += entry.messages;
         sum.bytes += entry.bytes;
         let sum = sum.encode();
+        contents.list_grows(self.entries_max);
         let number = contents.enter(entry);
         let encoded = contents.at(number).map(|(_, entry)| entry.encode()).unwrap_or_default();
         contents.make_room(self.entries_max);
@@ -451,6 +453,14 @@ impl Contents {
         self.entries.back().map_or(0, |(number, _)| number + 1)
     }
 
+    /// Makes the list longer before it is full: twice as long, as lists grow, but not beyond its bound.
+    fn list_grows(&mut self, entries_max: usize) {
+        let len = self.entries.len();
+        if len == self.entries.capacity() {
+            self.entries.reserve_exact(len.max(16).min((entries_max + 1).saturating_sub(len)));
+        }
+    }
+
     /// Forgets the oldest above the bound, whatever the disk does meanwhile.
     fn make_room(&mut self, entries_max: usize) {
         while self.entries.len() > entries_max
@@ -555,11 +565,53 @@ mod tests {
         };
         for entry in [entry(3, 9, 1_000), whole] {
             assert_eq!(Entry::decode(&entry.encode()), Some(entry.clone()));
-            assert!(entry.encode().len() + 64 <= LOSS_BYTES_MAX);
         }
         let encoded = entry(1, 2, 3).encode();
         for end in 0..encoded.len() {
             assert_eq!(Entry::decode(&encoded[..end]), None);
+        }
+    }
+
+    /// What the ledger holds, with what an allocator may add to a name.
+    fn memory_bytes(contents: &Contents) -> usize {
+        let name_bytes = |name: &String| name.capacity().next_multiple_of(16);
+        let names = |entry: &Entry| {
+            let optional = [&entry.route, &entry.sender].into_iter().flatten().map(name_bytes);
+            name_bytes(&entry.lane) + optional.sum::<usize>()
+        };
+        // While it grows the list is there twice.
+        let list = (contents.entries.capacity() + contents.entries.len()) * size_of::<(u64, Entry)>();
+        let names: usize = contents.entries.iter().map(|(_, entry)| names(entry)).sum();
+        // A node has eleven numbers and is half full at least.
+        let grown = contents.grown.len() * 3 * size_of::<u64>();
+        list + names + grown + contents.growing.memory_bytes()
+    }
+
+    /// Also where tables have just grown to twice their size.
+    #[test]
+    fn no_entry_takes_more_memory_than_the_ceiling_says() {
+        for entries_max in [16, 1_000, 4_096, 7_169, 8_193, 10_000] {
+            let mut log = store::MemoryLog::new(1 << 26);
+            let ledger = Ledger::with_entries_max(entries_max);
+            for number in 1..=entries_max as u64 + 1 {
+                let name =
+                    |kind: char| format!("u/{number:08}/{}", String::from(kind).repeat(NAME_BYTES_MAX));
+                let lost = lost(number, number);
+                let whole = Entry {
+                    route: Some(cut(&name('r'))),
+                    sender: Some(cut(&name('s'))),
+                    ..Entry::range(&name('l'), Reason::Expired, &lost, Timestamp(1))
+                };
+                ledger.add(&mut log, whole).expect("there is room");
+            }
+            let contents = ledger.lock();
+            assert_eq!(contents.entries.len(), entries_max);
+            let (bytes, most) = (memory_bytes(&contents), entries_max * LOSS_BYTES_MAX);
+            assert!(bytes <= most, "{} of {LOSS_BYTES_MAX} each of {entries_max}", bytes / entries_max);
+            assert!(
+                entries_max != 8_193 || bytes > most * 17 / 20,
+                "the ceiling is not far from what may be: {bytes}"
+            );
         }
     }
 
