@@ -235,6 +235,12 @@ impl<'b> Block<'b> {
         record::seq(if alone { seq } else { self.last })
     }
 
+    /// Bytes of the records of these places, all of them in here.
+    pub(crate) fn bytes_of(&self, (first, last): (u64, u64)) -> u64 {
+        let end = if last == self.last { self.record_bytes() } else { self.position(last + 1).0 };
+        end - self.position(first).0
+    }
+
     /// Bytes of the records before `seq`, and when `seq` was enqueued if it can be read.
     pub(crate) fn position(&self, seq: u64) -> (u64, Option<Timestamp>) {
         let mut bytes = 0;

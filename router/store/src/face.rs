@@ -84,7 +84,7 @@ pub struct Loss {
 pub struct Expired {
     /// What expired before it was delivered, in blocks that are wholly expired.
     pub lost: Vec<Lost>,
-    /// Some of it is taken out of the middle of a lane by the next commit, which should come soon.
+    /// Something is taken out of the middle of a lane by the next commit, which should come soon.
     pub collected: bool,
     /// Why one of the lanes could not be looked at, if so; it is tried again in the next round, and the others are in `lost`.
     pub passed_by: Option<StoreError>,
@@ -135,6 +135,18 @@ pub trait CommitLog {
     /// Fails with `NotAppended` if the lane does not reach that far, or `UnknownLane`.
     fn advance(&mut self, lane: LaneId, up_to: Seq) -> Result<(), StoreError>;
 
+    /// Places from `from` to `up_to`, both included, are delivered, although the head is before them. Their records leave space
+    /// and counts as what has expired does: [`CommitLog::expire`] takes out blocks that lie wholly in such places, whole
+    /// lanes apart. Readers pass over them without a word, also after a restart, and no ledger hears of them.
+    ///
+    /// Kept in memory, and bounded: what is forgotten, by a crash or because there are too many rows of such places, and
+    /// what shares a block with something else, waits for the head, and is read again after a restart. Saying it
+    /// again does no harm; what is not durable, and what is before the head, is ignored. Once a place was named here its
+    /// record may be gone for good: name only what nobody needs.
+    ///
+    /// Fails with `UnknownLane`.
+    fn deliver_ahead(&mut self, lane: LaneId, from: Seq, up_to: Seq) -> Result<(), StoreError>;
+
     /// Everything up to and including `up_to` is delivered, the lane's records first; places behind its end that this
     /// covers never get a record: the next one comes behind `up_to`. For what was delivered before it had to be written.
     ///
@@ -160,10 +172,12 @@ pub trait CommitLog {
     /// it. Bounded work per call; call it every 100 ms or so, and again soon if it says `more`. Damage before what has expired
     /// goes as with `drop_oldest`.
     ///
+    /// What was said to be delivered behind a head is taken out likewise, and is not said.
+    ///
     /// What is in the middle is found a second after its time, or a 128th of its time to live. Its places stay; readers pass
     /// over them, and they are said once, also over a restart if the commit came to something.
     ///
-    /// A record that was read but not yet advanced over may be reported as expired, too.
+    /// A record that was read, and neither advanced over nor said to be delivered, may be reported as expired, too.
     fn expire(&mut self, now: Timestamp) -> Result<Expired, StoreError>;
 
     /// Gives back the space of what cursors have passed; says whether there was more to do than one call may. Bounded

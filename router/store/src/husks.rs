@@ -1,4 +1,4 @@
-//! What is left of blocks that expired in the middle of a lane: which places, and how many bytes they had.
+//! What is left of blocks that were taken out of the middle of a lane: which places, and how many bytes they had.
 //!
 //! Knows: ranges of places of one lane whose records were taken out ("husks", storage-format.md §6), as numbers. May use:
 //! nothing. Never: RocksDB, blocks.

@@ -5,13 +5,14 @@
 //! Invariant: `1 ≤ head ≤ tail`; both only grow while the process lives. (For a moment of [`Lane::pass`] other threads see a
 //! head behind the tail, which reads as an empty lane.)
 
+use crate::ahead::Ahead;
 use crate::error::StoreError;
 use crate::husks::Husks;
 use crate::record;
 use model::{LaneId, Seq, Timestamp};
 use rustc_hash::FxHashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// One lane as of now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +28,7 @@ pub struct LaneState {
     /// Bytes of the records from `head` to `tail`, `RECORD_OVERHEAD_BYTES` each included, before compression.
     /// Expired ones count until they are reclaimed; damaged ones at the head do not.
     pub bytes: u64,
-    /// Places from `head` to `tail` whose records have expired and were taken out.
+    /// Places from `head` to `tail` whose records were taken out: they have expired, or are delivered.
     pub husks: u64,
     /// When the record at `head` was enqueued, or where that is damaged the first behind it that can be read; `None` if nothing
     /// waits or nothing can be read.
@@ -55,7 +56,7 @@ pub(crate) struct Lane {
     /// Whether `head` has moved since it was last handed to the writer.
     moved: AtomicBool,
     front: Mutex<Known>,
-    /// What expired behind the head, as it is on the disk.
+    /// What was taken out behind the head, as it is on the disk.
     husks: Mutex<Husks>,
 }
 
@@ -154,11 +155,11 @@ impl Lane {
         self.head.fetch_max(head, Ordering::AcqRel) < head
     }
 
-    pub(crate) fn front(&self) -> std::sync::MutexGuard<'_, Known> {
+    pub(crate) fn front(&self) -> MutexGuard<'_, Known> {
         self.front.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn husks(&self) -> std::sync::MutexGuard<'_, Husks> {
+    pub(crate) fn husks(&self) -> MutexGuard<'_, Husks> {
         self.husks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -175,6 +176,8 @@ pub(crate) struct LaneTable {
     lanes: RwLock<Names>,
     /// Lanes whose head has moved, each once; bounded by the number of lanes.
     moved: Mutex<Vec<Arc<Lane>>>,
+    /// What is delivered behind heads.
+    ahead: Mutex<Ahead>,
 }
 
 #[derive(Debug, Default)]
@@ -200,6 +203,7 @@ impl LaneTable {
 
     pub(crate) fn remove(&self, id: LaneId) {
         let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
+        self.ahead().forget(id);
         if let Some(lane) = lanes.by_id.remove(&id) {
             lanes.by_name.remove(&lane.name);
         }
@@ -222,6 +226,25 @@ impl LaneTable {
             self.mark_moved(lane);
         }
         Ok(())
+    }
+
+    /// As [`crate::CommitLog::deliver_ahead`].
+    pub(crate) fn deliver_ahead(&self, id: LaneId, (from, up_to): (Seq, Seq)) -> Result<(), StoreError> {
+        let lane = self.get(id)?;
+        let (head, tail) = (lane.head(), lane.tail());
+        // What is not on the disk may yet get another place there.
+        let (first, end) = (from.get().max(head), up_to.next().get().min(tail));
+        let mut ahead = self.ahead();
+        ahead.forget_before(id, head);
+        if first < end {
+            ahead.add(id, (first, end - 1));
+        }
+        Ok(())
+    }
+
+    /// What is delivered behind heads.
+    pub(crate) fn ahead(&self) -> MutexGuard<'_, Ahead> {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that the head of this lane must be written.
@@ -250,6 +273,7 @@ impl LaneTable {
             assert_eq!(lanes.by_name.get(&lane.name), Some(id));
             lane.invariants();
         }
+        self.ahead().invariants();
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Names> {

@@ -7,9 +7,10 @@
 //! a Seq is dense per lane and never used twice; `head ≤ tail` for every lane.
 //!
 //! Start reading at [`CommitLog`] (what one can ask for), then `log` (how a group is written), `block` and `record`
-//! (the bytes), `read`, `retention`, `middle`, `recovery`. The layout on disk is `router/docs/storage-format.md`.
+//! (the bytes), `read`, `retention`, `middle`, `ahead`, `recovery`. The layout on disk is `router/docs/storage-format.md`.
 #![forbid(unsafe_code)]
 
+mod ahead;
 mod block;
 mod cursor;
 mod engine;

@@ -400,6 +400,10 @@ impl CommitLog for Log {
         self.reader.advance(lane, up_to)
     }
 
+    fn deliver_ahead(&mut self, lane: LaneId, from: Seq, up_to: Seq) -> Result<(), StoreError> {
+        self.reader.deliver_ahead(lane, from, up_to)
+    }
+
     fn pass(&mut self, lane: LaneId, up_to: Seq) -> Result<(), StoreError> {
         self.check_poison()?;
         let lane = self.reader.shared.lanes.get(lane)?;

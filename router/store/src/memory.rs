@@ -5,11 +5,13 @@
 //! Invariant: the same calls give the same answers, always; records are grouped in blocks exactly as on the disk, so that
 //! expiry and `drop_oldest` take the same ranges.
 
+use crate::ahead::Ahead;
 use crate::block::{BLOCK_BYTES_MAX, BLOCK_RECORDS_MAX, HEADER_BYTES};
 use crate::error::{Fault, FaultKind, StoreError};
 use crate::face::{CommitLog, Committed, Expired, Lost, Space, StateVisitor, add_lost};
 use crate::keys::LANE_NAME_BYTES_MAX;
 use crate::lanes::LaneState;
+use crate::middle::Part;
 use crate::read::{ReadLimits, ReadOut};
 use crate::record::{self, RECORD_OVERHEAD_BYTES, TOLD};
 use crate::recovery::FIRST_LANE;
@@ -24,6 +26,8 @@ pub struct MemoryLog {
     kept: Kept,
     /// Cursors as they are in memory; at least as far as the kept ones.
     heads: BTreeMap<LaneId, u64>,
+    /// What is delivered behind them.
+    ahead: Ahead,
     /// Tails behind places that were passed over, of lanes whose head is not written since.
     passed: BTreeMap<LaneId, u64>,
     staged: Staged,
@@ -54,7 +58,7 @@ struct Block {
     records: Vec<Entry>,
     bytes: usize,
     expires_max: u64,
-    /// Its records have expired and were taken out.
+    /// Its records were taken out.
     is_husk: bool,
 }
 
@@ -118,6 +122,7 @@ impl MemoryLog {
         MemoryLog {
             kept: Kept { lanes: BTreeMap::new(), state: BTreeMap::new(), next_lane: FIRST_LANE },
             heads: BTreeMap::new(),
+            ahead: Ahead::default(),
             passed: BTreeMap::new(),
             staged: Staged::default(),
             committed: Vec::new(),
@@ -132,6 +137,7 @@ impl MemoryLog {
     pub fn crash(&mut self) {
         self.staged = Staged::default();
         self.heads = self.kept.lanes.iter().map(|(id, lane)| (*id, lane.head)).collect();
+        self.ahead = Ahead::default();
         self.passed.clear();
         self.poison = None;
     }
@@ -185,10 +191,9 @@ impl MemoryLog {
                 break;
             }
             passed = block.last();
-            if block.is_told() || self.staged.husks.contains(&(lane, block.first)) {
-                continue;
+            for (places, bytes) in self.to_tell(lane, block, block.first.max(head)) {
+                add_lost(&mut lost, lane, places, bytes);
             }
-            add_lost(&mut lost, lane, (block.first.max(head), block.last()), bytes);
         }
         if passed > 0 {
             self.heads.insert(lane, passed + 1);
@@ -196,22 +201,30 @@ impl MemoryLog {
         lost
     }
 
-    /// Takes out what has expired behind the head of a lane.
+    /// What nobody has of a block whose places from `from` on are given up.
+    fn to_tell(&self, lane: LaneId, block: &Block, from: u64) -> Vec<Part> {
+        if block.is_told() || self.staged.husks.contains(&(lane, block.first)) {
+            return Vec::new();
+        }
+        let bytes = |(first, last): (u64, u64)| block.bytes_from(first) - block.bytes_from(last + 1);
+        let left = self.ahead.without(lane, (from, block.last()));
+        left.into_iter().map(|places| (places, bytes(places))).collect()
+    }
+
+    /// Takes out what has expired, or is delivered, behind the head of a lane.
     fn expire_middle(&mut self, lane: LaneId, now: Timestamp, lost: &mut Vec<Lost>) {
         let head = self.head(lane);
         let is_over = |block: &&Block| {
             let is_new = !block.is_husk && !self.staged.husks.contains(&(lane, block.first));
-            block.first > head && is_new && record::is_expired(block.expires_max, now)
+            let is_delivered = self.ahead.covers(lane, (block.first, block.last()));
+            block.first > head && is_new && (is_delivered || record::is_expired(block.expires_max, now))
         };
-        let over: Vec<_> = self
-            .blocks(lane, head)
-            .filter(is_over)
-            .map(|block| (block.is_told(), block.first, block.last(), block.bytes_from(head)))
-            .collect();
-        for (is_told, first, last, bytes) in over {
+        let over = self.blocks(lane, head).filter(is_over);
+        let over: Vec<_> = over.map(|block| (block.first, self.to_tell(lane, block, block.first))).collect();
+        for (first, parts) in over {
             self.staged.husks.insert((lane, first));
-            if !is_told {
-                add_lost(lost, lane, (first, last), bytes);
+            for (places, bytes) in parts {
+                add_lost(lost, lane, places, bytes);
             }
         }
     }
@@ -331,6 +344,17 @@ impl CommitLog for MemoryLog {
         Ok(Committed { records, bytes, lanes: &self.committed })
     }
 
+    fn deliver_ahead(&mut self, lane: LaneId, from: Seq, up_to: Seq) -> Result<(), StoreError> {
+        self.is_known(lane)?;
+        let (head, tail) = (self.head(lane), self.tail(lane));
+        let (first, end) = (from.get().max(head), up_to.next().get().min(tail));
+        self.ahead.forget_before(lane, head);
+        if first < end {
+            self.ahead.add(lane, (first, end - 1));
+        }
+        Ok(())
+    }
+
     fn advance(&mut self, lane: LaneId, up_to: Seq) -> Result<(), StoreError> {
         self.is_known(lane)?;
         let tail = self.tail(lane);
@@ -405,6 +429,7 @@ impl CommitLog for MemoryLog {
         self.is_known(lane)?;
         self.heads.remove(&lane);
         self.passed.remove(&lane);
+        self.ahead.forget(lane);
         for block in self.staged.blocks.remove(&lane).unwrap_or_default() {
             self.staged.bytes -= block.bytes_from(0);
         }

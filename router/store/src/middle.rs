@@ -1,11 +1,13 @@
-//! Taking out what has expired behind the head of a lane: a block that is wholly over becomes a husk, its header alone.
+//! Taking out what has expired, or is delivered, behind the head of a lane: a block that is wholly over becomes a husk, its
+//! header alone.
 //!
-//! Knows: which blocks may be taken out, and what goes into one batch. May use: `log`, `block`, `expiry`, `husks`. Never: touches
-//! a block with a record that has not expired, or one that the head stands in (that is `retention`'s).
-//! In:  the index of times, the time. Out: husks, the note of them, and ranges for the ledger, which all go with the same commit:
-//! a crash leaves the records and no entry, or husks and the entry.
-//! Bound: [`BLOCKS_PER_LOOK`] blocks, [`LOOK_BYTES`] of them and [`RANGES_PER_LOOK`] ranges are read per look, and one more block;
-//! nothing where nothing is due. After a start, lanes in which something expires are read through once, at the same pace. What has
+//! Knows: which blocks may be taken out, and what goes into one batch. May use: `log`, `block`, `expiry`, `husks`, `ahead`.
+//! Never: touches a block with a record that neither has expired nor is delivered, or one that the head stands in (that is
+//! `retention`'s).
+//! In:  the index of times, the time, what is delivered. Out: husks, the note of them, and ranges for the ledger, which all go with
+//! the same commit: a crash leaves the records and no entry, or husks and the entry. What is delivered is in no entry.
+//! Bound: [`BLOCKS_PER_LOOK`] blocks, [`LOOK_BYTES`] of them and [`RANGES_PER_LOOK`] ranges are read per look, and one more block,
+//! of what has expired and as much of what is delivered; nothing where nothing is due. After a start, lanes in which something expires are read through once, at the same pace. What has
 //! no room among the ranges waits, one stretch of each lane, until heads have passed a share of them.
 
 use crate::block::{self, BLOCK_RECORDS_MAX, Block};
@@ -56,6 +58,8 @@ pub(crate) struct Middle {
     waiting: BTreeMap<LaneId, (u64, u64)>,
     /// Ranges that are gone since it was looked at.
     freed: usize,
+    /// What is delivered could not be read, and is looked at again at this time.
+    ahead_at: Option<Timestamp>,
 }
 
 /// What a lane's husks will be.
@@ -73,12 +77,15 @@ struct Look {
     ranges: usize,
 }
 
+/// Some places of a block, and the bytes of their records.
+pub(crate) type Part = ((u64, u64), u64);
+
 /// A block that is to be taken out.
 struct Over {
     places: (u64, u64),
     bytes: (u64, u64),
-    /// It was told already, when it was written or as is noted.
-    is_told: bool,
+    /// What of it has expired undelivered, and was not told already: when it was written, or as is noted.
+    lost: Vec<Part>,
     /// It is noted as a husk: the note is newer than the block.
     is_noted: bool,
 }
@@ -179,6 +186,10 @@ impl Middle {
 }
 
 impl Look {
+    fn new(now: Timestamp) -> Look {
+        Look { now, blocks: BLOCKS_PER_LOOK, bytes: LOOK_BYTES, ranges: RANGES_PER_LOOK }
+    }
+
     fn is_over(&self) -> bool {
         self.blocks == 0 || self.bytes == 0 || self.ranges == 0
     }
@@ -193,7 +204,8 @@ impl Log {
     /// The part of [`crate::CommitLog::expire`] behind heads.
     pub(crate) fn expire_middle(&mut self, now: Timestamp, found: &mut Expired) {
         self.middle.wake();
-        let mut look = Look { now, blocks: BLOCKS_PER_LOOK, bytes: LOOK_BYTES, ranges: RANGES_PER_LOOK };
+        self.take_out_delivered(now, found);
+        let mut look = Look::new(now);
         while !look.is_over()
             && let Some(span) = self.middle.expiries.take_due(now.0)
         {
@@ -219,6 +231,38 @@ impl Log {
             self.read_anew(lane, places, &mut look, found);
         }
         found.collected |= self.middle.has_pending();
+    }
+
+    /// What is delivered goes for that alone, whenever it would expire.
+    fn take_out_delivered(&mut self, now: Timestamp, found: &mut Expired) {
+        // A clock that was set back must not make it wait for ever.
+        let waits = |at: &Timestamp| now < *at && at.0 <= now.0.saturating_add(AGAIN_MILLIS);
+        if self.middle.ahead_at.as_ref().is_some_and(waits) {
+            return;
+        }
+        self.middle.ahead_at = None;
+        let shared = self.reader.shared.clone();
+        let mut look = Look::new(now);
+        let unseen = shared.lanes.ahead().unseen(RANGES_PER_LOOK);
+        found.more |= unseen.len() == RANGES_PER_LOOK;
+        for (lane, (from, up_to)) in unseen {
+            if look.is_over() {
+                found.more = true;
+                return;
+            }
+            match self.look_through(lane, (from, up_to), &mut look, None) {
+                Ok(seen) => {
+                    found.more |= seen.next.is_some();
+                    shared.lanes.ahead().seen(lane, from, seen.next.unwrap_or(up_to + 1));
+                    self.take_out(lane, seen, found);
+                }
+                Err(error) => {
+                    self.middle.ahead_at = Some(now.plus_millis(AGAIN_MILLIS));
+                    found.passed_by = Some(error);
+                    return;
+                }
+            }
+        }
     }
 
     /// Reads on in a lane of which nobody knows what expires when.
@@ -300,14 +344,16 @@ impl Log {
                 let places = (block.first, block.last);
                 let is_noted = lane.husks().hold(places);
                 let is_coming = !is_noted && self.middle.is_told(&lane, places);
-                if is_over(&block, head, look.now) && !is_coming {
-                    let is_told = block.is_told() || is_noted;
-                    let goes_on = |over: &Over| over.places.1 + 1 == block.first && over.is_told == is_told;
-                    look.ranges -= usize::from(!found.over.last().is_some_and(goes_on));
+                if !is_coming && self.is_over(&block, is_noted, head, look.now) {
+                    let lost = self.to_tell(&lane, &block, block.first);
+                    let ends_at = |over: &Over| over.lost.last().map(|((_, last), _)| *last);
+                    let before = found.over.last().and_then(ends_at);
+                    let goes_on = lost.first().is_some_and(|((first, _), _)| before == Some(first - 1));
+                    look.ranges = look.ranges.saturating_sub(lost.len() - usize::from(goes_on));
                     found.over.push(Over {
                         places,
                         bytes: (block.bytes_before, block.bytes_end()),
-                        is_told,
+                        lost,
                         is_noted,
                     });
                 } else if let Some(timed) = timed.as_deref_mut() {
@@ -363,8 +409,8 @@ impl Log {
                 pending.husks.add(range, |change| note(batch, change));
             }
             pending.bytes += range.bytes.1 - range.bytes.0;
-            for block in group.iter().filter(|block| !block.is_told) {
-                add_lost(&mut found.lost, lane.id, block.places, block.bytes.1 - block.bytes.0);
+            for (places, bytes) in group.iter().flat_map(|block| &block.lost) {
+                add_lost(&mut found.lost, lane.id, *places, *bytes);
             }
         }
         // Where nothing had room there is nothing to write, and no commit that would take it from here.
@@ -428,14 +474,24 @@ impl Log {
         Ok(())
     }
 
+    /// Whether a block may be taken out: all of it lies behind the head, and nobody needs any of its records.
+    fn is_over(&self, block: &Block<'_>, is_noted: bool, head: u64, now: Timestamp) -> bool {
+        let is_delivered = || self.reader.shared.lanes.ahead().covers(block.lane, (block.first, block.last));
+        block.first > head && !block.is_husk() && (is_noted || block.is_expired(now) || is_delivered())
+    }
+
+    /// What nobody has of a block whose places from `from` on are given up: not those that were told, or are delivered.
+    pub(crate) fn to_tell(&self, lane: &Lane, block: &Block<'_>, from: u64) -> Vec<Part> {
+        if block.is_told() || self.middle.is_told(lane, (from, block.last)) {
+            return Vec::new();
+        }
+        let left = self.reader.shared.lanes.ahead().without(block.lane, (from, block.last));
+        left.into_iter().map(|places| (places, block.bytes_of(places))).collect()
+    }
+
     fn is_left_whole(&self, lane: &Lane) -> bool {
         self.options.leaves_whole(&lane.name)
     }
-}
-
-/// Whether a block may be taken out: all of it lies behind the head, and none of its records matters any more.
-fn is_over(block: &Block<'_>, head: u64, now: Timestamp) -> bool {
-    block.first > head && !block.is_husk() && block.is_expired(now)
 }
 
 fn timed_of(block: &Block<'_>) -> Timed {

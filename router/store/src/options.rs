@@ -3,6 +3,7 @@
 //! Knows: numbers and their defaults. Never: RocksDB (that is `engine`).
 //! Invariant: memory, open files, log files and the write-ahead log are bounded by what is named here.
 
+use crate::ahead::AHEAD_BYTES;
 use crate::expiry::SPAN_BYTES;
 use crate::husks::RANGE_BYTES;
 use std::path::{Path, PathBuf};
@@ -76,7 +77,8 @@ impl Options {
         2 * self.memtable_bytes                 // records: one filling, one being written out
             + 2 * 2 * self.side_memtable_bytes() // cursors and state, likewise
             + self.cache_bytes
-            + self.expiry_entries_max() as u64 * (SPAN_BYTES + RANGE_BYTES) // what expires where, and what has expired
+            + self.expiry_entries_max() as u64 * (SPAN_BYTES + RANGE_BYTES) // what expires where, and what was taken out
+            + AHEAD_BYTES // what is delivered behind heads
             + 3 * self.commit_bytes_max // open blocks, the batch, the write-ahead log's buffer
     }
 
@@ -99,7 +101,7 @@ impl Options {
         if now < most { now } else { most }
     }
 
-    /// Spans of places that expire at about the same time, and rows of blocks that have expired in the middle of lanes.
+    /// Spans of places that expire at about the same time, and rows of blocks that were taken out of the middle of lanes.
     pub(crate) const fn expiry_entries_max(&self) -> usize {
         let entries = self.memtable_bytes >> 11;
         if entries < 2_048 {

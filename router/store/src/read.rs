@@ -118,7 +118,7 @@ impl ReadOut {
 
     /// Ranges (first, last) that were skipped because they have expired, ascending. Reading the same places again
     /// reports them again; whoever keeps the loss ledger counts each place once. What [`crate::CommitLog::expire`] took out of
-    /// the middle of a lane is skipped and not among them.
+    /// the middle of a lane, expired or delivered, is skipped and not among them.
     pub fn expired(&self) -> &[(Seq, Seq)] {
         &self.expired
     }
@@ -299,6 +299,11 @@ impl Reader {
     pub fn advance(&self, lane: LaneId, up_to: Seq) -> Result<(), StoreError> {
         let lane = self.shared.lanes.get(lane)?;
         self.shared.lanes.advance(&lane, up_to)
+    }
+
+    /// As [`crate::CommitLog::deliver_ahead`], and from any thread.
+    pub fn deliver_ahead(&self, lane: LaneId, from: Seq, up_to: Seq) -> Result<(), StoreError> {
+        self.shared.lanes.deliver_ahead(lane, (from, up_to))
     }
 
     /// The place that the lane gives next. Cost: none to speak of.

@@ -218,10 +218,14 @@ fn bytes_at_end(blocks: &mut rocksdb::DBRawIterator<'_>, lane: LaneId) -> u64 {
 pub(crate) fn refresh(found: Vec<Lane>, known: &crate::lanes::LaneTable) {
     for lane in known.all() {
         match found.binary_search_by_key(&lane.id, |found| found.id) {
-            Ok(at) => lane.reset(found[at].tail(), found[at].appended_bytes()),
+            Ok(at) => {
+                lane.reset(found[at].tail(), found[at].appended_bytes());
+                known.ahead().forget_from(lane.id, lane.tail());
+            }
             Err(_) => known.remove(lane.id), // it was never committed
         }
     }
+    known.ahead().look_again();
     for lane in found {
         match known.get(lane.id) {
             Ok(lane) => known.mark_moved(&lane), // the head in memory is at least as far: write it again

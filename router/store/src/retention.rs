@@ -16,6 +16,7 @@ use crate::face::{Expired, LossKind, Lost, add_lost};
 use crate::keys::{self, FAMILY_LANES, FAMILY_LOG, FAMILY_STATE};
 use crate::lanes::Lane;
 use crate::log::Log;
+use crate::middle::Part;
 use crate::read::{Reader, front_of, is_damage, sound_from, state_of};
 use crate::record;
 use crate::stats::sizes_on_disk;
@@ -131,8 +132,8 @@ impl Log {
         let lane = self.reader.shared.lanes.get(lane)?;
         let engine = self.reader.shared.engine()?;
         let mut freed = 0;
-        let is_told = |places| self.middle.is_told(&lane, places);
-        let lost = lose_blocks(&engine, &lane, usize::MAX, is_told, |block_bytes, _| {
+        let to_tell = |block: &Block<'_>, from| self.to_tell(&lane, block, from);
+        let lost = lose_blocks(&engine, &lane, usize::MAX, to_tell, |block_bytes, _| {
             let wanted = freed < bytes;
             freed += block_bytes;
             wanted
@@ -140,8 +141,8 @@ impl Log {
         self.pass(&lane, lost)
     }
 
-    /// What a lane has and nobody was told of, in ranges: for who removes it. Asks the disk for its head alone: records that were
-    /// told before they were written, and are no husks yet, are among it.
+    /// What a lane has and nobody was told of, in ranges: for who removes it. Asks the disk for its head alone: what is no husk
+    /// yet is among it, be it delivered behind the head, or told before it was written.
     pub fn remains_of(&self, lane: LaneId) -> Result<Vec<Lost>, StoreError> {
         let lane = self.reader.shared.lanes.get(lane)?;
         let engine = self.reader.shared.engine()?;
@@ -211,8 +212,8 @@ impl Log {
         if !front_of(&engine, lane)?.is_some_and(expired) {
             return Ok(Vec::new());
         }
-        let is_told = |places| self.middle.is_told(lane, places);
-        let lost = lose_blocks(&engine, lane, *blocks_left, is_told, |_, block| {
+        let to_tell = |block: &Block<'_>, from| self.to_tell(lane, block, from);
+        let lost = lose_blocks(&engine, lane, *blocks_left, to_tell, |_, block| {
             let wanted = block.is_expired(now);
             *blocks_left -= usize::from(wanted);
             wanted
@@ -274,6 +275,7 @@ impl Log {
             batch.put_cf(engine.family(FAMILY_LANES), keys::lane_head(id), head.to_be_bytes());
             let bytes_below =
                 front_of(&engine, &lane)?.map_or(lane.appended_bytes(), |front| front.bytes_before);
+            self.reader.shared.lanes.ahead().forget_before(id, head);
             let (husks, husk_bytes) = {
                 let mut husks = lane.husks();
                 let husk_bytes = husks.bytes_between(dropped.released_bytes, bytes_below);
@@ -413,13 +415,13 @@ struct LostBlocks {
 }
 
 /// Goes over the blocks of a lane from its head on, at most `blocks_max` of them, as long as `wanted` (given the bytes
-/// that are undelivered in the block, and the block) says so. Damage goes with the block behind it. Husks are gone over, and so
-/// is what is noted as one or will be one with the next commit: it was told.
+/// that are undelivered in the block, and the block) says so. Damage goes with the block behind it. Husks are gone over; what is
+/// lost of another block, from some place of it on, is what `to_tell` says.
 fn lose_blocks(
     engine: &Engine,
     lane: &Lane,
     blocks_max: usize,
-    is_told: impl Fn((u64, u64)) -> bool,
+    to_tell: impl Fn(&Block<'_>, u64) -> Vec<Part>,
     mut wanted: impl FnMut(u64, &Block<'_>) -> bool,
 ) -> Result<LostBlocks, StoreError> {
     let (head, tail) = (lane.head(), lane.tail());
@@ -437,8 +439,8 @@ fn lose_blocks(
         if readable > next {
             lost.damaged.push((next, readable - 1));
         }
-        if !block.is_told() && !is_told((readable, block.last)) {
-            add_lost(&mut lost.taken, lane.id, (readable, block.last), bytes);
+        for (places, bytes) in to_tell(&block, readable) {
+            add_lost(&mut lost.taken, lane.id, places, bytes);
         }
         (lost.passed, next) = (block.last, block.last + 1);
         blocks.next(next);

@@ -598,3 +598,198 @@ fn what_is_delivered_meanwhile_leaves_nothing_behind() {
     assert_eq!(own_entries(&log).len(), 2);
     assert_eq!(look_through(&mut log, LATER), []);
 }
+
+/// Blocks of these sizes, none of which expires.
+fn blocks_of(log: &mut Log, sizes: &[u64]) -> LaneId {
+    let lane = log.lane("u/plant/5").unwrap();
+    sizes.iter().for_each(|count| write(log, lane, *count, None));
+    lane
+}
+
+fn deliver_ahead(log: &mut dyn CommitLog, lane: LaneId, from: u64, up_to: u64) {
+    log.deliver_ahead(lane, seq(from), seq(up_to)).unwrap();
+}
+
+#[test]
+fn what_is_delivered_behind_a_head_that_waits_leaves_space_and_counts_and_no_ledger_hears_of_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&directory);
+    let lane = blocks_of(&mut log, &[10, 50, 10, 50, 10]);
+    let before = log.lane_state(lane).unwrap();
+    let released = log.reader().stats().unwrap().released_bytes;
+    for (from, up_to) in [(11, 40), (71, 120), (41, 60), (90, 120)] {
+        deliver_ahead(&mut log, lane, from, up_to);
+    }
+    assert_eq!(look(&mut log, BEGIN), [], "nothing is lost");
+    let state = log.lane_state(lane).unwrap();
+    assert_eq!((state.head, state.tail, state.husks), (before.head, before.tail, 100), "places stay");
+    assert_eq!((state.messages(), state.bytes), (30, before.bytes - 100 * 1_024));
+    let stats = log.reader().stats().unwrap();
+    assert_eq!((stats.live_messages, stats.released_bytes - released), (30, 100 * 1_024));
+    assert_eq!(read(&log, lane, BEGIN), (alive(), 0), "nobody gets them again");
+    assert_eq!(log.take_losses(), (vec![], 0));
+    check_sound(&log);
+    // A start knows it, and nothing is noted but what is gone: it reads nothing through.
+    drop(log);
+    let mut log = open(&directory);
+    assert_eq!(log.lane_state(lane).unwrap(), state);
+    assert_eq!(read(&log, lane, BEGIN), (alive(), 0));
+    assert_eq!(own_entries(&log).len(), 3);
+    // The head goes over them, and no byte is counted twice.
+    let released = log.reader().stats().unwrap().released_bytes;
+    log.advance(lane, seq(1)).unwrap();
+    while log.reclaim(Timestamp(0)).unwrap() {}
+    log.advance(lane, seq(130)).unwrap();
+    while log.reclaim(Timestamp(BEGIN.0 + 10_000)).unwrap() {}
+    assert_eq!(log.reader().stats().unwrap().released_bytes - released, 29 * 1_024);
+    assert_eq!((blocks(&log, lane), own_entries(&log).len()), (vec![], 1));
+}
+
+/// Half of a block stays until the rest of it is delivered, in whatever order that comes, and the head's own block, too.
+#[test]
+fn a_block_goes_once_all_of_it_is_delivered() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&directory);
+    let lane = blocks_of(&mut log, &[10, 10, 10, 10]);
+    let husks = |log: &mut Log| {
+        look(log, BEGIN);
+        blocks(log, lane).into_iter().filter(|it| it.2).map(|it| (it.0, it.1)).collect::<Vec<_>>()
+    };
+    deliver_ahead(&mut log, lane, 2, 19);
+    assert_eq!(husks(&mut log), []);
+    deliver_ahead(&mut log, lane, 22, 29);
+    assert_eq!(husks(&mut log), []);
+    deliver_ahead(&mut log, lane, 20, 20);
+    assert_eq!(husks(&mut log), [(11, 20)], "it ends where something else begins");
+    deliver_ahead(&mut log, lane, 30, 35);
+    assert_eq!(husks(&mut log), [(11, 20)]);
+    deliver_ahead(&mut log, lane, 21, 21);
+    assert_eq!(husks(&mut log), [(11, 20), (21, 30)]);
+    assert_eq!((messages(&log, lane), read(&log, lane, BEGIN).0.len()), (20, 20));
+    // Beyond the end there is nothing yet; what comes there is not delivered.
+    deliver_ahead(&mut log, lane, 36, 60);
+    write(&mut log, lane, 10, None);
+    assert_eq!(husks(&mut log), [(11, 20), (21, 30), (31, 40)]);
+    assert_eq!(messages(&log, lane), 20);
+    assert_eq!(log.deliver_ahead(LaneId(99), seq(1), seq(2)), Err(StoreError::UnknownLane(LaneId(99))));
+    check_sound(&log);
+}
+
+#[test]
+fn a_crash_before_the_commit_leaves_all_that_was_delivered() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&directory);
+    let lane = blocks_of(&mut log, &[10, 50, 10]);
+    deliver_ahead(&mut log, lane, 11, 60);
+    assert_eq!(log.expire(BEGIN).unwrap(), Expired { collected: true, ..Expired::default() });
+    assert_eq!(messages(&log, lane), 70, "not yet");
+    drop(log);
+    let mut log = open(&directory);
+    assert_eq!((messages(&log, lane), read(&log, lane, BEGIN).0.len()), (70, 70));
+    assert_eq!(look_through(&mut log, BEGIN), []);
+    assert_eq!(messages(&log, lane), 70, "nobody remembers");
+}
+
+/// A write that failed: what was to be taken out with it is, once the store writes again.
+#[test]
+fn what_is_delivered_is_known_after_a_recovery() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&directory);
+    let lane = blocks_of(&mut log, &[10, 50, 10]);
+    deliver_ahead(&mut log, lane, 11, 60);
+    assert!(log.expire(BEGIN).unwrap().collected);
+    let moved = directory.path().join("store").join("elsewhere");
+    let engine = directory.path().join("store").join("rocksdb");
+    std::fs::rename(&engine, &moved).unwrap();
+    std::fs::create_dir(&engine).unwrap();
+    assert!(log.check_place().is_err());
+    std::fs::remove_dir(&engine).unwrap();
+    std::fs::rename(&moved, &engine).unwrap();
+    log.try_recover().unwrap();
+    assert_eq!(messages(&log, lane), 70);
+    assert_eq!(look(&mut log, BEGIN), []);
+    assert_eq!((messages(&log, lane), read(&log, lane, BEGIN).0.len()), (20, 20));
+    check_sound(&log);
+}
+
+/// What an upstream has is lost to nobody, whatever becomes of its record afterwards.
+#[test]
+fn what_is_delivered_and_then_expires_or_is_given_up_is_not_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut on_disk = open(&directory);
+    delivered_and_over(&mut on_disk);
+    check_sound(&on_disk);
+    delivered_and_over(&mut crate::MemoryLog::new(8 << 20));
+}
+
+fn delivered_and_over(log: &mut dyn CommitLog) {
+    let lane = log.lane("u/plant/5").unwrap();
+    for (count, expires) in [(10, None), (50, MINUTE), (50, MINUTE), (10, None), (10, None)] {
+        for _ in 0..count {
+            log.append(lane, &[&[7; 76]], BEGIN, expires).unwrap();
+        }
+        log.commit().unwrap();
+    }
+    let places = |lost: Vec<crate::Lost>| {
+        lost.iter().map(|it| (it.from.get(), it.up_to.get(), it.bytes / 100)).collect::<Vec<_>>()
+    };
+    // One block as a whole, and of the next some.
+    deliver_ahead(log, lane, 11, 60);
+    deliver_ahead(log, lane, 71, 80);
+    deliver_ahead(log, lane, 101, 115);
+    assert_eq!(places(log.expire(LATER).unwrap().lost), [(61, 70, 10), (81, 100, 20)]);
+    log.commit().unwrap();
+    assert_eq!(log.lane_state(lane).unwrap().messages(), 30);
+    assert_eq!(log.expire(LATER).unwrap(), Expired::default());
+    assert_eq!(places(log.drop_oldest(lane, 2_500).unwrap()), [(1, 10, 10), (116, 130, 15)]);
+    assert_eq!(log.lane_state(lane).unwrap().messages(), 0);
+}
+
+/// A lane is removed: what was delivered behind its head is not among what was lost with it.
+#[test]
+fn what_remains_of_a_lane_is_not_what_was_delivered() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&directory);
+    let lane = blocks_of(&mut log, &[10, 50, 10]);
+    deliver_ahead(&mut log, lane, 11, 60);
+    look(&mut log, BEGIN);
+    let remains: Vec<_> =
+        log.remains_of(lane).unwrap().iter().map(|it| (it.from.get(), it.up_to.get())).collect();
+    assert_eq!(remains, [(1, 10), (61, 70)]);
+    deliver_ahead(&mut log, lane, 61, 65);
+    log.remove_lane(lane).unwrap();
+    log.commit().unwrap();
+    assert_eq!((look(&mut log, BEGIN), own_entries(&log).len()), (vec![], 1));
+}
+
+/// More than fits into one look, and more rows than have room: it ends, and what had no room waits for the head.
+#[test]
+fn what_is_delivered_behind_a_head_is_bounded_like_what_expires() {
+    let directory = tempfile::tempdir().unwrap();
+    let with = Options { sync: false, ..options(&directory) };
+    let mut log = Log::open(&with).unwrap();
+    let lane = log.lane("u/plant/5").unwrap();
+    let ranges_max = with.expiry_entries_max() / 2;
+    let count = 2 * ranges_max as u64 + 501;
+    for _ in 1..=count {
+        log.append(lane, &[b"x"], BEGIN, None).unwrap();
+        log.commit().unwrap();
+    }
+    for place in (2..=count).step_by(2) {
+        deliver_ahead(&mut log, lane, place, place);
+    }
+    assert_eq!(look(&mut log, BEGIN), []);
+    assert_eq!(messages(&log, lane), count - ranges_max as u64);
+    assert_eq!(log.expire(BEGIN).unwrap(), Expired::default(), "there is nothing to do");
+    // What was between them is delivered, too: one row.
+    deliver_ahead(&mut log, lane, 2, count - 1);
+    assert_eq!(look(&mut log, BEGIN), []);
+    assert_eq!((messages(&log, lane), own_entries(&log).len()), (2, 2));
+    check_sound(&log);
+    // Sessions' lanes stay whole.
+    drop(log);
+    let mut log = Log::open(&Options { whole_lanes: Some("u/"), ..with }).unwrap();
+    write(&mut log, lane, 10, None);
+    deliver_ahead(&mut log, lane, count, count + 9);
+    assert_eq!((look(&mut log, BEGIN), messages(&log, lane)), (vec![], 12));
+}

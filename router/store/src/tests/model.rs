@@ -1,7 +1,8 @@
 //! Random operations against a plain model, on the disk and in memory: both must answer like a list of lanes.
 //!
 //! The model predicts everything but two things that depend on how records are grouped: how much `reclaim` and
-//! `drop_oldest` take. There it judges what they say: from the head on, only what may go, and gone afterwards.
+//! `drop_oldest` take. There it judges what they say: from the head on, only what may go, and gone afterwards. What is delivered
+//! behind the head goes without a word; the model sees what is gone, and that nothing else is.
 
 use super::*;
 use crate::{Lost, MemoryLog, Space, StateVisitor};
@@ -27,6 +28,11 @@ enum Step {
     Pass {
         lane: u8,
         holes: u8,
+    },
+    Ahead {
+        lane: u8,
+        share: u8,
+        count: u16,
     },
     FlushCursors,
     DropOldest {
@@ -61,6 +67,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         6 => Just(Step::Commit),
         4 => (lane.clone(), any::<u8>()).prop_map(|(lane, share)| Step::Advance { lane, share }),
         3 => (lane.clone(), 0..20u8).prop_map(|(lane, holes)| Step::Pass { lane, holes }),
+        3 => (lane.clone(), any::<u8>(), 1..600u16)
+            .prop_map(|(lane, share, count)| Step::Ahead { lane, share, count }),
         1 => Just(Step::FlushCursors),
         1 => (lane.clone(), 0..100_000u32).prop_map(|(lane, bytes)| Step::DropOldest { lane, bytes }),
         4 => Just(Step::Reclaim),
@@ -85,9 +93,12 @@ struct ModelLane {
     /// length.
     records: Vec<(usize, Option<Timestamp>)>,
     staged: Vec<(usize, Option<Timestamp>)>,
-    /// Places whose records have expired and were taken out, and those of which the next commit does so.
+    /// Places whose records were taken out, and those that have expired and of which the next commit does so.
     husks: BTreeSet<u64>,
     coming: BTreeSet<u64>,
+    /// Places that are delivered behind the head, and whether that is to be seen.
+    ahead: BTreeSet<u64>,
+    has_ahead: bool,
     head: u64,
     /// Where the head is written at least.
     kept_head: u64,
@@ -106,7 +117,7 @@ struct Model {
     state: BTreeMap<Vec<u8>, Vec<u8>>,
     staged_state: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     used: Vec<LaneId>,
-    /// Something was removed that was never durable: there is something to write all the same.
+    /// Something was removed that was never durable, or is taken out without a word: there is something to write all the same.
     removed_unseen: bool,
     now: u64,
 }
@@ -153,6 +164,7 @@ impl Model {
         for lane in self.lanes.values_mut() {
             lane.staged.clear();
             lane.coming.clear();
+            lane.ahead.clear();
             let head = log.lane_state(lane.id.unwrap()).unwrap().head.get();
             assert!(
                 lane.kept_head <= head && head <= lane.head,
@@ -169,7 +181,8 @@ impl Model {
     }
 
     /// At the head, or behind it with `now`.
-    fn check_lost(&mut self, lost: Lost, now: Option<Timestamp>) {
+    fn check_lost(&mut self, log: &dyn CommitLog, lost: Lost, now: Option<Timestamp>) {
+        let head = log.lane_state(lost.lane).unwrap().head.get();
         let lane = self.lanes.values_mut().find(|lane| lane.id == Some(lost.lane)).unwrap();
         let places = lost.from.get()..=lost.up_to.get();
         let gone = &lane.records[*places.start() as usize - 1..*places.end() as usize];
@@ -180,18 +193,35 @@ impl Model {
         let is_told = |place: u64| lane.husks.contains(&place) || lane.coming.contains(&place);
         assert!(!places.clone().any(is_told), "each place is told once");
         assert!(lane.head <= *places.start(), "what is delivered is not lost");
+        assert!(!places.clone().any(|place| lane.ahead.contains(&place)), "behind the head, too");
         if let Some(now) = now {
             assert!(
                 gone.iter().all(|(_, expires)| expires.is_some_and(|at| at <= now)),
                 "only what has expired"
             );
         }
-        let is_at_head = (lane.head..*places.start()).all(is_told);
-        assert!(is_at_head || now.is_some(), "the oldest go first");
-        if is_at_head {
+        let is_needless = |place: u64| is_told(place) || lane.ahead.contains(&place);
+        if *places.end() < head {
+            assert!((lane.head..*places.start()).all(is_needless), "the oldest go first");
             lane.head = *places.end() + 1;
         } else {
+            assert!(head <= *places.start() && now.is_some(), "from the head on");
             lane.coming.extend(places);
+        }
+    }
+
+    /// What is gone from behind heads without a word is delivered.
+    fn see_what_is_gone(&mut self, log: &dyn CommitLog) {
+        for lane in self.lanes.values_mut().filter(|lane| lane.has_ahead) {
+            let id = lane.id.unwrap();
+            // At the beginning of time nothing has expired.
+            let (there, _) = read_all(log, id, seq(1), Timestamp(0)).unwrap();
+            let there: BTreeSet<_> = there.into_iter().map(|(place, _)| place).collect();
+            for place in lane.head..=lane.records.len() as u64 {
+                let is_gone = !there.contains(&place) && !lane.husks.contains(&place);
+                assert!(!is_gone || lane.ahead.contains(&place), "{place} is not delivered, and gone");
+                lane.husks.extend(is_gone.then_some(place));
+            }
         }
     }
 
@@ -199,8 +229,9 @@ impl Model {
     fn follow_heads(&mut self, log: &dyn CommitLog) {
         for lane in self.lanes.values_mut() {
             let head = log.lane_state(lane.id.unwrap()).unwrap().head.get();
-            let is_told = |place: &u64| lane.husks.contains(place) || lane.coming.contains(place);
-            assert!((lane.head..head).all(|place| is_told(&place)), "heads pass over husks alone");
+            let told = [&lane.husks, &lane.coming, &lane.ahead];
+            let is_needless = |place| told.iter().any(|places| places.contains(&place));
+            assert!((lane.head..head).all(is_needless), "heads pass over husks alone");
             lane.head = lane.head.max(head);
         }
     }
@@ -298,7 +329,10 @@ fn run(steps: &[Step], log: &mut Box<dyn CommitLog>, mut reopen: impl FnMut(&mut
                     lane.staged.push((length, expires));
                 }
             }
-            Step::Commit => assert_eq!(log.commit().unwrap().records, model.commit()),
+            Step::Commit => {
+                assert_eq!(log.commit().unwrap().records, model.commit());
+                model.see_what_is_gone(log.as_ref());
+            }
             Step::Advance { lane, share } => {
                 let Some(lane) = model.lanes.get_mut(lane) else { continue };
                 let up_to = lane.records.len() as u64 * u64::from(*share) / 255;
@@ -320,19 +354,29 @@ fn run(steps: &[Step], log: &mut Box<dyn CommitLog>, mut reopen: impl FnMut(&mut
                 lane.passed |= lane.head <= up_to;
                 lane.head = lane.head.max(up_to + 1);
             }
+            Step::Ahead { lane, share, count } => {
+                let Some(lane) = model.lanes.get_mut(lane) else { continue };
+                let from = lane.records.len() as u64 * u64::from(*share) / 255 + 1;
+                let up_to = from + u64::from(*count);
+                log.deliver_ahead(lane.id.unwrap(), seq(from), seq(up_to)).unwrap();
+                let end = lane.records.len() as u64 + 1;
+                lane.ahead.extend((from.max(lane.head)..end).take_while(|place| *place <= up_to));
+                lane.has_ahead = true;
+            }
             Step::FlushCursors => log.flush_cursors().unwrap(),
             Step::DropOldest { lane, bytes } => {
                 let Some(lane) = model.lanes.get(lane) else { continue };
                 for lost in log.drop_oldest(lane.id.unwrap(), u64::from(*bytes)).unwrap() {
                     assert!(*bytes > 0);
-                    model.check_lost(lost, None);
+                    model.check_lost(log.as_ref(), lost, None);
                 }
                 model.follow_heads(log.as_ref());
             }
             Step::Reclaim => {
                 let now = Timestamp(model.now);
                 let expired = log.expire(now).unwrap();
-                expired.lost.into_iter().for_each(|lost| model.check_lost(lost, Some(now)));
+                model.removed_unseen |= expired.collected;
+                expired.lost.into_iter().for_each(|lost| model.check_lost(log.as_ref(), lost, Some(now)));
                 model.follow_heads(log.as_ref());
                 log.reclaim(now).unwrap();
             }
@@ -451,6 +495,9 @@ impl CommitLog for Shared {
     }
     fn advance(&mut self, lane: LaneId, up_to: Seq) -> Result<(), StoreError> {
         self.0.borrow_mut().advance(lane, up_to)
+    }
+    fn deliver_ahead(&mut self, lane: LaneId, from: Seq, up_to: Seq) -> Result<(), StoreError> {
+        self.0.borrow_mut().deliver_ahead(lane, from, up_to)
     }
     fn pass(&mut self, lane: LaneId, up_to: Seq) -> Result<(), StoreError> {
         self.0.borrow_mut().pass(lane, up_to)

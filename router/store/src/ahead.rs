@@ -1,0 +1,230 @@
+//! What is delivered behind the heads of lanes: whoever delivers says so, and what lies wholly in it is taken out.
+//!
+//! Knows: rows of places, as numbers; how far each was looked at. May use: `model`. Never: RocksDB, blocks.
+//! In:  ranges that are delivered, heads. Out: what was not looked at yet; whether a block is delivered, and which of its places
+//! are not, so that nobody enters them as lost. In memory alone: a crash forgets it, which costs space and repeats.
+//! Invariant: the rows of a lane ascend and do not touch. Bound: [`ROWS_MAX`] rows of all lanes; above that the oldest of the
+//! lane that gets one goes, or the new one.
+
+use model::LaneId;
+use std::collections::BTreeMap;
+
+/// Most rows of all lanes.
+const ROWS_MAX: usize = 2_048;
+/// Memory that they take at most: a vector that grows has room for twice as many.
+pub(crate) const AHEAD_BYTES: u64 = (2 * ROWS_MAX * size_of::<Row>()) as u64;
+
+/// See the charter.
+#[derive(Debug, Default)]
+pub(crate) struct Ahead {
+    lanes: BTreeMap<LaneId, Vec<Row>>,
+    rows: usize,
+    /// Something was not looked at.
+    has_unseen: bool,
+}
+
+/// Places in a row that are delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Row {
+    first: u64,
+    last: u64,
+    /// What lies before was looked at.
+    seen: u64,
+}
+
+impl Ahead {
+    /// These places of a lane are delivered; saying so twice changes nothing.
+    pub(crate) fn add(&mut self, lane: LaneId, (first, last): (u64, u64)) {
+        let rows = self.lanes.entry(lane).or_default();
+        let from = rows.partition_point(|row| row.last + 1 < first);
+        let known = rows[from..].partition_point(|row| row.first <= last + 1);
+        if let (1, Some(row)) = (known, rows.get(from))
+            && row.first <= first
+            && last <= row.last
+        {
+            return;
+        }
+        self.has_unseen = true;
+        if known == 0 {
+            rows.insert(from, Row { first, last, seen: first });
+            self.rows += 1;
+            if self.rows > ROWS_MAX {
+                rows.remove(0);
+                self.rows -= 1;
+            }
+            return;
+        }
+        let (before, behind) = (rows[from], rows[from + known - 1]);
+        let seen = if before.first <= first { before.seen } else { first };
+        let row = Row { first: before.first.min(first), last: behind.last.max(last), seen };
+        rows.splice(from..from + known, [row]);
+        self.rows -= known - 1;
+    }
+
+    /// Whether all of these places are delivered.
+    pub(crate) fn covers(&self, lane: LaneId, (first, last): (u64, u64)) -> bool {
+        let Some(rows) = self.lanes.get(&lane) else { return false };
+        let at = rows.partition_point(|row| row.last < first);
+        rows.get(at).is_some_and(|row| row.first <= first && last <= row.last)
+    }
+
+    /// Those of these places that are not delivered, as far as is known.
+    pub(crate) fn without(&self, lane: LaneId, (first, last): (u64, u64)) -> Vec<(u64, u64)> {
+        let (mut left, mut next) = (Vec::new(), first);
+        let rows = self.lanes.get(&lane).map_or(&[][..], Vec::as_slice);
+        let at = rows.partition_point(|row| row.last < first);
+        for row in rows[at..].iter().take_while(|row| row.first <= last) {
+            if next < row.first {
+                left.push((next, row.first - 1));
+            }
+            next = row.last + 1;
+        }
+        if next <= last {
+            left.push((next, last));
+        }
+        left
+    }
+
+    /// At most so many rows that were not looked at to their end, and from where on.
+    pub(crate) fn unseen(&mut self, most: usize) -> Vec<(LaneId, (u64, u64))> {
+        if !self.has_unseen {
+            return Vec::new();
+        }
+        let rows = self.lanes.iter().flat_map(|(lane, rows)| rows.iter().map(move |row| (*lane, row)));
+        let unseen = rows.filter(|(_, row)| row.seen <= row.last);
+        let found: Vec<_> = unseen.map(|(lane, row)| (lane, (row.seen, row.last))).take(most).collect();
+        self.has_unseen = !found.is_empty();
+        found
+    }
+
+    /// The places from `from` to before `next` were looked at.
+    pub(crate) fn seen(&mut self, lane: LaneId, from: u64, next: u64) {
+        let Some(rows) = self.lanes.get_mut(&lane) else { return };
+        let at = rows.partition_point(|row| row.last < from);
+        // A row that has grown meanwhile to the front is looked at from there.
+        if let Some(row) = rows.get_mut(at).filter(|row| row.first <= from && from <= row.seen) {
+            row.seen = row.seen.max(next);
+        }
+    }
+
+    /// What was to be taken out is not: all is looked at once more.
+    pub(crate) fn look_again(&mut self) {
+        self.lanes.values_mut().flatten().for_each(|row| row.seen = row.first);
+        self.has_unseen = true;
+    }
+
+    /// What lies wholly before `head` is delivered anyway.
+    pub(crate) fn forget_before(&mut self, lane: LaneId, head: u64) {
+        if let Some(rows) = self.lanes.get_mut(&lane) {
+            let passed = rows.partition_point(|row| row.last < head);
+            rows.drain(..passed);
+            self.rows -= passed;
+            if rows.is_empty() {
+                self.lanes.remove(&lane);
+            }
+        }
+    }
+
+    /// The lane ends before `tail`: what the disk has lost of it may come again, as something else.
+    pub(crate) fn forget_from(&mut self, lane: LaneId, tail: u64) {
+        let Some(rows) = self.lanes.get_mut(&lane) else { return };
+        let kept = rows.partition_point(|row| row.first < tail);
+        self.rows -= rows.len() - kept;
+        rows.truncate(kept);
+        if let Some(row) = rows.last_mut() {
+            row.last = row.last.min(tail - 1);
+        }
+    }
+
+    /// There is no such lane any more.
+    pub(crate) fn forget(&mut self, lane: LaneId) {
+        self.rows -= self.lanes.remove(&lane).map_or(0, |rows| rows.len());
+    }
+
+    /// What must always hold; for tests.
+    pub(crate) fn invariants(&self) {
+        assert_eq!(self.lanes.values().map(Vec::len).sum::<usize>(), self.rows);
+        assert!(self.rows <= ROWS_MAX);
+        for rows in self.lanes.values() {
+            assert!(rows.iter().all(|row| row.first <= row.last));
+            assert!(rows.windows(2).all(|pair| pair[0].last + 1 < pair[1].first), "{rows:?}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    const LANE: LaneId = LaneId(3);
+
+    #[test]
+    fn what_is_looked_at_is_looked_at_once_unless_the_row_grows_to_the_front() {
+        let mut ahead = Ahead::default();
+        ahead.add(LANE, (10, 19));
+        assert_eq!(ahead.unseen(9), [(LANE, (10, 19))]);
+        ahead.seen(LANE, 10, 15);
+        assert_eq!(ahead.unseen(9), [(LANE, (15, 19))], "the look was over");
+        ahead.seen(LANE, 15, 20);
+        assert_eq!(ahead.unseen(9), []);
+        ahead.add(LANE, (12, 19));
+        assert_eq!(ahead.unseen(9), [], "it is known");
+        ahead.add(LANE, (20, 24));
+        assert_eq!(ahead.unseen(9), [(LANE, (20, 24))]);
+        ahead.seen(LANE, 20, 25);
+        ahead.add(LANE, (5, 9));
+        assert_eq!(ahead.unseen(9), [(LANE, (5, 24))], "a block may begin before 10");
+        ahead.seen(LANE, 10, 25);
+        assert_eq!(ahead.unseen(9), [(LANE, (5, 24))], "what was looked at when it began at 10");
+        ahead.seen(LANE, 5, 25);
+        ahead.look_again();
+        assert_eq!(ahead.unseen(9), [(LANE, (5, 24))]);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_the_oldest_go() {
+        let mut ahead = Ahead::default();
+        for place in 1..=3 * ROWS_MAX as u64 {
+            ahead.add(LANE, (2 * place, 2 * place));
+            ahead.invariants();
+        }
+        let end = 6 * ROWS_MAX as u64;
+        assert!(ahead.covers(LANE, (end, end)) && !ahead.covers(LANE, (2, 2)));
+        ahead.add(LaneId(4), (1, 9));
+        assert!(!ahead.covers(LaneId(4), (1, 9)), "that is its oldest");
+        ahead.forget_before(LANE, end);
+        ahead.add(LaneId(4), (1, 9));
+        assert!(ahead.covers(LaneId(4), (1, 9)));
+        ahead.forget(LANE);
+        ahead.forget_from(LaneId(4), 5);
+        assert!(ahead.covers(LaneId(4), (1, 4)) && !ahead.covers(LaneId(4), (1, 5)));
+        ahead.invariants();
+    }
+
+    proptest! {
+        #[test]
+        fn rows_are_a_set_of_places(ranges in vec((1..200u64, 0..20u64), 0..60), head in 1..200u64) {
+            let (mut ahead, mut places) = (Ahead::default(), BTreeSet::new());
+            for (first, more) in ranges {
+                ahead.add(LANE, (first, first + more));
+                places.extend(first..=first + more);
+                ahead.invariants();
+            }
+            for first in 1..220 {
+                for last in [first, first + 3, first + 30] {
+                    prop_assert_eq!(ahead.covers(LANE, (first, last)), (first..=last).all(|it| places.contains(&it)));
+                    let left = ahead.without(LANE, (first, last));
+                    prop_assert!(left.windows(2).all(|pair| pair[0].1 + 1 < pair[1].0));
+                    let left: Vec<_> = left.into_iter().flat_map(|(first, last)| first..=last).collect();
+                    prop_assert_eq!(left, (first..=last).filter(|it| !places.contains(it)).collect::<Vec<_>>());
+                }
+            }
+            ahead.forget_before(LANE, head);
+            ahead.invariants();
+            prop_assert!((head..220).all(|it| ahead.covers(LANE, (it, it)) == places.contains(&it)));
+        }
+    }
+}
