@@ -97,6 +97,17 @@ pub struct Reading {
     given: Option<Seq>,
 }
 
+/// Places, both included, that are delivered behind the first one of their lane that is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ahead {
+    /// Their lane.
+    pub lane: LaneId,
+    /// The first.
+    pub from: Seq,
+    /// The last.
+    pub up_to: Seq,
+}
+
 /// A place to move into the poison lane. It stays undelivered until [`Carrier::is_aside`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Aside {
@@ -605,6 +616,18 @@ impl Carrier {
     /// Puts lanes that are delivered further than before on `delivered`, with the last delivered place.
     pub fn delivered(&mut self, delivered: &mut Vec<(LaneId, Seq)>) {
         delivered.extend(self.lanes.iter_mut().filter_map(|lane| Some((lane.id, lane.delivered()?))));
+    }
+
+    /// Puts places on `ahead` that are delivered although something before them in their lane is not, each about once: they were
+    /// answered, have expired, or are safe in the poison lane. With fewer than `least` new ones in a stretch of a lane, later.
+    ///
+    /// What waits for its sender when those behind it are put there, and is delivered before the first place of the lane is, is
+    /// not put there any more. Cost: next to none for a lane in which nothing waits; else what is new, and bounded.
+    pub fn delivered_ahead(&mut self, least: u64, ahead: &mut Vec<Ahead>) {
+        for lane in &mut self.lanes {
+            let id = lane.id;
+            lane.tell_ahead(least, |from, up_to| ahead.push(Ahead { lane: id, from, up_to }));
+        }
     }
 
     /// The next place to move into the poison lane.

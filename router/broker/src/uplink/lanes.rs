@@ -1,6 +1,7 @@
 //! A lane of an uplink: its stretches, how much of each share of the link they had, and how far it is delivered.
 //!
-//! In: how far the lane reaches, what became of its places. Out: what to read next, the last delivered place.
+//! In: how far the lane reaches, what became of its places. Out: what to read next, the last delivered place, and what is
+//! delivered behind it.
 //! Mostly there is one stretch. A lane that drains *live first* makes a new one at each connection that finds a backlog: what
 //! comes from then on passes what waited, which keeps a share of the link. If the lane is to keep its order from some time
 //! on, stretches are read one after the other.
@@ -254,6 +255,14 @@ impl Lane {
         }
         self.reported = head;
         Seq::new(head.get() - 1)
+    }
+
+    /// Tells of what is delivered behind its first place that is not, if there are at least so many places in a stretch that
+    /// were not told.
+    pub(super) fn tell_ahead(&mut self, least: u64, mut tell: impl FnMut(Seq, Seq)) {
+        for (index, stretch) in self.stretches.iter_mut().enumerate() {
+            stretch.tell_ahead(index == 0, least, &mut tell);
+        }
     }
 
     /// When something of it may be sent that may not now, if these are later than now.

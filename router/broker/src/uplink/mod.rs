@@ -31,7 +31,7 @@ mod template;
 mod window;
 
 pub use backoff::Backoff;
-pub use carrier::{Aside, Carrier, Counts, Reading, Rules};
+pub use carrier::{Ahead, Aside, Carrier, Counts, Reading, Rules};
 pub use clocks::ClockWatch;
 pub use dialect::{Dialect, Form, Origin, Outgoing};
 pub use inbound::{InboundCounts, InboundEntry, InboundRules, LocalError, unshared};

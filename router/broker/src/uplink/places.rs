@@ -27,6 +27,23 @@ impl Places {
         self.set.min().and_then(Seq::new)
     }
 
+    /// The first one from `from` on.
+    pub(super) fn first_from(&self, from: Seq) -> Option<Seq> {
+        self.from(from).next()
+    }
+
+    /// Those from `from` on.
+    pub(super) fn from(&self, from: Seq) -> impl Iterator<Item = Seq> {
+        let mut places = self.set.iter();
+        places.advance_to(from.get());
+        places.filter_map(Seq::new)
+    }
+
+    /// How many there are from `from` to `to` (not included).
+    pub(super) fn count(&self, from: Seq, to: Seq) -> u64 {
+        if self.len == 0 { 0 } else { self.set.range_cardinality(from.get()..to.get().max(from.get())) }
+    }
+
     pub(super) fn contains(&self, seq: Seq) -> bool {
         self.len > 0 && self.set.contains(seq.get())
     }

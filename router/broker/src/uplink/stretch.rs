@@ -1,7 +1,7 @@
 //! A stretch of a lane: places that are sent in order, and those among them that are not settled yet.
 //!
 //! Knows: places. Never: records, senders, the link. In: what was sent, answered, held back. Out: the next places to
-//! read, and the first one that is not settled.
+//! read, the first one that is not settled, and what is settled behind it.
 //! Invariant: a place before `next` that is not settled is in exactly one of three: `open`, which ascends, if it was sent
 //! or is on its way to the poison lane; `held`, if it was never sent and its sender waits; `freed`, if it was never sent
 //! and may be. (`open` has a bounded rest of settled ones, too.) `again` holds exactly those of `open` that wait to be
@@ -18,6 +18,9 @@ use super::places::Places;
 const SETTLED_KEPT: usize = 64;
 /// Longest row of places to be sent again that is told at once.
 const ROW_MAX: usize = 1_024;
+/// What one look for settled places may cost, in places that are looked at, and what telling of a row of them costs.
+const LOOK_MAX: usize = 16_384;
+const ROW_COST: usize = 32;
 
 /// How far an unsettled place is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +59,8 @@ pub(super) struct Stretch {
     held: Places,
     freed: Places,
     inflight: usize,
+    /// What is settled before was told, or is before the head.
+    told: Seq,
 }
 
 impl Stretch {
@@ -70,6 +75,7 @@ impl Stretch {
             held: Places::default(),
             freed: Places::default(),
             inflight: 0,
+            told: start,
         }
     }
 
@@ -88,6 +94,47 @@ impl Stretch {
             return open.unwrap_or(self.next);
         }
         [open, self.held.first(), self.freed.first()].into_iter().flatten().min().unwrap_or(self.next)
+    }
+
+    /// Tells of settled places behind the head of the lane, if there are at least so many that were not told: in rows (both
+    /// ends included), each once. What is underway is waited for; what is held is not, and may be told once it is settled only
+    /// by those who follow the head. `is_first`: the head of the lane is here.
+    ///
+    /// Cost: next to none where nothing waits but what is underway; else what is new, and bounded.
+    pub(super) fn tell_ahead(&mut self, is_first: bool, least: u64, mut tell: impl FnMut(Seq, Seq)) {
+        if is_first {
+            self.told = self.told.max(self.head());
+        }
+        let from = self.told;
+        let open = self.open.range(self.open.partition_point(|place| place.seq < from)..);
+        let is_underway = |place: &&Place| !matches!(place.state, State::Held | State::Settled);
+        let underway = open.clone().find(is_underway).map(|place| place.seq);
+        let end = [underway, self.freed.first_from(from)].into_iter().flatten().fold(self.next, Seq::min);
+        // Sent before, and never sent.
+        let open = open.filter(|place| place.state == State::Held).map(|place| place.seq);
+        let open = open.take_while(|seq| *seq < end);
+        let held = open.clone().count() as u64 + self.held.count(from, end);
+        if (end.get() - from.get()).saturating_sub(held) < least {
+            return;
+        }
+        let (mut open, mut held) = (open.peekable(), self.held.from(from).peekable());
+        let (mut next, mut left) = (from, LOOK_MAX);
+        while left > 0 && next < end {
+            let waits = [open.peek(), held.peek()].into_iter().flatten().min().copied();
+            let row_end = waits.map_or(end, |seq| seq.min(end));
+            if let Some(last) = Seq::new(row_end.get() - 1).filter(|last| next <= *last) {
+                tell(next, last);
+                left = left.saturating_sub(ROW_COST);
+            }
+            next = row_end;
+            if waits == Some(row_end) && row_end < end {
+                next = row_end.next();
+                open.next_if_eq(&row_end);
+                held.next_if_eq(&row_end);
+            }
+            left = left.saturating_sub(1);
+        }
+        self.told = next;
     }
 
     /// Whether nothing is left of it.
@@ -359,6 +406,7 @@ impl Stretch {
         assert!(self.held.first().is_none_or(|seq| seq < self.next && !self.freed.contains(seq)));
         let count = |state| self.open.iter().filter(|place| place.state == state).count();
         assert!(self.start <= self.next && self.next <= self.end);
+        assert!(self.start <= self.told && self.told <= self.next);
         assert!(self.open.iter().zip(self.open.iter().skip(1)).all(|(a, b)| a.seq < b.seq));
         assert!(self.open.back().is_none_or(|last| last.seq < self.next));
         assert_eq!(count(State::InFlight), self.inflight);

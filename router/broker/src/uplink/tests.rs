@@ -1,5 +1,6 @@
 //! An uplink against an upstream that is played by hand.
 
+mod ahead;
 mod drains;
 mod drawn;
 mod exact;
@@ -230,6 +231,14 @@ impl Bench {
         let mut delivered = Vec::new();
         self.carrier.delivered(&mut delivered);
         delivered.into_iter().map(|(lane, seq)| (lane, seq.get())).collect()
+    }
+
+    /// What is delivered behind heads, and was not told.
+    fn ahead(&mut self, least: u64) -> Vec<(LaneId, u64, u64)> {
+        let mut ahead = Vec::new();
+        self.carrier.delivered_ahead(least, &mut ahead);
+        self.carrier.invariants();
+        ahead.into_iter().map(|it| (it.lane, it.from.get(), it.up_to.get())).collect()
     }
 
     fn pass(&mut self, millis: u64) {

@@ -20,7 +20,7 @@ use super::drawn::{Drains, Kind, serial};
 use super::{Written, at, connack, mapping, puback, rules, seq, setup, take_written};
 use crate::random::Random;
 use crate::tests::seeds::replay;
-use crate::uplink::{Aside, Carrier, LinkError, LinkSetup, PoolRules, Reading, Rules, Schedule};
+use crate::uplink::{Ahead, Aside, Carrier, LinkError, LinkSetup, PoolRules, Reading, Rules, Schedule};
 
 const SEEDS: u64 = 120;
 const STEPS: usize = 500;
@@ -107,6 +107,8 @@ struct World {
     last: BTreeMap<(usize, usize, usize), usize>,
     asides: Vec<Aside>,
     ends: u64,
+    /// Places that were told to be delivered behind the head of their lane.
+    told_ahead: u64,
 }
 
 fn index_of(identity: &str) -> usize {
@@ -162,6 +164,7 @@ impl World {
             last: BTreeMap::new(),
             asides: Vec::new(),
             ends: 0,
+            told_ahead: 0,
         };
         world.start();
         world
@@ -527,6 +530,12 @@ impl World {
             self.left.insert(self.lanes[lane].places[aside.seq.get() as usize - 1]);
             self.asides.push(aside);
         }
+        let (accepted, poison, messages, now) = (&self.accepted, &self.poison, &self.messages, self.now);
+        let is_settled = |lane: &LaneWorld, place: u64| {
+            let number = lane.places[place as usize - 1];
+            let is_safe = accepted.contains(&number) || poison.contains(&number);
+            is_safe || messages[number].expires.is_some_and(|at| at <= now)
+        };
         let mut delivered = Vec::new();
         self.carrier.delivered(&mut delivered);
         for (lane, up_to) in delivered {
@@ -534,13 +543,18 @@ impl World {
             let lane = &mut self.lanes[index];
             assert!(up_to.get() > lane.delivered, "positions never go back");
             for place in lane.delivered + 1..=up_to.get() {
-                let number = lane.places[place as usize - 1];
-                let is_done = self.accepted.contains(&number)
-                    || self.poison.contains(&number)
-                    || self.messages[number].expires.is_some_and(|at| at <= self.now);
+                let is_done = is_settled(lane, place);
                 assert!(is_done, "{place} of lane {index} counts as delivered and is nowhere");
             }
             lane.delivered = up_to.get();
+        }
+        let mut ahead = Vec::new();
+        self.carrier.delivered_ahead(3, &mut ahead);
+        for Ahead { lane, from, up_to } in ahead {
+            let index = LANES.iter().position(|it| *it == lane).expect("one of them");
+            let is_done = |place| is_settled(&self.lanes[index], place);
+            assert!((from.get()..=up_to.get()).all(is_done), "{from} to {up_to} of lane {index}");
+            self.told_ahead += up_to.get() + 1 - from.get();
         }
     }
 
@@ -618,20 +632,21 @@ impl World {
     }
 }
 
-/// What came of it; how many messages arrived, and how many links that were up have ended.
-fn run(seed: u64) -> (String, u64, u64) {
+/// What came of it; how many messages arrived, how many links that were up have ended, and how many places were told ahead.
+fn run(seed: u64) -> (String, u64, u64, u64) {
     let mut world = World::new(seed);
     for _ in 0..STEPS {
         world.step();
     }
     world.settle();
-    (world.summary(), world.accepted.len() as u64, world.ends)
+    (world.summary(), world.accepted.len() as u64, world.ends, world.told_ahead)
 }
 
 #[test]
 fn sim_a_pool_loses_nothing_and_no_link_pays_for_another() {
     let runs = replay("sim_a_pool", SEEDS, run);
-    let sum = |pick: fn(&(String, u64, u64)) -> u64| runs.iter().map(pick).sum::<u64>();
-    let (arrived, ends) = (sum(|run| run.1), sum(|run| run.2));
-    assert!(runs.len() < 100 || arrived > 10_000 && ends > 500, "{arrived} arrived, {ends} links ended");
+    let sum = |pick: fn(&(String, u64, u64, u64)) -> u64| runs.iter().map(pick).sum::<u64>();
+    let (arrived, ends, ahead) = (sum(|run| run.1), sum(|run| run.2), sum(|run| run.3));
+    let said = format!("{arrived} arrived, {ends} links ended, {ahead} delivered ahead");
+    assert!(runs.len() < 100 || arrived > 10_000 && ends > 500 && ahead > 1_000, "{said}");
 }

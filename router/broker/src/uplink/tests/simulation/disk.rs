@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use model::{Instant, Priority, Seq, ShardId, SpillTicket, Timestamp};
 
+use super::ahead::{Taken, Taking};
 use super::{LANES, Message, PRIORITIES, Quotas, World};
 use crate::front::{Front, HELD_OVERHEAD_BYTES, Held, Progress, Safe};
 use crate::uplink::Carrier;
@@ -37,6 +38,8 @@ pub(super) struct LaneWorld {
     /// Last delivered place as reported, and the same with what expired behind it.
     pub(super) reported: u64,
     pub(super) delivered: u64,
+    /// What is taken out behind the head.
+    pub(super) taken: Taken,
     /// In the group that is being collected.
     staged: Vec<usize>,
     /// What the carrier was told when a link came up.
@@ -58,6 +61,7 @@ impl LaneWorld {
             disk_head: 1,
             reported: 0,
             delivered: 0,
+            taken: Taken::default(),
             staged: Vec::new(),
             marks: Vec::new(),
             known: 1,
@@ -82,14 +86,15 @@ impl LaneWorld {
 
     fn has_record(&self, number: usize) -> bool {
         let place = self.places.iter().rposition(|it| *it == number);
-        place.is_some_and(|at| self.records.contains(&(at as u64 + 1)))
+        let place = place.map(|at| at as u64 + 1);
+        place.is_some_and(|place| self.records.contains(&place) && !self.taken.is_husk(place))
     }
 }
 
 /// What a disk has of all lanes, and of the poison lane, before a group.
 struct Kept {
-    /// Records, the last of them, and the head.
-    lanes: Vec<(BTreeSet<u64>, u64, u64)>,
+    /// Records, the last of them, the head, and what was taken out.
+    lanes: Vec<(BTreeSet<u64>, u64, u64, Taken)>,
     poison: BTreeSet<usize>,
 }
 
@@ -127,10 +132,11 @@ pub(super) struct Disk {
     pub(super) unwritten: u64,
     /// Expired in a front, and left it without a reader.
     pub(super) told: u64,
+    pub(super) taking: Taking,
 }
 
 impl Disk {
-    pub(super) fn new(after_millis: u64, front_bytes_max: u64, lies: bool) -> Disk {
+    pub(super) fn new(after_millis: u64, front_bytes_max: u64, lies: bool, seed: u64) -> Disk {
         Disk {
             next: DiskStep::Collect,
             after_millis,
@@ -148,6 +154,7 @@ impl Disk {
             written: 0,
             unwritten: 0,
             told: 0,
+            taking: Taking::new(seed),
         }
     }
 
@@ -179,7 +186,7 @@ impl World {
             let at = self.below(self.disk.kept.len());
             let kept = self.disk.kept.drain(at..).next().expect("looked");
             for (lane, kept) in self.lanes.iter_mut().zip(kept.lanes) {
-                (lane.records, lane.last_record, lane.disk_head) = kept;
+                (lane.records, lane.last_record, lane.disk_head, lane.taken) = kept;
                 let gone = lane.places.iter().copied().skip(lane.disk_end() as usize - 1);
                 let acked = &self.disk.acked;
                 self.disk.lost.extend(gone.filter(|number| acked.contains(number)));
@@ -233,6 +240,7 @@ impl World {
             // Places that only memory knew are given again.
             lane.places.truncate(tail as usize - 1);
             lane.staged.clear();
+            lane.taken.start();
             (lane.log_end, lane.delivered, lane.known, lane.read_to) = (tail, lane.disk_head - 1, tail, 1);
             lane.reported = lane.delivered;
             self.carrier.add_lane(LANES[index], priority, seq(lane.disk_head), seq(tail));
@@ -271,6 +279,7 @@ impl World {
             DiskStep::Look => {
                 self.look_at_delivered();
                 self.expire();
+                self.take_out();
                 DiskStep::Collect
             }
         };
@@ -394,10 +403,14 @@ impl World {
 
     /// What was collected is durable, and so are the cursors as they are now.
     fn commit(&mut self) {
-        let is_empty = self.lanes.iter().all(|lane| lane.staged.is_empty());
+        let is_empty = |lane: &LaneWorld| lane.staged.is_empty() && !lane.taken.is_coming();
+        let is_empty = self.lanes.iter().all(is_empty);
         if self.disk.lies && !is_empty {
             let lanes = self.lanes.iter();
-            let lanes = lanes.map(|lane| (lane.records.clone(), lane.last_record, lane.disk_head)).collect();
+            let of = |lane: &LaneWorld| {
+                (lane.records.clone(), lane.last_record, lane.disk_head, lane.taken.clone())
+            };
+            let lanes = lanes.map(of).collect();
             self.disk.kept.push_back(Kept { lanes, poison: self.disk.poison.clone() });
             self.disk.kept.drain(..self.disk.kept.len().saturating_sub(LIES));
         }
@@ -407,6 +420,7 @@ impl World {
                 let begin = lane.log_end;
                 lane.log_end += lane.staged.len() as u64;
                 lane.records.extend(begin..lane.log_end);
+                lane.taken.written(begin, lane.log_end);
                 lane.last_record = lane.log_end - 1;
                 lane.staged.clear();
             }
@@ -415,6 +429,7 @@ impl World {
                 lane.disk_head = lane.disk_head.max((lane.delivered + 1).min(lane.log_end));
             }
         }
+        self.is_taken_out();
     }
 
     /// A group fails; it is there as a whole and found by the recovery, or it is not, and is collected anew once the disk
@@ -426,6 +441,7 @@ impl World {
         }
         for lane in &mut self.lanes {
             lane.staged.clear();
+            lane.taken.failed();
             lane.front.start_over();
         }
         self.disk.in_group = 0;
