@@ -292,6 +292,8 @@ impl Disk {
                 self.keep_house();
             }
         }
+        // What uplinks have said at last goes from behind what waits: it would be sent again.
+        self.keep_house();
         self.write_all_fronts();
         if let Err(error) = self.log.close() {
             warn!(%error, "positions were not written; some messages will be sent again after the next start");

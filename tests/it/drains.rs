@@ -73,6 +73,41 @@ fn live_messages_pass_a_backlog_that_goes_on_beside_them() {
     assert_eq!(live, (300..310).collect::<Vec<_>>(), "and what came after it, too");
 }
 
+/// What passed a backlog is not kept with it: it leaves the counts, and no kill brings it back.
+#[test]
+fn live_messages_that_passed_a_backlog_are_not_sent_again_after_a_kill() {
+    const OLD: usize = 3_000;
+    const ALL: usize = OLD + 300;
+    // In flight, and what a look at the counts may be late by.
+    const MARGIN: usize = 16;
+    let upstream = Recorder::start();
+    let (mut router, network) = cut_off(&upstream, &[("uplink.plant.drain", "live-first")]);
+    publish(&router, "other", 0..OLD);
+    network.mend();
+    upstream.wait_for(20);
+    publish(&router, "other", OLD..ALL);
+    until("the live messages to be gone", || {
+        // First what has arrived: the backlog only shrinks meanwhile.
+        let arrived = numbers(&upstream.record(), "other");
+        let live = arrived.iter().filter(|number| **number >= OLD).count();
+        let is_gone = router.backlog() as usize <= ALL - arrived.len() + MARGIN;
+        (live == ALL - OLD && is_gone).then_some(())
+    });
+    assert!(numbers(&upstream.record(), "other").len() < ALL, "most of what waited still does");
+    router.kill();
+    router.reconfigure("uplink.plant.pace_messages_per_sec", 5_000);
+    router.start_again();
+    assert!(router.backlog() as usize <= OLD + MARGIN);
+    until("an empty lane", || (router.backlog() == 0).then_some(()));
+    let mut arrived = numbers(&upstream.record(), "other");
+    let live = arrived.iter().filter(|number| **number >= OLD).count();
+    assert!(live <= ALL - OLD + MARGIN, "{live} arrived of {}", ALL - OLD);
+    arrived.sort_unstable();
+    arrived.dedup();
+    assert_eq!(arrived, (0..ALL).collect::<Vec<_>>());
+    router.terminate();
+}
+
 fn positions(numbers: &[usize], wanted: Range<usize>) -> Vec<usize> {
     (0..numbers.len()).filter(|at| wanted.contains(&numbers[*at])).collect()
 }

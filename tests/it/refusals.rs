@@ -61,6 +61,34 @@ fn a_sender_that_is_refused_for_now_does_not_stall_the_others_and_keeps_its_orde
     until("no sender to wait", || (router.number("/uplinks/0/waiting_senders") == 0).then_some(()));
 }
 
+/// They have been delivered: a sender that waits for days keeps its own messages, and nobody else's.
+#[test]
+fn what_passed_a_refused_sender_leaves_the_store_and_is_not_sent_again() {
+    let upstream = Recorder::start();
+    upstream.refuse("slow", Some(ReasonCode::QUOTA_EXCEEDED));
+    let mut router = gateway(&upstream).start();
+    let quick = |from: usize| (from..from + 300).map(|number| format!("quick{number}"));
+    for (number, from) in [(0, 0), (1, 300)] {
+        router.connect(&v5("slow")).publish("factory/a", format!("slow{number}"), QOS_1);
+        router.connect(&v5("quick")).publish_all("factory/a", quick(from));
+    }
+    upstream.wait_for(600);
+    until("two messages to be left", || (router.backlog() == 2).then_some(()));
+    let listed = harness::run(&["lanes", "--store", &router.store().display().to_string(), "list"]);
+    let words: Vec<_> = listed.out.lines().skip(1).flat_map(str::split_whitespace).collect();
+    assert!(words.starts_with(&["u/plant/default", "2"]), "{}{}", listed.out, listed.err);
+    router.kill();
+    router.start_again();
+    assert_eq!(router.backlog(), 2);
+    router.wait_for("/uplinks/0/waiting_senders", 1);
+    upstream.refuse_nothing();
+    expect_no_backlog(&router);
+    let expected: Vec<_> = quick(0).chain(quick(300)).chain(["slow0".into(), "slow1".into()]).collect();
+    assert_eq!(texts(&upstream.record()), expected, "each once");
+    assert_eq!(router.number("/store/damaged") + router.number("/uplinks/0/dropped"), 0);
+    router.terminate();
+}
+
 #[test]
 fn a_message_that_ends_the_connection_each_time_is_found_in_a_full_window() {
     for version in [Version::V3, Version::V5] {

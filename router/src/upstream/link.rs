@@ -121,6 +121,8 @@ pub(super) struct Uplink {
     clocks: ClockWatch,
     faults: Faults,
     next_tick: model::Instant,
+    /// When the store is told next of all that is delivered behind what waits, however little that is.
+    ahead_at: model::Instant,
     /// When it is shown next whose messages were taken.
     sources_at: model::Instant,
     /// Outside its hours, with nothing to send, since then.
@@ -182,6 +184,7 @@ impl Uplink {
             clocks: ClockWatch::default(),
             faults: Faults::default(),
             next_tick: model::Instant::default(),
+            ahead_at: model::Instant::default(),
             sources_at: model::Instant::default(),
             useless_since: None,
             up_since: None,
@@ -257,6 +260,7 @@ impl Uplink {
         self.carrier.lost(by_peer, error, now);
         self.report();
         self.keep_positions();
+        self.keep_ahead(true);
         self.source.set_link(self.setup.lanes(), false);
         ended
     }
@@ -376,6 +380,7 @@ impl Uplink {
         self.carrier.tick(now, &mut self.out)?;
         self.look_at_proof();
         self.look_at_tails()?;
+        self.keep_ahead(false);
         self.report();
         Ok(())
     }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use broker::front::Given;
+use broker::uplink::Ahead;
 use model::{LaneId, Seq, Timestamp};
 use store::{ReadLimits, ReadOut, Reader, StoreError};
 
@@ -86,6 +87,11 @@ impl Source {
         };
         self.fronts.delivered(lane, up_to);
         advanced
+    }
+
+    /// These are delivered, although something before them in their lane is not. What is in a front stays there.
+    pub(crate) fn deliver_ahead(&self, ahead: &Ahead) -> Result<(), StoreError> {
+        self.reader.deliver_ahead(ahead.lane, ahead.from, ahead.up_to)
     }
 
     /// The link that carries these lanes came up, or is down.
