@@ -21,6 +21,8 @@ pub(crate) struct Ahead {
     rows: usize,
     /// Something was not looked at.
     has_unseen: bool,
+    /// Places that came since all was looked at, about.
+    fresh: u64,
 }
 
 /// Places in a row that are delivered.
@@ -45,6 +47,7 @@ impl Ahead {
             return;
         }
         self.has_unseen = true;
+        self.fresh += last - first + 1;
         if known == 0 {
             rows.insert(from, Row { first, last, seen: first });
             self.rows += 1;
@@ -85,16 +88,19 @@ impl Ahead {
         left
     }
 
+    /// Places that came since all was looked at, about; `None` if all was.
+    pub(crate) fn fresh(&self) -> Option<u64> {
+        self.has_unseen.then_some(self.fresh)
+    }
+
     /// At most so many rows that were not looked at to their end, and from where on.
-    pub(crate) fn unseen(&mut self, most: usize) -> Vec<(LaneId, (u64, u64))> {
+    pub(crate) fn unseen(&self, most: usize) -> Vec<(LaneId, (u64, u64))> {
         if !self.has_unseen {
             return Vec::new();
         }
         let rows = self.lanes.iter().flat_map(|(lane, rows)| rows.iter().map(move |row| (*lane, row)));
         let unseen = rows.filter(|(_, row)| row.seen <= row.last);
-        let found: Vec<_> = unseen.map(|(lane, row)| (lane, (row.seen, row.last))).take(most).collect();
-        self.has_unseen = !found.is_empty();
-        found
+        unseen.map(|(lane, row)| (lane, (row.seen, row.last))).take(most).collect()
     }
 
     /// The places from `from` to before `next` were looked at.
@@ -107,10 +113,17 @@ impl Ahead {
         }
     }
 
+    /// What comes from now on is new, if all was looked at.
+    pub(crate) fn look_is_over(&mut self) {
+        if !self.lanes.values().flatten().any(|row| row.seen <= row.last) {
+            (self.has_unseen, self.fresh) = (false, 0);
+        }
+    }
+
     /// What was to be taken out is not: all is looked at once more.
     pub(crate) fn look_again(&mut self) {
         self.lanes.values_mut().flatten().for_each(|row| row.seen = row.first);
-        self.has_unseen = true;
+        (self.has_unseen, self.fresh) = (true, u64::MAX >> 1);
     }
 
     /// What lies wholly before `head` is delivered anyway.

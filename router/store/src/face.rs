@@ -172,7 +172,8 @@ pub trait CommitLog {
     /// it. Bounded work per call; call it every 100 ms or so, and again soon if it says `more`. Damage before what has expired
     /// goes as with `drop_oldest`.
     ///
-    /// What was said to be delivered behind a head is taken out likewise, and is not said.
+    /// What was said to be delivered behind a head is taken out likewise, and is not said; fewer than 64 places wait for more, five
+    /// seconds at most.
     ///
     /// What is in the middle is found a second after its time, or a 128th of its time to live. Its places stay; readers pass
     /// over them, and they are said once, also over a restart if the commit came to something.

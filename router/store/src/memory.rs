@@ -104,6 +104,11 @@ impl Block {
         self.from(from).map(|(_, entry)| entry.bytes.len() as u64).sum()
     }
 
+    /// Bytes of the records of these places.
+    fn bytes_of(&self, (first, last): (u64, u64)) -> u64 {
+        self.bytes_from(first) - self.bytes_from(last + 1)
+    }
+
     fn from(&self, from: u64) -> impl Iterator<Item = (u64, &Entry)> {
         (self.first..).zip(&self.records).skip_while(move |(seq, _)| *seq < from)
     }
@@ -206,9 +211,16 @@ impl MemoryLog {
         if block.is_told() || self.staged.husks.contains(&(lane, block.first)) {
             return Vec::new();
         }
-        let bytes = |(first, last): (u64, u64)| block.bytes_from(first) - block.bytes_from(last + 1);
         let left = self.ahead.without(lane, (from, block.last()));
-        left.into_iter().map(|places| (places, bytes(places))).collect()
+        left.into_iter().map(|places| (places, block.bytes_of(places))).collect()
+    }
+
+    /// Passes over places that have expired, and notes those that are not delivered.
+    fn skip_expired(&self, lane: LaneId, block: &Block, (first, last): (u64, u64), out: &mut ReadOut) {
+        for places in self.ahead.without(lane, (first, last)) {
+            out.skip_expired(places.0, places.1, block.bytes_of(places));
+        }
+        out.give_up_to(record::seq(last + 1), 0);
     }
 
     /// Takes out what has expired, or is delivered, behind the head of a lane.
@@ -467,12 +479,12 @@ impl CommitLog for MemoryLog {
                 continue;
             }
             if record::is_expired(block.expires_max, now) {
-                out.skip_expired(block.first.max(from), block.last(), block.bytes_from(from));
+                self.skip_expired(lane, block, (block.first.max(from), block.last()), out);
                 continue;
             }
             for (seq, entry) in block.from(from) {
                 if record::is_expired(entry.expires, now) {
-                    out.skip_expired(seq, seq, entry.bytes.len() as u64);
+                    self.skip_expired(lane, block, (seq, seq), out);
                 } else if out.is_full(limits, entry.bytes.len()) {
                     return Ok(());
                 } else {

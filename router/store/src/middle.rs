@@ -17,7 +17,7 @@ use crate::expiry::{Expiries, Span, Timed};
 use crate::face::{Expired, add_lost};
 use crate::husks::{Change, Husks, Range};
 use crate::keys::{self, FAMILY_LOG, FAMILY_STATE};
-use crate::lanes::{Lane, LaneTable};
+use crate::lanes::{Known, Lane, LaneTable};
 use crate::log::Log;
 use crate::read::readable_from;
 use crate::record::{self, NEVER};
@@ -41,6 +41,9 @@ const DAMAGE_BLOCKS: usize = 64;
 const ANEW_BLOCKS: usize = 16;
 /// What waits for room is looked at again when such a share of all ranges was passed.
 const FREED_SHARE: usize = 16;
+/// Fewer places that are delivered are not worth a group of their own, until they have waited for so long.
+const FEW_PLACES: u64 = 64;
+const FEW_MILLIS: u64 = 5_000;
 /// When what could not be read is tried again.
 const AGAIN_MILLIS: u64 = 60_000;
 
@@ -58,8 +61,11 @@ pub(crate) struct Middle {
     waiting: BTreeMap<LaneId, (u64, u64)>,
     /// Ranges that are gone since it was looked at.
     freed: usize,
-    /// What is delivered could not be read, and is looked at again at this time.
-    ahead_at: Option<Timestamp>,
+    /// What is delivered is not looked at before this time: it is little, or, and then it does not matter how much, could not
+    /// be read.
+    ahead_at: Option<(Timestamp, bool)>,
+    /// All of it is looked at now, however little.
+    is_last: bool,
 }
 
 /// What a lane's husks will be.
@@ -175,6 +181,26 @@ impl Middle {
         *places = (places.0.min(from), places.1.max(up_to));
     }
 
+    /// Whether what is delivered is looked at now.
+    fn has_waited(&mut self, now: Timestamp, is_enough: bool) -> bool {
+        match self.ahead_at {
+            // A clock that was set back must not make it wait for ever.
+            Some((at, failed)) if now < at && at.0 <= now.0.saturating_add(AGAIN_MILLIS) => {
+                if failed || !is_enough {
+                    return false;
+                }
+            }
+            Some(_) => {}
+            None if is_enough => {}
+            None => {
+                self.ahead_at = Some((now.plus_millis(FEW_MILLIS), false));
+                return false;
+            }
+        }
+        self.ahead_at = None;
+        true
+    }
+
     /// What waits is read anew if there may be room.
     fn wake(&mut self) {
         if self.freed > self.ranges_max / FREED_SHARE {
@@ -233,15 +259,22 @@ impl Log {
         found.collected |= self.middle.has_pending();
     }
 
+    /// From now on whatever is delivered behind a head is taken out at once, however little it is: before a stop.
+    pub fn take_out_all(&mut self) {
+        self.middle.is_last = true;
+    }
+
     /// What is delivered goes for that alone, whenever it would expire.
     fn take_out_delivered(&mut self, now: Timestamp, found: &mut Expired) {
-        // A clock that was set back must not make it wait for ever.
-        let waits = |at: &Timestamp| now < *at && at.0 <= now.0.saturating_add(AGAIN_MILLIS);
-        if self.middle.ahead_at.as_ref().is_some_and(waits) {
+        let shared = self.reader.shared.clone();
+        let Some(fresh) = shared.lanes.ahead().fresh() else {
+            self.middle.ahead_at = None;
+            return;
+        };
+        let is_enough = self.middle.is_last || fresh >= FEW_PLACES;
+        if !self.middle.has_waited(now, is_enough) {
             return;
         }
-        self.middle.ahead_at = None;
-        let shared = self.reader.shared.clone();
         let mut look = Look::new(now);
         let unseen = shared.lanes.ahead().unseen(RANGES_PER_LOOK);
         found.more |= unseen.len() == RANGES_PER_LOOK;
@@ -257,12 +290,13 @@ impl Log {
                     self.take_out(lane, seen, found);
                 }
                 Err(error) => {
-                    self.middle.ahead_at = Some(now.plus_millis(AGAIN_MILLIS));
+                    self.middle.ahead_at = Some((now.plus_millis(AGAIN_MILLIS), true));
                     found.passed_by = Some(error);
                     return;
                 }
             }
         }
+        shared.lanes.ahead().look_is_over();
     }
 
     /// Reads on in a lane of which nobody knows what expires when.
@@ -452,6 +486,8 @@ impl Log {
             *husks = pending.husks;
             drop(husks);
             self.reader.shared.notes.settle(&lane);
+            // The head may stand in one by now.
+            *lane.front() = Known::Nothing;
             lane.release(pending.bytes);
             stats::add(&self.reader.shared.counters.released_bytes, pending.bytes);
         }

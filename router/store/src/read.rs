@@ -258,7 +258,7 @@ impl Reader {
         if from >= tail {
             return Ok(());
         }
-        let walked = walk(&engine, &lane, from, tail, limits, now, out);
+        let walked = walk(&engine, (&self.shared.lanes, &lane), from, tail, limits, now, out);
         self.note(&lane, out, &walked);
         walked
     }
@@ -280,7 +280,7 @@ impl Reader {
             return Ok(());
         }
         // At the beginning of time nothing has expired.
-        walk(&engine, &lane, from.get(), end, limits, Timestamp::default(), out)
+        walk(&engine, (&self.shared.lanes, &lane), from.get(), end, limits, Timestamp::default(), out)
     }
 
     /// Notes what this read could not give; free where there is nothing of the kind.
@@ -465,7 +465,7 @@ pub(crate) fn state_of(engine: &Engine, lane: &Lane) -> Result<LaneState, StoreE
 /// Fills `out` from `from` on; `from < tail`.
 fn walk(
     engine: &Engine,
-    lane: &Lane,
+    (lanes, lane): (&LaneTable, &Lane),
     from: u64,
     tail: u64,
     limits: ReadLimits,
@@ -498,12 +498,12 @@ fn walk(
                 return Ok(());
             }
         } else if block.is_expired(now) {
-            out.skip_expired(next, block.last, block.record_bytes() - block.position(next).0);
+            skip_expired(lanes, &block, (next, block.last), out);
             expired_blocks += 1;
             if expired_blocks == EXPIRED_BLOCKS_MAX {
                 return Ok(());
             }
-        } else if copy(&block, next, limits, now, out)?.is_break() {
+        } else if copy(lanes, &block, next, limits, now, out)?.is_break() {
             return Ok(());
         }
         next = block.last + 1;
@@ -512,8 +512,18 @@ fn walk(
     Ok(())
 }
 
+/// Passes over places that have expired, and notes those that are not delivered.
+fn skip_expired(lanes: &LaneTable, block: &Block<'_>, (first, last): (u64, u64), out: &mut ReadOut) {
+    let lost = lanes.ahead().without(block.lane, (first, last));
+    for places in lost {
+        out.skip_expired(places.0, places.1, block.bytes_of(places));
+    }
+    out.next = record::seq(last + 1);
+}
+
 /// Copies the records of one block from `from` on; breaks when `out` is full.
 fn copy(
+    lanes: &LaneTable,
     block: &Block<'_>,
     from: u64,
     limits: ReadLimits,
@@ -528,7 +538,7 @@ fn copy(
         if record::is_expired(record.expires(), now) && record.is_sound(block.lane, seq) {
             match record.expires() {
                 TOLD => out.next = record::seq(seq + 1),
-                _ => out.skip_expired(seq, seq, record.len() as u64),
+                _ => skip_expired(lanes, block, (seq, seq), out),
             }
         } else {
             if out.is_full(limits, record.len()) {

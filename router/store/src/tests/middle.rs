@@ -610,6 +610,11 @@ fn deliver_ahead(log: &mut dyn CommitLog, lane: LaneId, from: u64, up_to: u64) {
     log.deliver_ahead(lane, seq(from), seq(up_to)).unwrap();
 }
 
+/// As [`look`], and once more when what is little has waited.
+fn look_at_all(log: &mut Log, now: Timestamp) -> Vec<(u64, u64)> {
+    [look(log, now), look(log, Timestamp(now.0 + 5_000))].concat()
+}
+
 #[test]
 fn what_is_delivered_behind_a_head_that_waits_leaves_space_and_counts_and_no_ledger_hears_of_it() {
     let directory = tempfile::tempdir().unwrap();
@@ -620,7 +625,7 @@ fn what_is_delivered_behind_a_head_that_waits_leaves_space_and_counts_and_no_led
     for (from, up_to) in [(11, 40), (71, 120), (41, 60), (90, 120)] {
         deliver_ahead(&mut log, lane, from, up_to);
     }
-    assert_eq!(look(&mut log, BEGIN), [], "nothing is lost");
+    assert_eq!(look_at_all(&mut log, BEGIN), [], "nothing is lost");
     let state = log.lane_state(lane).unwrap();
     assert_eq!((state.head, state.tail, state.husks), (before.head, before.tail, 100), "places stay");
     assert_eq!((state.messages(), state.bytes), (30, before.bytes - 100 * 1_024));
@@ -652,7 +657,7 @@ fn a_block_goes_once_all_of_it_is_delivered() {
     let mut log = open(&directory);
     let lane = blocks_of(&mut log, &[10, 10, 10, 10]);
     let husks = |log: &mut Log| {
-        look(log, BEGIN);
+        look_at_all(log, BEGIN);
         blocks(log, lane).into_iter().filter(|it| it.2).map(|it| (it.0, it.1)).collect::<Vec<_>>()
     };
     deliver_ahead(&mut log, lane, 2, 19);
@@ -681,6 +686,8 @@ fn a_crash_before_the_commit_leaves_all_that_was_delivered() {
     let mut log = open(&directory);
     let lane = blocks_of(&mut log, &[10, 50, 10]);
     deliver_ahead(&mut log, lane, 11, 60);
+    assert_eq!(log.expire(BEGIN).unwrap(), Expired::default(), "it is little, and waits for more");
+    log.take_out_all();
     assert_eq!(log.expire(BEGIN).unwrap(), Expired { collected: true, ..Expired::default() });
     assert_eq!(messages(&log, lane), 70, "not yet");
     drop(log);
@@ -690,6 +697,33 @@ fn a_crash_before_the_commit_leaves_all_that_was_delivered() {
     assert_eq!(messages(&log, lane), 70, "nobody remembers");
 }
 
+/// Each time costs a group: what comes one by one goes together.
+#[test]
+fn few_places_wait_for_more_and_not_for_long() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&directory);
+    let lane = blocks_of(&mut log, &[1; 300]);
+    let mut now = BEGIN;
+    let mut looks = Vec::new();
+    for place in 2..=201 {
+        deliver_ahead(&mut log, lane, place, place);
+        let before = messages(&log, lane);
+        assert_eq!(look(&mut log, now), []);
+        looks.extend(Some(before - messages(&log, lane)).filter(|gone| *gone > 0));
+        now = now.plus_millis(10);
+    }
+    assert_eq!(looks, [64, 64, 64]);
+    for millis in [0, 4_900] {
+        assert_eq!((look(&mut log, now.plus_millis(millis)), messages(&log, lane)), (vec![], 108));
+    }
+    // A clock that was set back by years makes nobody wait.
+    assert_eq!((look(&mut log, Timestamp(1)), messages(&log, lane)), (vec![], 100));
+    deliver_ahead(&mut log, lane, 202, 202);
+    assert_eq!((look(&mut log, now), messages(&log, lane)), (vec![], 100));
+    assert_eq!((look(&mut log, now.plus_millis(5_000)), messages(&log, lane)), (vec![], 99));
+    check_sound(&log);
+}
+
 /// A write that failed: what was to be taken out with it is, once the store writes again.
 #[test]
 fn what_is_delivered_is_known_after_a_recovery() {
@@ -697,6 +731,7 @@ fn what_is_delivered_is_known_after_a_recovery() {
     let mut log = open(&directory);
     let lane = blocks_of(&mut log, &[10, 50, 10]);
     deliver_ahead(&mut log, lane, 11, 60);
+    log.take_out_all();
     assert!(log.expire(BEGIN).unwrap().collected);
     let moved = directory.path().join("store").join("elsewhere");
     let engine = directory.path().join("store").join("rocksdb");
@@ -707,7 +742,7 @@ fn what_is_delivered_is_known_after_a_recovery() {
     std::fs::rename(&moved, &engine).unwrap();
     log.try_recover().unwrap();
     assert_eq!(messages(&log, lane), 70);
-    assert_eq!(look(&mut log, BEGIN), []);
+    assert_eq!(look_at_all(&mut log, BEGIN), []);
     assert_eq!((messages(&log, lane), read(&log, lane, BEGIN).0.len()), (20, 20));
     check_sound(&log);
 }
@@ -752,14 +787,14 @@ fn what_remains_of_a_lane_is_not_what_was_delivered() {
     let mut log = open(&directory);
     let lane = blocks_of(&mut log, &[10, 50, 10]);
     deliver_ahead(&mut log, lane, 11, 60);
-    look(&mut log, BEGIN);
+    look_at_all(&mut log, BEGIN);
     let remains: Vec<_> =
         log.remains_of(lane).unwrap().iter().map(|it| (it.from.get(), it.up_to.get())).collect();
     assert_eq!(remains, [(1, 10), (61, 70)]);
     deliver_ahead(&mut log, lane, 61, 65);
     log.remove_lane(lane).unwrap();
     log.commit().unwrap();
-    assert_eq!((look(&mut log, BEGIN), own_entries(&log).len()), (vec![], 1));
+    assert_eq!((look_at_all(&mut log, BEGIN), own_entries(&log).len()), (vec![], 1));
 }
 
 /// More than fits into one look, and more rows than have room: it ends, and what had no room waits for the head.
@@ -778,12 +813,12 @@ fn what_is_delivered_behind_a_head_is_bounded_like_what_expires() {
     for place in (2..=count).step_by(2) {
         deliver_ahead(&mut log, lane, place, place);
     }
-    assert_eq!(look(&mut log, BEGIN), []);
+    assert_eq!(look_at_all(&mut log, BEGIN), []);
     assert_eq!(messages(&log, lane), count - ranges_max as u64);
     assert_eq!(log.expire(BEGIN).unwrap(), Expired::default(), "there is nothing to do");
     // What was between them is delivered, too: one row.
     deliver_ahead(&mut log, lane, 2, count - 1);
-    assert_eq!(look(&mut log, BEGIN), []);
+    assert_eq!(look_at_all(&mut log, BEGIN), []);
     assert_eq!((messages(&log, lane), own_entries(&log).len()), (2, 2));
     check_sound(&log);
     // Sessions' lanes stay whole.
@@ -791,5 +826,5 @@ fn what_is_delivered_behind_a_head_is_bounded_like_what_expires() {
     let mut log = Log::open(&Options { whole_lanes: Some("u/"), ..with }).unwrap();
     write(&mut log, lane, 10, None);
     deliver_ahead(&mut log, lane, count, count + 9);
-    assert_eq!((look(&mut log, BEGIN), messages(&log, lane)), (vec![], 12));
+    assert_eq!((look_at_all(&mut log, BEGIN), messages(&log, lane)), (vec![], 12));
 }

@@ -273,12 +273,13 @@ impl Model {
         let mut expired = 0;
         let mut bytes = 0;
         let is_husk = |place: u64| lane.husks.contains(&place);
+        let is_lost = |place: u64| !is_husk(place) && !lane.ahead.contains(&place);
         let is_expired =
             |place: u64| is_husk(place) || lane.records[place as usize - 1].1.is_some_and(|at| at <= now);
         for record in out.records() {
             while next < record.seq.get() {
                 assert!(is_expired(next), "only what has expired is skipped");
-                (next, expired) = (next + 1, expired + u64::from(!is_husk(next)));
+                (next, expired) = (next + 1, expired + u64::from(is_lost(next)));
             }
             assert!(!is_expired(next));
             let (length, expires) = lane.records[next as usize - 1];
@@ -289,7 +290,7 @@ impl Model {
         }
         while next < out.next().get() {
             assert!(is_expired(next));
-            (next, expired) = (next + 1, expired + u64::from(!is_husk(next)));
+            (next, expired) = (next + 1, expired + u64::from(is_lost(next)));
         }
         assert_eq!(out.next().get(), next);
         assert_eq!(out.expired_messages(), expired);
@@ -417,9 +418,15 @@ fn run(steps: &[Step], log: &mut Box<dyn CommitLog>, mut reopen: impl FnMut(&mut
     for (name, lane) in &model.lanes {
         let (records, expired) =
             read_all(log.as_ref(), lane.id.unwrap(), seq(1), Timestamp(model.now)).unwrap();
-        let husks = lane.husks.range(lane.head..).count() as u64;
-        let waiting = lane.records.len() as u64 + 1 - lane.head - husks;
-        assert_eq!(records.len() as u64 + expired, waiting, "lane {name}");
+        let given: BTreeSet<_> = records.iter().map(|(place, _)| *place).collect();
+        let is_lost = |place: &u64| {
+            !lane.husks.contains(place) && !lane.ahead.contains(place) && !given.contains(place)
+        };
+        let lost = (lane.head..=lane.records.len() as u64).filter(is_lost).count() as u64;
+        assert_eq!(expired, lost, "lane {name}");
+        let is_over = |place: u64| lane.records[place as usize - 1].1.is_some_and(|at| at.0 <= model.now);
+        let is_given = |place: u64| given.contains(&place) || lane.husks.contains(&place) || is_over(place);
+        assert!((lane.head..=lane.records.len() as u64).all(is_given), "lane {name}");
     }
 }
 
