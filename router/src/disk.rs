@@ -293,6 +293,7 @@ impl Disk {
             }
         }
         // What uplinks have said at last goes from behind what waits: it would be sent again.
+        self.log.take_out_all();
         self.keep_house();
         self.write_all_fronts();
         if let Err(error) = self.log.close() {

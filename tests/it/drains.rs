@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::space::lost;
 use harness::{Connect, Proxy, QOS_1, Received, Recorder, Router, Setup, Version, until, v5};
 
 fn texts(messages: &[Received]) -> Vec<&str> {
@@ -106,6 +107,29 @@ fn live_messages_that_passed_a_backlog_are_not_sent_again_after_a_kill() {
     arrived.dedup();
     assert_eq!(arrived, (0..ALL).collect::<Vec<_>>());
     router.terminate();
+}
+
+/// What has arrived is lost to nobody, however soon its time is over and however long what it passed takes.
+#[test]
+fn live_messages_that_passed_a_backlog_are_not_lost_when_their_time_is_over() {
+    let upstream = Recorder::start();
+    let settings =
+        [("uplink.plant.drain", "live-first"), ("routes.urgent.priority", "9"), ("routes.urgent.ttl", "8")];
+    let (router, network) = cut_off(&upstream, &settings);
+    publish(&router, "other", 0..3_000);
+    network.mend();
+    upstream.wait_for(20);
+    publish(&router, "urgent", 0..150);
+    until("the live messages", || (numbers(&upstream.record(), "urgent").len() == 150).then_some(()));
+    // More than are in flight at once: by then the last of them is answered.
+    let count = upstream.record().len();
+    upstream.wait_for(count + 20);
+    network.cut();
+    // What never arrives expires after them.
+    publish(&router, "urgent", 150..160);
+    until("that to be in the ledger", || (lost(&router.status(), "expired") >= 10).then_some(()));
+    assert_eq!(numbers(&upstream.record(), "urgent").len(), 150);
+    assert_eq!(lost(&router.status(), "expired"), 10, "and nothing else");
 }
 
 fn positions(numbers: &[usize], wanted: Range<usize>) -> Vec<usize> {

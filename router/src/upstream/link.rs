@@ -121,8 +121,6 @@ pub(super) struct Uplink {
     clocks: ClockWatch,
     faults: Faults,
     next_tick: model::Instant,
-    /// When the store is told next of all that is delivered behind what waits, however little that is.
-    ahead_at: model::Instant,
     /// When it is shown next whose messages were taken.
     sources_at: model::Instant,
     /// Outside its hours, with nothing to send, since then.
@@ -184,7 +182,6 @@ impl Uplink {
             clocks: ClockWatch::default(),
             faults: Faults::default(),
             next_tick: model::Instant::default(),
-            ahead_at: model::Instant::default(),
             sources_at: model::Instant::default(),
             useless_since: None,
             up_since: None,
@@ -260,7 +257,7 @@ impl Uplink {
         self.carrier.lost(by_peer, error, now);
         self.report();
         self.keep_positions();
-        self.keep_ahead(true);
+        self.keep_ahead();
         self.source.set_link(self.setup.lanes(), false);
         ended
     }
@@ -380,7 +377,7 @@ impl Uplink {
         self.carrier.tick(now, &mut self.out)?;
         self.look_at_proof();
         self.look_at_tails()?;
-        self.keep_ahead(false);
+        self.keep_ahead();
         self.report();
         Ok(())
     }

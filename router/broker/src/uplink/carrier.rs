@@ -619,14 +619,14 @@ impl Carrier {
     }
 
     /// Puts places on `ahead` that are delivered although something before them in their lane is not, each about once: they were
-    /// answered, have expired, or are safe in the poison lane. With fewer than `least` new ones in a stretch of a lane, later.
+    /// answered, have expired, or are safe in the poison lane. What is behind a place that is underway follows when that is
+    /// answered, or some calls later; call it every 250 ms or so.
     ///
-    /// What waits for its sender when those behind it are put there, and is delivered before the first place of the lane is, is
-    /// not put there any more. Cost: next to none for a lane in which nothing waits; else what is new, and bounded.
-    pub fn delivered_ahead(&mut self, least: u64, ahead: &mut Vec<Ahead>) {
+    /// Cost: next to none for a lane in which nothing waits; else what is new, and bounded.
+    pub fn delivered_ahead(&mut self, ahead: &mut Vec<Ahead>) {
         for lane in &mut self.lanes {
             let id = lane.id;
-            lane.tell_ahead(least, |from, up_to| ahead.push(Ahead { lane: id, from, up_to }));
+            lane.tell_ahead(|from, up_to| ahead.push(Ahead { lane: id, from, up_to }));
         }
     }
 

@@ -257,11 +257,10 @@ impl Lane {
         Seq::new(head.get() - 1)
     }
 
-    /// Tells of what is delivered behind its first place that is not, if there are at least so many places in a stretch that
-    /// were not told.
-    pub(super) fn tell_ahead(&mut self, least: u64, mut tell: impl FnMut(Seq, Seq)) {
+    /// Tells of what is delivered behind its first place that is not, and was not told.
+    pub(super) fn tell_ahead(&mut self, mut tell: impl FnMut(Seq, Seq)) {
         for (index, stretch) in self.stretches.iter_mut().enumerate() {
-            stretch.tell_ahead(index == 0, least, &mut tell);
+            stretch.tell_ahead(index == 0, &mut tell);
         }
     }
 

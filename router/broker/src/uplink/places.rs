@@ -29,7 +29,7 @@ impl Places {
 
     /// The first one from `from` on.
     pub(super) fn first_from(&self, from: Seq) -> Option<Seq> {
-        self.from(from).next()
+        if self.len == 0 { None } else { self.from(from).next() }
     }
 
     /// Those from `from` on.
@@ -81,6 +81,15 @@ impl Places {
         if self.len > 0 {
             self.len -= self.set.remove_range(from.get()..to.get().max(from.get()));
         }
+    }
+
+    /// The same; gives what was there.
+    pub(super) fn take_range(&mut self, from: Seq, to: Seq) -> Places {
+        let mut range = Places::default();
+        if self.len > 0 {
+            range.insert_range(from, to);
+        }
+        self.take(&range)
     }
 
     /// Takes out what is in `others`, too.

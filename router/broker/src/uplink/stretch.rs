@@ -12,15 +12,15 @@ use std::collections::{BTreeSet, VecDeque};
 
 use model::Seq;
 
+use self::ahead::Mark;
 use super::places::Places;
+
+mod ahead;
 
 /// Settled places that may stay in the middle of `open` before it is tidied; above it they are at most half of it.
 const SETTLED_KEPT: usize = 64;
 /// Longest row of places to be sent again that is told at once.
 const ROW_MAX: usize = 1_024;
-/// What one look for settled places may cost, in places that are looked at, and what telling of a row of them costs.
-const LOOK_MAX: usize = 16_384;
-const ROW_COST: usize = 32;
 
 /// How far an unsettled place is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +59,7 @@ pub(super) struct Stretch {
     held: Places,
     freed: Places,
     inflight: usize,
-    /// What is settled before was told, or is before the head.
-    told: Seq,
+    mark: Mark,
 }
 
 impl Stretch {
@@ -75,7 +74,7 @@ impl Stretch {
             held: Places::default(),
             freed: Places::default(),
             inflight: 0,
-            told: start,
+            mark: Mark::new(start),
         }
     }
 
@@ -94,47 +93,6 @@ impl Stretch {
             return open.unwrap_or(self.next);
         }
         [open, self.held.first(), self.freed.first()].into_iter().flatten().min().unwrap_or(self.next)
-    }
-
-    /// Tells of settled places behind the head of the lane, if there are at least so many that were not told: in rows (both
-    /// ends included), each once. What is underway is waited for; what is held is not, and may be told once it is settled only
-    /// by those who follow the head. `is_first`: the head of the lane is here.
-    ///
-    /// Cost: next to none where nothing waits but what is underway; else what is new, and bounded.
-    pub(super) fn tell_ahead(&mut self, is_first: bool, least: u64, mut tell: impl FnMut(Seq, Seq)) {
-        if is_first {
-            self.told = self.told.max(self.head());
-        }
-        let from = self.told;
-        let open = self.open.range(self.open.partition_point(|place| place.seq < from)..);
-        let is_underway = |place: &&Place| !matches!(place.state, State::Held | State::Settled);
-        let underway = open.clone().find(is_underway).map(|place| place.seq);
-        let end = [underway, self.freed.first_from(from)].into_iter().flatten().fold(self.next, Seq::min);
-        // Sent before, and never sent.
-        let open = open.filter(|place| place.state == State::Held).map(|place| place.seq);
-        let open = open.take_while(|seq| *seq < end);
-        let held = open.clone().count() as u64 + self.held.count(from, end);
-        if (end.get() - from.get()).saturating_sub(held) < least {
-            return;
-        }
-        let (mut open, mut held) = (open.peekable(), self.held.from(from).peekable());
-        let (mut next, mut left) = (from, LOOK_MAX);
-        while left > 0 && next < end {
-            let waits = [open.peek(), held.peek()].into_iter().flatten().min().copied();
-            let row_end = waits.map_or(end, |seq| seq.min(end));
-            if let Some(last) = Seq::new(row_end.get() - 1).filter(|last| next <= *last) {
-                tell(next, last);
-                left = left.saturating_sub(ROW_COST);
-            }
-            next = row_end;
-            if waits == Some(row_end) && row_end < end {
-                next = row_end.next();
-                open.next_if_eq(&row_end);
-                held.next_if_eq(&row_end);
-            }
-            left = left.saturating_sub(1);
-        }
-        self.told = next;
     }
 
     /// Whether nothing is left of it.
@@ -278,7 +236,7 @@ impl Stretch {
         for seq in gone {
             self.settle(seq);
         }
-        self.freed.remove_range(from, next);
+        self.mark.all_settled(self.freed.take_range(from, next));
         if from <= self.next {
             self.next = self.next.max(next.min(self.end));
         }
@@ -286,13 +244,20 @@ impl Stretch {
 
     /// The place needs nothing any more. Says whether it was unsettled.
     pub(super) fn settle(&mut self, seq: Seq) -> bool {
-        let Some(index) = self.index(seq) else { return self.held.remove(seq) || self.freed.remove(seq) };
+        let Some(index) = self.index(seq) else {
+            let is_new = self.held.remove(seq) || self.freed.remove(seq);
+            if is_new {
+                self.mark.settled(seq);
+            }
+            return is_new;
+        };
         if self.open[index].state == State::Settled {
             return false;
         }
         self.leave(index);
         self.open[index].state = State::Settled;
         self.settled += 1;
+        self.mark.settled(seq);
         self.tidy();
         true
     }
@@ -310,8 +275,8 @@ impl Stretch {
 
     /// As [`Stretch::settle`], for all of these that wait here; what is in flight is answered some day.
     pub(super) fn settle_all(&mut self, places: &Places) {
-        self.held.take(places);
-        self.freed.take(places);
+        self.mark.all_settled(self.held.take(places));
+        self.mark.all_settled(self.freed.take(places));
         let waits =
             |place: &&Place| matches!(place.state, State::Held | State::Again) && places.contains(place.seq);
         let gone: Vec<Seq> = self.open.iter().filter(waits).map(|place| place.seq).collect();
@@ -382,7 +347,8 @@ impl Stretch {
         self.open.binary_search_by_key(&seq, |place| place.seq).ok()
     }
 
-    /// Takes over all of the stretch behind it. What was not read of this one is read first.
+    /// Takes over all of the stretch behind it. What was not read of this one is read first; what is settled is told from the own
+    /// mark on.
     pub(super) fn absorb(&mut self, next: Stretch) {
         assert_eq!(self.end, next.start, "stretches stand side by side");
         self.freed.insert_range(self.next, self.end);
@@ -406,7 +372,9 @@ impl Stretch {
         assert!(self.held.first().is_none_or(|seq| seq < self.next && !self.freed.contains(seq)));
         let count = |state| self.open.iter().filter(|place| place.state == state).count();
         assert!(self.start <= self.next && self.next <= self.end);
-        assert!(self.start <= self.told && self.told <= self.next);
+        assert!(self.start <= self.mark.told && self.mark.told <= self.next);
+        let late: Vec<Seq> = self.mark.late().from(self.start).collect();
+        assert!(late.iter().all(|seq| *seq < self.mark.told && !self.is_open(*seq)));
         assert!(self.open.iter().zip(self.open.iter().skip(1)).all(|(a, b)| a.seq < b.seq));
         assert!(self.open.back().is_none_or(|last| last.seq < self.next));
         assert_eq!(count(State::InFlight), self.inflight);

@@ -234,9 +234,9 @@ impl Bench {
     }
 
     /// What is delivered behind heads, and was not told.
-    fn ahead(&mut self, least: u64) -> Vec<(LaneId, u64, u64)> {
+    fn ahead(&mut self) -> Vec<(LaneId, u64, u64)> {
         let mut ahead = Vec::new();
-        self.carrier.delivered_ahead(least, &mut ahead);
+        self.carrier.delivered_ahead(&mut ahead);
         self.carrier.invariants();
         ahead.into_iter().map(|it| (it.lane, it.from.get(), it.up_to.get())).collect()
     }

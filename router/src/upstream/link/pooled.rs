@@ -170,7 +170,7 @@ pub(in crate::upstream) async fn run(uplink: Uplink, keyring: Keyring, line: Opt
         }
     }
     while links.join_next().await.is_some() {}
-    shared.core.borrow_mut().keep_ahead(true);
+    shared.core.borrow_mut().keep_ahead();
 }
 
 /// The next order; for ever, if there is nobody to give one.
@@ -575,7 +575,7 @@ async fn carry(
                 // One of the links tells for all.
                 if now.instant >= core.next_tick {
                     core.next_tick = now.instant.plus_millis(TICK.as_millis() as u64);
-                    core.keep_ahead(false);
+                    core.keep_ahead();
                     core.report();
                     if let Some(millis) = core.clocks.look(now) {
                         core.setup.status.clock_jumps.fetch_add(1, Ordering::Relaxed);

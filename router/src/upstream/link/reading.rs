@@ -13,11 +13,6 @@ use tracing::{error, info, warn};
 use super::super::faults::Act;
 use super::{Ended, Uplink};
 
-/// Fewer places that are delivered behind what waits are not worth telling at once: each time costs a group of its own. A few are
-/// told after this long.
-const AHEAD_LEAST: u64 = 64;
-const AHEAD_MILLIS: u64 = 5_000;
-
 /// What warnings of the store are about; no identity is called so.
 const STORE: &str = "the store";
 
@@ -151,16 +146,10 @@ impl Uplink {
         self.delivered = delivered;
     }
 
-    /// Tells the store what is delivered behind what waits, so that it gives the space back and nothing of it is sent again;
-    /// with `all` however little that is.
-    pub(super) fn keep_ahead(&mut self, all: bool) {
-        let now = self.clock.now().instant;
-        let is_due = all || self.ahead_at <= now;
-        if is_due {
-            self.ahead_at = now.plus_millis(AHEAD_MILLIS);
-        }
+    /// Tells the store what is delivered behind what waits, so that it gives the space back and nothing of it is sent again.
+    pub(super) fn keep_ahead(&mut self) {
         let mut ahead: Vec<Ahead> = Vec::new();
-        self.carrier.delivered_ahead(if is_due { 1 } else { AHEAD_LEAST }, &mut ahead);
+        self.carrier.delivered_ahead(&mut ahead);
         for ahead in &ahead {
             let kept = self.source.deliver_ahead(ahead);
             drop(self.met(Act::Keep, (ahead.lane, None), kept));

@@ -30,9 +30,8 @@ fn live_messages_that_pass_a_backlog_are_told() {
     while live < 50 {
         live += usize::from(take_next(&mut bench, 1)[0].starts_with('l'));
     }
-    assert_eq!(bench.ahead(51), [], "not worth it");
-    assert_eq!(bench.ahead(50), [(LANE, 1_001, 1_050)]);
-    assert_eq!(bench.ahead(1), [], "once");
+    assert_eq!(bench.ahead(), [(LANE, 1_001, 1_050)]);
+    assert_eq!(bench.ahead(), [], "once");
     // Out of order: up to the first that is under way.
     (0..3).for_each(|_| bench.publish(LANE, "l"));
     while bench.open.last().is_none_or(|last| last.payload != b"l1053") {
@@ -45,9 +44,9 @@ fn live_messages_that_pass_a_backlog_are_told() {
         bench.take(&["l1051"]);
     }
     bench.take(&["l1053"]);
-    assert_eq!(bench.ahead(1), [(LANE, 1_051, 1_051)]);
+    assert_eq!(bench.ahead(), [(LANE, 1_051, 1_051)]);
     bench.take(&["l1052"]);
-    assert_eq!(bench.ahead(1), [(LANE, 1_052, 1_053)]);
+    assert_eq!(bench.ahead(), [(LANE, 1_052, 1_053)]);
     // A lost link repeats nothing of it, and what is on its way is not told.
     let before = bench.delivered()[0].1;
     bench.publish(LANE, "l");
@@ -55,13 +54,13 @@ fn live_messages_that_pass_a_backlog_are_told() {
         take_next(&mut bench, 1);
     }
     bench.carrier.lost(false, None, at(bench.now).instant);
-    assert_eq!(bench.ahead(1), []);
+    assert_eq!(bench.ahead(), []);
     bench.connect(8, None);
     let rest = take_next(&mut bench, 2_000);
     assert!(rest.len() as u64 <= 1_000 - before + 1, "{} of {before}", rest.len());
     assert_eq!(rest.iter().filter(|payload| payload.starts_with('l')).collect::<Vec<_>>(), ["l1054"]);
     assert_eq!(bench.delivered(), [(LANE, 1_054)]);
-    assert_eq!(bench.ahead(1), []);
+    assert_eq!(bench.ahead(), []);
 }
 
 #[test]
@@ -84,8 +83,8 @@ fn what_passes_a_refused_sender_is_told_in_rows() {
     assert_eq!(bench.delivered(), []);
     let rows: Vec<_> = (0..30).map(|round| (LANE, 7 + 4 * round, 9 + 4 * round)).collect();
     let last = (LANE, 123, 123);
-    assert_eq!(bench.ahead(1), [&[(LANE, 3, 5)], &rows[..29], &[last]].concat());
-    assert_eq!(bench.ahead(1), []);
+    assert_eq!(bench.ahead(), [&[(LANE, 3, 5)], &rows[..29], &[last]].concat());
+    assert_eq!(bench.ahead(), []);
     // What is set aside is told once it is safe there, and what has expired at once.
     bench.publish(LANE, "c");
     bench.publish(LANE, "d");
@@ -94,15 +93,15 @@ fn what_passes_a_refused_sender_is_told_in_rows() {
     bench.sent();
     bench.take(&["b126"]);
     bench.answer("c124", ReasonCode::PAYLOAD_FORMAT_INVALID);
-    assert_eq!(bench.ahead(1), [], "it may be needed once more");
+    assert_eq!(bench.ahead(), [], "it may be needed once more");
     let aside = bench.carrier.next_aside().expect("it goes");
     bench.carrier.is_aside(aside.lane, aside.seq);
-    assert_eq!(bench.ahead(1), [(LANE, 124, 126)]);
+    assert_eq!(bench.ahead(), [(LANE, 124, 126)]);
     // Whoever waited goes on, and the head with it.
     bench.pass(10_000);
     assert_eq!(take_next(&mut bench, 1_000).len(), 32);
     assert_eq!(bench.delivered(), [(LANE, 126)]);
-    assert_eq!(bench.ahead(1), []);
+    assert_eq!(bench.ahead(), []);
 }
 
 /// A look costs what is new, and no more than a bound at once.
@@ -119,7 +118,7 @@ fn a_long_row_of_what_waits_is_passed_in_portions() {
     assert_eq!(take_next(&mut bench, 100_000).len(), 20_000);
     let mut told = Vec::new();
     for look in 0.. {
-        let rows = bench.ahead(1);
+        let rows = bench.ahead();
         if rows.is_empty() {
             assert!(look > 10, "{look} looks");
             break;
@@ -146,7 +145,7 @@ fn many_reconnects_tell_what_is_delivered_and_nothing_else() {
             bench.take(&[payload]);
             settled.insert(payload[1..].parse::<u64>().expect("a place"));
         }
-        for (_, from, up_to) in bench.ahead(1) {
+        for (_, from, up_to) in bench.ahead() {
             told.extend(from..=up_to);
             assert!(told.is_subset(&settled), "{from} to {up_to}");
         }

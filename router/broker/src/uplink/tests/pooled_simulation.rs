@@ -549,7 +549,7 @@ impl World {
             lane.delivered = up_to.get();
         }
         let mut ahead = Vec::new();
-        self.carrier.delivered_ahead(3, &mut ahead);
+        self.carrier.delivered_ahead(&mut ahead);
         for Ahead { lane, from, up_to } in ahead {
             let index = LANES.iter().position(|it| *it == lane).expect("one of them");
             let is_done = |place| is_settled(&self.lanes[index], place);

@@ -12,8 +12,6 @@ use crate::uplink::Ahead;
 
 /// Most records of a block.
 const BLOCK: u64 = 3;
-/// Most places that are waited for before they are told.
-const LEAST: usize = 4;
 
 /// Of one lane.
 #[derive(Clone, Default)]
@@ -81,9 +79,8 @@ impl World {
         if !taking.is_on || !taking.random.one_in(2) {
             return;
         }
-        let least = 1 + taking.random.below(LEAST) as u64;
         let mut told = Vec::new();
-        self.carrier.delivered_ahead(least, &mut told);
+        self.carrier.delivered_ahead(&mut told);
         for Ahead { lane, from, up_to } in told {
             let index = LANES.iter().position(|it| *it == lane).expect("one of them");
             for place in from.get()..=up_to.get() {
