@@ -218,6 +218,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn rows_are_a_set_of_places(ranges in vec((1..200u64, 0..20u64), 0..60), head in 1..200u64) {
             let (mut ahead, mut places) = (Ahead::default(), BTreeSet::new());
