@@ -3,22 +3,31 @@
 //! Knows: rows of places, as numbers; how far each was looked at. May use: `model`. Never: RocksDB, blocks.
 //! In:  ranges that are delivered, heads. Out: what was not looked at yet; whether a block is delivered, and which of its places
 //! are not, so that nobody enters them as lost. In memory alone: a crash forgets it, which costs space and repeats.
-//! Invariant: the rows of a lane ascend and do not touch. Bound: [`ROWS_MAX`] rows of all lanes; above that the oldest of the
-//! lane that gets one goes, or the new one.
+//! What could not be read is not delivered, whoever passes over it: it stays, for it may be readable again.
+//! Invariant: the rows of a lane ascend and do not touch. Bound: [`ROWS_MAX`] rows of all lanes; above that the lane that has most
+//! gives up its oldest, one that was looked at before others. [`SPARED_MAX`] ranges that stay, and a number for each lane.
 
 use model::LaneId;
 use std::collections::BTreeMap;
 
 /// Most rows of all lanes.
 const ROWS_MAX: usize = 2_048;
+/// Most ranges of all lanes that stay because they could not be read.
+const SPARED_MAX: usize = 256;
+/// A vector has room for so many rows more than it may have once had, or for twice as many as it has.
+const SLACK_ROWS: usize = 16;
 /// Memory that they take at most: a vector that grows has room for twice as many.
-pub(crate) const AHEAD_BYTES: u64 = (2 * ROWS_MAX * size_of::<Row>()) as u64;
+pub(crate) const AHEAD_BYTES: u64 = (4 * ROWS_MAX * size_of::<Row>()) as u64;
 
 /// See the charter.
 #[derive(Debug, Default)]
 pub(crate) struct Ahead {
     lanes: BTreeMap<LaneId, Vec<Row>>,
     rows: usize,
+    /// What stays, the oldest first.
+    spared: Vec<(LaneId, (u64, u64))>,
+    /// What is said of places before these may speak of records that are gone.
+    floors: BTreeMap<LaneId, u64>,
     /// Something was not looked at.
     has_unseen: bool,
     /// Places that came since all was looked at, about.
@@ -37,6 +46,23 @@ struct Row {
 impl Ahead {
     /// These places of a lane are delivered; saying so twice changes nothing.
     pub(crate) fn add(&mut self, lane: LaneId, (first, last): (u64, u64)) {
+        let floor = self.floors.get(&lane).copied().unwrap_or(0);
+        let mut next = first.max(floor);
+        let mut spared: Vec<_> =
+            self.spared.iter().filter(|(of, _)| *of == lane).map(|(_, it)| *it).collect();
+        spared.sort_unstable();
+        for (from, to) in spared {
+            if from > next && next <= last {
+                self.add_row(lane, (next, last.min(from - 1)));
+            }
+            next = next.max(to + 1);
+        }
+        if next <= last {
+            self.add_row(lane, (next, last));
+        }
+    }
+
+    fn add_row(&mut self, lane: LaneId, (first, last): (u64, u64)) {
         let rows = self.lanes.entry(lane).or_default();
         let from = rows.partition_point(|row| row.last + 1 < first);
         let known = rows[from..].partition_point(|row| row.first <= last + 1);
@@ -52,8 +78,7 @@ impl Ahead {
             rows.insert(from, Row { first, last, seen: first });
             self.rows += 1;
             if self.rows > ROWS_MAX {
-                rows.remove(0);
-                self.rows -= 1;
+                self.give_one_up();
             }
             return;
         }
@@ -62,6 +87,24 @@ impl Ahead {
         let row = Row { first: before.first.min(first), last: behind.last.max(last), seen };
         rows.splice(from..from + known, [row]);
         self.rows -= known - 1;
+    }
+
+    fn give_one_up(&mut self) {
+        let Some(rows) = self.lanes.values_mut().max_by_key(|rows| rows.len()) else { return };
+        let seen = rows.iter().position(|row| row.seen > row.last);
+        rows.remove(seen.unwrap_or(0));
+        self.rows -= 1;
+    }
+
+    /// These places could not be read: they stay.
+    pub(crate) fn spare(&mut self, lane: LaneId, places: (u64, u64)) {
+        if self.spared.contains(&(lane, places)) {
+            return;
+        }
+        if self.spared.len() == SPARED_MAX {
+            self.spared.remove(0);
+        }
+        self.spared.push((lane, places));
     }
 
     /// Whether all of these places are delivered.
@@ -128,9 +171,11 @@ impl Ahead {
 
     /// What lies wholly before `head` is delivered anyway.
     pub(crate) fn forget_before(&mut self, lane: LaneId, head: u64) {
+        self.spared.retain(|(of, (_, last))| *of != lane || *last >= head);
         if let Some(rows) = self.lanes.get_mut(&lane) {
             let passed = rows.partition_point(|row| row.last < head);
             rows.drain(..passed);
+            rows.shrink_to(2 * rows.len() + SLACK_ROWS);
             self.rows -= passed;
             if rows.is_empty() {
                 self.lanes.remove(&lane);
@@ -138,26 +183,23 @@ impl Ahead {
         }
     }
 
-    /// The lane ends before `tail`: what the disk has lost of it may come again, as something else.
-    pub(crate) fn forget_from(&mut self, lane: LaneId, tail: u64) {
-        let Some(rows) = self.lanes.get_mut(&lane) else { return };
-        let kept = rows.partition_point(|row| row.first < tail);
-        self.rows -= rows.len() - kept;
-        rows.truncate(kept);
-        if let Some(row) = rows.last_mut() {
-            row.last = row.last.min(tail - 1);
-        }
+    /// The lane is not what it was: it ended before `tail`, and places before that may hold something else by now.
+    pub(crate) fn fell(&mut self, lane: LaneId, tail: u64) {
+        self.forget(lane);
+        self.floors.insert(lane, tail);
     }
 
     /// There is no such lane any more.
     pub(crate) fn forget(&mut self, lane: LaneId) {
         self.rows -= self.lanes.remove(&lane).map_or(0, |rows| rows.len());
+        self.spared.retain(|(of, _)| *of != lane);
+        self.floors.remove(&lane);
     }
 
     /// What must always hold; for tests.
     pub(crate) fn invariants(&self) {
         assert_eq!(self.lanes.values().map(Vec::len).sum::<usize>(), self.rows);
-        assert!(self.rows <= ROWS_MAX);
+        assert!(self.rows <= ROWS_MAX && self.spared.len() <= SPARED_MAX);
         for rows in self.lanes.values() {
             assert!(rows.iter().all(|row| row.first <= row.last));
             assert!(rows.windows(2).all(|pair| pair[0].last + 1 < pair[1].first), "{rows:?}");
@@ -206,14 +248,34 @@ mod tests {
         }
         let end = 6 * ROWS_MAX as u64;
         assert!(ahead.covers(LANE, (end, end)) && !ahead.covers(LANE, (2, 2)));
+        ahead.seen(LANE, end - 20, end - 19);
         ahead.add(LaneId(4), (1, 9));
-        assert!(!ahead.covers(LaneId(4), (1, 9)), "that is its oldest");
+        assert!(ahead.covers(LaneId(4), (1, 9)), "a lane that has many makes room");
+        assert!(!ahead.covers(LANE, (end - 20, end - 20)), "by what was looked at");
         ahead.forget_before(LANE, end);
-        ahead.add(LaneId(4), (1, 9));
-        assert!(ahead.covers(LaneId(4), (1, 9)));
+        assert!(ahead.covers(LaneId(4), (1, 9)) && ahead.covers(LANE, (end, end)));
         ahead.forget(LANE);
-        ahead.forget_from(LaneId(4), 5);
-        assert!(ahead.covers(LaneId(4), (1, 4)) && !ahead.covers(LaneId(4), (1, 5)));
+        ahead.invariants();
+    }
+
+    #[test]
+    fn what_could_not_be_read_stays_and_so_does_what_is_said_of_a_lane_that_was_another() {
+        let mut ahead = Ahead::default();
+        ahead.spare(LANE, (10, 12));
+        ahead.spare(LANE, (3, 4));
+        ahead.add(LANE, (1, 20));
+        let is_covered = |ahead: &Ahead| (1..=20).map(|it| ahead.covers(LANE, (it, it))).collect::<Vec<_>>();
+        let expected: Vec<_> = (1..=20).map(|it| !matches!(it, 3 | 4 | 10..=12)).collect();
+        assert_eq!(is_covered(&ahead), expected);
+        ahead.add(LANE, (11, 11));
+        assert_eq!(is_covered(&ahead), expected, "nothing of it is left");
+        ahead.fell(LANE, 15);
+        ahead.invariants();
+        ahead.add(LANE, (1, 20));
+        assert_eq!(is_covered(&ahead), (1..=20).map(|it| it >= 15).collect::<Vec<_>>());
+        for place in 1..=2 * SPARED_MAX as u64 {
+            ahead.spare(LaneId(4), (place, place));
+        }
         ahead.invariants();
     }
 

@@ -164,7 +164,10 @@ fn verify_lane(
 ) -> Result<Walked, StoreError> {
     let mut walked = Walked::default();
     let mut blocks = Blocks::from(engine, lane, 1, false);
-    let noted_in = |places| noted.within(places).iter().map(|(first, last)| last - first + 1).sum::<u64>();
+    let noted_in = |(first, last): (u64, u64)| {
+        let ranges = if first <= last { noted.within((first, last)) } else { Vec::new() };
+        ranges.iter().map(|(first, last)| last - first + 1).sum::<u64>()
+    };
     // The place the walk has come to, and the first undelivered one that is not seen yet.
     let (mut at, mut next) = (1, head);
     loop {

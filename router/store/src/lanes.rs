@@ -231,10 +231,10 @@ impl LaneTable {
     /// As [`crate::CommitLog::deliver_ahead`].
     pub(crate) fn deliver_ahead(&self, id: LaneId, (from, up_to): (Seq, Seq)) -> Result<(), StoreError> {
         let lane = self.get(id)?;
-        let (head, tail) = (lane.head(), lane.tail());
-        // What is not on the disk may yet get another place there.
-        let (first, end) = (from.get().max(head), up_to.next().get().min(tail));
         let mut ahead = self.ahead();
+        // Asked for with the lock: a recovery sets the tail first and forgets then. What is not on the disk may yet get another place there.
+        let (head, tail) = (lane.head(), lane.tail());
+        let (first, end) = (from.get().max(head), up_to.next().get().min(tail));
         ahead.forget_before(id, head);
         if first < end {
             ahead.add(id, (first, end - 1));

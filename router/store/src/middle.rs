@@ -283,6 +283,10 @@ impl Log {
                 found.more = true;
                 return;
             }
+            if shared.lanes.get(lane).is_err() {
+                shared.lanes.ahead().forget(lane);
+                continue;
+            }
             match self.look_through(lane, (from, up_to), &mut look, None) {
                 Ok(seen) => {
                     found.more |= seen.next.is_some();

@@ -292,6 +292,8 @@ impl Reader {
         }
         if let Err(StoreError::Damaged { from, up_to, .. }) = walked {
             notes.note(LossKind::Damaged, lane, lane.head(), (from.get(), up_to.get()), 0);
+            // Who reads passes over them now, and will say that all before some place is delivered.
+            self.shared.lanes.ahead().spare(lane.id, (from.get(), up_to.get()));
         }
     }
 

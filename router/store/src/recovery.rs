@@ -219,8 +219,11 @@ pub(crate) fn refresh(found: Vec<Lane>, known: &crate::lanes::LaneTable) {
     for lane in known.all() {
         match found.binary_search_by_key(&lane.id, |found| found.id) {
             Ok(at) => {
-                lane.reset(found[at].tail(), found[at].appended_bytes());
-                known.ahead().forget_from(lane.id, lane.tail());
+                let (found, tail) = (&found[at], lane.tail());
+                lane.reset(found.tail(), found.appended_bytes());
+                if found.tail() < tail || found.name != lane.name {
+                    known.ahead().fell(lane.id, tail.max(found.tail()));
+                }
             }
             Err(_) => known.remove(lane.id), // it was never committed
         }

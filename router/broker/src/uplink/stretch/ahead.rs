@@ -66,7 +66,7 @@ impl Mark {
             && let Some(first) = self.late.pop_first()
         {
             let mut last = first;
-            while self.late.remove(last.next()) {
+            while *left > 0 && self.late.remove(last.next()) {
                 last = last.next();
                 *left = left.saturating_sub(1);
             }
