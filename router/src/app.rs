@@ -242,7 +242,8 @@ impl Router {
         let boxes = mailboxes.iter().chain([&keeper_mailbox]).cloned().collect();
         let space = space_watch(&config, &uplinks, &fronts, Arc::clone(&overview.rooms));
         let waiting = Waiting {
-            commit_interval: config.store.commit_interval,
+            // Where nothing is synced nothing is spared.
+            commit_interval: if config.store.sync { config.store.commit_interval } else { Duration::ZERO },
             fronts: Arc::clone(&fronts),
             spill_bytes_max: config.limits.spill_bytes_max,
         };

@@ -56,6 +56,12 @@ const HOUSEKEEPING: Duration = Duration::from_millis(200);
 /// The same while a drain leaves much behind.
 const RECLAIM_AGAIN: Duration = Duration::from_millis(10);
 
+/// How often a group that waits for more is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// Looks of a stop for what is delivered behind heads.
+const LAST_LOOKS_MAX: u32 = 64;
+
 /// When a disk that failed is tried again, at first and at last.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LAST: Duration = Duration::from_secs(15);
@@ -294,7 +300,12 @@ impl Disk {
         }
         // What uplinks have said at last goes from behind what waits: it would be sent again.
         self.log.take_out_all();
-        self.keep_house();
+        for _ in 0..LAST_LOOKS_MAX {
+            self.keep_house();
+            if !self.much_to_reclaim {
+                break;
+            }
+        }
         self.write_all_fronts();
         if let Err(error) = self.log.close() {
             warn!(%error, "positions were not written; some messages will be sent again after the next start");
@@ -314,16 +325,26 @@ impl Disk {
 
     /// A small group close behind another one waits a moment.
     fn wait_for_more(&mut self) {
-        if self.stopping || self.is_poisoned() || !self.after_commit.is_empty() {
+        if !self.may_wait() {
             return;
         }
         let bytes = self.log.staged_bytes();
         let Some(Waits { echo, more }) = self.pacing.waits(Instant::now(), bytes) else { return };
         let before = self.sleep_and_collect(echo);
-        if Pacing::is_small(before) && !self.stopping {
-            let after = self.sleep_and_collect(more);
-            self.pacing.waited(before, after);
+        let (mut after, until) = (before, Instant::now() + more);
+        while self.may_wait() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || !Pacing::is_small(after) {
+                return self.pacing.waited(before, after);
+            }
+            after = self.sleep_and_collect(left.min(LOOK_AGAIN));
         }
+    }
+
+    /// Whether nothing is to be done but to collect.
+    fn may_wait(&self) -> bool {
+        let is_room_short = self.space.is_due() || self.space.wants_room();
+        !self.stopping && !self.is_poisoned() && self.after_commit.is_empty() && !is_room_short
     }
 
     /// The bytes of the group after that. Woken by each message, this thread would cost more than the sync that is spared.
@@ -331,6 +352,7 @@ impl Disk {
         std::thread::sleep(time);
         if let Ok(job) = self.jobs.try_recv() {
             self.collect(job);
+            self.ring_for_fronts();
         }
         self.log.staged_bytes()
     }

@@ -2,7 +2,8 @@
 //!
 //! In: when the last group was begun, how large the next one is, what waiting brought. Out: how long to wait.
 //! Always: after an idle time nobody waits; nobody waits longer than `delay` after the group before was begun, and not at all
-//! while waiting brings little: clients that wait for their acknowledgements send nothing meanwhile.
+//! while waiting brings little: clients that wait for their acknowledgements, and answer them at once, send nothing meanwhile.
+//! Those that answer them later than [`ECHO`] look like some that send by themselves, and wait like them.
 //! Bound: a few numbers.
 
 use std::time::{Duration, Instant};
@@ -80,9 +81,8 @@ mod tests {
     use super::*;
 
     const DELAY: Duration = Duration::from_millis(1);
-    /// What a sync takes, and how long a client takes to answer an acknowledgement with its next message; in µs.
+    /// What a sync takes, in µs.
     const SYNC: u64 = 250;
-    const THINK: u64 = 60;
     const MESSAGE_BYTES: u64 = 300;
 
     /// What was written in a second.
@@ -93,8 +93,8 @@ mod tests {
         waits: u64,
     }
 
-    /// Messages come at `times`, ascending, in µs; with `is_closed` each comes again when its acknowledgement is answered.
-    fn play(delay: Duration, mut times: VecDeque<u64>, is_closed: bool) -> Played {
+    /// Messages come at `times`, ascending, in µs; with `think` each comes again so long after its acknowledgement.
+    fn play(delay: Duration, mut times: VecDeque<u64>, think: Option<u64>) -> Played {
         let (mut pacing, start) = (Pacing::new(delay), Instant::now());
         let at = |micros| start + Duration::from_micros(micros);
         let (mut now, mut played) = (0, Played { messages: 0, groups: 0, waits: 0 });
@@ -112,7 +112,7 @@ mod tests {
             pacing.begin(at(now));
             now += SYNC;
             times.drain(..group as usize);
-            times.extend((0..group).filter(|_| is_closed).map(|_| now + THINK));
+            times.extend(think.iter().flat_map(|think| (0..group).map(|_| now + *think)));
             played.messages += group;
             played.groups += 1;
         }
@@ -134,24 +134,42 @@ mod tests {
 
     #[test]
     fn messages_that_come_by_themselves_share_a_sync_in_each_interval() {
-        let alone = play(Duration::ZERO, at_rate(5_000), false);
-        let paced = play(DELAY, at_rate(5_000), false);
+        let alone = play(Duration::ZERO, at_rate(5_000), None);
+        let paced = play(DELAY, at_rate(5_000), None);
         assert_eq!((alone.messages, alone.waits, paced.messages), (5_000, 0, 5_000));
         assert!(alone.groups > 2_400 && (900..=1_010).contains(&paced.groups), "{alone:?} {paced:?}");
     }
 
     #[test]
-    fn clients_that_wait_for_their_acknowledgements_lose_next_to_nothing() {
-        for count in [1, 2, 10, 30] {
-            let alone = play(Duration::ZERO, clients(count), true);
-            let paced = play(DELAY, clients(count), true);
-            assert!(paced.messages * 100 >= alone.messages * 93, "{count} clients: {alone:?} {paced:?}");
+    fn clients_that_answer_their_acknowledgements_at_once_lose_next_to_nothing() {
+        for (count, think) in
+            [(1, 60), (2, 60), (10, 60), (30, 60), (1, 150), (10, 150), (1, 500), (1, 2_000)]
+        {
+            let alone = play(Duration::ZERO, clients(count), Some(think));
+            let paced = play(DELAY, clients(count), Some(think));
+            assert!(
+                paced.messages * 100 >= alone.messages * 93,
+                "{count} clients, {think} µs: {alone:?} {paced:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_round_of_clients_that_take_their_time_is_longer_by_no_more_than_an_interval() {
+        for (count, think) in [(2, 300), (2, 500), (10, 500), (30, 500), (10, 2_000), (30, 2_000)] {
+            let alone = play(Duration::ZERO, clients(count), Some(think));
+            let paced = play(DELAY, clients(count), Some(think));
+            let round = |played: &Played| 1_000_000 * count as u64 / played.messages;
+            assert!(
+                round(&paced) <= round(&alone) + DELAY.as_micros() as u64,
+                "{count} clients, {think} µs: {alone:?} {paced:?}"
+            );
         }
     }
 
     #[test]
     fn after_an_idle_time_nobody_waits() {
-        assert_eq!(play(DELAY, at_rate(500), false).waits, 0);
+        assert_eq!(play(DELAY, at_rate(500), None).waits, 0);
         assert_eq!(Pacing::new(DELAY).waits(Instant::now(), 1), None, "nor at first");
     }
 
