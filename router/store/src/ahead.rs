@@ -11,7 +11,7 @@ use model::LaneId;
 use std::collections::BTreeMap;
 
 /// Most rows of all lanes.
-const ROWS_MAX: usize = 2_048;
+const ROWS_MAX: usize = 1_024;
 /// Most ranges of all lanes that stay because they could not be read.
 const SPARED_MAX: usize = 256;
 /// A vector has room for so many rows more than it may have once had, or for twice as many as it has.
