@@ -7,6 +7,7 @@
 //! Invariant: the rows of a lane ascend and do not touch. Bound: [`ROWS_MAX`] rows of all lanes; above that the lane that has most
 //! gives up its oldest, one that was looked at before others. [`SPARED_MAX`] ranges that stay, and a number for each lane.
 
+use crate::places;
 use model::LaneId;
 use std::collections::BTreeMap;
 
@@ -14,9 +15,9 @@ use std::collections::BTreeMap;
 const ROWS_MAX: usize = 1_024;
 /// Most ranges of all lanes that stay because they could not be read.
 const SPARED_MAX: usize = 256;
-/// A vector has room for so many rows more than it may have once had, or for twice as many as it has.
+/// Rows of a lane keep room for twice as many, and for so many more.
 const SLACK_ROWS: usize = 16;
-/// Memory that they take at most: a vector that grows has room for twice as many.
+/// Memory of all of it at most: rows take half, with that room; the rest is for what stays, floors and the slack.
 pub(crate) const AHEAD_BYTES: u64 = (4 * ROWS_MAX * size_of::<Row>()) as u64;
 
 /// See the charter.
@@ -44,21 +45,23 @@ struct Row {
 }
 
 impl Ahead {
+    /// These places of a lane, from its head to before its tail, are delivered: what of them is there is noted.
+    pub(crate) fn deliver(&mut self, lane: LaneId, (head, tail): (u64, u64), (first, last): (u64, u64)) {
+        self.forget_before(lane, head);
+        let (first, end) = (first.max(head), (last + 1).min(tail));
+        if first < end {
+            self.add(lane, (first, end - 1));
+        }
+    }
+
     /// These places of a lane are delivered; saying so twice changes nothing.
-    pub(crate) fn add(&mut self, lane: LaneId, (first, last): (u64, u64)) {
+    fn add(&mut self, lane: LaneId, (first, last): (u64, u64)) {
         let floor = self.floors.get(&lane).copied().unwrap_or(0);
-        let mut next = first.max(floor);
         let mut spared: Vec<_> =
             self.spared.iter().filter(|(of, _)| *of == lane).map(|(_, it)| *it).collect();
         spared.sort_unstable();
-        for (from, to) in spared {
-            if from > next && next <= last {
-                self.add_row(lane, (next, last.min(from - 1)));
-            }
-            next = next.max(to + 1);
-        }
-        if next <= last {
-            self.add_row(lane, (next, last));
+        for range in places::without((first.max(floor), last), spared) {
+            self.add_row(lane, range);
         }
     }
 
@@ -116,19 +119,9 @@ impl Ahead {
 
     /// Those of these places that are not delivered, as far as is known.
     pub(crate) fn without(&self, lane: LaneId, (first, last): (u64, u64)) -> Vec<(u64, u64)> {
-        let (mut left, mut next) = (Vec::new(), first);
         let rows = self.lanes.get(&lane).map_or(&[][..], Vec::as_slice);
         let at = rows.partition_point(|row| row.last < first);
-        for row in rows[at..].iter().take_while(|row| row.first <= last) {
-            if next < row.first {
-                left.push((next, row.first - 1));
-            }
-            next = row.last + 1;
-        }
-        if next <= last {
-            left.push((next, last));
-        }
-        left
+        places::without((first, last), rows[at..].iter().map(|row| (row.first, row.last)))
     }
 
     /// Places that came since all was looked at, about; `None` if all was.

@@ -127,14 +127,10 @@ impl Husks {
     pub(crate) fn add(&mut self, range: Range, mut change: impl FnMut(Change)) {
         let at = self.ranges.partition_point(|known| known.last < range.first);
         let mut range = range;
-        while let Some(next) = self.ranges.get(at).filter(|next| next.first <= range.last) {
+        let meets = |range: &Range, next: &Range| next.first <= range.last || touches(range, next);
+        while let Some(next) = self.ranges.get(at).filter(|next| meets(&range, next)) {
             (range.first, range.last) = (range.first.min(next.first), range.last.max(next.last));
             range.bytes = (range.bytes.0.min(next.bytes.0), range.bytes.1.max(next.bytes.1));
-            change(Change::Delete(next.first));
-            self.ranges.remove(at);
-        }
-        if let Some(next) = self.ranges.get(at).filter(|next| touches(&range, next)) {
-            (range.last, range.bytes.1) = (next.last, next.bytes.1);
             change(Change::Delete(next.first));
             self.ranges.remove(at);
         }

@@ -232,13 +232,9 @@ impl LaneTable {
     pub(crate) fn deliver_ahead(&self, id: LaneId, (from, up_to): (Seq, Seq)) -> Result<(), StoreError> {
         let lane = self.get(id)?;
         let mut ahead = self.ahead();
-        // Asked for with the lock: a recovery sets the tail first and forgets then. What is not on the disk may yet get another place there.
-        let (head, tail) = (lane.head(), lane.tail());
-        let (first, end) = (from.get().max(head), up_to.next().get().min(tail));
-        ahead.forget_before(id, head);
-        if first < end {
-            ahead.add(id, (first, end - 1));
-        }
+        // Asked for with the lock: a recovery sets the tail first, and forgets then. What is not on the disk may yet get another
+        // place there.
+        ahead.deliver(id, (lane.head(), lane.tail()), (from.get(), up_to.get()));
         Ok(())
     }
 

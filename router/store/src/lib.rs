@@ -28,6 +28,7 @@ mod middle;
 mod newest_log;
 mod notes;
 mod options;
+mod places;
 mod quarantine;
 mod read;
 mod record;

@@ -358,12 +358,8 @@ impl CommitLog for MemoryLog {
 
     fn deliver_ahead(&mut self, lane: LaneId, from: Seq, up_to: Seq) -> Result<(), StoreError> {
         self.is_known(lane)?;
-        let (head, tail) = (self.head(lane), self.tail(lane));
-        let (first, end) = (from.get().max(head), up_to.next().get().min(tail));
-        self.ahead.forget_before(lane, head);
-        if first < end {
-            self.ahead.add(lane, (first, end - 1));
-        }
+        let bounds = (self.head(lane), self.tail(lane));
+        self.ahead.deliver(lane, bounds, (from.get(), up_to.get()));
         Ok(())
     }
 

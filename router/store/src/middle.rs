@@ -7,8 +7,9 @@
 //! In:  the index of times, the time, what is delivered. Out: husks, the note of them, and ranges for the ledger, which all go with
 //! the same commit: a crash leaves the records and no entry, or husks and the entry. What is delivered is in no entry.
 //! Bound: [`BLOCKS_PER_LOOK`] blocks, [`LOOK_BYTES`] of them and [`RANGES_PER_LOOK`] ranges are read per look, and one more block,
-//! of what has expired and as much of what is delivered; nothing where nothing is due. After a start, lanes in which something expires are read through once, at the same pace. What has
-//! no room among the ranges waits, one stretch of each lane, until heads have passed a share of them.
+//! of what has expired and as much of what is delivered; nothing where nothing is due. After a start, lanes in which something
+//! expires are read through once, at the same pace. What has no room among the ranges waits, one stretch of each lane, until heads
+//! have passed a share of them.
 
 use crate::block::{self, BLOCK_RECORDS_MAX, Block};
 use crate::cursor::Blocks;
@@ -220,6 +221,12 @@ impl Look {
         self.blocks == 0 || self.bytes == 0 || self.ranges == 0
     }
 
+    /// Most likely the disk is away, and would be for what else is due.
+    fn fails(&mut self, error: StoreError, found: &mut Expired) {
+        (found.passed_by, found.more) = (Some(error), false);
+        self.blocks = 0;
+    }
+
     fn takes(&mut self, blocks: usize, bytes: usize) {
         self.blocks = self.blocks.saturating_sub(blocks);
         self.bytes = self.bytes.saturating_sub(bytes);
@@ -244,10 +251,8 @@ impl Log {
                     self.take_out(span.lane, seen, found);
                 }
                 Err(error) => {
-                    // Most likely the disk is away, and would be for what else is due.
                     self.middle.expiries.put_back(now.0.saturating_add(AGAIN_MILLIS), span);
-                    (found.passed_by, found.more) = (Some(error), false);
-                    look.blocks = 0;
+                    look.fails(error, found);
                 }
             }
         }
@@ -312,9 +317,7 @@ impl Log {
             Err(error) => {
                 let again = look.now.0.saturating_add(AGAIN_MILLIS);
                 self.middle.expiries.read_later(lane, places, again);
-                (found.passed_by, found.more) = (Some(error), false);
-                look.blocks = 0;
-                return;
+                return look.fails(error, found);
             }
         };
         timed.into_iter().for_each(|block| self.middle.expiries.note(block));

@@ -9,6 +9,7 @@
 
 use crate::face::{Loss, LossKind, Lost};
 use crate::lanes::Lane;
+use crate::places;
 use crate::record::seq;
 use model::LaneId;
 use rustc_hash::FxHashMap;
@@ -124,26 +125,16 @@ impl Inner {
     }
 }
 
-/// What is left of ascending ranges without others.
+/// What is left of ascending ranges without others, which ascend, too.
 fn without(ranges: Vec<(u64, u64)>, known: &[(u64, u64)]) -> Vec<(u64, u64)> {
     if known.is_empty() {
         return ranges;
     }
-    let mut left = Vec::new();
-    for (first, last) in ranges {
-        let mut from = first;
-        let at = known.partition_point(|(_, end)| *end < first);
-        for &(start, end) in known[at..].iter().take_while(|(start, _)| *start <= last) {
-            if start > from {
-                left.push((from, start - 1));
-            }
-            from = from.max(end + 1);
-        }
-        if from <= last {
-            left.push((from, last));
-        }
-    }
-    left
+    let left = |range: (u64, u64)| {
+        let at = known.partition_point(|(_, end)| *end < range.0);
+        places::without(range, known[at..].iter().copied())
+    };
+    ranges.into_iter().flat_map(left).collect()
 }
 
 /// Adds a range to others, none of which has a place of it.
